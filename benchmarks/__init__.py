@@ -1,0 +1,1 @@
+"""Load, measure, report: every figure that the project claims."""

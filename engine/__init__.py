@@ -1,0 +1,1 @@
+"""The ingest engine: keyspace notifications of Redis or Valkey, delivered to AWS Lambda, at least once."""

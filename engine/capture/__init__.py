@@ -1,0 +1,1 @@
+"""A subscriber process: Redis → ring. Never imports `engine.delivery`."""

@@ -1,0 +1,123 @@
+"""The settings tree: frozen, typed, and checked whole before anything starts.
+
+`engine.settings_file` reads it; ``config/engine.toml`` documents every key. Nobody but `engine.cli` loads
+settings: everybody else is handed the part that it needs.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct, field
+
+
+class RedisSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """The server whose changes are captured."""
+
+    url: str = "redis://127.0.0.1:6379/0"
+    username: str = ""
+    username_file: str = ""
+    password: str = ""
+    password_file: str = ""
+    tls_ca_file: str = ""
+    tls_cert_file: str = ""
+    tls_key_file: str = ""
+    tls_verify: bool = True
+    connect_timeout_ms: int = 3_000
+    read_timeout_ms: int = 5_000
+    set_notifications: bool = True
+
+
+class CaptureSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Subscribers: how the keyspace is cut, and what one of them may hold."""
+
+    shards: int = 2
+    sample_keys_max: int = 1_000
+    dirty_keys_max: int = 500_000
+    read_bytes_max: int = 1_048_576
+    key_bytes_max: int = 1_572_864
+
+
+class RingSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """The shared memory between each subscriber and each invoker."""
+
+    ring_bytes: int = 8_388_608
+    frame_bytes_max: int = 2_097_152
+    frame_events_max: int = 256
+
+
+class DeliverySettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Invokers: how values are read and invocations are made."""
+
+    invokers: int = 1
+    fetch_keys_max: int = 500
+    payload_bytes_max: int = 6_000_000
+    connect_timeout_ms: int = 3_000
+    invoke_timeout_ms: int = 60_000
+    retry_backoff_ms_min: int = 50
+    retry_backoff_ms_max: int = 30_000
+    dead_letter_file: str = ".engine/dead_letters.jsonl"
+    dead_letter_bytes_max: int = 1_073_741_824
+
+
+class AwsSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the functions are; credentials come by AWS's own chain, never from here."""
+
+    region: str = ""
+    lambda_endpoint_url: str = ""
+
+
+class SupervisionSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """The supervisor's patience."""
+
+    ready_timeout_s: float = 20.0
+    heartbeat_timeout_s: float = 15.0
+    restart_backoff_ms_min: int = 100
+    restart_backoff_ms_max: int = 10_000
+    drain_timeout_s: float = 30.0
+    status_file: str = ".engine/status.json"
+
+
+class LogSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the engine says of itself, on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+
+
+class OriginalSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """The 2020 original's setup, as it was: its file, its mapping hashes, its supported commands."""
+
+    function_cfg_file: str = ""
+    mapping_prefix: str = ""
+    supported_commands: tuple[str, ...] = ("hset",)
+
+
+class RouteSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Keys and events that go to one function; options mean what they mean in AWS event source mappings."""
+
+    name: str
+    function: str
+    keys: tuple[str, ...] = ("*",)
+    events: tuple[str, ...] = ("hset",)
+    payload: Literal["batch", "original"] = "batch"
+    batch_size: int = 500
+    maximum_batching_window_in_seconds: float = 0.0
+    parallelization_factor: int = 2
+    maximum_retry_attempts: int = -1
+    maximum_record_age_in_seconds: int = -1
+    function_response_types: tuple[str, ...] = ("ReportBatchItemFailures",)
+
+
+class Settings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything, after file, environment and flags."""
+
+    redis: RedisSettings = field(default_factory=RedisSettings)
+    capture: CaptureSettings = field(default_factory=CaptureSettings)
+    ring: RingSettings = field(default_factory=RingSettings)
+    delivery: DeliverySettings = field(default_factory=DeliverySettings)
+    aws: AwsSettings = field(default_factory=AwsSettings)
+    supervision: SupervisionSettings = field(default_factory=SupervisionSettings)
+    log: LogSettings = field(default_factory=LogSettings)
+    original: OriginalSettings = field(default_factory=OriginalSettings)
+    routes: tuple[RouteSettings, ...] = ()

@@ -1,0 +1,1 @@
+"""An invoker process: ring → function. Never imports `engine.capture`."""

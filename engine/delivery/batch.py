@@ -1,0 +1,110 @@
+"""Values that were read, made into one payload within the limits.  (pure)"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from engine.config import RouteSettings
+from engine.delivery.fetch import Fetched
+from engine.delivery.lane import Entry
+from engine.delivery.values import key_text
+from engine.model import OriginalRecord, Record
+
+DELETE_EVENTS = frozenset({"del", "unlink", "expired", "evicted"})
+"""Events after which a key may be gone, and which a route has to list to hear of it."""
+
+_PREFIX, _SUFFIX = b'{"records":[', b"]}"
+_encode = msgspec.json.Encoder().encode
+_IDS = tuple(str(index) for index in range(10_000))
+
+
+@dataclass(slots=True)
+class Built:
+    """One payload and what became of every entry of the batch.
+
+    ``sent[i]`` is the record with ``record_id`` ``str(i)``. ``settled`` entries need no delivery (their
+    key is gone, and the route does not list why); ``deferred`` ones did not fit; ``refused`` ones can
+    never be delivered, with the reason.
+    """
+
+    payload: bytes = b""
+    sent: list[Entry] = field(default_factory=list)
+    settled: list[Entry] = field(default_factory=list)
+    deferred: list[Entry] = field(default_factory=list)
+    refused: list[tuple[Entry, str]] = field(default_factory=list)
+
+
+class PayloadBuilder:
+    """Makes payloads for one route; ``payload_bytes_max`` is never exceeded."""
+
+    def __init__(self, route: RouteSettings, database: int, payload_bytes_max: int) -> None:
+        self._deletes = DELETE_EVENTS.intersection(route.events)
+        self._is_original = route.payload == "original"
+        self._database = database
+        self._payload_bytes_max = payload_bytes_max
+
+    def build(self, entries: Sequence[Entry], fetched: Sequence[Fetched]) -> Built:
+        """Return the payload of as many entries as fit, in their order."""
+        assert len(entries) == len(fetched)
+        built = Built()
+        parts: list[bytes] = []
+        room = self._payload_bytes_max - len(_PREFIX) - len(_SUFFIX)
+        for index, (entry, value) in enumerate(zip(entries, fetched, strict=True)):
+            if value.error:
+                built.refused.append((entry, f"cannot be read: {value.error}"))
+                continue
+            if value.body is None and entry[0].event not in self._deletes:
+                built.settled.append(entry)
+                continue
+            part = self._record(_IDS[len(parts)], entry, value)
+            if len(part) > room:
+                if not parts and self._is_too_large(part):
+                    built.refused.append((entry, self._too_large(len(part))))
+                    continue
+                built.deferred.extend(entries[index:])
+                break
+            room -= len(part) + 1
+            parts.append(part)
+            built.sent.append(entry)
+            if self._is_original:
+                built.deferred.extend(entries[index + 1 :])
+                break
+        if parts:
+            built.payload = parts[0] if self._is_original else _PREFIX + b",".join(parts) + _SUFFIX
+        return built
+
+    def _is_too_large(self, part: bytes) -> bool:
+        return len(part) > self._payload_bytes_max - len(_PREFIX) - len(_SUFFIX)
+
+    def _too_large(self, size: int) -> str:
+        return f"a record of {size} bytes does not fit into delivery.payload_bytes_max = {self._payload_bytes_max}"
+
+    def _record(self, record_id: str, entry: Entry, value: Fetched) -> bytes:
+        change = entry[0]
+        try:
+            text, encoding = change.key.decode(), ""
+        except UnicodeDecodeError:
+            text, encoding = key_text(change.key)
+        record: Record | OriginalRecord
+        if self._is_original:
+            record = OriginalRecord(text, text, value.body)
+        else:
+            record = Record(
+                record_id,
+                text,
+                text,
+                value.body,
+                change.event,
+                value.type,
+                self._database,
+                value.version,
+                change.captured_ms,
+            )
+        if encoding:
+            record.id_encoding = encoding
+        if value.body_encoding:
+            record.body_encoding = value.body_encoding
+        return _encode(record)

@@ -1,0 +1,139 @@
+"""A lane: one route's dirty keys in one invoker, from *waiting* over *in flight* to *settled*.  (pure)
+
+A key is in one of three places, and its newest change is never lost between them:
+
+- ``waiting``: dirty, free to be taken; in order of arrival, each key once;
+- in flight: part of a batch that is being delivered or waits for its next attempt;
+- ``held``: changed again while in flight; goes back to waiting when that delivery ends.
+
+So a key is never in flight twice, which keeps its values in order, and waiting work is bounded by distinct
+keys.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from engine.delivery.settle import Frame
+from engine.model import Change
+
+Entry = tuple[Change, Frame]
+"""A dirty key and the oldest frame of its ring that still needs it."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """Keys that are delivered together; ``attempts`` failures count against the route's limit."""
+
+    entries: list[Entry]
+    attempts: int = 0
+    payload: bytes = b""
+    sent: list[Entry] = field(default_factory=list)
+
+
+class Lane:
+    """The state of one route; time is an argument, in milliseconds of a clock that never jumps."""
+
+    def __init__(self, batch_size: int, window_ms: int, slots: int) -> None:
+        self.batch_size = batch_size
+        self.window_ms = window_ms
+        self.slots = slots
+        self.waiting: dict[bytes, Entry] = {}
+        self.held: dict[bytes, Entry] = {}
+        self.in_flight: set[bytes] = set()
+        self.invocations = 0
+        self.failures_in_row = 0
+        self.paused_until_ms = 0
+        self._since_ms = 0
+        self._retries: list[tuple[int, int, Batch]] = []
+        self._sequence = 0
+
+    def add(self, changes: Iterable[Change], frame: Frame, now_ms: int) -> int:
+        """Mark keys dirty; return how many merged into a change that was already there."""
+        waiting, in_flight = self.waiting, self.in_flight
+        if not waiting:
+            self._since_ms = now_ms
+        merged = opened = 0
+        for change in changes:
+            key = change.key
+            place = waiting if key not in in_flight else self.held
+            known = place.get(key)
+            if known is None:
+                place[key] = (change, frame)
+                opened += 1
+            else:
+                known[0].event = change.event
+                merged += 1
+        frame.open += opened
+        return merged
+
+    def is_idle(self) -> bool:
+        """Tell whether nothing is left to deliver here."""
+        return not (self.waiting or self.in_flight or self.held)
+
+    def take(self, now_ms: int, *, flush: bool = False) -> Batch | None:
+        """Return the next batch that may start now, its keys marked in flight; None if there is none.
+
+        ``flush`` ignores the batching window (a drain does).
+        """
+        if self.invocations >= self.slots or now_ms < self.paused_until_ms:
+            return None
+        if self._retries and self._retries[0][0] <= now_ms:
+            batch = heapq.heappop(self._retries)[2]
+            self._fold_held(batch.entries)
+            return batch
+        if not self.waiting or not (flush or self._is_due(now_ms)):
+            return None
+        return Batch(self._take_waiting())
+
+    def next_due_ms(self) -> int | None:
+        """Return when `take` may next have something because time passed; None if only events can."""
+        if self.invocations >= self.slots:
+            return None
+        times = [self._retries[0][0]] if self._retries else []
+        if self.waiting:
+            full = len(self.waiting) >= self.batch_size
+            times.append(self._since_ms if full else self._since_ms + self.window_ms)
+        return max(min(times), self.paused_until_ms) if times else None
+
+    def settle(self, entries: Sequence[Entry]) -> None:
+        """End the delivery of these keys; what changed meanwhile waits for the next."""
+        for entry in entries:
+            key = entry[0].key
+            entry[1].open -= 1
+            self.in_flight.discard(key)
+            again = self.held.pop(key, None)
+            if again is not None:
+                self.waiting[key] = again
+
+    def retry(self, batch: Batch, due_ms: int) -> None:
+        """Deliver this batch again at this time; its keys stay in flight, so that they keep their order."""
+        if batch.entries:
+            self._sequence += 1
+            heapq.heappush(self._retries, (due_ms, self._sequence, batch))
+
+    def pause(self, until_ms: int) -> None:
+        """Start nothing before this time: the target is down or asks for less."""
+        self.paused_until_ms = max(self.paused_until_ms, until_ms)
+
+    def _is_due(self, now_ms: int) -> bool:
+        return len(self.waiting) >= self.batch_size or now_ms - self._since_ms >= self.window_ms
+
+    def _take_waiting(self) -> list[Entry]:
+        if len(self.waiting) <= self.batch_size:
+            taken, self.waiting = self.waiting, {}
+            self.in_flight.update(taken)
+            return list(taken.values())
+        keys = [key for key, _ in zip(self.waiting, range(self.batch_size), strict=False)]
+        self.in_flight.update(keys)
+        return [self.waiting.pop(key) for key in keys]
+
+    def _fold_held(self, entries: Sequence[Entry]) -> None:
+        """A retry reads the newest value anyway: let it stand for the changes that came meanwhile."""
+        for change, _ in entries:
+            held = self.held.pop(change.key, None)
+            if held is not None:
+                change.event = held[0].event
+                held[1].open -= 1

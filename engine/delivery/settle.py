@@ -1,0 +1,46 @@
+"""What of a ring is settled: frames in order, and how many of each one's keys are still open.  (pure)
+
+A key that waits in a lane holds the *oldest* frame that mentions it. Newer events of the same key merge into
+the waiting entry and hold nothing of their own: the ring is released in order, so no newer frame can be
+released before the older one, and the one delivery settles them all.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+
+class Frame:
+    """A frame of a ring that was read: where it ends, and how many entries still hold it."""
+
+    __slots__ = ("end", "open")
+
+    def __init__(self, end: int) -> None:
+        self.end = end
+        self.open = 0
+
+
+class Ledger:
+    """The frames of one ring between *released* and *read*, oldest first."""
+
+    def __init__(self) -> None:
+        self._frames: deque[Frame] = deque()
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def add(self, end: int) -> Frame:
+        """Note a frame that ends at this position; positions only grow."""
+        assert not self._frames or end > self._frames[-1].end
+        frame = Frame(end)
+        self._frames.append(frame)
+        return frame
+
+    def settled(self) -> int | None:
+        """Forget the leading frames that nothing holds; return the last one's end, None if none was."""
+        frames = self._frames
+        end: int | None = None
+        while frames and not frames[0].open:
+            assert frames[0].open == 0
+            end = frames.popleft().end
+        return end

@@ -1,0 +1,1 @@
+"""Where batches go: one file each, behind the small interface in `base`."""

@@ -1,0 +1,82 @@
+"""What can go wrong, and what the user can do about it.
+
+::
+
+    EngineError                 exit 1: one line, one remedy
+    ├── ConfigError             exit 2: every problem of the settings at once
+    ├── RedisError              the server
+    │   ├── RedisUnreachable    no connection, or it broke
+    │   ├── RedisRefused        wrong password, missing right
+    │   └── NotificationsOff    keyspace notifications are off, and we may not set them
+    ├── TargetError             the function: missing, no right, wrong region
+    └── SupervisionError        children that do not come up
+
+Expected outcomes are return values, never exceptions; bugs are asserts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class EngineError(Exception):
+    """A failure that a user can understand: what happened, to what, and the remedy."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with the settings: where it stands, what is wrong, how to mend it."""
+
+    place: str
+    message: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        line = f"{self.place}: {self.message}"
+        return f"{line} ({self.hint})" if self.hint else line
+
+
+class ConfigError(EngineError):
+    """The settings can't be used; ``problems`` holds all that is wrong with them, at least one."""
+
+    exit_code = 2
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        assert problems
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in problems))
+
+
+class RedisError(EngineError):
+    """The Redis or Valkey server did not do what the engine needs."""
+
+
+class RedisUnreachable(RedisError):
+    """No connection could be made in time, or the connection broke."""
+
+
+class RedisRefused(RedisError):
+    """The server answered and said no: authentication, a missing right, a wrong mode."""
+
+
+class NotificationsOff(RedisError):
+    """Keyspace notifications lack flags that the routes need, and the engine may not set them."""
+
+
+class TargetError(EngineError):
+    """A function can't be invoked at all: it does not exist, or the credentials may not."""
+
+
+class SupervisionError(EngineError):
+    """A child process does not come up."""

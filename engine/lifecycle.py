@@ -1,0 +1,158 @@
+"""What a child process and its supervisor say to each other, over one socket pair a child.
+
+The socket is also the lifeline: when the supervisor dies, however it dies, its end closes and every child
+reads end-of-file, which means *stop at once*. Messages are length-prefixed msgpack.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import struct
+from types import FrameType
+
+import msgspec
+
+from engine.ring.counters import ChildState, StatusRow
+
+_LENGTH = struct.Struct("<I")
+_MESSAGE_BYTES_MAX = 16 * 1024 * 1024
+
+
+class Drain(msgspec.Struct, tag=True, frozen=True):
+    """Supervisor → child: deliver what was captured, take in nothing new, then exit with 0."""
+
+
+class Stop(msgspec.Struct, tag=True, frozen=True):
+    """Supervisor → child: exit at once."""
+
+
+class SetRoutes(msgspec.Struct, tag=True, frozen=True):
+    """Supervisor → child: route by this table (`engine.routes.RouteTable.encode`) from now on."""
+
+    table: bytes
+
+
+class RoutesInForce(msgspec.Struct, tag=True, frozen=True):
+    """Child → supervisor: the table of this version is in force here."""
+
+    version: int
+
+
+class MappingChanged(msgspec.Struct, tag=True, frozen=True):
+    """Subscriber → supervisor: a mapping hash in Redis changed; the routes want to be read again."""
+
+
+class Failed(msgspec.Struct, tag=True, frozen=True):
+    """Child → supervisor: why this child is about to exit, in words for the user."""
+
+    message: str
+    hint: str = ""
+
+
+Message = Drain | Stop | SetRoutes | RoutesInForce | MappingChanged | Failed
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Message)
+
+
+class Channel:
+    """One end of a socket pair that carries messages; reads never block."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._received = bytearray()
+        self.closed = False
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait on."""
+        return self._sock.fileno()
+
+    def send(self, message: Message) -> bool:
+        """Send one message; False where the other side is gone."""
+        payload = _encoder.encode(message)
+        assert len(payload) <= _MESSAGE_BYTES_MAX
+        try:
+            self._sock.sendall(_LENGTH.pack(len(payload)) + payload)
+        except OSError:
+            self.closed = True
+        return not self.closed
+
+    def receive(self) -> list[Message]:
+        """Return all messages that are here; ``closed`` turns true at the other side's end."""
+        while not self.closed:
+            try:
+                data = self._sock.recv(65_536, socket.MSG_DONTWAIT)
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError:
+                data = b""
+            if not data:
+                self.closed = True
+            self._received += data
+        return list(self._take())
+
+    def _take(self) -> list[Message]:
+        messages: list[Message] = []
+        while len(self._received) >= _LENGTH.size:
+            (size,) = _LENGTH.unpack_from(self._received)
+            if len(self._received) < _LENGTH.size + size:
+                break
+            messages.append(_decoder.decode(bytes(self._received[_LENGTH.size : _LENGTH.size + size])))
+            del self._received[: _LENGTH.size + size]
+        return messages
+
+    def close(self) -> None:
+        """Close this end."""
+        self.closed = True
+        self._sock.close()
+
+
+def channel_pair() -> tuple[Channel, Channel]:
+    """Return both ends of a new channel: the supervisor's, then the child's."""
+    ours, theirs = socket.socketpair()
+    return Channel(ours), Channel(theirs)
+
+
+class ChildLink:
+    """What a child holds of its supervisor: commands in, reports and heartbeats out."""
+
+    def __init__(self, channel: Channel, row: StatusRow) -> None:
+        self.channel = channel
+        self.row = row
+        self._signals: list[int] = []
+
+    def install_signals(self) -> None:
+        """Make SIGTERM a drain; ignore SIGINT and SIGHUP, which a terminal sends to the whole group."""
+        signal.signal(signal.SIGTERM, self._record)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    def _record(self, number: int, _frame: FrameType | None) -> None:
+        self._signals.append(number)
+
+    def commands(self) -> list[Message]:
+        """Return what the supervisor, or a signal, wants; a dead supervisor wants Stop."""
+        messages = self.channel.receive()
+        if self._signals:
+            self._signals.clear()
+            messages.append(Drain())
+        if self.channel.closed:
+            messages.append(Stop())
+        return messages
+
+    def fileno(self) -> int:
+        """Return the descriptor that turns readable when there may be commands."""
+        return self.channel.fileno()
+
+    def beat(self, now_ms: int) -> None:
+        """Show the supervisor that the loop turns (monotonic milliseconds)."""
+        self.row.beat(now_ms)
+
+    def set_state(self, state: ChildState) -> None:
+        """Tell how far this child's life has come."""
+        self.row.set_state(state)
+
+    def report(self, message: Message) -> None:
+        """Send the supervisor a message."""
+        self.channel.send(message)

@@ -1,0 +1,92 @@
+"""What flows through the engine: from a keyspace event to a settled delivery."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import msgspec
+
+RouteMask = int
+"""A set of routes: bit *n* stands for the route in slot *n* of the route table (0 to 62)."""
+
+ROUTE_SLOTS_MAX = 63
+"""Routes alive at once; a mask then fits a signed 64-bit word."""
+
+
+class Change(msgspec.Struct, array_like=True, gc=False):
+    """A dirty key on its way from a subscriber to an invoker: *this key changed*, not what it holds.
+
+    ``event`` is the newest event's name, as Redis names it; ``routes`` the routes that want the key;
+    ``captured_ms`` when the oldest event that this change stands for was read from the socket (Unix
+    time, milliseconds).
+    """
+
+    key: bytes
+    event: str
+    routes: RouteMask
+    captured_ms: int
+
+
+class Record(msgspec.Struct, gc=False, omit_defaults=True):
+    """One key's value in the batch payload (field names and meanings are a contract with functions).
+
+    ``body`` is a JSON text, or None where the key is gone. ``version`` orders the values of a key:
+    microseconds of the Redis node's clock, never going backwards. A key (or a body with a string) that
+    is not UTF-8 is carried as base64 and says so in ``id_encoding`` (``body_encoding``).
+    """
+
+    record_id: str
+    id: str
+    obj_name: str
+    body: str | None
+    event: str
+    type: str
+    db: int
+    version: int
+    captured_at_ms: int
+    id_encoding: str | msgspec.UnsetType = msgspec.UNSET
+    body_encoding: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class OriginalRecord(msgspec.Struct, gc=False, omit_defaults=True):
+    """The payload of the 2020 original: one record an invocation, ``body`` a JSON text.
+
+    The two marks are absent for UTF-8, so that functions written for the original see what they know.
+    """
+
+    id: str
+    obj_name: str
+    body: str | None
+    id_encoding: str | msgspec.UnsetType = msgspec.UNSET
+    body_encoding: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class Failure(IntEnum):
+    """Why an invocation did not settle all of its records."""
+
+    NONE = 0
+    FUNCTION_ERROR = 1
+    THROTTLED = 2
+    SERVICE = 3
+    TIMEOUT = 4
+    CONNECTION = 5
+    OVERSIZE = 6
+    BAD_ANSWER = 7
+    REFUSED = 8
+    """The target itself is wrong (missing function, missing right): retried slowly, and said loudly."""
+    ITEMS = 9
+    """Some records failed alone (``batchItemFailures``)."""
+
+
+class Outcome(msgspec.Struct, frozen=True, gc=False):
+    """What became of one invocation.
+
+    ``failed_ids`` names the records to deliver again when ``failure`` is ITEMS; with any other failure
+    all of them failed. ``reason`` is for people and dead letters; ``retry_after_ms`` is the service's
+    own wish, 0 where it has none.
+    """
+
+    failure: Failure = Failure.NONE
+    failed_ids: tuple[str, ...] = ()
+    reason: str = ""
+    retry_after_ms: int = 0

@@ -1,0 +1,1 @@
+"""Shared memory between a subscriber and an invoker: layout, ring, wake-up, counters."""

@@ -1,0 +1,1 @@
+"""The embedded stack: a real Valkey server, a DynamoDB, a Lambda runtime."""

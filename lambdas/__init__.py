@@ -1,0 +1,1 @@
+"""The functions that the engine invokes; none imports anything of `engine`."""

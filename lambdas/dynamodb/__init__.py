@@ -1,0 +1,1 @@
+"""Batches of changed keys → items of a DynamoDB table."""
