@@ -1,0 +1,170 @@
+"""A running engine on the embedded stack, watched from outside: its CPU, its counters, its invocations."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import orjson
+import psutil
+
+from engine.sandbox.lambda_runtime import FunctionSpec, LambdaRuntime
+from engine.sandbox.stack import sandbox_environment
+from engine.sandbox.valkey import ValkeyServer
+
+WAIT_S_MAX = 120.0
+
+CONFIG = """\
+[redis]
+url = "{redis_url}"
+[capture]
+shards = {shards}
+[delivery]
+invokers = {invokers}
+dead_letter_file = "{folder}/dead_letters.jsonl"
+[supervision]
+status_file = "{folder}/status.json"
+[log]
+level = "warning"
+[[routes]]
+name = "everything"
+function = "accept"
+batch_size = {batch_size}
+parallelization_factor = {parallelization_factor}
+"""
+
+
+class Figure(msgspec.Struct):
+    """One figure of ``reports/bench.json``: the median of several runs, and how far they lay apart.
+
+    ``spread`` is (highest − lowest) / median; ``goal`` says what is wanted, as ``<= 1.0`` or ``>= 100``.
+    """
+
+    name: str
+    value: float
+    unit: str
+    spread: float
+    goal: str
+    note: str = ""
+
+
+def figure(name: str, unit: str, goal: str, runs: Sequence[float], note: str = "") -> Figure:
+    """Make the figure of these runs."""
+    assert runs
+    middle = statistics.median(runs)
+    spread = (max(runs) - min(runs)) / middle if middle else 0.0
+    return Figure(name, round(middle, 3), unit, round(spread, 3), goal, note)
+
+
+@dataclass
+class Rig:
+    """Server, function stand-in and engine, all running."""
+
+    redis_url: str
+    redis_port: int
+    lambda_endpoint: str
+    engine: subprocess.Popen[bytes]
+    folder: Path
+
+    @property
+    def journal(self) -> Path:
+        """Return the file in which the Lambda runtime notes its invocations."""
+        return self.folder / "journal.jsonl"
+
+    def totals(self) -> dict[str, int]:
+        """Return the engine's counters over all of its processes, at most a second old."""
+        status: dict[str, Any] = orjson.loads((self.folder / "status.json").read_bytes())
+        return {name.lower(): value for name, value in status["totals"].items()}
+
+    def cpu_s(self) -> float:
+        """Return the CPU seconds that the engine's processes have used, user and system."""
+        root = psutil.Process(self.engine.pid)
+        times = [process.cpu_times() for process in (root, *root.children(recursive=True))]
+        return sum(time.user + time.system for time in times)
+
+    def wait(self, name: str, at_least: int) -> None:
+        """Wait until a counter has come this far."""
+        wait_until(lambda: self.totals().get(name, 0) >= at_least, f"{name} >= {at_least}")
+
+    def stop(self) -> int:
+        """Drain the engine; return its exit status."""
+        if self.engine.poll() is None:
+            self.engine.send_signal(signal.SIGTERM)
+        return self.engine.wait(WAIT_S_MAX)
+
+
+def wait_until(condition: Callable[[], bool], what: str, wait_s_max: float = WAIT_S_MAX) -> None:
+    """Return when the condition holds; raise TimeoutError when it does not come to."""
+    deadline = time.monotonic() + wait_s_max
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not reached within {wait_s_max:.0f} s: {what}")
+        time.sleep(0.02)
+
+
+@contextmanager
+def rig(
+    *,
+    shards: int = 1,
+    invokers: int = 1,
+    batch_size: int = 1_000,
+    parallelization_factor: int = 2,
+    journal_payloads: bool = False,
+    with_journal: bool = True,
+) -> Iterator[Rig]:
+    """Run the server, the function stand-in and the engine until the block ends."""
+    folder = Path(tempfile.mkdtemp(prefix="engine-bench-"))
+    journal = folder / "journal.jsonl" if with_journal else None
+    functions = [FunctionSpec("accept", "accept", concurrency_max=100)]
+    try:
+        with (
+            ValkeyServer() as server,
+            LambdaRuntime(functions, journal=journal, journal_payloads=journal_payloads) as runtime,
+        ):
+            config = folder / "engine.toml"
+            config.write_text(
+                CONFIG.format(
+                    redis_url=server.url,
+                    folder=folder,
+                    shards=shards,
+                    invokers=invokers,
+                    batch_size=batch_size,
+                    parallelization_factor=parallelization_factor,
+                )
+            )
+            engine = start_engine(config, folder, runtime.endpoint)
+            bench = Rig(server.url, server.port, runtime.endpoint, engine, folder)
+            try:
+                yield bench
+            finally:
+                bench.stop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def start_engine(config: Path, folder: Path, lambda_endpoint: str) -> subprocess.Popen[bytes]:
+    """Start the engine as a user does, and wait until it says that it is ready."""
+    environment = {**os.environ, **sandbox_environment(lambda_endpoint=lambda_endpoint)}
+    command = [sys.executable, "-m", "engine", "start", "--config", str(config)]
+    engine = subprocess.Popen(command, env=environment)
+    status = folder / "status.json"
+
+    def is_ready() -> bool:
+        if engine.poll() is not None:
+            raise RuntimeError(f"the engine ended with {engine.returncode} before it was ready")
+        return status.exists() and orjson.loads(status.read_bytes())["state"] == "ready"
+
+    wait_until(is_ready, "the engine is ready")
+    return engine
