@@ -80,7 +80,8 @@ class PayloadBuilder:
         return len(part) > self._payload_bytes_max - len(_PREFIX) - len(_SUFFIX)
 
     def _too_large(self, size: int) -> str:
-        return f"a record of {size} bytes does not fit into delivery.payload_bytes_max = {self._payload_bytes_max}"
+        limit = self._payload_bytes_max
+        return f"a record of {size} bytes does not fit into delivery.payload_bytes_max = {limit}"
 
     def _record(self, record_id: str, entry: Entry, value: Fetched) -> bytes:
         change = entry[0]

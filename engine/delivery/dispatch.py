@@ -1,7 +1,7 @@
 """Invocations in flight: a few threads a lane, because `boto3` and its kin block.
 
-The invoker's loop owns all state; a thread is given a payload and hands back an outcome, nothing else. Most of
-an invocation's time is spent in the kernel or waiting, with the interpreter's lock released.
+The invoker's loop owns all state; a thread is given a payload and hands back an outcome, nothing else. Most
+of an invocation's time is spent in the kernel or waiting, with the interpreter's lock released.
 """
 
 from __future__ import annotations

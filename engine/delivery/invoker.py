@@ -1,8 +1,8 @@
 """An invoker process: rings → fetch → batches → invocations → settled.
 
 The loop turns when something happened: frames in a ring, an invocation that ended, a command, or a moment
-that a lane waits for. It owns every lane; the threads of `engine.delivery.dispatch` only carry payloads out and
-outcomes back.
+that a lane waits for. It owns every lane; the threads of `engine.delivery.dispatch` only carry payloads out
+and outcomes back.
 """
 
 from __future__ import annotations
