@@ -1,4 +1,4 @@
-"""The shard plan: disjoint byte classes on the last byte of a key, applied by the server.  (pure)
+r"""The shard plan: disjoint byte classes on the last byte of a key, applied by the server.  (pure)
 
 ``PSUBSCRIBE __keyspace@0__:*[a-m]`` delivers the keys that end in *a* to *m*, and nobody else's. Classes that are
 disjoint and cover all 256 byte values deliver each key to exactly one subscriber. Two traps:
@@ -7,12 +7,14 @@ disjoint and cover all 256 byte values deliver each key to exactly one subscribe
   swapped there and matches other keys, so none of ours crosses it;
 - the empty key's channel ends in ``:`` and no class matches it: the first shard takes it literally.
 
-Each pattern costs the server's one thread about 0.25 µs an event: few shards a node, not many.
+Each pattern costs the server's one thread about 0.25 µs an event, and it walks a class from its start: few shards a
+node, and few ranges a class.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
 
 import msgspec
 
@@ -22,6 +24,8 @@ _PRIOR = 0.05
 """What the bytes that no sampled key ends in weigh together, as a part of all."""
 _HOT = 1.5
 """A shard that gets this many times its fair share is worth a warning."""
+_SCATTER_GAIN = 0.9
+"""Classes of scattered bytes make longer patterns; they must bring the busiest shard down to this part."""
 
 
 class Shard(msgspec.Struct, frozen=True):
@@ -43,16 +47,13 @@ def channel_prefix(database: int) -> bytes:
 
 
 def plan_shards(count: int, database: int, sample: Iterable[bytes]) -> tuple[Shard, ...]:
-    """Cut the keyspace into shards of about equal shares of the sampled keys."""
+    """Cut the keyspace into shards of about equal shares of the sampled keys; the same every time."""
     assert 1 <= count <= SHARDS_MAX
     prefix = channel_prefix(database)
-    everything = bytes(range(256))
     if count == 1:
-        return (Shard(0, (prefix + b"*",), everything, True),)
-    cuts = [0, *_cuts(count, _weights(sample)), 256]
+        return (Shard(0, (prefix + b"*",), bytes(range(256)), True),)
     shards = []
-    for index in range(count):
-        members = everything[cuts[index] : cuts[index + 1]]
+    for index, members in enumerate(_cut(count, _counts(sample))):
         patterns = [prefix + b"*[" + byte_class(members) + b"]"]
         if index == 0:
             patterns.append(prefix)
@@ -62,16 +63,19 @@ def plan_shards(count: int, database: int, sample: Iterable[bytes]) -> tuple[Sha
 
 def imbalance(shards: Iterable[Shard], sample: Iterable[bytes]) -> str:
     """Return a warning where one shard gets far more than its share of the sample, else ""."""
-    plan, keys = tuple(shards), tuple(sample)
-    if len(plan) < 2 or not keys:
+    plan, counts = tuple(shards), _counts(sample)
+    total = sum(counts)
+    if len(plan) < 2 or not total:
         return ""
-    shares = [sum(shard.owns(key) for key in keys) / len(keys) for shard in plan]
+    shares = [sum(counts[byte] for byte in shard.last_bytes) / total for shard in plan]
     busiest = max(range(len(plan)), key=shares.__getitem__)
     if shares[busiest] < _HOT / len(plan):
         return ""
+    endings = sum(map(bool, counts))
     return (
-        f"shard {busiest + 1} of {len(plan)} gets {shares[busiest]:.0%} of the sampled keys: too few keys "
-        "differ in their last byte to cut them evenly; fewer shards would do as well"
+        f"shard {busiest + 1} of {len(plan)} gets {shares[busiest]:.0%} of the sampled keys: shards are cut by the "
+        f"last byte of a key, and theirs takes {endings} value{'s' if endings > 1 else ''}; "
+        f"{'one shard' if endings == 1 else 'fewer shards'} would do as well"
     )
 
 
@@ -80,34 +84,76 @@ def byte_class(members: bytes) -> bytes:
     return b"".join(_range(low, high) for low, high in _runs(sorted(set(members))))
 
 
-def _weights(sample: Iterable[bytes]) -> list[float]:
+def _counts(sample: Iterable[bytes]) -> list[int]:
     counts = [0] * 256
     for key in sample:
         if key:
             counts[key[-1]] += 1
-    total = sum(counts)
-    prior = max(1.0, total * _PRIOR) / 256
-    return [count + prior for count in counts]
+    return counts
 
 
-def _cuts(count: int, weights: list[float]) -> list[int]:
-    """Return where to cut 0–256 into ``count`` non-empty runs of about equal weight."""
-    share = sum(weights) / count
-    cuts: list[int] = []
-    running = 0.0
-    for byte, weight in enumerate(weights):
-        while len(cuts) < count - 1 and running + weight / 2 >= share * (len(cuts) + 1):
-            cuts.append(byte)
-        running += weight
-    cuts += [256] * (count - 1 - len(cuts))
-    for index in range(count - 1):
-        cuts[index] = max(cuts[index], cuts[index - 1] + 1 if index else 1)
-    for index in reversed(range(count - 1)):
-        cuts[index] = min(cuts[index], 256 - (count - 1 - index))
-    return cuts
+def _cut(count: int, counts: Sequence[int]) -> list[bytes]:
+    """Return each shard's bytes: neighbours where that is about as even as any cut can be."""
+    # Bytes that the sample did not show may come later: each weighs a little.
+    prior = max(1.0, sum(counts) * _PRIOR) / 256
+    weights = [sampled + prior for sampled in counts]
+    neighbours = _cut_in_runs(count, weights)
+    if sum(map(bool, counts)) < 2:
+        return neighbours
+    scattered = _cut_scattered(count, counts, weights)
+    if _heaviest(scattered, weights) < _heaviest(neighbours, weights) * _SCATTER_GAIN:
+        return scattered
+    return neighbours
 
 
-def _runs(members: list[int]) -> Iterator[tuple[int, int]]:
+def _heaviest(cut: Iterable[bytes], weights: Sequence[float]) -> float:
+    return max(sum(weights[byte] for byte in members) for members in cut)
+
+
+def _cut_in_runs(count: int, weights: Sequence[float]) -> list[bytes]:
+    """Return ``count`` non-empty runs of neighbours, the sum of whose squared weights is as small as can be.
+
+    Dynamic programming, a run more each round: ``costs[end]`` is the best cost of cutting the bytes before
+    ``end``, ``starts[end]`` where its last run starts. Best starts never move back (Knuth), which keeps it quick.
+    """
+    before = [0.0, *accumulate(weights)]
+    costs = [weight * weight for weight in before]
+    rounds = [[0] * 257]
+    for runs in range(2, count + 1):
+        previous, starts, costs_now = rounds[-1], [0] * 257, [0.0] * 257
+        latest = 255
+        for end in range(256, runs - 1, -1):
+            cost, latest = min(
+                (costs[start] + (before[end] - before[start]) ** 2, start)
+                for start in range(max(previous[end], runs - 1), min(latest, end - 1) + 1)
+            )
+            costs_now[end], starts[end] = cost, latest
+        costs = costs_now
+        rounds.append(starts)
+    cut, end = [], 256
+    for starts in reversed(rounds):
+        cut.append(bytes(range(starts[end], end)))
+        end = starts[end]
+    return cut[::-1]
+
+
+def _cut_scattered(count: int, counts: Sequence[int], weights: Sequence[float]) -> list[bytes]:
+    """Give the sampled bytes out, the heaviest first, to the lightest shard; then the others, run by run."""
+    sampled = sorted((byte for byte in range(256) if counts[byte]), key=lambda byte: (-counts[byte], byte))
+    pieces = [[byte] for byte in sampled]
+    others = [byte for byte in range(256) if not counts[byte]]
+    size = max(1, len(others) // count)
+    pieces += [others[start : start + size] for start in range(0, len(others), size)]
+    cut: list[list[int]] = [[] for _ in range(count)]
+    loads = [0.0] * count
+    for piece in pieces:
+        lightest = min(range(count), key=lambda index: (bool(cut[index]), loads[index], index))
+        cut[lightest] += piece
+        loads[lightest] += sum(weights[byte] for byte in piece)
+    return [bytes(sorted(members)) for members in cut]
+
+
+def _runs(members: Sequence[int]) -> Iterator[tuple[int, int]]:
     """Yield runs of neighbours, cut between 127 and 128."""
     start = previous = members[0]
     for byte in members[1:]:
@@ -122,14 +168,17 @@ def _range(low: int, high: int) -> bytes:
     """Return a run as a range whose ends are not special, plus escaped singles."""
     before, after = b"", b""
     while low <= high and low in _SPECIAL:
-        before += b"\\" + bytes((low,))
+        before += _single(low)
         low += 1
     while low <= high and high in _SPECIAL:
-        after += b"\\" + bytes((high,))
+        after += _single(high)
         high -= 1
     if high - low < 2:
-        middle = bytes(range(low, high + 1))
-        middle = b"".join(b"\\" + bytes((b,)) if b in _SPECIAL else bytes((b,)) for b in middle)
+        middle = b"".join(map(_single, range(low, high + 1)))
     else:
         middle = bytes((low,)) + b"-" + bytes((high,))
     return before + middle + after
+
+
+def _single(byte: int) -> bytes:
+    return (b"\\" if byte in _SPECIAL else b"") + bytes((byte,))

@@ -16,7 +16,7 @@ from typing import Any
 
 import hiredis
 
-from engine.capture.dirty import DirtyKeys, Intake
+from engine.capture.dirty import DirtyKeys, Intake, interests
 from engine.capture.flush import Flusher
 from engine.capture.gaps import Gap, declare_gap
 from engine.capture.shards import Shard, channel_prefix
@@ -75,7 +75,7 @@ class Subscriber:
         self._spec = spec
         self._link = link
         self._row = link.row
-        self._wanted = spec.table.compile()
+        self._wanted = interests(spec.table)
         self._dirty = DirtyKeys(
             prefix_bytes=len(channel_prefix(spec.database)),
             invokers=len(spec.writers),
@@ -126,7 +126,7 @@ class Subscriber:
                 self._start_drain()
             elif isinstance(command, SetRoutes):
                 table = RouteTable.decode(command.table)
-                self._wanted = table.compile()
+                self._wanted = interests(table)
                 self._link.report(RoutesInForce(table.version))
         return False
 

@@ -1,0 +1,98 @@
+"""What the engine hands to a function, and what a function answers. Needs nothing but Python.
+
+A batch is ``{"records": [record, …]}``; a record has ``record_id``, ``id``, ``obj_name``, ``body``, ``event``, ``type``,
+``db``, ``version`` and ``captured_at_ms``. The answer ``{"batchItemFailures": [{"itemIdentifier": record_id}]}`` names the
+records to deliver again, an empty list is success. The payload of the 2020 original is one record, ``{"id", "obj_name",
+"body"}``: a failure is an exception.
+
+``body`` is a JSON text, or null where the key is gone and the route asked to hear of it. A key that is not UTF-8 comes
+as base64 with ``"id_encoding": "base64"``; with ``"body_encoding": "base64"`` every string inside the body is base64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+BASE64 = "base64"
+
+
+class ContractError(ValueError):
+    """The event is not one that the engine makes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One changed key; ``body`` None means that it is gone."""
+
+    record_id: str
+    id: str
+    obj_name: str
+    body: str | None
+    event: str = ""
+    type: str = "hash"
+    db: int = 0
+    version: int = 0
+    captured_at_ms: int = 0
+    id_encoding: str = ""
+    body_encoding: str = ""
+
+
+def is_batch(event: Any) -> bool:
+    """Tell whether the event is a batch; else it is the original's single record."""
+    return isinstance(event, dict) and "records" in event
+
+
+def records_of(event: dict[str, Any]) -> tuple[list[Record], list[tuple[str, str]]]:
+    """Return a batch's records, and the (record_id, reason) of those that are malformed.
+
+    Raises `ContractError` where a record has no identifier: nothing could be reported of it.
+    """
+    raw = event["records"]
+    if not isinstance(raw, list):
+        raise ContractError("records is not a list")
+    records: list[Record] = []
+    malformed: list[tuple[str, str]] = []
+    for item in raw:
+        record_id = item.get("record_id") if isinstance(item, dict) else None
+        if not isinstance(record_id, str) or not record_id:
+            raise ContractError("a record has no record_id")
+        try:
+            records.append(_record(record_id, item))
+        except ContractError as error:
+            malformed.append((record_id, str(error)))
+    return records, malformed
+
+
+def single(event: Any) -> Record:
+    """Return the record of the original's payload; raise `ContractError` where it is not one."""
+    if not isinstance(event, dict):
+        raise ContractError("the event is neither a batch nor a record")
+    return _record("", event)
+
+
+def answer(failed_ids: Iterable[str]) -> dict[str, list[dict[str, str]]]:
+    """Return the answer that has these records delivered again."""
+    return {"batchItemFailures": [{"itemIdentifier": record_id} for record_id in failed_ids]}
+
+
+def _record(record_id: str, item: dict[str, Any]) -> Record:
+    key, body = item.get("id"), item.get("body")
+    if not isinstance(key, str):
+        raise ContractError("id is not a string")
+    if body is not None and not isinstance(body, str):
+        raise ContractError("body is neither a string nor null")
+    return Record(
+        record_id,
+        key,
+        str(item.get("obj_name", key)),
+        body,
+        str(item.get("event", "")),
+        str(item.get("type", "hash")),
+        int(item.get("db", 0)),
+        int(item.get("version", 0)),
+        int(item.get("captured_at_ms", 0)),
+        str(item.get("id_encoding", "")),
+        str(item.get("body_encoding", "")),
+    )
