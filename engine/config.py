@@ -9,10 +9,17 @@ from __future__ import annotations
 from typing import Literal
 
 from msgspec import Struct, field
+from msgspec.structs import asdict
+
+_HIDDEN = "(hidden)"
 
 
 class RedisSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """The server whose changes are captured."""
+    """The server whose changes are captured.
+
+    After loading, ``username`` and ``password`` hold what a file, the environment or the URL said, and
+    ``url`` holds no password any more. No representation shows the password.
+    """
 
     url: str = "redis://127.0.0.1:6379/0"
     username: str = ""
@@ -26,6 +33,17 @@ class RedisSettings(Struct, frozen=True, forbid_unknown_fields=True):
     connect_timeout_ms: int = 3_000
     read_timeout_ms: int = 5_000
     set_notifications: bool = True
+
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        shown = asdict(self)
+        if self.password:
+            shown["password"] = _HIDDEN
+        if "@" in self.url:
+            shown["url"] = _HIDDEN
+        return list(shown.items())
+
+    def __repr__(self) -> str:
+        return f"RedisSettings({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
 
 
 class CaptureSettings(Struct, frozen=True, forbid_unknown_fields=True):

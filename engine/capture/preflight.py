@@ -138,7 +138,7 @@ def _see_canary(client: Any, redis: RedisSettings, needed: str) -> None:
     database = parse_url(redis.url).database
     listener = RespConnection.open(redis, name="engine-canary", protocol=2)
     try:
-        listener.send(pack((b"SUBSCRIBE", channel_prefix(database) + key.encode())))
+        listener.send(pack(b"SUBSCRIBE", channel_prefix(database) + key.encode()))
         listener.receive()
         client.hset(key, "canary", "1")
         client.expire(key, 10)

@@ -136,7 +136,7 @@ class Subscriber:
         self._drain_by_ms = monotonic_ms() + DRAIN_SILENCE_MS_MAX
         try:
             if self._connection is not None:
-                self._connection.send(pack((b"PING", DRAIN_TOKEN)))
+                self._connection.send(pack(b"PING", DRAIN_TOKEN))
         except RedisError as error:
             self._lost(error)
 
@@ -170,7 +170,7 @@ class Subscriber:
             protocol=2,
             database=spec.database,
         )
-        self._connection.send(pack((b"PSUBSCRIBE", *spec.shard.patterns)))
+        self._connection.send(pack(b"PSUBSCRIBE", *spec.shard.patterns))
         self._heard_ms = self._pinged_ms = monotonic_ms()
 
     def _account(self, intake: Intake) -> None:
@@ -216,7 +216,7 @@ class Subscriber:
             raise RedisError(f"{connection.address} has not answered for {SILENCE_MS_MAX // 1_000} s")
         if moment - self._heard_ms > PING_MS and moment - self._pinged_ms > PING_MS:
             self._pinged_ms = moment
-            connection.send(pack((b"PING",)))
+            connection.send(pack(b"PING"))
 
     def _lost(self, error: RedisError) -> None:
         """Forget the connection, declare the gap once, and try again later, for ever."""

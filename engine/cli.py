@@ -1,0 +1,193 @@
+"""The command line: parse, call, print, exit. The only one who loads settings."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from engine import __version__
+from engine.errors import ConfigError, EngineError
+
+if TYPE_CHECKING:
+    from engine.config import Settings
+
+DEFAULT_CONFIG = "engine.toml"
+
+_config = click.option(
+    "--config",
+    metavar="FILE",
+    help=f"Settings file (default: {DEFAULT_CONFIG} where it is there, else the environment alone).",
+)
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="engine", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Watch a Redis or Valkey keyspace, and deliver every changed key to AWS Lambda functions.
+
+    Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
+    """
+
+
+@cli.command()
+@click.option("--shards", type=int, help="Subscriber processes, each with its part of the keyspace.")
+@click.option("--invokers", type=int, help="Invoker processes, which read values and invoke functions.")
+@click.option("--redis-url", metavar="URL", help="The server, as redis://HOST:PORT/DB or rediss://…")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
+@_config
+def start(
+    shards: int | None, invokers: int | None, redis_url: str | None, log_level: str | None, config: str | None
+) -> int:
+    """Run the engine until it is stopped.
+
+    SIGTERM (or Ctrl-C) delivers what was captured and ends; a second one ends at once. SIGHUP reads the
+    routes again.
+    """
+    flags = {
+        "capture.shards": shards,
+        "delivery.invokers": invokers,
+        "redis.url": redis_url,
+        "log.level": log_level,
+    }
+    given = {key: value for key, value in flags.items() if value is not None}
+    settings = _load(config, given)
+
+    from engine.supervision.mains import REAL
+    from engine.supervision.plan import make_plan
+    from engine.supervision.supervisor import run
+
+    return run(settings, plan=make_plan, load=lambda: _load(config, given), mains=REAL)
+
+
+@cli.command()
+@_config
+@_json
+def check(config: str | None, as_json: bool) -> int:
+    """See whether everything that the engine needs is there and allowed; changes nothing.
+
+    Exits with 0 where a start would work, 1 where something is missing, 2 where the settings are wrong.
+    """
+    from engine.supervision.plan import Examination, examine
+
+    try:
+        found = examine(_load(config, {}), changes_nothing=True)
+    except ConfigError as error:
+        found = Examination()
+        found.add_error("settings", error)
+    findings = [(one.verdict.value, one.problem.place, one.problem.message, one.problem.hint) for one in found.findings]
+    if as_json:
+        names = ("verdict", "place", "message", "hint")
+        _print_json(
+            {
+                "exit_code": found.exit_code,
+                "findings": [dict(zip(names, one, strict=True)) for one in findings],
+            }
+        )
+    else:
+        from engine.observe.console import findings_view
+
+        _print_rich(findings_view(findings))
+    return found.exit_code
+
+
+@cli.command()
+@_config
+@_json
+def status(config: str | None, as_json: bool) -> int:
+    """Show what the engine that runs here says of itself."""
+    from engine.clock import now_ms
+    from engine.supervision.status import read_status
+
+    content = read_status(_load(config, {}).supervision.status_file, now_ms())
+    if as_json:
+        _print_json(content)
+    else:
+        from engine.observe.console import status_view
+
+        _print_rich(status_view(content))
+    return 0
+
+
+@cli.command()
+@click.option("--redis-port", type=click.IntRange(0, 65_535), default=6379, show_default=True)
+@click.option("--dynamodb-port", type=click.IntRange(0, 65_535), default=8000, show_default=True)
+@click.option("--lambda-port", type=click.IntRange(0, 65_535), default=9001, show_default=True)
+@click.option("--table", help="The DynamoDB table that is made.")
+@_json
+def sandbox(redis_port: int, dynamodb_port: int, lambda_port: int, table: str | None, as_json: bool) -> int:
+    """Run the embedded stack (Valkey, DynamoDB, a Lambda runtime) until stopped. A port of 0: a free one."""
+    from engine.sandbox.run import run_sandbox
+
+    named = {"table": table} if table else {}
+    return run_sandbox(
+        redis_port=redis_port,
+        dynamodb_port=dynamodb_port,
+        lambda_port=lambda_port,
+        json_output=as_json,
+        **named,
+    )
+
+
+@cli.command()
+def demo() -> int:
+    """See hashes set in Valkey appear in a DynamoDB table, and every key compared. About a minute."""
+    from engine.sandbox.demo import run_demo
+
+    return run_demo()
+
+
+def main() -> None:
+    """Run the command line, and exit."""
+    sys.exit(run_command(sys.argv[1:]))
+
+
+def run_command(arguments: list[str]) -> int:
+    """Run one command; return its exit code. A user's mistake becomes lines on standard error."""
+    try:
+        result = cli.main(arguments, prog_name="engine", standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except EngineError as error:
+        _complain(error)
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        return 130
+    except BrokenPipeError:
+        # Who read our output has gone; what is buffered must not fail a second time at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return result if isinstance(result, int) else 0
+
+
+def _load(config: str | None, flags: Mapping[str, object]) -> Settings:
+    from engine.settings_file import load_settings
+
+    if config is None and Path(DEFAULT_CONFIG).is_file():
+        config = DEFAULT_CONFIG
+    return load_settings(config, os.environ, flags)
+
+
+def _complain(error: EngineError) -> None:
+    """Print an error: a line for each problem, with its remedy."""
+    for problem in getattr(error, "problems", None) or (error,):
+        print(f"engine: error: {problem}", file=sys.stderr)
+
+
+def _print_json(content: Any) -> None:
+    import msgspec
+
+    print(msgspec.json.format(msgspec.json.encode(content), indent=2).decode())
+
+
+def _print_rich(view: Any) -> None:
+    from rich.console import Console
+
+    Console(highlight=False).print(view)

@@ -1,0 +1,94 @@
+"""What a connection's failures mean, and what the user can do about each.  (pure)"""
+
+from __future__ import annotations
+
+import re
+import ssl
+
+from engine.errors import RedisError, RedisRefused, RedisUnreachable
+
+_RETRY_WORDS = frozenset({"LOADING", "MASTERDOWN", "BUSY", "TRYAGAIN", "CLUSTERDOWN"})
+_DENIED_COMMAND = re.compile(r"permissions to run the '([^']+)'")
+_HINTS = {
+    "WRONGPASS": "check redis.username and redis.password, or the files or the environment that they come from",
+    "NOAUTH": "the server wants a password: see redis.password_file",
+    "NOPROTO": "the server is too old for RESP3: Redis 6 or later, or Valkey, is needed",
+    "DENIED": "the server is in protected mode: give it a password, or bind it to this network",
+}
+
+
+def refusal(address: object, what: str, reply: str) -> RedisError:
+    """Return the error for a server's refusal, with the remedy that fits; some refusals pass by themselves."""
+    word = reply.split(" ", 1)[0].lstrip("-")
+    if word in _RETRY_WORDS:
+        return RedisUnreachable(f"{address} is not ready: {reply}", hint="it is tried again")
+    return RedisRefused(f"{address} refused to {what}: {reply}", hint=_hint(word, reply))
+
+
+def _hint(word: str, reply: str) -> str:
+    if word == "NOPERM":
+        return _missing_right(reply)
+    if "without any password configured" in reply or "no password is set" in reply:
+        return "the server has no password: remove the one that is configured"
+    if "max number of clients" in reply:
+        return "raise the server's maxclients, or end other clients"
+    if "unknown command" in reply.lower():
+        return "the server is too old: Redis 6 or later, or Valkey, is needed"
+    if "DB index is out of range" in reply:
+        return "redis.url names a database that the server does not have: see its setting databases"
+    return _HINTS.get(word, "see the server's log")
+
+
+def _missing_right(reply: str) -> str:
+    denied = _DENIED_COMMAND.search(reply)
+    if denied:
+        return f"grant it: ACL SETUSER <user> +{denied[1]}"
+    if "channel" in reply:
+        # A pattern must be among the user's channels literally, and ours follow the keys.
+        return "grant it: ACL SETUSER <user> allchannels"
+    if "key" in reply:
+        return "grant the user the keys that the engine reads: ACL SETUSER <user> allkeys"
+    return "grant the right to this user: ACL SETUSER <user> +<command>"
+
+
+def no_connection(address: object, error: Exception, timeout_s: float) -> RedisUnreachable:
+    """Return the error for a connection that could not be made."""
+    if isinstance(error, TimeoutError):
+        return RedisUnreachable(
+            f"{address} did not answer within {timeout_s:g} s",
+            hint="is redis.url right, and does a firewall or security group let us through?",
+        )
+    why = getattr(error, "strerror", None) or error
+    return RedisUnreachable(f"cannot connect to {address}: {why}", hint="is the server running, and redis.url right?")
+
+
+def tls_failure(address: object, error: Exception) -> RedisError:
+    """Return the error for a handshake that failed."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return RedisRefused(
+            f"the certificate of {address} is not accepted: {error.verify_message}",
+            hint="redis.tls_ca_file names the authority that signed it, redis.url a name that stands in it",
+        )
+    if isinstance(error, TimeoutError):
+        why = "no answer to the handshake"
+    else:
+        why = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
+    return RedisUnreachable(
+        f"no TLS with {address}: {why}", hint="does this port speak TLS? If not, write redis:// in redis.url"
+    )
+
+
+def lost(address: object, error: OSError | None, timeout_s: float | None, hint: str) -> RedisUnreachable:
+    """Return the error for a connection that broke, or is silent for too long."""
+    if isinstance(error, TimeoutError):
+        return RedisUnreachable(f"{address} did not answer in {timeout_s or 0:g} s", hint=hint)
+    why = f": {error.strerror or error}" if error else " by the server"
+    return RedisUnreachable(f"the connection to {address} was closed{why}", hint=hint)
+
+
+def not_redis(address: object, error: Exception) -> RedisUnreachable:
+    """Return the error for bytes that are no Redis protocol."""
+    return RedisUnreachable(
+        f"what answers at {address} does not speak the Redis protocol: {error}",
+        hint="is redis.url right? The server's own port is wanted, not an HTTP or management port",
+    )

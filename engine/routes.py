@@ -1,0 +1,116 @@
+"""Which keys and events go to which function: the table that every process routes by. Pure.
+
+A subscriber asks by event name (`RouteTable.compile`), an invoker by slot (`RouteTable.routes`). A ring
+carries slots, as bits of a mask, so a slot must not change its meaning while changes are on their way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+
+from engine.config import RouteSettings
+from engine.events import expand_events, merge_flags, notification_flags
+from engine.glob import Matcher, matcher, takes_everything
+from engine.model import ROUTE_SLOTS_MAX, RouteMask
+
+__all__ = ["EventRoutes", "RouteTable", "merge_flags", "notification_flags"]
+
+
+class EventRoutes:
+    """Who wants an event; the hot path reads the two fields itself."""
+
+    __slots__ = ("always", "some")
+
+    def __init__(self, always: RouteMask, some: tuple[tuple[RouteMask, Matcher], ...]) -> None:
+        self.always = always
+        """The routes that take every key."""
+        self.some = some
+        """One bit and its test of the key, for each route that takes some keys."""
+
+    def mask(self, key: bytes) -> RouteMask:
+        """Return the routes that want this key."""
+        mask = self.always
+        for bit, matches in self.some:
+            if matches(key):
+                mask |= bit
+        return mask
+
+
+class RouteTable(msgspec.Struct, frozen=True):
+    """The routes in force, each in its slot; immutable, and the same in every process.
+
+    ``version`` grows with every reload. ``retired`` remembers the slots of routes that went, the oldest
+    first: one that comes back gets its slot again, and nobody else does while there is another choice.
+    """
+
+    version: int
+    routes: Mapping[int, RouteSettings]
+    retired: tuple[tuple[int, str], ...] = ()
+
+    @classmethod
+    def build(cls, routes: Sequence[RouteSettings], previous: RouteTable | None = None) -> RouteTable:
+        """Give each route a slot, the one that its name has in ``previous`` where it is there.
+
+        Names must differ and be no more than there are slots: the settings are checked for both.
+        """
+        names = [route.name for route in routes]
+        assert len(names) == len(set(names)) and len(names) <= ROUTE_SLOTS_MAX
+        before = _slots_before(previous)
+        slots = {name: slot for name, slot in before.items() if name in set(names)}
+        spare = [slot for slot in range(ROUTE_SLOTS_MAX) if slot not in before.values()]
+        spare += [slot for name, slot in before.items() if name not in slots]
+        for name, slot in zip((name for name in names if name not in slots), spare, strict=False):
+            slots[name] = slot
+        taken = set(slots.values())
+        return cls(
+            version=previous.version + 1 if previous else 1,
+            routes={slots[route.name]: route for route in routes},
+            retired=tuple((slot, name) for name, slot in before.items() if slot not in taken),
+        )
+
+    def compile(self) -> dict[bytes, EventRoutes]:
+        """Return event name → who wants it; an event that nobody wants is absent."""
+        always: dict[str, RouteMask] = {}
+        some: dict[str, list[tuple[RouteMask, Matcher]]] = {}
+        for slot, route in self.routes.items():
+            bit = 1 << slot
+            patterns = [pattern.encode() for pattern in route.keys]
+            takes_all = any(map(takes_everything, patterns))
+            test = None if takes_all else matcher(patterns)
+            for event in expand_events(route.events):
+                always[event] = always.get(event, 0) | (bit if test is None else 0)
+                if test is not None:
+                    some.setdefault(event, []).append((bit, test))
+        return {event.encode(): EventRoutes(mask, tuple(some.get(event, ()))) for event, mask in always.items()}
+
+    def notification_flags(self) -> str:
+        """Return the fewest notification flags that these routes need."""
+        return notification_flags(_events(self.routes.values()))
+
+    def encode(self) -> bytes:
+        """Return the table as bytes for another process."""
+        return _encoder.encode(self)
+
+    @classmethod
+    def decode(cls, data: bytes) -> RouteTable:
+        """Return the table that `encode` made these bytes of."""
+        return _decoder.decode(data)
+
+
+def _slots_before(previous: RouteTable | None) -> dict[str, int]:
+    """Return name → slot of all that ever had one: retired ones first, the oldest first."""
+    if previous is None:
+        return {}
+    before = {name: slot for slot, name in previous.retired}
+    before.update((route.name, slot) for slot, route in previous.routes.items())
+    return before
+
+
+def _events(routes: Iterable[RouteSettings]) -> list[str]:
+    return [event for route in routes for event in route.events]
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(RouteTable)

@@ -1,0 +1,99 @@
+"""What children do. Everything heavy is imported here, after the fork: the supervisor carries no client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from engine.config import Settings
+from engine.errors import EngineError
+from engine.lifecycle import ChildLink, Failed
+from engine.ring.ring import RingSet
+from engine.ring.wake import Wake
+from engine.routes import RouteTable
+
+
+@dataclass(frozen=True, slots=True)
+class Duty:
+    """All that a child is handed at its fork; ``index`` counts from 0 among its kind.
+
+    ``shard`` is the subscriber's part of the keyspace, as the planner encoded it. ``gap_since_ms`` is
+    the Unix time since when nobody listened in its place, 0 for the first to stand there.
+    """
+
+    index: int
+    settings: Settings
+    database: int
+    shard: bytes
+    table: RouteTable
+    rings: RingSet
+    wakes: tuple[Wake, ...]
+    gap_since_ms: int
+
+
+Main = Callable[[Duty, ChildLink], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Mains:
+    """The work of each kind of child; tests hand in their own."""
+
+    subscriber: Main
+    invoker: Main
+
+
+def run_main(main: Main, duty: Duty, link: ChildLink) -> int:
+    """Do a child's work; tell the supervisor what a user can understand of its failure."""
+    link.install_signals()
+    try:
+        return main(duty, link)
+    except EngineError as error:
+        link.report(Failed(error.message, error.hint))
+        raise
+
+
+def subscribe(duty: Duty, link: ChildLink) -> int:
+    """Capture one shard."""
+    import msgspec
+
+    from engine.capture.gaps import Gap, declare_gap
+    from engine.capture.shards import Shard
+    from engine.capture.subscriber import SubscriberSpec, run_subscriber
+
+    settings = duty.settings
+    if duty.gap_since_ms:
+        declare_gap(Gap(duty.index, "its subscriber was replaced", duty.gap_since_ms), link.row)
+    spec = SubscriberSpec(
+        shard=msgspec.msgpack.decode(duty.shard, type=Shard),
+        redis=settings.redis,
+        capture=settings.capture,
+        ring=settings.ring,
+        table=duty.table,
+        database=duty.database,
+        mapping_prefix=settings.original.mapping_prefix,
+        writers=[duty.rings.ring(duty.index, invoker).writer() for invoker in range(len(duty.wakes))],
+        wakes=duty.wakes,
+    )
+    return run_subscriber(spec, link)
+
+
+def invoke(duty: Duty, link: ChildLink) -> int:
+    """Deliver what the rings hold for this invoker."""
+    from engine.delivery.invoker import InvokerSpec, run_invoker
+
+    settings = duty.settings
+    spec = InvokerSpec(
+        index=duty.index,
+        invokers=len(duty.wakes),
+        redis=settings.redis,
+        database=duty.database,
+        delivery=settings.delivery,
+        aws=settings.aws,
+        table=duty.table,
+        readers=[duty.rings.ring(shard, duty.index).reader() for shard in range(settings.capture.shards)],
+        wake=duty.wakes[duty.index],
+    )
+    return run_invoker(spec, link)
+
+
+REAL = Mains(subscribe, invoke)

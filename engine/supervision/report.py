@@ -1,0 +1,67 @@
+"""What the status file says: plain data, for `engine status`, scripts and tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from engine.ring.counters import ChildState, Counter, StatusRow
+from engine.routes import RouteTable
+from engine.supervision.children import Child, Children, Phase
+
+_HIGHEST = frozenset({Counter.LAG_MS_MAX})
+"""Counters whose total is the highest, not the sum."""
+
+
+def state_of(phase: Phase) -> str:
+    """Return how far the engine has come, as users read it: starting, ready or draining."""
+    return phase.value if phase in {Phase.STARTING, Phase.READY} else "draining"
+
+
+def describe(
+    children: Children, rows: Sequence[StatusRow], table: RouteTable, now_ms: int, moment_ms: int
+) -> dict[str, Any]:
+    """Return the status; ``now_ms`` is Unix time, ``moment_ms`` the monotonic clock of heartbeats."""
+    return {
+        "state": state_of(children.phase),
+        "updated_at_ms": now_ms,
+        "shards": len(children.subscribers),
+        "invokers": len(children.invokers),
+        "routes_version": table.version,
+        "routes": [
+            {
+                "slot": slot,
+                "name": route.name,
+                "function": route.function,
+                "keys": list(route.keys),
+                "events": list(route.events),
+            }
+            for slot, route in sorted(table.routes.items())
+        ],
+        "children": [_describe(child, rows[child.number], moment_ms) for child in children.all],
+        "totals": totals(rows),
+    }
+
+
+def totals(rows: Sequence[StatusRow]) -> dict[str, int]:
+    """Return all counters over all children, by name in small letters."""
+    return {
+        counter.name.lower(): (max if counter in _HIGHEST else sum)(row.get(counter) for row in rows)
+        for counter in Counter
+    }
+
+
+def _describe(child: Child, row: StatusRow, moment_ms: int) -> dict[str, Any]:
+    state = row.state if child.pid else ChildState.EMPTY
+    return {
+        "name": child.name,
+        "role": child.role.value,
+        "index": child.index,
+        "pid": child.pid,
+        "state": state.name.lower(),
+        "heartbeat_age_ms": max(0, moment_ms - row.heartbeat_ms) if child.pid else None,
+        "restarts": child.restarts,
+        "ring_bytes_waiting": child.backlog_bytes,
+        "batch_sizes": row.batch_sizes(),
+        "counters": row.snapshot(),
+    }

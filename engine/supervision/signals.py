@@ -1,0 +1,69 @@
+"""Signals as something to wait for: handlers only record, a socket wakes the loop."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+HEARD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+
+
+class SignalInbox:
+    """The signals that arrived; readable (`fileno`) when there may be new ones. One a process."""
+
+    def __init__(self) -> None:
+        self._recorded: list[int] = []
+        self._reads, self._writes = socket.socketpair()
+        self._reads.setblocking(False)
+        self._writes.setblocking(False)
+        self._previous_fd = signal.set_wakeup_fd(self._writes.fileno(), warn_on_full_buffer=False)
+        self._previous: dict[int, Any] = {number: signal.signal(number, self._record) for number in HEARD}
+
+    def _record(self, number: int, _frame: FrameType | None) -> None:
+        self._recorded.append(number)
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait on."""
+        return self._reads.fileno()
+
+    def take(self) -> list[int]:
+        """Return the signals that came since the last call, the oldest first."""
+        with contextlib.suppress(BlockingIOError):
+            while self._reads.recv(4_096):
+                pass
+        taken, self._recorded = self._recorded, []
+        return taken
+
+    def restore(self) -> None:
+        """Put back what was before."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._previous_fd)
+        self.close()
+
+    def close(self) -> None:
+        """Close the descriptors alone: for a child, which resets its signals itself."""
+        self._reads.close()
+        self._writes.close()
+
+
+@contextlib.contextmanager
+def blocked() -> Iterator[None]:
+    """Hold signals back: between fork and a child's own handlers, one would run the parent's."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def forget() -> None:
+    """In a new child: no wake-up socket, default handlers, nothing held back."""
+    signal.set_wakeup_fd(-1)
+    for number in HEARD:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)

@@ -1,0 +1,100 @@
+"""The status file: what an engine says of itself once a second, and the lock that keeps it the only one."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from engine.errors import EngineError
+
+STALE_MS = 10_000
+"""A status older than this was left behind by an engine that was killed, or is stopped."""
+
+
+class StatusFile:
+    """One engine's status file. The lock beside it dies with its holder, however that ends."""
+
+    def __init__(self, path: str) -> None:
+        self._path = Path(path)
+        self._lock_path = Path(f"{path}.lock")
+        self._lock = -1
+
+    def acquire(self) -> None:
+        """Make this process the one whose status it is; raise EngineError where another one runs."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            while not self._try_lock():
+                pass
+            self._path.unlink(missing_ok=True)
+        except BlockingIOError:
+            raise EngineError(
+                f"another engine runs with the status file {self._path}",
+                hint="stop it, or set supervision.status_file to another file for this one",
+            ) from None
+        except OSError as error:
+            self.close()
+            raise EngineError(
+                f"cannot write the status file {self._path}: {error.strerror}",
+                hint="set supervision.status_file to a file that may be written",
+            ) from error
+
+    def _try_lock(self) -> bool:
+        """Lock the file; False where its last holder removed it meanwhile."""
+        lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_ours = os.path.samestat(os.fstat(lock), self._lock_path.stat())
+        except FileNotFoundError:
+            is_ours = False
+        except BaseException:
+            os.close(lock)
+            raise
+        if is_ours:
+            self._lock = lock
+        else:
+            os.close(lock)
+        return is_ours
+
+    def write(self, status: dict[str, Any]) -> None:
+        """Replace the status in one step; raises OSError."""
+        draft = Path(f"{self._path}.new")
+        draft.write_bytes(msgspec.json.encode(status))
+        draft.replace(self._path)
+
+    def remove(self) -> None:
+        """Take the status and the lock away: no engine runs here any more."""
+        for path in (self._path, self._lock_path):
+            with contextlib.suppress(OSError):
+                path.unlink()
+        self.close()
+
+    def close(self) -> None:
+        """Close the descriptor; the lock holds on as long as another process has it."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+
+def read_status(path: str, now_ms: int) -> dict[str, Any]:
+    """Return the status of the engine that runs here; raise EngineError where none does."""
+    hint = "start one with 'engine start', or name its --config"
+    try:
+        status: dict[str, Any] = msgspec.json.decode(Path(path).read_bytes())
+        age_ms = now_ms - int(status["updated_at_ms"])
+    except FileNotFoundError:
+        raise EngineError(f"no engine runs here: there is no {path}", hint=hint) from None
+    except OSError as error:
+        raise EngineError(f"cannot read {path}: {error.strerror}") from error
+    except (msgspec.MsgspecError, KeyError, TypeError, ValueError):
+        raise EngineError(f"{path} is not a status file", hint=hint) from None
+    if age_ms > STALE_MS:
+        raise EngineError(
+            f"no engine runs here: {path} was last written {age_ms // 1_000} s ago by process {status.get('pid')}",
+            hint="that engine was killed or is stopped; a new start replaces the file",
+        )
+    return status

@@ -1,0 +1,419 @@
+"""The supervisor: forks, watches, restarts, drains, reloads. No threads, no clients of Redis or AWS.
+
+It turns what the operating system says into messages for `engine.supervision.children`, and that registry's
+decisions into system calls. The planner asks Redis and AWS in its stead, in a process of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import selectors
+import signal
+import socket
+import struct
+import time
+from collections.abc import Callable
+
+import msgspec
+from setproctitle import setproctitle
+
+from engine import __version__
+from engine.clock import monotonic_ms, now_ms
+from engine.config import Settings
+from engine.errors import EngineError, SupervisionError
+from engine.lifecycle import (
+    Channel,
+    ChildLink,
+    Drain,
+    Failed,
+    MappingChanged,
+    RoutesInForce,
+    SetRoutes,
+    channel_pair,
+)
+from engine.observe import logs
+from engine.ring.counters import Board, ChildState, Counter
+from engine.ring.ring import RingSet
+from engine.ring.wake import Wake
+from engine.routes import RouteTable
+from engine.supervision import children as registry
+from engine.supervision.children import Child, Children, Decision, Phase, Role, in_words
+from engine.supervision.mains import Duty, Mains, run_main
+from engine.supervision.planner import Answer, Plan, PlannerProcess, plan_at_start
+from engine.supervision.process import Closable, fork_process, kill, reap
+from engine.supervision.reload import InForce, Reload, Stage, Teach
+from engine.supervision.report import describe, totals
+from engine.supervision.signals import SignalInbox
+from engine.supervision.status import StatusFile
+
+log = logs.get_logger(__name__)
+
+LOOK_MS = 250
+"""How often the children's rows are read when nothing else happens."""
+LOOK_MS_BUSY = 20
+PUBLISH_MS = 1_000
+SEND_S_MAX = 1
+"""A child that takes no message for this long is stopped or stuck: the supervisor must not wait for it."""
+KILLED_S_MAX = 5.0
+
+Planner = Callable[[Settings, bytes | None], Answer]
+"""Settings and the encoded table in force → what to do; runs in the planner's process."""
+
+
+def run(settings: Settings, *, plan: Planner, load: Callable[[], Settings], mains: Mains) -> int:
+    """Run the engine until it is drained or stopped; return the exit status.
+
+    ``load`` reads the settings again, for new routes. Raises EngineError where the engine can't start.
+    """
+    logs.configure(settings.log, "supervisor")
+    setproctitle("engine: supervisor")
+    status = StatusFile(settings.supervision.status_file)
+    status.acquire()
+    inbox = SignalInbox()
+    try:
+        planned = plan_at_start(lambda: plan(settings, None), settings, (status,), inbox)
+        if isinstance(planned, int):
+            return planned
+        for warning in planned.warnings:
+            log.warning("worth_knowing", message=warning)
+        return Supervisor(settings, planned, plan, load, mains, status, inbox).run()
+    finally:
+        inbox.restore()
+        status.remove()
+
+
+class Supervisor:
+    """The loop, and what it owns: shared memory, channels, the registry, the route table."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        planned: Plan,
+        plan: Planner,
+        load: Callable[[], Settings],
+        mains: Mains,
+        status: StatusFile,
+        inbox: SignalInbox,
+    ) -> None:
+        limits, self._settings = settings.supervision, settings
+        self._planned, self._plan, self._load = planned, plan, load
+        self._mains, self._status, self._inbox = mains, status, inbox
+        shards, invokers = len(planned.shards), settings.delivery.invokers
+        self._rings = RingSet(shards, invokers, settings.ring.ring_bytes)
+        self._rings_of = [[self._rings.ring(shard, invoker) for shard in range(shards)] for invoker in range(invokers)]
+        self._wakes = tuple(Wake() for _ in range(invokers))
+        self._board = Board(shards + invokers)
+        self._children = Children(shards, invokers, limits, random.random, monotonic_ms())
+        self._channels: dict[int, Channel] = {}
+        self._gaps_since_ms: dict[int, int] = {}
+        self._reload = Reload(RouteTable.decode(planned.table), int(limits.heartbeat_timeout_s * 1_000))
+        self._planner: PlannerProcess | None = None
+        self._selector = selectors.PollSelector()
+        self._selector.register(inbox, selectors.EVENT_READ)
+        self._started_at_ms = now_ms()
+        self._publish_due_ms = 0
+        self._is_unpublished = False
+        self._exit_status: int | None = None
+
+    def run(self) -> int:
+        """Turn until the end; leave nothing running, however it comes."""
+        try:
+            while self._exit_status is None:
+                self._turn()
+                if self._exit_status is None:
+                    self._selector.select(self._wait_ms() / 1_000)
+            return self._exit_status
+        finally:
+            self._end_all()
+
+    def _turn(self) -> None:
+        self._obey_signals()
+        for number in tuple(self._channels):
+            self._hear(number)
+        for pid, status in reap():
+            self._note_end(pid, status)
+        self._look()
+        self._turn_routes()
+        for decision in self._children.decide(monotonic_ms()):
+            self._do(decision)
+        if monotonic_ms() >= self._publish_due_ms:
+            self._publish()
+
+    def _wait_ms(self) -> int:
+        is_calm = self._children.phase is Phase.READY and self._reload.stage is Stage.IDLE
+        is_calm = is_calm and all(child.state is ChildState.READY for child in self._children.all)
+        return LOOK_MS if is_calm else LOOK_MS_BUSY
+
+    # Facts → messages
+
+    def _obey_signals(self) -> None:
+        for number in self._inbox.take():
+            if number == signal.SIGHUP:
+                self._reload.want(monotonic_ms())
+            elif number in {signal.SIGTERM, signal.SIGINT}:
+                if self._children.is_draining:
+                    log.warning("stopped", by=signal.Signals(number).name)
+                    self._exit_status = 128 + number
+                    return
+                log.info("draining", within_s=self._settings.supervision.drain_timeout_s)
+                self._children.tell(registry.DrainWanted(), monotonic_ms())
+                self._stop_planner()
+                self._publish_due_ms = 0
+
+    def _hear(self, number: int) -> None:
+        channel, child = self._channels[number], self._children.all[number]
+        for message in channel.receive():
+            if isinstance(message, Failed):
+                log.error("child_failed", child=child.name, error=message.message, hint=message.hint)
+                self._tell(registry.Reported(number, message.message, message.hint))
+            elif isinstance(message, RoutesInForce):
+                self._reload.confirmed(number, message.version)
+            elif isinstance(message, MappingChanged):
+                self._reload.want(monotonic_ms())
+        if channel.closed:
+            self._drop_channel(number)
+            self._tell(registry.Severed(number))
+
+    def _note_end(self, pid: int, status: int) -> None:
+        if self._planner is not None and pid == self._planner.pid:
+            self._planner.is_reaped = True
+            return
+        child = self._children.by_pid(pid)
+        if child is None:
+            return
+        if child.number in self._channels:
+            self._hear(child.number)
+            self._drop_channel(child.number)
+        row = self._board.row(child.number)
+        row.set_pid(0)
+        if child.role is Role.SUBSCRIBER and not self._children.is_draining:
+            silent_ms = monotonic_ms() - max(row.heartbeat_ms, child.forked_ms)
+            self._gaps_since_ms[child.number] = now_ms() - max(0, silent_ms)
+        self._tell(registry.Exited(pid, status))
+        is_expected = self._children.is_draining and status == 0
+        (log.debug if is_expected else log.warning)("child_ended", child=child.name, pid=pid, how=in_words(status))
+        self._publish_due_ms = 0
+
+    def _look(self) -> None:
+        for child in self._children.all:
+            row = self._board.row(child.number)
+            self._tell(registry.Seen(child.number, row.state, row.heartbeat_ms, self._backlog_bytes(child)))
+
+    def _backlog_bytes(self, child: Child) -> int:
+        if child.role is Role.SUBSCRIBER:
+            return 0
+        return sum(ring.written - ring.released for ring in self._rings_of[child.index])
+
+    def _tell(self, event: registry.Event) -> None:
+        self._children.tell(event, monotonic_ms())
+
+    # Decisions → system calls
+
+    def _do(self, decision: Decision) -> None:
+        match decision:
+            case registry.Fork(number):
+                self._fork(self._children.all[number])
+            case registry.Kill(number, pid, reason):
+                log.error("child_killed", child=self._children.all[number].name, pid=pid, reason=reason)
+                kill(pid)
+            case registry.TellDrain(number):
+                self._send(number, Drain())
+            case registry.Ready():
+                self._announce()
+            case registry.GiveUp(message, hint):
+                raise SupervisionError(message, hint=hint)
+            case registry.Drained(left):
+                self._finish(left)
+
+    def _fork(self, child: Child) -> None:
+        row = self._board.row(child.number)
+        row.set_state(ChildState.STARTING)
+        row.beat(monotonic_ms())
+        ours, theirs = channel_pair()
+        _bound_sends(ours)
+        table = self._reload.table_for(child.role)
+        duty = Duty(
+            index=child.index,
+            settings=self._settings,
+            database=self._planned.database,
+            shard=self._planned.shards[child.index] if child.role is Role.SUBSCRIBER else b"",
+            table=table,
+            rings=self._rings,
+            wakes=self._wakes,
+            gap_since_ms=self._gaps_since_ms.pop(child.number, 0),
+        )
+        main = self._mains.subscriber if child.role is Role.SUBSCRIBER else self._mains.invoker
+
+        def work() -> int:
+            row.set_pid(os.getpid())
+            return run_main(main, duty, ChildLink(theirs, row))
+
+        try:
+            pid = fork_process(child.name, work, self._settings.log, (ours, *self._inherited()))
+        except OSError as error:
+            ours.close()
+            log.error("fork_failed", child=child.name, error=error.strerror)
+            self._tell(registry.ForkFailed(child.number, error.strerror or "no reason given"))
+            return
+        finally:
+            theirs.close()
+        self._channels[child.number] = ours
+        self._selector.register(ours, selectors.EVENT_READ)
+        self._tell(registry.Forked(child.number, pid))
+        self._reload.forked(child)
+        (log.warning if child.restarts else log.debug)(
+            "child_replaced" if child.restarts else "child_forked",
+            child=child.name,
+            pid=pid,
+            restarts=child.restarts,
+        )
+        self._publish_due_ms = 0
+
+    def _inherited(self) -> tuple[Closable, ...]:
+        """Return what a new process must not keep open of ours."""
+        planner = () if self._planner is None else (self._planner,)
+        return (self._inbox, self._status, *self._channels.values(), *planner)
+
+    def _send(self, number: int, message: Drain | SetRoutes) -> None:
+        channel = self._channels.get(number)
+        if channel is not None and not channel.send(message):
+            self._drop_channel(number)
+            self._tell(registry.Severed(number))
+
+    def _drop_channel(self, number: int) -> None:
+        channel = self._channels.pop(number, None)
+        if channel is not None:
+            self._selector.unregister(channel)
+            channel.close()
+
+    def _announce(self) -> None:
+        log.info(
+            "ready",
+            server=self._planned.server,
+            shards=len(self._children.subscribers),
+            invokers=len(self._children.invokers),
+            routes=self._route_names(),
+        )
+        self._publish_due_ms = 0
+
+    def _route_names(self) -> str:
+        return ", ".join(route.name for route in self._reload.newest.routes.values())
+
+    def _finish(self, left: tuple[str, ...]) -> None:
+        sums = totals(self._board.rows)
+        ring_bytes = sum(self._backlog_bytes(child) for child in self._children.all)
+        if left or ring_bytes:
+            log.error(
+                "drain_incomplete",
+                left="; ".join(left) or "frames in the rings",
+                ring_bytes=ring_bytes,
+                dirty_keys=sums[Counter.DIRTY_KEYS.name.lower()],
+                keys_waiting=sums[Counter.KEYS_WAITING.name.lower()],
+                keys_in_flight=sums[Counter.KEYS_IN_FLIGHT.name.lower()],
+                limit_s=self._settings.supervision.drain_timeout_s,
+            )
+            self._exit_status = 1
+            return
+        log.info("drained", records_delivered=sums[Counter.RECORDS_DELIVERED.name.lower()])
+        self._exit_status = 0
+
+    # Routes
+
+    def _turn_routes(self) -> None:
+        if self._children.phase is not Phase.READY:
+            return
+        if self._reload.is_due(monotonic_ms()):
+            self._start_planner()
+        if self._planner is not None and self._planner.poll(monotonic_ms()):
+            answer = self._planner.answer
+            self._stop_planner()
+            self._take_answer(answer)
+        for step in self._reload.step(self._children.all, monotonic_ms()):
+            if isinstance(step, InForce):
+                log.info("routes_in_force", version=self._reload.newest.version, routes=self._route_names())
+                self._publish_due_ms = 0
+            elif isinstance(step, Teach):
+                self._send(step.number, SetRoutes(self._reload.newest.encode()))
+            else:
+                self._tell(registry.Condemned(step.number, "it did not take the new routes in time"))
+
+    def _start_planner(self) -> None:
+        self._reload.planning()
+        settings, load, table = self._settings, self._load, self._reload.newest.encode()
+        give_up_ms = monotonic_ms() + int(settings.supervision.ready_timeout_s * 1_000)
+
+        def work() -> Answer:
+            return self._plan(_with_routes_of(settings, load()), table)
+
+        try:
+            self._planner = PlannerProcess(work, settings.log, self._inherited(), give_up_ms)
+        except EngineError as error:
+            log.error("reload_refused", error=error.message, hint=error.hint)
+            self._reload.refused()
+            return
+        self._selector.register(self._planner, selectors.EVENT_READ)
+
+    def _take_answer(self, answer: Answer | None) -> None:
+        if isinstance(answer, Plan):
+            if not self._reload.planned(RouteTable.decode(answer.table), monotonic_ms()):
+                log.info("routes_unchanged", version=self._reload.newest.version)
+            return
+        assert answer is not None
+        for problem in answer.problems:
+            log.error("reload_refused", place=problem.place, error=problem.message, hint=problem.hint)
+        self._reload.refused()
+
+    def _stop_planner(self) -> None:
+        """End the planner; it is reaped with the other children."""
+        if self._planner is not None:
+            self._selector.unregister(self._planner)
+            self._planner.stop()
+            self._planner.close()
+            self._planner = None
+
+    # Status and end
+
+    def _publish(self) -> None:
+        self._publish_due_ms = monotonic_ms() + PUBLISH_MS
+        status = {
+            "pid": os.getpid(),
+            "version": __version__,
+            "started_at_ms": self._started_at_ms,
+            **describe(self._children, self._board.rows, self._reload.newest, now_ms(), monotonic_ms()),
+        }
+        try:
+            self._status.write(status)
+            self._is_unpublished = False
+        except OSError as error:
+            if not self._is_unpublished:
+                log.error("status_not_written", error=error.strerror)
+            self._is_unpublished = True
+
+    def _end_all(self) -> None:
+        """Kill what still runs, and wait until it is gone."""
+        self._stop_planner()
+        deadline = time.monotonic() + KILLED_S_MAX
+        for child in self._children.all:
+            if child.pid:
+                kill(child.pid)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0] or time.monotonic() < deadline:
+                time.sleep(0.005)
+        for number in tuple(self._channels):
+            self._drop_channel(number)
+        self._selector.close()
+
+
+def _with_routes_of(settings: Settings, fresh: Settings) -> Settings:
+    """Return the running settings with the routes of the fresh ones; the rest takes a restart."""
+    prefix = settings.original.mapping_prefix
+    original = msgspec.structs.replace(fresh.original, mapping_prefix=prefix)
+    return msgspec.structs.replace(settings, routes=fresh.routes, original=original)
+
+
+def _bound_sends(channel: Channel) -> None:
+    """Let a send fail rather than wait for a child that reads nothing."""
+    with socket.socket(fileno=os.dup(channel.fileno())) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_S_MAX, 0))
