@@ -28,8 +28,9 @@ Config = Mapping[str, str | Sequence[str]]
 # Notifications stay off: the engine has to set its own flags, here as anywhere.
 DEFAULT_CONFIG: Config = {"bind": ports.HOST, "save": "", "appendonly": "no"}
 
-# Ends the server once the pipe to our process is closed, which the kernel does however our process ends.
-_WATCHER = 'read -r _; kill -9 "$1"'
+# Ends the server, and removes its temporary folder, once the pipe to our process is closed, which the kernel does
+# however our process ends.
+_WATCHER = 'read -r _; kill -9 "$1"; rm -rf "$2"'
 
 
 def find_server() -> Path:
@@ -127,7 +128,7 @@ class ValkeyServer:
             except OSError as error:
                 raise SandboxError(f"{binary} does not run: {error.strerror}") from None
         self._watcher = subprocess.Popen(
-            ["/bin/sh", "-c", _WATCHER, "sh", str(self._process.pid)],
+            ["/bin/sh", "-c", _WATCHER, "sh", str(self._process.pid), str(folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -235,10 +235,12 @@ def test_run_with_a_port_in_use(started: Callable[..., subprocess.Popen[str]]):
 
 
 def test_nothing_is_left_when_the_parent_is_killed(started: Callable[..., subprocess.Popen[str]]):
-    """SIGKILL of the process that holds the sandbox ends every server and every worker."""
+    """SIGKILL of the process that holds the sandbox ends all servers and workers, and no temporary folder stays."""
     process = started()
     first_line(process)
     children = family(process)
     assert len(children) >= 4
+    (folder,) = [Path(psutil.Process(pid).cwd()) for pid in children if "valkey" in psutil.Process(pid).name()]
     process.kill()
     poll(lambda: not any(is_running(pid) for pid in children))
+    poll(lambda: not folder.exists())
