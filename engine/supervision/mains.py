@@ -56,13 +56,10 @@ def subscribe(duty: Duty, link: ChildLink) -> int:
     """Capture one shard."""
     import msgspec
 
-    from engine.capture.gaps import Gap, declare_gap
     from engine.capture.shards import Shard
     from engine.capture.subscriber import SubscriberSpec, run_subscriber
 
     settings = duty.settings
-    if duty.gap_since_ms:
-        declare_gap(Gap(duty.index, "its subscriber was replaced", duty.gap_since_ms), link.row)
     spec = SubscriberSpec(
         shard=msgspec.msgpack.decode(duty.shard, type=Shard),
         redis=settings.redis,
@@ -73,6 +70,7 @@ def subscribe(duty: Duty, link: ChildLink) -> int:
         mapping_prefix=settings.original.mapping_prefix,
         writers=[duty.rings.ring(duty.index, invoker).writer() for invoker in range(len(duty.wakes))],
         wakes=duty.wakes,
+        gap_since_ms=duty.gap_since_ms,
     )
     return run_subscriber(spec, link)
 

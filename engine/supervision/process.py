@@ -6,6 +6,8 @@ import contextlib
 import ctypes
 import os
 import signal
+import socket
+import struct
 import sys
 import traceback
 from collections.abc import Callable, Iterable
@@ -15,11 +17,14 @@ from setproctitle import setproctitle
 
 from engine.config import LogSettings
 from engine.errors import EngineError
+from engine.lifecycle import Channel
 from engine.observe import logs
 from engine.supervision import signals
 
 log = logs.get_logger(__name__)
 
+SEND_S_MAX = 1
+"""A child that takes no message for this long is stopped or stuck: the supervisor must not wait for it."""
 EXIT_CRASHED = 70
 """EX_SOFTWARE of sysexits.h: a bug, not a user's mistake."""
 _PR_SET_PDEATHSIG = 1
@@ -102,6 +107,12 @@ def kill(pid: int) -> None:
     """Kill a child that was not reaped yet."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
+
+
+def bound_sends(channel: Channel) -> None:
+    """Let a send fail rather than wait for a child that reads nothing."""
+    with socket.socket(fileno=os.dup(channel.fileno())) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_S_MAX, 0))
 
 
 def _flush() -> None:

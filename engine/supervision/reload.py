@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
+import msgspec
+
+from engine.config import Settings
 from engine.routes import RouteTable
 from engine.supervision.children import Child, Role
 
@@ -134,3 +137,10 @@ class Reload:
         self.stage = stage
         self._stage_by_ms = now_ms + self._confirm_ms_max
         self._taught.clear()
+
+
+def with_routes_of(settings: Settings, fresh: Settings) -> Settings:
+    """Return the running settings with the routes of the fresh ones; the rest takes a restart."""
+    prefix = settings.original.mapping_prefix
+    original = msgspec.structs.replace(fresh.original, mapping_prefix=prefix)
+    return msgspec.structs.replace(settings, routes=fresh.routes, original=original)

@@ -11,12 +11,9 @@ import os
 import random
 import selectors
 import signal
-import socket
-import struct
 import time
 from collections.abc import Callable
 
-import msgspec
 from setproctitle import setproctitle
 
 from engine import __version__
@@ -38,12 +35,13 @@ from engine.ring.counters import Board, ChildState, Counter
 from engine.ring.ring import RingSet
 from engine.ring.wake import Wake
 from engine.routes import RouteTable
-from engine.supervision import children as registry
-from engine.supervision.children import Child, Children, Decision, Phase, Role, in_words
+from engine.supervision import messages
+from engine.supervision.children import Child, Children, Phase, Role, in_words
 from engine.supervision.mains import Duty, Mains, run_main
+from engine.supervision.messages import Decision
 from engine.supervision.planner import Answer, Plan, PlannerProcess, plan_at_start
-from engine.supervision.process import Closable, fork_process, kill, reap
-from engine.supervision.reload import InForce, Reload, Stage, Teach
+from engine.supervision.process import Closable, bound_sends, fork_process, kill, reap
+from engine.supervision.reload import InForce, Reload, Stage, Teach, with_routes_of
 from engine.supervision.report import describe, totals
 from engine.supervision.signals import SignalInbox
 from engine.supervision.status import StatusFile
@@ -54,8 +52,6 @@ LOOK_MS = 250
 """How often the children's rows are read when nothing else happens."""
 LOOK_MS_BUSY = 20
 PUBLISH_MS = 1_000
-SEND_S_MAX = 1
-"""A child that takes no message for this long is stopped or stuck: the supervisor must not wait for it."""
 KILLED_S_MAX = 5.0
 
 Planner = Callable[[Settings, bytes | None], Answer]
@@ -158,7 +154,7 @@ class Supervisor:
                     self._exit_status = 128 + number
                     return
                 log.info("draining", within_s=self._settings.supervision.drain_timeout_s)
-                self._children.tell(registry.DrainWanted(), monotonic_ms())
+                self._children.tell(messages.DrainWanted(), monotonic_ms())
                 self._stop_planner()
                 self._publish_due_ms = 0
 
@@ -167,14 +163,14 @@ class Supervisor:
         for message in channel.receive():
             if isinstance(message, Failed):
                 log.error("child_failed", child=child.name, error=message.message, hint=message.hint)
-                self._tell(registry.Reported(number, message.message, message.hint))
+                self._tell(messages.Reported(number, message.message, message.hint))
             elif isinstance(message, RoutesInForce):
                 self._reload.confirmed(number, message.version)
             elif isinstance(message, MappingChanged):
                 self._reload.want(monotonic_ms())
         if channel.closed:
             self._drop_channel(number)
-            self._tell(registry.Severed(number))
+            self._tell(messages.Severed(number))
 
     def _note_end(self, pid: int, status: int) -> None:
         if self._planner is not None and pid == self._planner.pid:
@@ -191,7 +187,7 @@ class Supervisor:
         if child.role is Role.SUBSCRIBER and not self._children.is_draining:
             silent_ms = monotonic_ms() - max(row.heartbeat_ms, child.forked_ms)
             self._gaps_since_ms[child.number] = now_ms() - max(0, silent_ms)
-        self._tell(registry.Exited(pid, status))
+        self._tell(messages.Exited(pid, status))
         is_expected = self._children.is_draining and status == 0
         (log.debug if is_expected else log.warning)("child_ended", child=child.name, pid=pid, how=in_words(status))
         self._publish_due_ms = 0
@@ -199,32 +195,32 @@ class Supervisor:
     def _look(self) -> None:
         for child in self._children.all:
             row = self._board.row(child.number)
-            self._tell(registry.Seen(child.number, row.state, row.heartbeat_ms, self._backlog_bytes(child)))
+            self._tell(messages.Seen(child.number, row.state, row.heartbeat_ms, self._backlog_bytes(child)))
 
     def _backlog_bytes(self, child: Child) -> int:
         if child.role is Role.SUBSCRIBER:
             return 0
         return sum(ring.written - ring.released for ring in self._rings_of[child.index])
 
-    def _tell(self, event: registry.Event) -> None:
+    def _tell(self, event: messages.Event) -> None:
         self._children.tell(event, monotonic_ms())
 
     # Decisions → system calls
 
     def _do(self, decision: Decision) -> None:
         match decision:
-            case registry.Fork(number):
+            case messages.Fork(number):
                 self._fork(self._children.all[number])
-            case registry.Kill(number, pid, reason):
+            case messages.Kill(number, pid, reason):
                 log.error("child_killed", child=self._children.all[number].name, pid=pid, reason=reason)
                 kill(pid)
-            case registry.TellDrain(number):
+            case messages.TellDrain(number):
                 self._send(number, Drain())
-            case registry.Ready():
+            case messages.Ready():
                 self._announce()
-            case registry.GiveUp(message, hint):
+            case messages.GiveUp(message, hint):
                 raise SupervisionError(message, hint=hint)
-            case registry.Drained(left):
+            case messages.Drained(left):
                 self._finish(left)
 
     def _fork(self, child: Child) -> None:
@@ -232,7 +228,7 @@ class Supervisor:
         row.set_state(ChildState.STARTING)
         row.beat(monotonic_ms())
         ours, theirs = channel_pair()
-        _bound_sends(ours)
+        bound_sends(ours)
         table = self._reload.table_for(child.role)
         duty = Duty(
             index=child.index,
@@ -255,13 +251,13 @@ class Supervisor:
         except OSError as error:
             ours.close()
             log.error("fork_failed", child=child.name, error=error.strerror)
-            self._tell(registry.ForkFailed(child.number, error.strerror or "no reason given"))
+            self._tell(messages.ForkFailed(child.number, error.strerror or "no reason given"))
             return
         finally:
             theirs.close()
         self._channels[child.number] = ours
         self._selector.register(ours, selectors.EVENT_READ)
-        self._tell(registry.Forked(child.number, pid))
+        self._tell(messages.Forked(child.number, pid))
         self._reload.forked(child)
         (log.warning if child.restarts else log.debug)(
             "child_replaced" if child.restarts else "child_forked",
@@ -280,7 +276,7 @@ class Supervisor:
         channel = self._channels.get(number)
         if channel is not None and not channel.send(message):
             self._drop_channel(number)
-            self._tell(registry.Severed(number))
+            self._tell(messages.Severed(number))
 
     def _drop_channel(self, number: int) -> None:
         channel = self._channels.pop(number, None)
@@ -337,7 +333,7 @@ class Supervisor:
             elif isinstance(step, Teach):
                 self._send(step.number, SetRoutes(self._reload.newest.encode()))
             else:
-                self._tell(registry.Condemned(step.number, "it did not take the new routes in time"))
+                self._tell(messages.Condemned(step.number, "it did not take the new routes in time"))
 
     def _start_planner(self) -> None:
         self._reload.planning()
@@ -345,7 +341,7 @@ class Supervisor:
         give_up_ms = monotonic_ms() + int(settings.supervision.ready_timeout_s * 1_000)
 
         def work() -> Answer:
-            return self._plan(_with_routes_of(settings, load()), table)
+            return self._plan(with_routes_of(settings, load()), table)
 
         try:
             self._planner = PlannerProcess(work, settings.log, self._inherited(), give_up_ms)
@@ -404,16 +400,3 @@ class Supervisor:
         for number in tuple(self._channels):
             self._drop_channel(number)
         self._selector.close()
-
-
-def _with_routes_of(settings: Settings, fresh: Settings) -> Settings:
-    """Return the running settings with the routes of the fresh ones; the rest takes a restart."""
-    prefix = settings.original.mapping_prefix
-    original = msgspec.structs.replace(fresh.original, mapping_prefix=prefix)
-    return msgspec.structs.replace(settings, routes=fresh.routes, original=original)
-
-
-def _bound_sends(channel: Channel) -> None:
-    """Let a send fail rather than wait for a child that reads nothing."""
-    with socket.socket(fileno=os.dup(channel.fileno())) as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_S_MAX, 0))

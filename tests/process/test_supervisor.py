@@ -322,8 +322,9 @@ def test_a_changed_mapping_reloads_routes(start: Start) -> None:
 def test_a_stopped_invoker_does_not_hold_up_new_routes(start: Start) -> None:
     """An invoker that does not answer is replaced, and the new routes come into force."""
     engine = start(invokers=2, limits={"heartbeat_timeout_s": 1.0}).until_ready()
-    kill_child(engine, "invoker 2/2", signal.SIGSTOP)
+    stopped = kill_child(engine, "invoker 2/2", signal.SIGSTOP)
     (engine.folder / "routes").write_text('["carts", "people"]')
     engine.process.send_signal(signal.SIGHUP)
     engine.until(lambda: "routes_in_force" in engine.errors.read_text(), "the routes are in force")
-    assert engine.child("invoker 2/2")["restarts"] == 1
+    assert engine.until_replaced("invoker 2/2", stopped)["restarts"] == 1
+    assert engine.end() == 0
