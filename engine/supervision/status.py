@@ -85,16 +85,26 @@ def read_status(path: str, now_ms: int) -> dict[str, Any]:
     hint = "start one with 'engine start', or name its --config"
     try:
         status: dict[str, Any] = msgspec.json.decode(Path(path).read_bytes())
-        age_ms = now_ms - int(status["updated_at_ms"])
+        age_ms, pid = now_ms - int(status["updated_at_ms"]), int(status["pid"])
     except FileNotFoundError:
         raise EngineError(f"no engine runs here: there is no {path}", hint=hint) from None
     except OSError as error:
         raise EngineError(f"cannot read {path}: {error.strerror}") from error
     except (msgspec.MsgspecError, KeyError, TypeError, ValueError):
         raise EngineError(f"{path} is not a status file", hint=hint) from None
-    if age_ms > STALE_MS:
+    if age_ms > STALE_MS or not _is_alive(pid):
         raise EngineError(
-            f"no engine runs here: {path} was last written {age_ms // 1_000} s ago by process {status.get('pid')}",
+            f"no engine runs here: {path} was last written {age_ms // 1_000} s ago by process {pid}",
             hint="that engine was killed or is stopped; a new start replaces the file",
         )
     return status
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

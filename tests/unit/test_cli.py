@@ -193,6 +193,16 @@ def test_a_stale_status(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "last written 60 s ago by process 1" in capsys.readouterr().err
 
 
+def test_a_killed_engines_status(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A status whose process is gone is not shown as a running engine's, however fresh it is."""
+    (home / "engine.toml").write_text(ROUTE)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    write_status(home, pid=gone.pid)
+    assert run_command(["status"]) == 1
+    assert f"by process {gone.pid}" in capsys.readouterr().err
+
+
 def test_an_interrupt_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C ends a command as the shell expects, without a traceback."""
 

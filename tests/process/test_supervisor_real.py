@@ -1,0 +1,128 @@
+"""The supervisor over its real children, on the embedded stack."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import redis
+
+from engine.sandbox.stack import Sandbox
+
+ROOT = Path(__file__).parents[2]
+WAIT_S = 45.0
+ROUTE = '[[routes]]\nname = "{name}"\nfunction = "{function}"\nkeys = ["{keys}"]\n'
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox() as sandbox:
+        yield sandbox
+
+
+class Engine:
+    """``engine start`` in a process of its own."""
+
+    def __init__(self, folder: Path, sandbox: Sandbox, **route: str) -> None:
+        self.folder, self.config = folder, folder / "engine.toml"
+        self.config.write_text(
+            f'[redis]\nurl = "{sandbox.redis_url}"\n'
+            f'[supervision]\nstatus_file = "{folder}/status.json"\n'
+            f'[delivery]\ndead_letter_file = "{folder}/dead_letters"\n'
+        )
+        self.add_route(**{"name": "carts", "function": "dynamodb", "keys": "cart:*", **route})
+        self.errors = folder / "errors"
+        environment = {**os.environ, **sandbox.environment, "PYTHONPATH": str(ROOT)}
+        environment.pop("REDIS_URL", None)
+        with self.errors.open("wb") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "engine", "start", "--config", str(self.config)],
+                env=environment,
+                stderr=errors,
+            )
+
+    def add_route(self, **route: str) -> None:
+        with self.config.open("a") as file:
+            file.write(ROUTE.format(**route))
+
+    def status(self) -> dict[str, Any]:
+        path = self.folder / "status.json"
+        return dict(json.loads(path.read_text())) if path.exists() else {}
+
+    def until(self, condition: Callable[[], object], what: str) -> None:
+        deadline = time.monotonic() + WAIT_S
+        while not condition():
+            assert time.monotonic() < deadline, f"not reached: {what}\n{self.errors.read_text()}"
+            time.sleep(0.05)
+
+    def until_ready(self) -> Engine:
+        self.until(lambda: self.status().get("state") == "ready", "ready")
+        return self
+
+    def children(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+
+@pytest.fixture
+def start(tmp_path: Path, sandbox: Sandbox) -> Iterator[Callable[..., Engine]]:
+    engines: list[Engine] = []
+
+    def begin(**route: str) -> Engine:
+        engines.append(Engine(tmp_path, sandbox, **route))
+        return engines[-1]
+
+    yield begin
+    for engine in engines:
+        if engine.process.poll() is None:
+            engine.process.kill()
+        engine.process.wait(WAIT_S)
+
+
+def is_running(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+def test_a_killed_engine_leaves_nothing(start: Callable[..., Engine]) -> None:
+    """When the supervisor is killed, its subscribers and invokers end by themselves."""
+    engine = start().until_ready()
+    children = engine.children()
+    assert len(children) == 3
+    engine.process.kill()
+    engine.process.wait(WAIT_S)
+    engine.until(lambda: not any(is_running(child) for child in children), "no orphans")
+
+
+def test_a_function_that_does_not_exist(start: Callable[..., Engine]) -> None:
+    """A route to a function that is not there ends the start with one line and exit status 1."""
+    engine = start(function="nowhere")
+    assert engine.process.wait(WAIT_S) == 1
+    (line,) = engine.errors.read_text().splitlines()
+    assert line.startswith("engine: error: route 'carts': no such function: nowhere (")
+
+
+def test_a_new_route_delivers_without_a_restart(start: Callable[..., Engine], sandbox: Sandbox) -> None:
+    """After SIGHUP keys of a new route are delivered; a killed invoker's successor knows it too."""
+    engine = start().until_ready()
+    with redis.Redis.from_url(sandbox.redis_url) as client:
+        client.hset("person:1", "name", "Ada")
+        engine.add_route(name="people", function="dynamodb", keys="person:*")
+        engine.process.send_signal(signal.SIGHUP)
+        engine.until(lambda: engine.status().get("routes_version") == 2, "the new table")
+        engine.until(lambda: "routes_in_force" in engine.errors.read_text(), "the routes are in force")
+        client.hset("person:2", "name", "Grace")
+        engine.until(lambda: engine.status()["totals"]["records_delivered"] == 1, "the first delivery")
+        invoker = next(one for one in engine.status()["children"] if one["role"] == "invoker")
+        os.kill(invoker["pid"], signal.SIGKILL)
+        client.hset("person:3", "name", "Joan")
+        engine.until(lambda: engine.status()["totals"]["records_delivered"] >= 2, "the second delivery")
+    engine.process.send_signal(signal.SIGTERM)
+    assert engine.process.wait(WAIT_S) == 0
