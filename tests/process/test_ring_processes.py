@@ -86,7 +86,7 @@ def test_a_killed_writer_tears_nothing() -> None:
 
 def test_a_killed_reader_is_read_again_from_released() -> None:
     """What a killed reader had read but not settled is read again by the next; nothing is lost."""
-    rings, wake = RingSet(1, 1, 1 << 20), Wake()
+    rings = RingSet(1, 1, 1 << 20)
     ring = rings.ring(0, 0)
     writer = ring.writer()
     for number in range(1_000):

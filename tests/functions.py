@@ -1,0 +1,28 @@
+"""Handlers that the sandbox's Lambda runtime runs for the tests."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+
+def slow(event: Any, context: Any) -> None:
+    time.sleep(0.05)
+
+
+def stuck(event: Any, context: Any) -> None:
+    time.sleep(600)
+
+
+def broken(event: Any, context: Any) -> None:
+    raise RuntimeError("this function is broken")
+
+
+def flaky(event: Any, context: Any) -> Any:
+    """Fail the poisoned record alone until the marker file is there."""
+    if Path(os.environ["HEALED"]).exists():
+        return None
+    failed = [record["record_id"] for record in event["records"] if record["id"] == "poison"]
+    return {"batchItemFailures": [{"itemIdentifier": name} for name in failed]}
