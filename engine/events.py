@@ -163,6 +163,4 @@ def merge_flags(current: str, needed: str) -> str:
     have = set(current)
     if "A" in have:
         have |= FLAGS_IN_A
-    elif have >= FLAGS_IN_A:
-        have.add("A")
     return current + "".join(flag for flag in dict.fromkeys(needed) if flag not in have)

@@ -48,11 +48,6 @@ def is_in_use(environ: Mapping[str, str]) -> bool:
     return bool(environ.get("REDIS_MASTER_HOST") or environ.get("META_MAP_SUFFIX"))
 
 
-def is_mapping_key(key: bytes, prefix: bytes) -> bool:
-    """Return whether a key is a mapping hash, which is never delivered as data."""
-    return bool(prefix) and key.startswith(prefix)
-
-
 def read_environment(environ: Mapping[str, str]) -> tuple[list[Given], list[Problem]]:
     """Return what the original's variables mean as settings, and what is wrong with them."""
     if not is_in_use(environ):
@@ -246,7 +241,7 @@ def routes_of(settings: Settings, mappings: Mapping[str, Mapping[str, str]]) -> 
     routes += placed
     problems += check_together(routes)
     if not settings.aws.lambda_endpoint_url:
-        problems += check_regions(placed, settings.aws.region)
+        problems += check_regions(placed, settings.aws.region, "lambda")
     if problems:
         raise ConfigError(problems)
     return tuple(route for _, route in routes)

@@ -138,11 +138,14 @@ def region_of(function: str) -> str:
     return (match["region"] or "") if match else ""
 
 
-def check_regions(routes: Iterable[PlacedRoute], region: str) -> list[Problem]:
-    """Return the routes whose function is in another region than the one that the engine calls."""
+def check_regions(routes: Iterable[PlacedRoute], region: str, option: str = "function") -> list[Problem]:
+    """Return the routes whose function is in another region than the one that the engine calls.
+
+    ``option`` is how the place of these routes calls the function.
+    """
     return [
         Problem(
-            f"{place}: function",
+            f"{place}: {option}",
             f"is in {region_of(route.function)}, and the engine calls {region}",
             "set aws.region, or run one engine for each region",
         )

@@ -43,7 +43,7 @@ def load_settings(path: str | None, environ: Mapping[str, str], flags: Mapping[s
     _find_function_cfg(draft, environ)
     check_values(draft)
     mapped = _check_all_routes(draft)
-    _check_region(draft, [*draft.routes, *mapped])
+    _check_region(draft, mapped)
     if draft.problems:
         raise ConfigError(draft.problems)
     return draft.settings()
@@ -197,11 +197,11 @@ def _check_all_routes(draft: Draft) -> list[PlacedRoute]:
     return mapped
 
 
-def _check_region(draft: Draft, routes: list[PlacedRoute]) -> None:
+def _check_region(draft: Draft, mapped: list[PlacedRoute]) -> None:
     """Settle the region: the one that was said, else the one that the functions' ARNs agree on."""
     region = draft.get("aws.region")
     if not region:
-        regions = {region_of(route.function) for _, route in routes} - {""}
+        regions = {region_of(route.function) for _, route in [*draft.routes, *mapped]} - {""}
         if len(regions) == 1:
             region = regions.pop()
             draft.set("aws.region", region, "the functions' ARNs")
@@ -209,4 +209,5 @@ def _check_region(draft: Draft, routes: list[PlacedRoute]) -> None:
             message = "functions are in several regions" if regions else "there is none"
             draft.say("aws.region", message, "set AWS_REGION, or aws.region in the file")
     if not draft.get("aws.lambda_endpoint_url"):
-        draft.problems += check_regions(routes, region)
+        draft.problems += check_regions(draft.routes, region)
+        draft.problems += check_regions(mapped, region, "lambda")

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import itertools
 import re
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.config import RouteSettings
@@ -22,10 +23,9 @@ from engine.routes import RouteTable
 
 PIECES = [b"*", b"?", b"[", b"]", b"^", b"-", b"\\", b"a", b"b", b"c", b"z", b":", b"\n", b"\x00", b"\x80", b"\xff"]
 PATTERNS = st.lists(st.sampled_from(PIECES), max_size=9).map(b"".join)
-KEYS = st.lists(
-    st.sampled_from([b"a", b"b", b"c", b"z", b":", b"\n", b"]", b"-", b"\\", b"^", b"[", b"\x80", b"\xff"]),
-    max_size=7,
-).map(b"".join)
+ALPHABET = [b"a", b"b", b"c", b"z", b":", b"\n", b"]", b"-", b"\\", b"^", b"[", b"\x80", b"\xff"]
+KEYS = st.lists(st.sampled_from(ALPHABET), max_size=7).map(b"".join)
+SHORT_KEYS = [b"".join(key) for size in range(3) for key in itertools.product(ALPHABET, repeat=size)]
 CLASSES = st.builds(
     lambda negated, inside, closed: b"[" + negated + b"".join(inside) + closed,
     st.sampled_from([b"", b"^"]),
@@ -102,13 +102,24 @@ def _match_class(pattern: bytes, p: int, byte: int) -> tuple[bool, int]:
     return matched != negated, p
 
 
+@settings(max_examples=300)
 @given(RICH_PATTERNS, KEYS)
 def test_glob_is_redis_glob(pattern: bytes, key: bytes) -> None:
     """A pattern matches exactly the keys that Redis's own algorithm matches."""
-    wanted = redis_matches(pattern, key)
-    assert bool(matcher([pattern])(key)) == wanted
-    if takes_everything(pattern):
-        assert wanted
+    matches = matcher([pattern])
+    for candidate in (key, *SHORT_KEYS):
+        wanted = redis_matches(pattern, candidate)
+        assert bool(matches(candidate)) == wanted, candidate
+        assert wanted or not takes_everything(pattern)
+
+
+@pytest.mark.parametrize(
+    "pattern", [b"[a-", b"[a-]", b"[a-]z", b"[^", b"[", b"[]", b"[^]", b"[^^]", b"[\\", b"[a\\", b"\\"]
+)
+def test_unfinished_patterns(pattern: bytes) -> None:
+    """A pattern that stops in the middle means what it means to Redis."""
+    matches = matcher([pattern])
+    assert [key for key in SHORT_KEYS if matches(key)] == [key for key in SHORT_KEYS if redis_matches(pattern, key)]
 
 
 @given(st.lists(RICH_PATTERNS, min_size=1, max_size=4), KEYS)
@@ -142,7 +153,7 @@ def test_many_stars_stay_linear() -> None:
     assert matcher([b"*a*a*a*b"])(b"a" * 200_000 + b"b")
 
 
-@given(FLAGS, FLAGS)
+@given(FLAGS, FLAGS.map(lambda flags: flags.replace("A", "")))
 def test_merged_flags(current: str, needed: str) -> None:
     """Merging takes no flag away, adds all that lack and no other, and is itself where nothing lacks."""
 
@@ -220,10 +231,21 @@ def test_slots_are_stable(generations: list[list[str]]) -> None:
         current = new
 
 
+def test_retired_slots_are_used_last() -> None:
+    """When no slot was left unused, a new route gets the one that was retired first."""
+    full = table([f"r{n}" for n in range(ROUTE_SLOTS_MAX)])
+    without = table([f"r{n}" for n in range(ROUTE_SLOTS_MAX) if n not in {5, 7}], full)
+    without = table([route.name for slot, route in without.routes.items() if slot != 2], without)
+    assert without.retired == ((5, "r5"), (7, "r7"), (2, "r2"))
+    names = [route.name for route in without.routes.values()]
+    assert table([*names, "new"], without).routes[5].name == "new"
+    assert table([*names, "new", "r5"], without).routes[7].name == "new"
+    assert table(["all", "other"], full).retired[0] == (2, "r2")
+
+
 @given(NAMES, NAMES, st.lists(st.sampled_from([*EVENTS, "*"]), max_size=3), st.lists(st.text(), max_size=3))
 def test_table_round_trip(first: list[str], second: list[str], events: list[str], keys: list[str]) -> None:
     """A table that went to another process routes as it did, and goes on giving out slots as it would have."""
-    assume(all(key.isascii() or key.encode("utf-8", "ignore").decode() == key for key in keys))
     routes = [RouteSettings(name, "f", keys=tuple(keys), events=tuple(events)) for name in second]
     original = RouteTable.build(routes, table(first))
     copy = RouteTable.decode(original.encode())
