@@ -118,7 +118,7 @@ class _Sender:
 
 def make_client(aws: AwsSettings, delivery: DeliverySettings) -> Any:
     """Return boto3's Lambda client: one attempt a call, because the engine retries."""
-    return boto3.client(
+    return boto3.Session().client(
         "lambda",
         region_name=aws.region or None,
         endpoint_url=aws.lambda_endpoint_url or None,
