@@ -11,7 +11,7 @@ _RETRY_WORDS = frozenset({"LOADING", "MASTERDOWN", "BUSY", "TRYAGAIN", "CLUSTERD
 _DENIED_COMMAND = re.compile(r"permissions to run the '([^']+)'")
 _HINTS = {
     "WRONGPASS": "check redis.username and redis.password, or the files or the environment that they come from",
-    "NOAUTH": "the server wants a password: see redis.password_file",
+    "NOAUTH": "the server wants a password: set ENGINE_REDIS_PASSWORD or redis.password_file",
     "NOPROTO": "the server is too old for RESP3: Redis 6 or later, or Valkey, is needed",
     "DENIED": "the server is in protected mode: give it a password, or bind it to this network",
 }

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support import ROUTE, PathUnderTest, whole_path
+
+
+def start(path: PathUnderTest, *arguments: str, environment: Mapping[str, str] | None = None) -> tuple[int, str]:
+    """Run ``engine start`` to its end; assert that it says one thing, with no traceback, and leaves nothing running."""
+    before = {process.pid for process in psutil.process_iter()}
+    command = [sys.executable, "-m", "engine", "start", "--config", str(path.config), *arguments]
+    done = subprocess.run(
+        command,
+        env={**path.environment, **(environment or {})},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=path.folder,
+        check=False,
+    )
+    said = done.stdout + done.stderr
+    assert "Traceback" not in said
+    left = [p for p in psutil.process_iter() if p.pid not in before and "engine:" in " ".join(p.cmdline())]
+    assert not left
+    return done.returncode, said
+
+
+def test_an_unreachable_server(tmp_path: Path) -> None:
+    """Nobody at the address: its name, and where to look."""
+    with whole_path(tmp_path) as path:
+        path.write_config(ROUTE)
+        code, said = start(path, "--redis-url", "redis://127.0.0.1:1/0")
+        assert code == 1
+        assert "127.0.0.1:1" in said
+        assert "redis.url" in said
+
+
+def test_a_wrong_password(tmp_path: Path) -> None:
+    """The refusal is told with the remedy, and neither password is."""
+    with whole_path(tmp_path, server_config={"requirepass": "right-secret"}) as path:
+        path.write_config(ROUTE)
+        code, said = start(path, environment={"ENGINE_REDIS_PASSWORD": "wrong-secret"})
+        assert code in {1, 2}
+        assert "password" in said.lower()
+        assert "secret" not in said
+        code, said = start(path)
+        assert code in {1, 2}
+        assert "ENGINE_REDIS_PASSWORD" in said
+
+
+def test_the_right_password_from_a_file(tmp_path: Path) -> None:
+    """A user and a password in files are used, and no process title shows them."""
+    user = "engine on >right-secret ~* &* +@all"
+    with whole_path(tmp_path, server_config={"requirepass": "other", "user": user}) as path:
+        (tmp_path / "password").write_text("right-secret\n")
+        path.write_config(ROUTE)
+        path.environment.update(ENGINE_REDIS_USERNAME="engine", ENGINE_REDIS_PASSWORD_FILE=str(tmp_path / "password"))
+        path.start()
+        assert path.engine is not None
+        family = [path.engine.pid, *(c.pid for c in psutil.Process(path.engine.pid).children(recursive=True))]
+        assert not [pid for pid in family if "secret" in " ".join(psutil.Process(pid).cmdline())]
+        assert path.stop() == 0
+        assert "secret" not in path.log()
+
+
+def test_notifications_that_may_not_be_set(tmp_path: Path) -> None:
+    """Notifications are off and the engine may not set them: the exact flags, and what to run."""
+    with whole_path(tmp_path) as path:
+        path.write_config('[[routes]]\nname = "all"\nfunction = "accept"\n')
+        code, said = start(path, environment={"ENGINE_REDIS_SET_NOTIFICATIONS": "false"})
+        assert code == 1
+        assert "notify-keyspace-events" in said
+        assert "Kh" in said
+        assert path.client.config_get("notify-keyspace-events")["notify-keyspace-events"] == ""
+
+
+def test_flags_are_merged_and_never_overwritten(tmp_path: Path) -> None:
+    """What others rely on stays set; what the routes need is added."""
+    with whole_path(tmp_path, server_config={"notify-keyspace-events": "Ex"}) as path:
+        path.write_config('[[routes]]\nname = "all"\nfunction = "accept"\n')
+        path.start()
+        flags = path.client.config_get("notify-keyspace-events")["notify-keyspace-events"]
+        assert set("ExKh") <= set(flags)
+        assert path.stop() == 0
+
+
+def test_a_function_that_does_not_exist(tmp_path: Path) -> None:
+    """The start fails with the function's name."""
+    with whole_path(tmp_path) as path:
+        path.write_config(ROUTE.replace('"accept"', '"absent"'))
+        code, said = start(path)
+        assert code in {1, 2}
+        assert "absent" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(("--shards", "0"), "shards"), (("--shards", "100000"), "64"), (("--invokers", "0"), "invokers")],
+)
+def test_counts_beyond_what_makes_sense(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
+    """A shard or invoker count out of range is wrong usage, with the range."""
+    with whole_path(tmp_path) as path:
+        path.write_config(ROUTE)
+        code, said = start(path, *arguments)
+        assert code == 2
+        assert words in said
+
+
+def test_a_bad_route_and_everything_else_at_once(tmp_path: Path) -> None:
+    """All problems of a file are told at once, each with its place."""
+    with whole_path(tmp_path) as path:
+        path.write_config(ROUTE + 'batch_size = 0\nbatchsize = 7\n[[routes]]\nname = "all"\nfunction = "!"\n')
+        code, said = start(path)
+        assert code == 2
+        assert "batch_size" in said
+        assert "batchsize" in said
+        assert '"all"' in said or "all" in said
+        assert said.count("engine.toml") >= 3
+
+
+def test_broken_toml(tmp_path: Path) -> None:
+    """A syntax error is told with its line."""
+    with whole_path(tmp_path) as path:
+        path.config.write_text("[redis\nurl = 1\n")
+        code, said = start(path)
+        assert code == 2
+        assert "engine.toml:1:7" in said
+
+
+def test_a_second_engine_on_one_status_file(tmp_path: Path) -> None:
+    """Two engines that would overwrite each other's status: the second is refused, the first goes on."""
+    with whole_path(tmp_path) as path:
+        path.write_config(ROUTE)
+        path.start()
+        code, said = start_second(path)
+        assert code == 1
+        assert "status" in said
+        assert path.stop() == 0
+
+
+def start_second(path: PathUnderTest) -> tuple[int, str]:
+    command = [sys.executable, "-m", "engine", "start", "--config", str(path.config)]
+    done = subprocess.run(
+        command, env=path.environment, capture_output=True, text=True, timeout=60, cwd=path.folder, check=False
+    )
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stdout + done.stderr
