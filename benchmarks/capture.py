@@ -19,6 +19,7 @@ from engine.capture.preflight import prepare_capture
 from engine.capture.shards import Shard
 from engine.capture.subscriber import SubscriberSpec, run_subscriber
 from engine.config import CaptureSettings, RedisSettings, RingSettings, RouteSettings, Settings
+from engine.connection import pack
 from engine.lifecycle import Channel, ChildLink, channel_pair
 from engine.ring.counters import Board, ChildState, Counter
 from engine.ring.ring import RingSet
@@ -44,8 +45,7 @@ def _load(port: int) -> None:
     """Set the same hashes over and over, as fast as they are accepted, until killed."""
     batches = [
         b"".join(
-            hiredis.pack_command((b"HSET", b"cart:%07d" % number, b"item", b"tea", b"count", b"3"))
-            for number in range(first, first + PIPELINE)
+            pack("HSET", f"cart:{number:07d}", "item", "tea", "count", "3") for number in range(first, first + PIPELINE)
         )
         for first in range(0, KEYS, PIPELINE)
     ]

@@ -20,8 +20,9 @@ import msgspec
 import orjson
 import psutil
 
+from engine.sandbox.demo import clean_environment
 from engine.sandbox.lambda_runtime import FunctionSpec, LambdaRuntime
-from engine.sandbox.stack import sandbox_environment
+from engine.sandbox.stack import child_environment, sandbox_environment
 from engine.sandbox.valkey import ValkeyServer
 
 WAIT_S_MAX = 120.0
@@ -156,7 +157,7 @@ def rig(
 
 def start_engine(config: Path, folder: Path, lambda_endpoint: str) -> subprocess.Popen[bytes]:
     """Start the engine as a user does, and wait until it says that it is ready."""
-    environment = {**os.environ, **sandbox_environment(lambda_endpoint=lambda_endpoint)}
+    environment = clean_environment(child_environment(os.environ, sandbox_environment(lambda_endpoint=lambda_endpoint)))
     command = [sys.executable, "-m", "engine", "start", "--config", str(config)]
     engine = subprocess.Popen(command, env=environment)
     status = folder / "status.json"

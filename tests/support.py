@@ -18,6 +18,7 @@ import orjson
 import psutil
 import redis
 
+from engine.sandbox.demo import clean_environment
 from engine.sandbox.lambda_runtime import FunctionSpec, LambdaRuntime
 from engine.sandbox.stack import child_environment, sandbox_environment
 from engine.sandbox.valkey import ValkeyServer
@@ -164,9 +165,8 @@ def whole_path(
         ValkeyServer(config=server_config) as server,
         LambdaRuntime(list(functions), journal=journal, journal_payloads=True) as runtime,
     ):
-        variables = child_environment(os.environ, sandbox_environment(lambda_endpoint=runtime.endpoint))
-        for name in ("REDIS_URL", "ENGINE_REDIS_URL"):
-            variables.pop(name, None)
+        ours = sandbox_environment(lambda_endpoint=runtime.endpoint)
+        variables = clean_environment(child_environment(os.environ, ours))
         variables.update(environment or {})
         path = PathUnderTest(server, runtime, folder, variables)
         try:

@@ -7,7 +7,6 @@ engine runs as its users run it: ``engine start`` in a process of its own.
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import signal
@@ -15,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ CHANGES = 8_000
 CHANGES_A_SECOND = 400
 SEED = 2020
 WAIT_S_MAX = 45.0
+ORIGINALS_VARIABLES = frozenset({"META_MAP_SUFFIX", "SUPPORTED_COMMANDS"})
 ITEMS = ("tea", "coffee", "bread", "butter", "honey", "apples", "rice", "soap")
 
 CONFIG = """\
@@ -83,8 +83,7 @@ def running_engine(sandbox: Sandbox, folder: Path) -> Iterator[subprocess.Popen[
     """Run ``engine start`` until the block ends, then drain it with SIGTERM."""
     config = folder / "engine.toml"
     config.write_text(CONFIG.format(redis_url=sandbox.redis_url, folder=folder))
-    environment = {**os.environ, **sandbox.environment}
-    environment.pop("REDIS_URL", None)
+    environment = clean_environment(sandbox.child_environment())
     command = [sys.executable, "-m", "engine", "start", "--config", str(config)]
     process = subprocess.Popen(command, env=environment)
     try:
@@ -98,6 +97,15 @@ def running_engine(sandbox: Sandbox, folder: Path) -> Iterator[subprocess.Popen[
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment without what the user has set for an engine of their own."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if not name.startswith(("ENGINE_", "REDIS_")) and name not in ORIGINALS_VARIABLES
+    }
 
 
 def wait_until_ready(process: subprocess.Popen[bytes], status_file: Path) -> None:

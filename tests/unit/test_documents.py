@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import orjson
+import pytest
+
+import engine
+from engine.cli import cli
+from engine.model import Record
+from engine.settings_file import load_settings
+from lambdas import contract
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+DOCUMENTS = [path for path in (*ROOT.glob("*.md"), *(ROOT / "lambdas").rglob("*.md"))]
+
+
+def test_every_make_target_that_is_named_exists() -> None:
+    """What the documents tell users to type is there, and has its line in `make help`."""
+    targets = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"`?make ([a-z]+)`?(?=[\s`.,)])", "".join(path.read_text() for path in DOCUMENTS)))
+    named -= {"it"}
+    assert {"demo", "test", "bench", "lint", "help"} <= named & targets
+    assert named <= targets
+
+
+def test_every_command_is_in_the_readme_and_the_other_way_round() -> None:
+    """The table of commands is complete, and names nothing that is not there."""
+    named = set(re.findall(r"^\| `engine ([a-z]+)", README, re.MULTILINE))
+    assert named == set(cli.commands)
+
+
+def test_every_option_in_the_readme_exists() -> None:
+    """An option that the table shows is one of its command."""
+    for line in re.findall(r"^\| `engine ([^`]+)`", README, re.MULTILINE):
+        name, _, rest = line.partition(" ")
+        options = {option for parameter in cli.commands[name].params for option in parameter.opts}
+        assert set(re.findall(r"--[a-z-]+", rest)) <= options
+
+
+def test_the_readmes_settings_load(tmp_path: Path) -> None:
+    """The example file is one that the engine takes."""
+    (text,) = re.findall(r"<<'TOML'\n(.*?)\nTOML", README, re.DOTALL)
+    file = tmp_path / "engine.toml"
+    file.write_text(text)
+    settings = load_settings(str(file), {}, {})
+    assert settings.routes[0].name == "carts"
+
+
+def test_the_readmes_payload_is_the_contract() -> None:
+    """The example has the engine's own fields, and a function can read it."""
+    (text,) = re.findall(r"```json\n(.*?)\n```", README, re.DOTALL)
+    event = orjson.loads(text)
+    (record,), malformed = contract.records_of(event)
+    assert not malformed
+    assert record.id == "cart:7"
+    assert set(event["records"][0]) <= set(Record.__struct_fields__)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path: Path) -> None:
+    """A relative link names a file that is there."""
+    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+        assert target.startswith("http") or (path.parent / target).exists(), target
+
+
+def test_the_version_is_told_once() -> None:
+    """Package, command and changelog agree."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == engine.__version__
+    assert f"## {engine.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_every_room_on_the_map_exists() -> None:
+    """ARCHITECTURE.md names files and folders that are there."""
+    rows = re.findall(r"^\| (`.+?`) \|", (ROOT / "ARCHITECTURE.md").read_text(), re.MULTILINE)
+    folder = ROOT
+    for cell in rows:
+        for name in re.findall(r"`([^`]+)`", cell):
+            path = ROOT / name if "/" in name else folder / name
+            assert path.exists(), name
+            folder = path.parent
