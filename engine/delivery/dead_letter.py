@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,11 +55,12 @@ class DeadLetterFile:
             return f"{self._path}: {error.strerror}"
 
     def _append(self, descriptor: int, lines: bytes) -> str:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         size = os.fstat(descriptor).st_size
         if size + len(lines) > self._bytes_max:
             return f"{self._path}: full at delivery.dead_letter_bytes_max = {self._bytes_max}"
-        written = os.write(descriptor, lines)
-        if written != len(lines):
+        if os.write(descriptor, lines) != len(lines):
+            os.ftruncate(descriptor, size)
             return f"{self._path}: the disk is full"
         os.fsync(descriptor)
         return ""
