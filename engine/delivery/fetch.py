@@ -1,101 +1,96 @@
 """Pipelined reads: dirty keys → their values, as they are now.
 
 The event tells the likely type, so most keys cost one command and no question. A key of another type answers
-``WRONGTYPE`` and is asked again, by its real type. ``TIME`` goes first in each pipeline: a connection's commands
-run in order, so a value is never older than the version it is given. The versions of one fetcher never go backwards,
-and no two of its pipelines share one, even where the node's clock stands still or jumps back.
+``WRONGTYPE``, is asked for its type, and read again.
+
+**Versions.** ``TIME`` goes first in each pipeline, and a connection's commands run in order: a value was read after the
+moment that is its version, never before it. So of two values the one with the higher version is the newer one, or
+they are equal. Every pipeline of a fetcher has a higher version than the one before, even where the node's clock
+stands still or jumps back. Two fetchers that read the same key (two engines, or an invoker and its
+replacement within one clock jump) are not ordered by this.
+
+**Bounds.** A pipeline whose replies grow past ``REPLY_BYTES_MAX`` is given up and read again in halves, down to the one
+key that can't be read at all; the halved size is kept, and doubles again while replies are small.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 import hiredis
-import orjson
 
 from engine.config import RedisSettings
 from engine.connection import RespConnection
-from engine.delivery.values import body_of
-from engine.errors import RedisError
+from engine.connection_errors import refusal
+from engine.delivery.questions import EXISTS, KIND_OF_EVENT, TIME, TYPE, Fetched, ask, interpret, interpret_all
+from engine.errors import RedisUnreachable
 
-ROUNDS_MAX = 4
-"""A key that changes its type faster than this is left for its next event, which is on its way."""
+__all__ = ["Fetched", "Fetcher", "Key"]
 
-_COMMANDS: dict[str, tuple[bytes, bytes]] = {
-    "hash": (b"*2\r\n$7\r\nHGETALL\r\n", b""),
-    "string": (b"*2\r\n$3\r\nGET\r\n", b""),
-    "list": (b"*4\r\n$6\r\nLRANGE\r\n", b"$1\r\n0\r\n$2\r\n-1\r\n"),
-    "set": (b"*2\r\n$8\r\nSMEMBERS\r\n", b""),
-    "zset": (b"*5\r\n$6\r\nZRANGE\r\n", b"$1\r\n0\r\n$2\r\n-1\r\n$10\r\nWITHSCORES\r\n"),
-    "stream": (b"*4\r\n$6\r\nXRANGE\r\n", b"$1\r\n-\r\n$1\r\n+\r\n"),
-    "json": (b"*2\r\n$8\r\nJSON.GET\r\n", b""),
-    "?": (b"*2\r\n$4\r\nTYPE\r\n", b""),
-    "exists": (b"*2\r\n$6\r\nEXISTS\r\n", b""),
-}
-_TIME = b"*1\r\n$4\r\nTIME\r\n"
-_STRING_EVENTS = frozenset({"set", "setrange", "incrby", "decrby", "incrbyfloat", "append", "getset", "setex", "psetex"})
-_MODULE_TYPES = {"ReJSON-RL": "json"}
-_FIRST_LETTERS = {"h": "hash", "l": "list", "s": "set", "z": "zset", "x": "stream"}
-_LIST_EVENTS = frozenset({"rpush", "rpop", "sortstore"})
-_GENERIC = frozenset(
-    {"del", "rename_from", "rename_to", "move_from", "move_to", "copy_to", "restore", "expire", "persist", "expired"}
-    | {"evicted", "new", "getdel", "georadiusstore", "geosearchstore"}
-)
+ROUNDS_MAX = 5
+"""Read, ask for the type, read, ask, read: a key that changes its type faster will have an event of its own."""
 
+KEYS_MAX = 500
+REPLY_BYTES_MAX = 64 * 1024 * 1024
+"""Replies of one pipeline. More than 6 MB of JSON fits no invocation, and RESP is at most twice as long."""
 
-class Fetched:
-    """What a key holds: ``body`` is None and ``type`` ``none`` where it is gone; ``error`` where it can't be read."""
-
-    __slots__ = ("body", "body_encoding", "error", "key", "retyped", "type", "version")
-
-    def __init__(self, key: bytes, kind: str, body: str | None, encoding: str, version: int) -> None:
-        self.key = key
-        self.type = kind
-        self.body = body
-        self.body_encoding = encoding
-        self.version = version
-        self.retyped = False
-        self.error = ""
-
-
-def type_of_event(event: str) -> str:
-    """Return the type that an event implies, ``?`` where it implies none."""
-    if event in _GENERIC:
-        return "?"
-    if event in _STRING_EVENTS:
-        return "string"
-    if event in _LIST_EVENTS:
-        return "list"
-    if event.startswith("json."):
-        return "json"
-    return _FIRST_LETTERS.get(event[:1], "?")
+Key = tuple[bytes, str]
+"""A key and the name of its newest event."""
 
 
 class Fetcher:
     """Reads for one invoker, on one connection that it makes, and makes again, by itself."""
 
-    def __init__(self, redis: RedisSettings, database: int, name: str, keys_max: int = 500) -> None:
+    def __init__(
+        self,
+        redis: RedisSettings,
+        database: int,
+        name: str,
+        keys_max: int = KEYS_MAX,
+        reply_bytes_max: int = REPLY_BYTES_MAX,
+    ) -> None:
         self._redis = redis
         self._database = database
         self._name = name
         self._keys_max = keys_max
-        self._connection: RespConnection | None = None
+        self._reply_bytes_max = reply_bytes_max
+        self._keys_now = keys_max
+        self._connection: _Connection | None = None
         self._version = 0
 
-    def fetch(self, keys: Sequence[tuple[bytes, str]]) -> list[Fetched]:
+    def fetch(self, keys: Sequence[Key], body_chars_max: int | None = None) -> list[Fetched]:
         """Return the values of these (key, event name) pairs, in their order.
 
-        Raises `RedisUnreachable` or `RedisRefused`; the next call connects again.
+        With ``body_chars_max``, stop after the pipeline with which the bodies become longer than that: then the
+        values are those of the first keys only, of one at least. Raises `RedisUnreachable` or `RedisRefused`; the
+        next call connects again.
         """
         fetched: list[Fetched] = []
+        chars = 0
+        self._drop_if_closed()
         try:
-            for start in range(0, len(keys), self._keys_max):
-                fetched.extend(self._fetch(keys[start : start + self._keys_max]))
-        except RedisError:
+            while len(fetched) < len(keys):
+                values = self._fetch_some(keys[len(fetched) : len(fetched) + self._keys_now])
+                fetched += values
+                if body_chars_max is not None:
+                    chars += sum(len(value.body) for value in values if value.body is not None)
+                    if chars > body_chars_max:
+                        break
+        except BaseException:
+            # Replies may be left in it, and would be taken for those of the next pipeline.
             self.close()
             raise
         return fetched
+
+    def _drop_if_closed(self) -> None:
+        """Forget a connection that the server closed while it was idle (its ``timeout``): no failure, just old."""
+        try:
+            if self._connection is not None:
+                self._connection.receive_available()
+        except RedisUnreachable:
+            self.close()
 
     def close(self) -> None:
         """Close the connection."""
@@ -103,86 +98,105 @@ class Fetcher:
             self._connection.close()
             self._connection = None
 
-    def _fetch(self, keys: Sequence[tuple[bytes, str]]) -> list[Fetched]:
-        results: list[Fetched | None] = [None] * len(keys)
-        asked = [(index, key, type_of_event(event)) for index, (key, event) in enumerate(keys)]
-        retyped: set[int] = set()
-        for _ in range(ROUNDS_MAX):
-            replies, version = self._ask((key, kind) for _, key, kind in asked)
-            again: list[tuple[int, bytes, str]] = []
-            for (index, key, kind), reply in zip(asked, replies, strict=True):
-                answer = _interpret(key, kind, reply, version)
-                if isinstance(answer, str):
-                    if answer == "?":
-                        retyped.add(index)
-                    again.append((index, key, answer))
-                else:
-                    results[index] = answer
-            asked = again
-            if not asked:
-                break
-        for index, key, _ in asked:
-            results[index] = unread = Fetched(key, "none", None, "", self._version)
-            unread.error = "its type changed faster than it could be read"
-        for index in retyped:
-            value = results[index]
-            assert value is not None
-            value.retyped = True
-        return [value for value in results if value is not None]
+    def _fetch_some(self, keys: Sequence[Key]) -> list[Fetched]:
+        """Return the values of the first keys: of as many as one pipeline can read within the bounds."""
+        while True:
+            try:
+                values = self._fetch(keys)
+            except _TooLarge:
+                self.close()
+                if len(keys) == 1:
+                    return [self._too_large(keys[0][0])]
+                keys = keys[: len(keys) // 2]
+                self._keys_now = len(keys)
+                continue
+            if self._keys_now < self._keys_max and self._connected().received_bytes < self._reply_bytes_max // 4:
+                self._keys_now = min(self._keys_max, self._keys_now * 2)
+            return values
 
-    def _ask(self, questions: Iterable[tuple[bytes, str]]) -> tuple[list[Any], int]:
-        parts = [_TIME]
-        append = parts.append
-        for key, kind in questions:
-            before, after = _COMMANDS[kind]
-            append(b"%b$%d\r\n%b\r\n%b" % (before, len(key), key, after))
+    def _too_large(self, key: bytes) -> Fetched:
+        limit = self._reply_bytes_max
+        return Fetched(key, "none", None, "", self._version, error=f"its value is larger than {limit} bytes")
+
+    def _fetch(self, keys: Sequence[Key]) -> list[Fetched]:
+        names, kinds = [key for key, _ in keys], [KIND_OF_EVENT[event] for _, event in keys]
+        replies, version = self._ask(names, kinds)
+        fetched, again = interpret_all(names, kinds, replies, version)
+        if again:
+            self._settle(fetched, again)
+        return fetched
+
+    def _settle(self, fetched: list[Fetched], again: list[tuple[int, str]]) -> None:
+        """Ask on for those that the first round left open, until none is left, or the rounds are over."""
+        for _ in range(ROUNDS_MAX - 1):
+            pending, again = again, []
+            replies, version = self._ask([fetched[index].key for index, _ in pending], [kind for _, kind in pending])
+            for (index, kind), reply in zip(pending, replies, strict=True):
+                before = fetched[index]
+                answer = interpret(before.key, kind, reply, version)
+                if isinstance(answer, str):
+                    again.append((index, answer))
+                    before.version = version
+                    before.retyped = before.retyped or answer == TYPE
+                    continue
+                if kind == EXISTS:
+                    # That it was empty is what the round before saw: that round's version is the one to tell.
+                    answer.version = before.version
+                answer.retyped = before.retyped
+                fetched[index] = answer
+            if not again:
+                return
+        for index, _ in again:
+            fetched[index].error = "its type changed faster than it could be read"
+
+    def _ask(self, keys: list[bytes], kinds: list[str]) -> tuple[list[Any], int]:
+        """Return the replies to these questions, and the version of what they say."""
+        connection = self._connected()
+        replies = connection.bounded_pipeline(TIME + ask(keys, kinds), len(keys) + 1, self._reply_bytes_max)
+        if hiredis.ReplyError in map(type, replies):
+            _raise_for_all(connection.address, replies)
+        seconds, microseconds = replies.pop(0)
+        self._version = max(self._version + 1, int(seconds) * 1_000_000 + int(microseconds))
+        return replies, self._version
+
+    def _connected(self) -> _Connection:
         if self._connection is None:
-            self._connection = RespConnection.open(
+            connection = _Connection.open(
                 self._redis, name=self._name, protocol=3, encoding="utf-8", database=self._database
             )
-        replies = self._connection.pipeline(b"".join(parts), len(parts))
-        return replies[1:], self._next_version(replies[0])
-
-    def _next_version(self, time: Any) -> int:
-        if not isinstance(time, hiredis.ReplyError):
-            self._version = max(self._version + 1, int(time[0]) * 1_000_000 + int(time[1]))
-        else:
-            self._version += 1
-        return self._version
+            assert isinstance(connection, _Connection)
+            self._connection = connection
+        return self._connection
 
 
-def _interpret(key: bytes, kind: str, reply: Any, version: int) -> Fetched | str:
-    """Return the value in a reply, or the question to ask next."""
-    if isinstance(reply, hiredis.ReplyError):
-        return _refused(key, kind, str(reply), version)
-    if kind == "?":
-        return _typed(key, str(reply), version)
-    if kind == "exists":
-        return Fetched(key, "stream", "[]", "", version) if reply else Fetched(key, "none", None, "", version)
-    if kind == "stream" and not reply:
-        return "exists"
-    if reply is None or (not reply and kind != "string"):
-        return Fetched(key, "none", None, "", version)
-    if kind == "json":
-        return Fetched(key, "json", orjson.dumps(orjson.loads(reply)).decode(), "", version)
-    body, encoding = body_of(kind, reply)
-    return Fetched(key, kind, body, encoding, version)
+class _TooLarge(Exception):
+    """The replies of a pipeline grew past their bound; the connection is of no more use."""
 
 
-def _typed(key: bytes, kind: str, version: int) -> Fetched | str:
-    kind = _MODULE_TYPES.get(kind, kind)
-    if kind == "none":
-        return Fetched(key, "none", None, "", version)
-    if kind in _COMMANDS:
-        return kind
-    unread = Fetched(key, kind, None, "", version)
-    unread.error = f"keys of type {kind} have no canonical body"
-    return unread
+class _Connection(RespConnection):
+    """A connection that counts what it receives, and stops at a bound."""
+
+    received_bytes = 0
+    _received_bytes_max = sys.maxsize
+
+    def bounded_pipeline(self, commands: bytes, count: int, reply_bytes_max: int) -> list[Any]:
+        """Return the replies; raise `_TooLarge` where they are longer than that."""
+        self.received_bytes, self._received_bytes_max = 0, reply_bytes_max
+        return self.pipeline(commands, count)
+
+    def _take(self, size: int) -> None:
+        self.received_bytes += size
+        if self.received_bytes > self._received_bytes_max:
+            raise _TooLarge
+        super()._take(size)
 
 
-def _refused(key: bytes, kind: str, text: str, version: int) -> Fetched | str:
-    if text.startswith("WRONGTYPE") or (kind == "json" and "wrong Redis type" in text):
-        return "?"
-    unread = Fetched(key, kind, None, "", version)
-    unread.error = text[:200]
-    return unread
+def _raise_for_all(address: object, replies: list[Any]) -> None:
+    """Raise what an error says of the server or the connection; one that concerns its key alone raises nothing."""
+    if isinstance(replies[0], hiredis.ReplyError):
+        raise refusal(address, "tell its time, which orders the values", str(replies[0]))
+    for reply in replies:
+        if isinstance(reply, hiredis.ReplyError):
+            error = refusal(address, "read keys", str(reply))
+            if isinstance(error, RedisUnreachable) or str(reply).startswith("NOAUTH"):
+                raise error

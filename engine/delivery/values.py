@@ -1,4 +1,4 @@
-"""A key's value as one canonical JSON text: the same value, the same text, for each type.  (pure)
+"""A key's value as one canonical JSON text: equal values give equal texts.  (pure)
 
 ========== =====================================================================================
 hash       object of strings, fields sorted
@@ -7,24 +7,31 @@ list       array of strings
 set        array of strings, sorted
 zset       array of ``[member, score]``, in the server's order (score, then member)
 stream     array of ``[entry id, [[field, value], …]]``
-json       the document, as the module gives it
+json       the document's text, as the module gives it
 ========== =====================================================================================
 
-A score is a JSON number, or one of the strings ``inf``, ``-inf``, ``nan``. Redis strings are bytes: where any string of a
-value is not UTF-8, *all* its strings are base64, and the record's ``body_encoding`` says so.
+A score is a JSON number, or one of the strings ``inf``, ``-inf``, ``nan``. Redis strings are bytes: where any string of
+a value is not UTF-8, *all* of its strings (not the entry ids) are base64, and the record's ``body_encoding`` says so.
+
+Sorting costs a hash of two fields 0.02 µs of 0.13, and is what makes the text of a hash that was written in another
+order the same text.
 """
 
 from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import orjson
 
 BASE64 = "base64"
-_SORT = orjson.OPT_SORT_KEYS
+
+_Text = Callable[[str], str]
+dumps = orjson.dumps
+SORTED = orjson.OPT_SORT_KEYS
+_INTEGERS_EXACT_BELOW = 2**53
 
 
 def key_text(key: bytes) -> tuple[str, str]:
@@ -36,16 +43,25 @@ def key_text(key: bytes) -> tuple[str, str]:
 
 
 def body_of(kind: str, value: Any) -> tuple[str, str]:
-    """Return the canonical JSON text of a value as RESP3 gives it, and its encoding.
+    """Return the canonical JSON text of a value as RESP3 gives it, and its encoding ("" or ``base64``).
 
-    Strings may hold surrogates that stand for bytes which are not UTF-8 (``surrogateescape``).
+    Strings are text in which surrogates stand for bytes that are not UTF-8 (``surrogateescape``); orjson refuses
+    them, and so finds them for us at no cost.
     """
+    shape = _SHAPES[kind]
     try:
-        if kind == "hash":
-            return orjson.dumps(value, option=_SORT).decode(), ""
-        return orjson.dumps(_shape(kind, value, _same)).decode(), ""
+        return dumps(value if shape is None else shape(value, _same), None, SORTED).decode(), ""
     except TypeError:
-        return orjson.dumps(_shape(kind, value, _base64), option=_SORT).decode(), BASE64
+        return dumps((shape or _PLAIN[kind])(value, _base64), None, SORTED).decode(), BASE64
+
+
+def document_of(text: str) -> tuple[str, str]:
+    """Return the body of a JSON document, which is its text, and its encoding."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return dumps(_base64(text)).decode(), BASE64
+    return text, ""
 
 
 def _same(text: str) -> str:
@@ -56,28 +72,47 @@ def _base64(text: str) -> str:
     return base64.b64encode(text.encode("utf-8", "surrogateescape")).decode()
 
 
-def _shape(kind: str, value: Any, text: Callable[[str], str]) -> Any:
-    if kind == "string":
-        return text(value)
-    if kind == "hash":
-        return {text(name): text(field) for name, field in value.items()}
-    if kind == "list":
-        return [text(member) for member in value]
-    if kind == "set":
-        return sorted(text(member) for member in value)
-    if kind == "zset":
-        return [[text(member), _score(score)] for member, score in value]
-    assert kind == "stream", kind
-    return [[entry_id, _pairs(fields, text)] for entry_id, fields in value]
+def _string(value: str, text: _Text) -> str:
+    return text(value)
 
 
-def _score(score: float | str) -> float | str:
-    number = float(score)
-    if math.isfinite(number):
-        return int(number) if number.is_integer() and abs(number) < 2**53 else number
-    return "nan" if math.isnan(number) else "inf" if number > 0 else "-inf"
+def _hash(value: dict[str, str], text: _Text) -> dict[str, str]:
+    return {text(name): text(content) for name, content in value.items()}
 
 
-def _pairs(fields: Any, text: Callable[[str], str]) -> list[list[str]]:
-    flat = list(fields or ())
-    return [[text(flat[index]), text(flat[index + 1])] for index in range(0, len(flat), 2)]
+def _list(value: Iterable[str], text: _Text) -> list[str]:
+    return [text(member) for member in value]
+
+
+def _set(value: Iterable[str], text: _Text) -> list[str]:
+    return sorted(text(member) for member in value)
+
+
+def _zset(value: Iterable[tuple[str, float]], text: _Text) -> list[tuple[str, float | str]]:
+    return [(text(member), _score(score)) for member, score in value]
+
+
+def _stream(value: Iterable[tuple[str, list[str] | None]], text: _Text) -> list[tuple[str, list[tuple[str, str]]]]:
+    return [(entry_id, _pairs(fields or [], text)) for entry_id, fields in value]
+
+
+def _pairs(flat: list[str], text: _Text) -> list[tuple[str, str]]:
+    return [(text(name), text(content)) for name, content in zip(flat[::2], flat[1::2], strict=True)]
+
+
+def _score(score: float) -> float | str:
+    """Return a score without loss: whole numbers without a fraction as far as a double tells them apart."""
+    if math.isfinite(score):
+        return int(score) if score.is_integer() and abs(score) < _INTEGERS_EXACT_BELOW else score
+    return "nan" if math.isnan(score) else "inf" if score > 0 else "-inf"
+
+
+_PLAIN: dict[str, Callable[[Any, _Text], Any]] = {"string": _string, "hash": _hash, "list": _list}
+"""Types whose reply is what orjson wants, as long as all of it is UTF-8: no Python touches their members."""
+
+_SHAPES: dict[str, Callable[[Any, _Text], Any] | None] = {
+    **dict.fromkeys(_PLAIN),
+    "set": _set,
+    "zset": _zset,
+    "stream": _stream,
+}
