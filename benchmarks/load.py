@@ -9,6 +9,8 @@ from multiprocessing.connection import Connection
 
 import hiredis
 
+from engine.connection import pack
+
 
 def connect(port: int) -> socket.socket:
     """Return a connection to the server on this machine."""
@@ -39,9 +41,7 @@ def hset_distinct(port: int, keys: int, prefix: str = "cart", pipeline: int = 20
     for first in range(0, keys, pipeline):
         count = min(pipeline, keys - first)
         commands = [
-            hiredis.pack_command(
-                (b"HSET", f"{prefix}:{number:07d}", b"item", f"tea-{number}", b"count", str(number % 9))
-            )
+            pack("HSET", f"{prefix}:{number:07d}", "item", f"tea-{number}", "count", number % 9)
             for number in range(first, first + count)
         ]
         sock.sendall(b"".join(commands))
@@ -61,19 +61,13 @@ def _scheduled(port: int, changes: int, rate: float, keys: int, prefix: str, out
         if wait > 0:
             time.sleep(wait / 1e9)
         late_ns = max(late_ns, -wait)
-        sock.sendall(
-            hiredis.pack_command(
-                (b"HSET", f"{prefix}:{number % keys}", b"n", str(number), b"due_ns", str(due))
-            )
-        )
+        sock.sendall(pack("HSET", f"{prefix}:{number % keys}", "n", number, "due_ns", due))
         read_replies(sock, reader, 1)
         answered.append(time.time_ns())
     out.send((answered, late_ns))
 
 
-def hset_scheduled(
-    port: int, changes: int, rate: float, keys: int, prefix: str = "cart"
-) -> tuple[list[int], int]:
+def hset_scheduled(port: int, changes: int, rate: float, keys: int, prefix: str = "cart") -> tuple[list[int], int]:
     """Send changes on a schedule of their own, whatever the answers take, from another process.
 
     Return when each was answered (Unix time, ns), and how late the sender ever was (ns). Field ``n`` of a

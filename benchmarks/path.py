@@ -6,6 +6,7 @@ import bisect
 import multiprocessing
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import boto3
 import orjson
@@ -98,7 +99,7 @@ def _original_loop(redis_port: int, lambda_endpoint: str, seconds: float) -> flo
         aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
     )
-    listener = redis.Redis(port=redis_port, decode_responses=True)
+    listener: Any = redis.Redis(port=redis_port, decode_responses=True)
     pubsub = listener.pubsub(ignore_subscribe_messages=True)
     pubsub.psubscribe("__keyevent@0__:*")
     events = 0

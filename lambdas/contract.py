@@ -1,9 +1,9 @@
 """What the engine hands to a function, and what a function answers. Needs nothing but Python.
 
-A batch is ``{"records": [record, …]}``; a record has ``record_id``, ``id``, ``obj_name``, ``body``, ``event``, ``type``,
-``db``, ``version`` and ``captured_at_ms``. The answer ``{"batchItemFailures": [{"itemIdentifier": record_id}]}`` names the
-records to deliver again, an empty list is success. The payload of the 2020 original is one record, ``{"id", "obj_name",
-"body"}``: a failure is an exception.
+A batch is ``{"records": [record, …]}``; a record has ``record_id``, ``id``, ``obj_name``, ``body``, ``event``,
+``type``, ``db``, ``version`` and ``captured_at_ms``. The answer ``{"batchItemFailures": [{"itemIdentifier":
+record_id}]}`` names the records to deliver again, an empty list is success. The payload of the 2020 original is one
+record, ``{"id", "obj_name", "body"}``: a failure is an exception.
 
 ``body`` is a JSON text, or null where the key is gone and the route asked to hear of it. A key that is not UTF-8 comes
 as base64 with ``"id_encoding": "base64"``; with ``"body_encoding": "base64"`` every string inside the body is base64.

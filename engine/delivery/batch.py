@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import msgspec
 
 from engine.config import RouteSettings
-from engine.delivery.fetch import Fetched
 from engine.delivery.lane import Entry
+from engine.delivery.questions import Fetched
 from engine.delivery.values import key_text
 from engine.model import OriginalRecord, Record
 

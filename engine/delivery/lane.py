@@ -100,13 +100,15 @@ class Lane:
 
     def settle(self, entries: Sequence[Entry]) -> None:
         """End the delivery of these keys; what changed meanwhile waits for the next."""
-        for entry in entries:
-            key = entry[0].key
-            entry[1].open -= 1
-            self.in_flight.discard(key)
-            again = self.held.pop(key, None)
-            if again is not None:
-                self.waiting[key] = again
+        keys = [change.key for change, _ in entries]
+        self.in_flight.difference_update(keys)
+        for _, frame in entries:
+            frame.open -= 1
+        if self.held:
+            for key in keys:
+                again = self.held.pop(key, None)
+                if again is not None:
+                    self.waiting[key] = again
 
     def retry(self, batch: Batch, due_ms: int) -> None:
         """Deliver this batch again at this time; its keys stay in flight, so that they keep their order."""

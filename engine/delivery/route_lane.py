@@ -11,8 +11,8 @@ from engine.config import AwsSettings, DeliverySettings, RouteSettings
 from engine.delivery.batch import PayloadBuilder
 from engine.delivery.dead_letter import DeadLetterFile
 from engine.delivery.dispatch import Completion, Dispatcher
-from engine.delivery.fetch import Fetched
 from engine.delivery.lane import Batch, Entry, Lane
+from engine.delivery.questions import Fetched
 from engine.delivery.retry import Backoff, RetryPolicy
 from engine.delivery.targets.lambda_ import LambdaTarget
 from engine.model import Failure, Outcome

@@ -22,7 +22,7 @@ from typing import Any
 import orjson
 import redis
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from engine.sandbox.errors import SandboxError
@@ -144,9 +144,7 @@ def wait_for_item(sandbox: Sandbox, key: str, fields: dict[str, str]) -> dict[st
     client = sandbox.dynamodb_client()
     deadline = time.monotonic() + WAIT_S_MAX
     while time.monotonic() < deadline:
-        item: dict[str, Any] = client.get_item(TableName=sandbox.table, Key={"id": {"S": key}}).get(
-            "Item", {}
-        )
+        item: dict[str, Any] = client.get_item(TableName=sandbox.table, Key={"id": {"S": key}}).get("Item", {})
         if item and orjson.loads(item["body"]["S"]) == fields:
             return item
         time.sleep(0.02)
@@ -158,7 +156,7 @@ def progress_bar(console: Console) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
-        MofNCompleteColumn(),
+        TaskProgressColumn(),
         TimeRemainingColumn(compact=True),
         console=console,
         expand=True,
