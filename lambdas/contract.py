@@ -3,7 +3,7 @@
 A batch is ``{"records": [record, …]}``; a record has ``record_id``, ``id``, ``obj_name``, ``body``, ``event``,
 ``type``, ``db``, ``version`` and ``captured_at_ms``. The answer ``{"batchItemFailures": [{"itemIdentifier":
 record_id}]}`` names the records to deliver again, an empty list is success. The payload of the 2020 original is one
-record, ``{"id", "obj_name", "body"}``: a failure is an exception.
+record, ``{"id", "obj_name", "body"}``: a failure is an exception. An empty batch asks whether the function could work.
 
 ``body`` is a JSON text, or null where the key is gone and the route asked to hear of it. A key that is not UTF-8 comes
 as base64 with ``"id_encoding": "base64"``; with ``"body_encoding": "base64"`` every string inside the body is base64.
@@ -20,6 +20,13 @@ BASE64 = "base64"
 
 class ContractError(ValueError):
     """The event is not one that the engine makes."""
+
+
+class SetupError(RuntimeError):
+    """The function cannot work as it is set up, and no retry can mend it: the text says what to do.
+
+    The engine asks by an empty batch before it starts, and tells the user what is raised.
+    """
 
 
 @dataclass(frozen=True, slots=True)

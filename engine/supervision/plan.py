@@ -141,10 +141,14 @@ def _examine_redis(
 
 def _examine_functions(settings: Settings, routes: tuple[RouteSettings, ...], found: Examination) -> None:
     from engine.delivery.targets.lambda_ import check_functions
+    from engine.delivery.targets.probe import probe_functions
 
     places = [(f"route {route.name!r}", route.function) for route in routes]
     try:
         problems = check_functions(places, settings.aws, settings.delivery)
+        if not problems:
+            batches = [(f"route {route.name!r}", route.function) for route in routes if route.payload == "batch"]
+            problems = probe_functions(batches, settings.aws, settings.delivery)
     except EngineError as error:
         found.add_error("functions", error)
         return

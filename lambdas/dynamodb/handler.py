@@ -51,6 +51,8 @@ def handler(event: Any, context: Any) -> dict[str, list[dict[str, str]]]:
             raise RuntimeError(f"{record.id!r} was not written: {failed[record.record_id]}")
         return contract.answer(())
     records, malformed = contract.records_of(event)
+    if not event["records"]:
+        _writer().check()
     failed = dict(malformed)
     failed.update(write(_settings(), _writer(), records, remaining_ms))
     keys = {record.record_id: record.id for record in records}

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from lambdas.contract import SetupError
+
 ITEM_MODES = ("body", "attributes")
 EXTRA_ATTRIBUTES = ("type", "event", "version", "db")
-
-
-class SettingsError(ValueError):
-    """An environment variable is missing or wrong; the text says which, and what is allowed."""
 
 
 @dataclass(frozen=True)
@@ -28,20 +26,20 @@ class Settings:
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
-    """Return the settings; raise `SettingsError`, which names the variable and the remedy."""
+    """Return the settings; raise `SetupError`, which names the variable and the remedy."""
     table = environ.get("DYNAMO_TABLE", "")
     if not table:
-        raise SettingsError("DYNAMO_TABLE is not set: name the table that the function writes to")
+        raise SetupError("DYNAMO_TABLE is not set: name the table that the function writes to")
     mode = environ.get("DYNAMO_ITEM_MODE", "body")
     if mode not in ITEM_MODES:
-        raise SettingsError(f"DYNAMO_ITEM_MODE is {mode!r}: allowed are {', '.join(ITEM_MODES)}")
+        raise SetupError(f"DYNAMO_ITEM_MODE is {mode!r}: allowed are {', '.join(ITEM_MODES)}")
     extra = tuple(filter(None, (name.strip() for name in environ.get("DYNAMO_EXTRA_ATTRIBUTES", "").split(","))))
     unknown = [name for name in extra if name not in EXTRA_ATTRIBUTES]
     if unknown:
-        raise SettingsError(f"DYNAMO_EXTRA_ATTRIBUTES holds {unknown[0]!r}: allowed are {', '.join(EXTRA_ATTRIBUTES)}")
+        raise SetupError(f"DYNAMO_EXTRA_ATTRIBUTES holds {unknown[0]!r}: allowed are {', '.join(EXTRA_ATTRIBUTES)}")
     key_attribute = environ.get("DYNAMO_KEY_ATTRIBUTE", "id")
     if not key_attribute or key_attribute in ("body", "obj_name", *extra):
-        raise SettingsError(f"DYNAMO_KEY_ATTRIBUTE is {key_attribute!r}, which another attribute has")
+        raise SetupError(f"DYNAMO_KEY_ATTRIBUTE is {key_attribute!r}, which another attribute has")
     settings = Settings(
         table,
         mode,
@@ -53,12 +51,12 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         _number(environ, "DYNAMO_RESERVE_MS", Settings.reserve_ms, 0, 60_000),
     )
     if settings.backoff_ms_min > settings.backoff_ms_max:
-        raise SettingsError("DYNAMO_BACKOFF_MS_MIN is larger than DYNAMO_BACKOFF_MS_MAX")
+        raise SetupError("DYNAMO_BACKOFF_MS_MIN is larger than DYNAMO_BACKOFF_MS_MAX")
     return settings
 
 
 def _number(environ: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
     text = environ.get(name, str(default))
     if not text.isdigit() or not low <= int(text) <= high:
-        raise SettingsError(f"{name} is {text!r}: a whole number from {low} to {high} is allowed")
+        raise SetupError(f"{name} is {text!r}: a whole number from {low} to {high} is allowed")
     return int(text)

@@ -10,12 +10,16 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from lambdas.contract import SetupError
 from lambdas.dynamodb.items import Request
 from lambdas.dynamodb.settings import Settings
 
 BATCH_ITEMS_MAX = 25
 BATCH_BYTES_MAX = 15 * 1024 * 1024
 """DynamoDB takes 16 MB; its own framing needs some of it."""
+
+CHECK_KEY = "utf8:check"
+"""Stored keys begin with ``utf8:`` only before ``utf8:`` or ``base64:``, so this is nobody's."""
 
 THROTTLES = frozenset(
     {
@@ -26,10 +30,6 @@ THROTTLES = frozenset(
         "ThrottlingException",
     }
 )
-
-
-class TableError(RuntimeError):
-    """The table can't be written at all: it, or the right to it, is missing."""
 
 
 @dataclass(slots=True)
@@ -61,7 +61,7 @@ class BatchWriter:
         """Write all; return key → reason of those that were not.
 
         What DynamoDB leaves unprocessed is driven again with exponential backoff and full jitter, until
-        ``attempts_max`` or the invocation's time is over. Raises `TableError` where no write can succeed.
+        ``attempts_max`` or the invocation's time is over. Raises `SetupError` where no write can succeed.
         """
         failed: dict[str, str] = {}
         pending = list(writes)
@@ -76,6 +76,17 @@ class BatchWriter:
                 break
         failed.update((write.key, "DynamoDB left it unprocessed: the table is throttled") for write in pending)
         return failed
+
+    def check(self) -> None:
+        """See whether the table is there and may be written; raise `SetupError` where not.
+
+        It deletes an item that no Redis key can have: the one call that needs no other right than the writes.
+        """
+        key = {self._settings.key_attribute: {"S": CHECK_KEY}}
+        failed: dict[str, str] = {}
+        self._send([Write(CHECK_KEY, {"DeleteRequest": {"Key": key}}, len(CHECK_KEY))], failed)
+        if failed:
+            raise SetupError(f"the table {self._settings.table} does not take our key: {failed[CHECK_KEY]}")
 
     def _pause(self, attempt: int, remaining_ms: Callable[[], int]) -> bool:
         settings = self._settings
@@ -108,11 +119,11 @@ class BatchWriter:
             return list(chunk)
         if code == "ResourceNotFoundException":
             region = self._client.meta.region_name
-            raise TableError(
+            raise SetupError(
                 f"no table {self._settings.table} in {region}: create it, or name another in DYNAMO_TABLE"
             ) from None
         if code in {"AccessDeniedException", "UnrecognizedClientException"}:
-            raise TableError(
+            raise SetupError(
                 f"may not write to the table {self._settings.table}: grant dynamodb:BatchWriteItem on it ({message})"
             ) from None
         if len(chunk) == 1:

@@ -8,6 +8,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from engine.sandbox.dynamodb import DynamoDbServer
+from engine.sandbox.lambda_runtime import FunctionSpec
+from engine.sandbox.stack import sandbox_environment
 from tests.support import ROUTE, PathUnderTest, whole_path
 
 
@@ -97,6 +100,27 @@ def test_a_function_that_does_not_exist(tmp_path: Path) -> None:
         code, said = start(path)
         assert code in {1, 2}
         assert "absent" in said
+
+
+def test_a_table_that_does_not_exist(tmp_path: Path) -> None:
+    """The function is asked before the start whether it can write; what it says of its table is told."""
+    with DynamoDbServer() as dynamodb:
+        environment = {**sandbox_environment(dynamodb_endpoint=dynamodb.endpoint), "DYNAMO_TABLE": "absent"}
+        spec = FunctionSpec("dynamodb", "lambdas.dynamodb.handler:handler", environment=environment)
+        with whole_path(tmp_path, functions=(spec,)) as path:
+            path.write_config(ROUTE.replace('"accept"', '"dynamodb"'))
+            code, said = start(path)
+            assert code == 1
+            assert "no table absent" in said
+            assert "DYNAMO_TABLE" in said
+
+
+def test_a_function_that_is_only_ill_does_not_hinder_the_start(tmp_path: Path) -> None:
+    """A function error that may pass is no reason not to capture."""
+    with whole_path(tmp_path, functions=(FunctionSpec("broken", "tests.functions:broken"),)) as path:
+        path.write_config(ROUTE.replace('"accept"', '"broken"'))
+        path.start()
+        assert path.stop() == 0
 
 
 @pytest.mark.parametrize(

@@ -174,7 +174,7 @@ def test_a_drain_delivers_what_waits(tmp_path: Path) -> None:
 
 def test_a_second_sigterm_stops_at_once(tmp_path: Path) -> None:
     """A drain that takes long is cut short by a second SIGTERM; the status says by what."""
-    functions = (FunctionSpec("stuck", "tests.functions:stuck", timeout_s=600.0),)
+    functions = (FunctionSpec("stuck", "tests.functions:stuck", concurrency_max=4, timeout_s=600.0),)
     with whole_path(tmp_path, functions=functions) as path:
         path.write_config(SLOW.replace('"slow"', '"stuck"'))
         path.start()

@@ -9,11 +9,11 @@ import pytest
 from botocore.exceptions import ClientError
 
 from lambdas import contract
-from lambdas.contract import ContractError, Record
+from lambdas.contract import ContractError, Record, SetupError
 from lambdas.dynamodb.handler import write
 from lambdas.dynamodb.items import ItemError, request_of, table_key
-from lambdas.dynamodb.settings import Settings, SettingsError, read_settings
-from lambdas.dynamodb.writer import BatchWriter, TableError, Write, chunks
+from lambdas.dynamodb.settings import Settings, read_settings
+from lambdas.dynamodb.writer import BatchWriter, Write, chunks
 
 SETTINGS = Settings("table")
 
@@ -128,8 +128,21 @@ def test_a_poisoned_record_fails_alone() -> None:
 )
 def test_a_missing_table_is_one_clear_error(code: str, words: str) -> None:
     """What no retry can mend is raised, and names the table and the remedy."""
-    with pytest.raises(TableError, match=words):
+    with pytest.raises(SetupError, match=words):
         run(ScriptedClient(raising(code)), [record("k")])
+
+
+def test_an_empty_batch_sees_to_the_table() -> None:
+    """The check needs only the right to write, touches no key of Redis, and names what is wrong."""
+    client = ScriptedClient()
+    BatchWriter(client, SETTINGS).check()
+    (key,) = client.written
+    assert key not in {table_key(record(text)) for text in ("check", "utf8:check", "base64:check")}
+    with pytest.raises(SetupError, match="no table table"):
+        BatchWriter(ScriptedClient(raising("ResourceNotFoundException")), SETTINGS).check()
+    with pytest.raises(SetupError, match="does not take our key"):
+        BatchWriter(ScriptedClient(raising("ValidationException")), SETTINGS).check()
+    BatchWriter(ScriptedClient(raising("ThrottlingException")), SETTINGS).check()
 
 
 def test_the_last_record_of_a_key_wins() -> None:
@@ -227,7 +240,7 @@ def test_wrong_settings_name_the_variable_and_what_is_allowed(environ: dict[str,
     """A wrong variable is one clear error."""
     if environ:
         environ = {"DYNAMO_TABLE": "table", **environ}
-    with pytest.raises(SettingsError, match=words):
+    with pytest.raises(SetupError, match=words):
         read_settings(environ)
 
 
