@@ -7,6 +7,7 @@ decides what a failure means; here it is only named.
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import socket
 import ssl
@@ -80,6 +81,8 @@ class RespConnection:
         self.address = address
         self.facts: dict[str, str] = {}
         """What the server said of itself in its greeting (``version``, ``mode``, ``role``); empty for old ones."""
+        self.is_full = False
+        """Whether the last read filled the buffer: more may be here than a poll of the socket shows."""
         self._sock = sock
         self._is_tls = isinstance(sock, ssl.SSLSocket)
         self._timeout_s = sock.gettimeout()
@@ -164,7 +167,8 @@ class RespConnection:
         if self._is_tls:
             return self._receive_available_tls()
         try:
-            size = self._sock.recv_into(self._buffer, 0, socket.MSG_DONTWAIT)
+            # Not `recv_into`: a socket with a timeout waits for it, MSG_DONTWAIT or not. Its descriptor never blocks.
+            size = os.readv(self._sock.fileno(), (self._buffer,))
         except _WOULD_BLOCK:
             return False
         except OSError as error:
@@ -194,6 +198,7 @@ class RespConnection:
     def _take(self, size: int) -> None:
         if not size:
             self._fail(None)
+        self.is_full = size == len(self._buffer)
         self._reader.feed(self._buffer, 0, size)  # type: ignore[arg-type]
 
     def call(self, *args: bytes | str | int) -> Any:

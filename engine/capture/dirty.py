@@ -6,7 +6,7 @@ parser's replies itself: a call an event would cost as much as all the rest.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from zlib import crc32
@@ -17,20 +17,25 @@ from engine.routes import RouteTable
 Interest = tuple[RouteMask, Callable[[bytes], RouteMask] | None, str]
 """Who wants an event: the mask where no route looks at the key, what tells it by the key, the event's name."""
 
-PMESSAGE_WORDS = 4
-"""``pmessage``, pattern, channel, event; confirmations have three words, a pong two."""
+LONG_KEY_BYTES = 1_024
+"""A longer key is counted in bytes too, so that neither a frame nor the dirty set outgrows its memory."""
+LONG_KEYS_BYTES_MAX = 256 * 1024 * 1024
 
 
 @dataclass(slots=True)
 class Intake:
-    """What one turn of reading brought."""
+    """What one read brought, counted in events.
+
+    ``mappings`` are events of mapping hashes; ``others`` the replies that are no events (confirmations, pongs,
+    errors).
+    """
 
     read: int = 0
     routed: int = 0
     coalesced: int = 0
     dropped: int = 0
     too_long: int = 0
-    mapping_changed: bool = False
+    mappings: int = 0
     others: list[Any] = field(default_factory=list)
 
 
@@ -43,16 +48,25 @@ def interests(table: RouteTable) -> dict[bytes, Interest]:
 
 
 class DirtyKeys:
-    """The dirty keys on their way to the rings; ``keys_max`` bounds them all together."""
+    """The dirty keys on their way to the rings; ``keys_max`` bounds them all together.
+
+    ``prefix_bytes`` is what stands before the key in a channel; a key that begins with ``mapping_prefix`` is
+    configuration and never data.
+    """
 
     def __init__(
         self, *, prefix_bytes: int, invokers: int, keys_max: int, key_bytes_max: int, mapping_prefix: bytes
     ) -> None:
+        assert invokers > 0
+        self.buckets: list[dict[bytes, Change]] = [{} for _ in range(invokers)]
+        """Each invoker's keys, the oldest first."""
+        self.long_bytes = [0] * invokers
+        """How many bytes each invoker's long keys take."""
         self._prefix_bytes = prefix_bytes
         self._keys_max = keys_max
         self._key_bytes_max = key_bytes_max
         self._mapping_prefix = mapping_prefix
-        self.buckets: list[dict[bytes, Change]] = [{} for _ in range(invokers)]
+        self._holes = [0] * invokers
 
     def __len__(self) -> int:
         return sum(map(len, self.buckets))
@@ -60,45 +74,84 @@ class DirtyKeys:
     def take_in(self, next_reply: Callable[[], Any], table: dict[bytes, Interest], now_ms: int) -> Intake:
         """Take in all whole replies that the parser has, until it returns False.
 
-        Past ``keys_max`` a new key is dropped and counted: its shard then has a gap. Keys that are dirty
-        already merge whatever happens.
+        A key that is dirty already merges: all its routes, its newest event, its oldest time. Past ``keys_max`` a
+        new key is dropped and counted: its shard then has a gap.
         """
         intake = Intake()
+        others = intake.others
         buckets, invokers = self.buckets, len(self.buckets)
-        first = buckets[0]
-        start = self._prefix_bytes
-        mapping = self._mapping_prefix
-        room = self._keys_max - len(self)
-        wanted = table.get
-        read = routed = coalesced = 0
+        bucket = buckets[0]
+        start, mapping = self._prefix_bytes, self._mapping_prefix
+        tail = slice(start, None)
+        unasked_bytes = min(LONG_KEY_BYTES, self._key_bytes_max)
+        room = free = self._keys_max - len(self)
+        # Events come in runs of one name, and what is rare is counted: each saves a part of a loop of 0.4 µs.
+        last: bytes | None = None
+        name = ""
+        mask: RouteMask = 0
+        mask_of: Callable[[bytes], RouteMask] | None = None
+        unwanted = coalesced = 0
         while (reply := next_reply()) is not False:
-            if len(reply) != PMESSAGE_WORDS:
-                intake.others.append(reply)
+            try:
+                _, _, channel, event = reply
+            except (TypeError, ValueError):
+                others.append(reply)
                 continue
-            read += 1
-            key = reply[2][start:]
-            if mapping and key.startswith(mapping):
-                intake.mapping_changed = True
+            if mapping and channel.startswith(mapping, start):
+                intake.mappings += 1
                 continue
-            entry = wanted(reply[3])
-            if entry is None:
-                continue
-            mask, mask_of, event = entry
+            if event != last:
+                if event not in table:
+                    unwanted += 1
+                    continue
+                mask, mask_of, name = table[event]
+                last = event
+            key = channel[tail]
             if mask_of is not None and not (mask := mask_of(key)):
+                unwanted += 1
                 continue
-            routed += 1
-            bucket = first if invokers == 1 else buckets[crc32(key) % invokers]
-            known = bucket.get(key)
-            if known is not None:
-                known.event = event
+            if invokers > 1:
+                bucket = buckets[crc32(key) % invokers]
+            if key in bucket:
+                known = bucket[key]
+                known.event = name
                 known.routes |= mask
                 coalesced += 1
-            elif len(key) > self._key_bytes_max:
-                intake.too_long += 1
-            elif room <= 0:
-                intake.dropped += 1
-            else:
-                bucket[key] = Change(key, event, mask, now_ms)
+            elif (room > 0 and len(key) <= unasked_bytes) or self._admit(key, room, intake):
+                bucket[key] = Change(key, name, mask, now_ms)
                 room -= 1
-        intake.read, intake.routed, intake.coalesced = read, routed, coalesced
+        intake.coalesced = coalesced
+        intake.routed = free - room + coalesced + intake.dropped + intake.too_long
+        intake.read = intake.routed + unwanted + intake.mappings
         return intake
+
+    def _admit(self, key: bytes, room: int, intake: Intake) -> bool:
+        """Tell whether there is room for a key that is long, or one too many; count it where there is not."""
+        size = len(key)
+        if size > self._key_bytes_max:
+            intake.too_long += 1
+            return False
+        if room <= 0 or (size > LONG_KEY_BYTES and sum(self.long_bytes) + size > LONG_KEYS_BYTES_MAX):
+            intake.dropped += 1
+            return False
+        if size > LONG_KEY_BYTES:
+            self.long_bytes[crc32(key) % len(self.buckets)] += size
+        return True
+
+    def remove(self, invoker: int, changes: Sequence[Change]) -> None:
+        """Forget these changes, which were taken from this invoker's bucket: a ring has them now."""
+        bucket = self.buckets[invoker]
+        if len(changes) == len(bucket):
+            bucket.clear()
+            self.long_bytes[invoker] = self._holes[invoker] = 0
+            return
+        for change in changes:
+            del bucket[change.key]
+        if self.long_bytes[invoker]:
+            sizes = (len(change.key) for change in changes)
+            self.long_bytes[invoker] -= sum(size for size in sizes if size > LONG_KEY_BYTES)
+        # A dictionary keeps the places of what was removed, and walks over them before its first entry.
+        self._holes[invoker] += len(changes)
+        if self._holes[invoker] > len(bucket):
+            self.buckets[invoker] = dict(bucket)
+            self._holes[invoker] = 0

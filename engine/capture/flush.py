@@ -8,10 +8,13 @@ from itertools import islice
 from engine.capture.dirty import DirtyKeys
 from engine.config import RingSettings
 from engine.model import Change
-from engine.ring.codec import encode_changes
+from engine.ring.codec import CHANGE_BYTES_MAX, encode_changes
 from engine.ring.counters import Counter, StatusRow
 from engine.ring.ring import RingWriter
 from engine.ring.wake import Wake
+
+_FRAMES_A_TAKE = 64
+"""Frames made before the dirty set is touched again: to find its first key can mean a long walk."""
 
 
 class Flusher:
@@ -20,39 +23,60 @@ class Flusher:
     def __init__(
         self, writers: Sequence[RingWriter], wakes: Sequence[Wake], ring: RingSettings, row: StatusRow
     ) -> None:
-        assert len(writers) == len(wakes)
-        self._ends = tuple(zip(writers, wakes, strict=True))
+        assert len(writers) == len(wakes) > 0
+        self._writers = tuple(writers)
+        self._wakes = tuple(wakes)
         self._ring = ring
         self._row = row
+        # Where the reader had come to when its ring refused a frame; until it moves, no frame is worth making.
+        self._stuck_at: list[int | None] = [None] * len(writers)
 
     def flush(self, dirty: DirtyKeys) -> bool:
-        """Write what there is room for; return True when nothing is left dirty."""
-        done = True
-        for bucket, (writer, wake) in zip(dirty.buckets, self._ends, strict=True):
+        """Write what there is room for, wake each invoker once; return True when nothing is left dirty."""
+        is_done = True
+        for invoker, bucket in enumerate(dirty.buckets):
             if not bucket:
                 continue
-            before = writer.written
-            done &= self._write(bucket, writer)
-            if writer.written != before:
-                wake.signal()
-        return done
+            if self._stuck_at[invoker] != self._writers[invoker].released and self._write(dirty, invoker):
+                self._wakes[invoker].signal()
+            is_done = is_done and not dirty.buckets[invoker]
+        return is_done
 
-    def _write(self, bucket: dict[bytes, Change], writer: RingWriter) -> bool:
-        row, size_max = self._row, self._ring.frame_events_max
-        while bucket:
-            changes = list(islice(bucket.values(), size_max))
-            payload = encode_changes(changes)
-            while len(payload) > self._ring.frame_bytes_max and len(changes) > 1:
-                changes = changes[: len(changes) // 2]
-                payload = encode_changes(changes)
-            if not writer.offer(payload):
-                row.add(Counter.RING_FULL, 1)
-                return False
-            row.add(Counter.FRAMES_WRITTEN, 1)
-            row.add(Counter.CHANGES_WRITTEN, len(changes))
-            if len(changes) == len(bucket):
-                bucket.clear()
-            else:
-                for change in changes:
-                    del bucket[change.key]
-        return True
+    def _write(self, dirty: DirtyKeys, invoker: int) -> int:
+        """Write frames until nothing is left or the ring is full; return how many."""
+        writer, frames = self._writers[invoker], 0
+        self._stuck_at[invoker] = None
+        while self._stuck_at[invoker] is None and dirty.buckets[invoker]:
+            changes = list(islice(dirty.buckets[invoker].values(), _FRAMES_A_TAKE * self._ring.frame_events_max))
+            written = 0
+            while written < len(changes):
+                frame = self._cut(changes, written, has_long=dirty.long_bytes[invoker] > 0)
+                payload = encode_changes(frame)
+                while len(payload) > self._ring.frame_bytes_max:
+                    assert len(frame) > 1, "capture.key_bytes_max is checked against ring.frame_bytes_max"
+                    frame = frame[: len(frame) // 2]
+                    payload = encode_changes(frame)
+                # Before the offer: what is released in between only means one try more.
+                released = writer.released
+                if not writer.offer(payload):
+                    self._stuck_at[invoker] = released
+                    self._row.add(Counter.RING_FULL, 1)
+                    break
+                frames += 1
+                written += len(frame)
+            dirty.remove(invoker, changes[:written] if written < len(changes) else changes)
+            self._row.add(Counter.CHANGES_WRITTEN, written)
+        self._row.add(Counter.FRAMES_WRITTEN, frames)
+        return frames
+
+    def _cut(self, changes: list[Change], start: int, *, has_long: bool) -> list[Change]:
+        """Return the next frame's changes; with long keys among them, no more than fit."""
+        frame = changes[start : start + self._ring.frame_events_max]
+        if not has_long:
+            return frame
+        size = 0
+        for count, change in enumerate(frame):
+            size += len(change.key) + CHANGE_BYTES_MAX
+            if size > self._ring.frame_bytes_max and count:
+                return frame[:count]
+        return frame

@@ -1,33 +1,31 @@
 """What has to be true of the server before capture starts, and the shard plan; run in the planner process.
 
-The engine is a guest: flags are merged into what the server has and never overwritten, keys are sampled and not
-scanned, and nothing is written but, where CONFIG is refused, one short-lived canary.
+The engine is a guest: keys are sampled and not scanned, and nothing is written but, where ``CONFIG`` is refused,
+short-lived canaries. Only the original's mapping hashes, where they are used, take a scan.
 """
 
 from __future__ import annotations
 
-import time
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+import hiredis
 import msgspec
-import redis as redis_py
-from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
-from redis.exceptions import RedisError as ClientError
 
 from engine import glob
-from engine.capture.shards import Shard, channel_prefix, imbalance, plan_shards
+from engine.capture.notifications import Flags, needed_flags, see_to_flags, try_canary
+from engine.capture.shards import Shard, imbalance, plan_shards
 from engine.config import RedisSettings, Settings
-from engine.connection import RespConnection, pack, parse_url, refusal
-from engine.errors import NotificationsOff, RedisRefused, RedisUnreachable
-from engine.routes import RouteTable, merge_flags, notification_flags
+from engine.connection import RespConnection, pack
+from engine.connection_errors import refusal
+from engine.errors import RedisRefused
+from engine.routes import RouteTable
 
-MAPPING_EVENTS = ("hset", "hdel", "del")
 MAPPINGS_MAX = 1_000
-CANARY_PREFIX = "__engine_canary__"
-CANARY_WAIT_S = 2.0
+MAPPING_FIELDS_MAX = 100
+_SCAN_COUNT = 1_000
+_SAMPLE_AT_ONCE = 100
+_SAMPLE_BYTES_MAX = 16 * 1024 * 1024
 
 
 class CapturePlan(msgspec.Struct, frozen=True):
@@ -44,149 +42,126 @@ def prepare_capture(settings: Settings, table: RouteTable) -> CapturePlan:
 
     Raises `RedisUnreachable`, `RedisRefused` or `NotificationsOff`, each with its remedy.
     """
-    # A greeting on the raw connection first: its refusals are told apart and have remedies.
-    RespConnection.open(settings.redis, name="engine-planner").close()
-    with client_of(settings.redis) as client:
-        server = _check_server(client)
-        events = {event.decode() for event in table.compile()}
-        if settings.original.mapping_prefix:
-            events.update(MAPPING_EVENTS)
-        _see_to_notifications(client, settings.redis, notification_flags(events))
-        sample = _sample(client, settings.capture.sample_keys_max)
-    database = parse_url(settings.redis.url).database
-    shards = plan_shards(settings.capture.shards, database, sample)
-    warning = imbalance(shards, sample)
-    return CapturePlan(shards, database, server, (warning,) if warning else ())
-
-
-@contextmanager
-def client_of(redis: RedisSettings) -> Iterator[Any]:
-    """Yield a full client for the cold paths; its errors become the engine's own."""
-    address = parse_url(redis.url)
-    options: dict[str, Any] = {
-        "username": redis.username or None,
-        "password": redis.password or None,
-        "socket_connect_timeout": redis.connect_timeout_ms / 1_000,
-        "socket_timeout": redis.read_timeout_ms / 1_000,
-        "client_name": "engine-planner",
-    }
-    if address.tls:
-        options.update(
-            ssl_ca_certs=redis.tls_ca_file or None,
-            ssl_certfile=redis.tls_cert_file or None,
-            ssl_keyfile=redis.tls_key_file or None,
-            ssl_cert_reqs="required" if redis.tls_verify else "none",
-            ssl_check_hostname=redis.tls_verify,
-        )
-    client = redis_py.Redis.from_url(redis.url, **options)
+    redis = settings.redis
+    connection = RespConnection.open(redis, name="engine-planner")
     try:
-        yield client
-    except (AuthenticationError, NoPermissionError, ResponseError) as error:
-        text = str(error)
-        raise refusal(address, "do what the start needs", text) from error
-    except ClientError as error:
-        raise RedisUnreachable(f"{address}: {error}", hint="is the server running?") from error
+        database = connection.address.database
+        _check_mode(connection)
+        warnings = [_see_to_notifications(connection, redis, needed_flags(table, settings.original.mapping_prefix))]
+        sample, warning = _sample(connection, settings.capture.sample_keys_max)
+        shards = plan_shards(settings.capture.shards, database, sample)
+        warnings += [warning, imbalance(shards, sample)]
+        return CapturePlan(shards, database, _describe(connection), tuple(filter(None, warnings)))
     finally:
-        client.close()
+        connection.close()
 
 
-def _check_server(client: Any) -> str:
-    facts = client.info("server")
-    mode = facts.get("redis_mode", facts.get("server_mode", "standalone"))
-    name = "Valkey" if "valkey_version" in facts else "Redis"
-    version = facts.get("valkey_version", facts.get("redis_version", "?"))
+def _check_mode(connection: RespConnection) -> None:
+    mode = connection.facts.get("mode")
     if mode == "cluster":
         raise RedisRefused(
-            "the server is a cluster node, and this version captures from one standalone server",
-            hint="name a server without cluster mode in redis.url",
+            f"{connection.address} is a cluster node, and this version captures from one server without cluster mode",
+            hint="name such a server in redis.url",
         )
     if mode == "sentinel":
         raise RedisRefused(
-            "the server is a Sentinel, which holds no keys", hint="name the primary itself in redis.url"
+            f"{connection.address} is a Sentinel, which holds no keys",
+            hint="name the primary, or a replica, itself in redis.url",
         )
-    return f"{name} {version}"
 
 
-def _see_to_notifications(client: Any, redis: RedisSettings, needed: str) -> None:
-    try:
-        current = client.config_get("notify-keyspace-events").get("notify-keyspace-events", "")
-    except ResponseError:
-        _see_canary(client, redis, needed)
-        return
-    merged = merge_flags(current, needed)
-    if merged == current:
-        return
-    if not redis.set_notifications:
-        raise NotificationsOff(
-            f"the server's notify-keyspace-events is {current!r}, and the routes need {needed!r} in it",
-            hint=f"run CONFIG SET notify-keyspace-events {merged}, or allow redis.set_notifications",
-        )
-    try:
-        client.config_set("notify-keyspace-events", merged)
-    except ResponseError as error:
-        raise NotificationsOff(
-            f"the server's notify-keyspace-events is {current!r}, the routes need {needed!r} in it, "
-            f"and the server refuses to set it: {error}",
-            hint=f"set notify-keyspace-events to {merged} in its configuration or parameter group, "
-            "or grant +config|set to the engine's user",
-        ) from error
+def _describe(connection: RespConnection) -> str:
+    """Return in words what the server is, as far as it tells."""
+    facts = connection.facts
+    reply = connection.call("CONFIG", "GET", "maxmemory-policy")
+    policy = reply.get(b"maxmemory-policy", b"") if isinstance(reply, dict) else b""
+    name = f"{facts.get('server', 'redis').capitalize()} {facts.get('version', '?')}"
+    role = {"master": "primary", "slave": "replica"}.get(facts.get("role", ""), facts.get("role", ""))
+    details = [facts.get("mode", ""), role, f"maxmemory-policy {policy.decode()}" if policy else ""]
+    return f"{name} ({', '.join(filter(None, details))})"
 
 
-def _see_canary(client: Any, redis: RedisSettings, needed: str) -> None:
-    """Find out by trying: managed services refuse CONFIG. Write a hash, and see whether its event comes."""
-    key = f"{CANARY_PREFIX}{uuid.uuid4().hex}"
-    database = parse_url(redis.url).database
-    listener = RespConnection.open(redis, name="engine-canary", protocol=2)
-    try:
-        listener.send(pack(b"SUBSCRIBE", channel_prefix(database) + key.encode()))
-        listener.receive()
-        client.hset(key, "canary", "1")
-        client.expire(key, 10)
-        if not _heard(listener, b"hset"):
-            raise NotificationsOff(
-                f"the server sends no keyspace events, or not those of hashes, and does not allow CONFIG; "
-                f"the routes need {needed!r}",
-                hint=f"set notify-keyspace-events to {needed} in the server's parameter group",
-            )
-    finally:
-        client.delete(key)
-        listener.close()
+def _see_to_notifications(connection: RespConnection, redis: RedisSettings, needed: str) -> str:
+    if see_to_flags(connection, needed, may_set=redis.set_notifications) is Flags.CONFIG_REFUSED:
+        return try_canary(redis, connection.address.database, needed)
+    return ""
 
 
-def _heard(listener: RespConnection, event: bytes) -> bool:
-    deadline = time.monotonic() + CANARY_WAIT_S
-    while time.monotonic() < deadline:
-        while (reply := listener.reply()) is not False:
-            if reply[0] == b"message" and reply[2] == event:
-                return True
-        if not listener.receive_available():
-            time.sleep(0.01)
-    return False
-
-
-def _sample(client: Any, keys_max: int) -> list[bytes]:
-    if not keys_max or not client.dbsize():
-        return []
-    pipe = client.pipeline(transaction=False)
-    for _ in range(keys_max):
-        pipe.randomkey()
-    return [key for key in pipe.execute(raise_on_error=False) if isinstance(key, bytes)]
+def _sample(connection: RespConnection, keys_max: int) -> tuple[list[bytes], str]:
+    """Return some keys by chance, bounded in number and bytes, and a warning where none may be had."""
+    keys: list[bytes] = []
+    size = 0
+    while len(keys) < keys_max and size < _SAMPLE_BYTES_MAX:
+        count = min(_SAMPLE_AT_ONCE, keys_max - len(keys))
+        for reply in connection.pipeline(pack("RANDOMKEY") * count, count):
+            if isinstance(reply, hiredis.ReplyError):
+                return keys, f"no keys could be sampled, so shards are cut blindly: {reply}"
+            if reply is None:
+                return keys, ""
+            keys.append(reply)
+            size += len(reply)
+    return keys, ""
 
 
 def read_mappings(redis: RedisSettings, prefix: str) -> dict[str, dict[str, str]]:
-    """Return the original's mapping hashes, ``{key: fields}``, whose keys begin with this prefix."""
-    found: dict[str, dict[str, str]] = {}
-    with client_of(redis) as client:
-        pattern = glob.escape(prefix.encode()) + b"*"
-        for key in client.scan_iter(match=pattern, count=1_000, _type="hash"):
-            if len(found) >= MAPPINGS_MAX:
+    """Return the original's mapping hashes, ``{key: fields}``, whose keys begin with this prefix.
+
+    What is not UTF-8 in a key becomes surrogates, in a field or value the replacement sign.
+    """
+    connection = RespConnection.open(redis, name="engine-planner")
+    try:
+        keys = sorted(_mapping_keys(connection, prefix))
+        sizes = _ask(connection, "HLEN", keys)
+        for key, size in zip(keys, sizes, strict=True):
+            if size > MAPPING_FIELDS_MAX:
                 raise RedisRefused(
-                    f"more than {MAPPINGS_MAX} mapping hashes begin with {prefix!r}",
-                    hint="choose a prefix of their own for them: META_MAP_SUFFIX",
+                    f"the hash {_text(key)!r} begins with the mapping prefix {prefix!r} and has {size} fields: "
+                    f"a mapping has {MAPPING_FIELDS_MAX} at most",
+                    hint="choose a prefix that only mappings begin with: original.mapping_prefix",
                 )
-            fields = client.hgetall(key)
-            found[key.decode("utf-8", "surrogateescape")] = {
-                name.decode("utf-8", "replace"): value.decode("utf-8", "replace")
-                for name, value in fields.items()
-            }
-    return found
+        return {
+            key.decode("utf-8", "surrogateescape"): {_text(name): _text(value) for name, value in fields.items()}
+            for key, fields in zip(keys, _ask(connection, "HGETALL", keys), strict=True)
+            if fields
+        }
+    finally:
+        connection.close()
+
+
+def _mapping_keys(connection: RespConnection, prefix: str) -> set[bytes]:
+    pattern = glob.escape(prefix.encode()) + b"*"
+    keys: set[bytes] = set()
+    for found in _scan(connection, pattern):
+        keys.update(found)
+        if len(keys) > MAPPINGS_MAX:
+            raise RedisRefused(
+                f"more than {MAPPINGS_MAX} hashes begin with the mapping prefix {prefix!r}",
+                hint="choose a prefix that only mappings begin with: original.mapping_prefix",
+            )
+    return keys
+
+
+def _scan(connection: RespConnection, pattern: bytes) -> Iterator[Iterable[bytes]]:
+    cursor = b"0"
+    while True:
+        reply = connection.call("SCAN", cursor, "MATCH", pattern, "COUNT", _SCAN_COUNT, "TYPE", "hash")
+        if isinstance(reply, hiredis.ReplyError):
+            raise refusal(connection.address, "scan for mapping hashes", str(reply))
+        cursor, found = reply
+        yield found
+        if cursor == b"0":
+            return
+
+
+def _ask(connection: RespConnection, command: str, keys: list[bytes]) -> list[Any]:
+    """Return the answers to one command for each key; a key that is no hash any more counts as empty."""
+    replies = connection.pipeline(b"".join(pack(command, key) for key in keys), len(keys))
+    for reply in replies:
+        if isinstance(reply, hiredis.ReplyError) and not str(reply).startswith("WRONGTYPE"):
+            raise refusal(connection.address, "read the mapping hashes", str(reply))
+    empty: Any = 0 if command == "HLEN" else {}
+    return [empty if isinstance(reply, hiredis.ReplyError) else reply for reply in replies]
+
+
+def _text(word: bytes) -> str:
+    return word.decode("utf-8", "replace")

@@ -1,29 +1,30 @@
 """A subscriber process: one shard's notifications → dirty keys → rings.
 
-The loop never waits for anything but its socket. When a ring is full it goes on draining the socket, because a
-subscriber that reads too slowly is disconnected by the server and loses what it missed; the keys wait in the
-dirty set, each once.
+The loop waits for its socket and its supervisor, and for nothing else. When a ring is full it goes on draining the
+socket, because a subscriber that reads too slowly is disconnected by the server and loses what it missed; the keys
+wait in the dirty set, each once. Each read is flushed at once: light load is not held back to fill frames.
 """
 
 from __future__ import annotations
 
 import gc
-import random
 import select
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import hiredis
 
 from engine.capture.dirty import DirtyKeys, Intake, interests
 from engine.capture.flush import Flusher
 from engine.capture.gaps import Gap, declare_gap
+from engine.capture.listener import Listener, Phase, Subscription
+from engine.capture.notifications import needed_flags
 from engine.capture.shards import Shard, channel_prefix
 from engine.clock import monotonic_ms, now_ms
 from engine.config import CaptureSettings, RedisSettings, RingSettings
-from engine.connection import RespConnection, pack, refusal
-from engine.errors import RedisError, RedisRefused
+from engine.connection import RespConnection
+from engine.connection_errors import not_redis
+from engine.errors import RedisError, RedisRefused, RedisUnreachable
 from engine.lifecycle import ChildLink, Drain, Failed, MappingChanged, RoutesInForce, SetRoutes, Stop
 from engine.observe.logs import get_logger
 from engine.ring.counters import ChildState, Counter
@@ -34,20 +35,22 @@ from engine.routes import RouteTable
 log = get_logger(__name__)
 
 BEAT_MS_MAX = 500
-READS_A_TURN_MAX = 8
-PING_MS = 5_000
-SILENCE_MS_MAX = 15_000
-"""No answer to a ping for this long means that the connection is dead."""
-RETRY_MS_MIN, RETRY_MS_MAX = 50, 5_000
-RING_FULL_WAIT_MS = 5
-"""Rings have no wake-up in this direction: a writer that found one full looks again after this."""
-DRAIN_TOKEN = b"drain"
+OBEY_MS_MAX = 100
+"""Under load, commands are looked for when the poller shows them, and this often for those that come as signals."""
+FULL_WAIT_MS_MIN, FULL_WAIT_MS_MAX = 1, 20
+"""Rings have no wake-up in this direction: a writer that found one full looks again, less and less often."""
 DRAIN_SILENCE_MS_MAX = 2_000
+"""A drain waits this long for a server that says nothing any more."""
+MAPPING_DEBOUNCE_MS = 100
+TOO_LONG_LOG_MS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class SubscriberSpec:
-    """All that a subscriber is handed at its fork."""
+    """All that a subscriber is handed at its fork; ``database`` is the one whose keys it captures.
+
+    ``gap_since_ms`` is the Unix time since when nobody listened in its place, 0 for the first to stand there.
+    """
 
     shard: Shard
     redis: RedisSettings
@@ -58,10 +61,11 @@ class SubscriberSpec:
     mapping_prefix: str
     writers: Sequence[RingWriter]
     wakes: Sequence[Wake]
+    gap_since_ms: int = 0
 
 
 def run_subscriber(spec: SubscriberSpec, link: ChildLink) -> int:
-    """Run until drained or stopped; return the exit status."""
+    """Run until drained or stopped; return the exit status. The connection is made here, after the fork."""
     subscriber = Subscriber(spec, link)
     gc.freeze()
     gc.set_threshold(100_000, 20, 50)
@@ -69,7 +73,7 @@ def run_subscriber(spec: SubscriberSpec, link: ChildLink) -> int:
 
 
 class Subscriber:
-    """The loop and what it owns: one connection, one dirty set, the writing ends of its rings."""
+    """The loop and what it owns: a subscription, a dirty set, the writing ends of its rings."""
 
     def __init__(self, spec: SubscriberSpec, link: ChildLink) -> None:
         self._spec = spec
@@ -84,167 +88,184 @@ class Subscriber:
             mapping_prefix=spec.mapping_prefix.encode(),
         )
         self._flusher = Flusher(spec.writers, spec.wakes, spec.ring, link.row)
-        self._connection: RespConnection | None = None
-        self._confirmed = 0
-        self._heard_ms = self._pinged_ms = 0
-        self._retry_at_ms = 0
-        self._failures = 0
-        self._gap_since_ms = 0
-        self._is_dropping = False
-        self._drain_by_ms = 0
-        self._is_drained = False
+        self._listener = Listener(
+            Subscription(spec.redis, spec.database, spec.shard, spec.capture.read_bytes_max),
+            needed_flags(spec.table, spec.mapping_prefix),
+        )
+        self._poller = select.poll()
+        self._link_fd = link.fileno()
+        self._poller.register(self._link_fd, select.POLLIN)
+        self._watched: RespConnection | None = None
+        self._watched_fd = -1
+        self._gap_since_ms = spec.gap_since_ms
+        self._is_overflowing = False
+        self._full_wait_ms = FULL_WAIT_MS_MIN
+        self._mapping_due_ms = 0
+        self._too_long_said_ms = -TOO_LONG_LOG_MS
+        self._obey_due_ms = 0
+        self._is_draining = False
+        if spec.gap_since_ms:
+            self._declare("its subscriber was replaced", spec.gap_since_ms)
 
     def run(self) -> int:
         """Turn until drained or stopped."""
         while True:
-            self._link.beat(monotonic_ms())
-            if self._obey():
+            moment_ms = monotonic_ms()
+            self._link.beat(moment_ms)
+            if moment_ms >= self._obey_due_ms and self._obey(moment_ms):
                 return 0
             try:
-                more = self._turn()
-            except RedisRefused as error:
-                if self._row.state is ChildState.STARTING:
-                    self._link.report(Failed(error.message, error.hint))
-                    return error.exit_code
-                self._lost(error)
-                more = False
+                self._listen(moment_ms)
+                self._end_drain(moment_ms)
             except RedisError as error:
-                self._lost(error)
-                more = False
-            flushed = self._flusher.flush(self._dirty)
-            self._row.set(Counter.DIRTY_KEYS, len(self._dirty))
-            if self._drain_by_ms and flushed and self._heard_all():
+                if self._is_hopeless(error):
+                    return error.exit_code
+                self._lose(error, moment_ms)
+            is_flushed = self._flusher.flush(self._dirty)
+            self._note_dirty()
+            if is_flushed and self._listener.phase is Phase.CLOSED:
                 self._link.set_state(ChildState.DRAINED)
                 return 0
-            self._wait(more, flushed)
+            if not self._listener.has_more():
+                self._wait(is_flushed, moment_ms)
 
-    def _obey(self) -> bool:
+    def _obey(self, moment_ms: int) -> bool:
+        """Do what the supervisor wants; return True where that is to stop at once."""
+        self._obey_due_ms = moment_ms + OBEY_MS_MAX
         for command in self._link.commands():
             if isinstance(command, Stop):
                 return True
-            if isinstance(command, Drain) and not self._drain_by_ms:
+            if isinstance(command, Drain) and not self._is_draining:
                 self._start_drain()
             elif isinstance(command, SetRoutes):
-                table = RouteTable.decode(command.table)
-                self._wanted = interests(table)
-                self._link.report(RoutesInForce(table.version))
+                self._set_routes(RouteTable.decode(command.table))
+        if self._mapping_due_ms and moment_ms >= self._mapping_due_ms:
+            self._mapping_due_ms = 0
+            self._link.report(MappingChanged())
         return False
 
-    def _start_drain(self) -> None:
-        """Ask for a pong: everything published before the ping arrives before it."""
-        self._link.set_state(ChildState.DRAINING)
-        self._drain_by_ms = monotonic_ms() + DRAIN_SILENCE_MS_MAX
-        try:
-            if self._connection is not None:
-                self._connection.send(pack(b"PING", DRAIN_TOKEN))
-        except RedisError as error:
-            self._lost(error)
+    def _set_routes(self, table: RouteTable) -> None:
+        self._wanted = interests(table)
+        self._listener.flags = needed_flags(table, self._spec.mapping_prefix)
+        self._link.report(RoutesInForce(table.version))
 
-    def _heard_all(self) -> bool:
-        return self._is_drained or self._connection is None or monotonic_ms() >= self._drain_by_ms
-
-    def _turn(self) -> bool:
-        """Read what is there; return True if there may be more at once."""
-        if self._connection is None:
-            if self._drain_by_ms or monotonic_ms() < self._retry_at_ms:
-                return False
-            self._connect()
-        connection = self._connection
+    def _listen(self, moment_ms: int) -> None:
+        """Take in what one read brings."""
+        listener = self._listener
+        if not listener.advance(moment_ms):
+            return
+        connection = listener.connection
         assert connection is not None
-        more = False
-        for _ in range(READS_A_TURN_MAX):
-            if not connection.receive_available():
-                break
-            more = True
-            self._heard_ms = monotonic_ms()
-            self._account(self._dirty.take_in(connection.reply, self._wanted, now_ms()))
-        self._keep_alive(connection)
-        return more
+        try:
+            intake = self._dirty.take_in(connection.reply, self._wanted, now_ms())
+        except hiredis.ProtocolError as error:
+            raise not_redis(connection.address, error) from error
+        self._account(intake, moment_ms)
+        for reply in intake.others:
+            if listener.handle(reply):
+                self._is_listening()
 
-    def _connect(self) -> None:
-        spec = self._spec
-        self._confirmed = 0
-        self._connection = RespConnection.open(
-            spec.redis,
-            name=f"engine-subscriber-{spec.shard.index + 1}",
-            protocol=2,
-            database=spec.database,
-        )
-        self._connection.send(pack(b"PSUBSCRIBE", *spec.shard.patterns))
-        self._heard_ms = self._pinged_ms = monotonic_ms()
-
-    def _account(self, intake: Intake) -> None:
+    def _account(self, intake: Intake, moment_ms: int) -> None:
         row = self._row
         row.add(Counter.EVENTS_READ, intake.read)
         row.add(Counter.EVENTS_ROUTED, intake.routed)
         row.add(Counter.EVENTS_COALESCED, intake.coalesced)
         if intake.too_long:
             row.add(Counter.KEYS_TOO_LONG, intake.too_long)
-            log.error("key_too_long", limit_bytes=self._spec.capture.key_bytes_max, events=intake.too_long)
+            if moment_ms - self._too_long_said_ms >= TOO_LONG_LOG_MS:
+                self._too_long_said_ms = moment_ms
+                log.error("key_too_long", limit_bytes=self._spec.capture.key_bytes_max, events=intake.too_long)
         if intake.dropped:
             row.add(Counter.EVENTS_DROPPED, intake.dropped)
-            if not self._is_dropping:
-                self._declare("more dirty keys than capture.dirty_keys_max", now_ms())
-        self._is_dropping = bool(intake.dropped)
-        if intake.mapping_changed:
-            self._link.report(MappingChanged())
-        for reply in intake.others:
-            self._handle(reply)
+            if not self._is_overflowing:
+                self._is_overflowing = True
+                self._declare("more keys are dirty than the set may hold: capture.dirty_keys_max", now_ms())
+        if intake.mappings and not self._mapping_due_ms:
+            self._mapping_due_ms = moment_ms + MAPPING_DEBOUNCE_MS
 
-    def _handle(self, reply: Any) -> None:
-        if isinstance(reply, hiredis.ReplyError):
-            assert self._connection is not None
-            raise refusal(self._connection.address, "subscribe", str(reply))
-        if reply[0] == b"psubscribe":
-            self._confirmed += 1
-            if self._confirmed == len(self._spec.shard.patterns):
-                self._listening()
-        elif reply[0] == b"pong" and reply[1] == DRAIN_TOKEN:
-            self._is_drained = True
+    def _note_dirty(self) -> None:
+        dirty = len(self._dirty)
+        self._row.set(Counter.DIRTY_KEYS, dirty)
+        if self._is_overflowing and dirty <= self._spec.capture.dirty_keys_max // 2:
+            self._is_overflowing = False
 
-    def _listening(self) -> None:
-        self._failures = 0
+    def _is_listening(self) -> None:
+        """The subscription is complete: the gap, if there was one, ends here."""
         if self._gap_since_ms:
-            log.info("listening_again", shard=self._spec.shard.index + 1, since_ms=self._gap_since_ms)
+            log.info("listening_again", shard=self._spec.shard.index + 1, gap_ms=now_ms() - self._gap_since_ms)
             self._gap_since_ms = 0
-        if not self._drain_by_ms:
+        if self._listener.completions > 1:
+            self._row.add(Counter.RECONNECTS, 1)
+            if self._spec.mapping_prefix:
+                self._link.report(MappingChanged())
+        if not self._is_draining:
             self._link.set_state(ChildState.READY)
 
-    def _keep_alive(self, connection: RespConnection) -> None:
-        moment = monotonic_ms()
-        if moment - self._heard_ms > SILENCE_MS_MAX:
-            raise RedisError(f"{connection.address} has not answered for {SILENCE_MS_MAX // 1_000} s")
-        if moment - self._heard_ms > PING_MS and moment - self._pinged_ms > PING_MS:
-            self._pinged_ms = moment
-            connection.send(pack(b"PING"))
+    def _is_hopeless(self, error: RedisError) -> bool:
+        """Tell, and report, an error at the start that only the user can mend; later on all of them may pass."""
+        if self._listener.completions or self._is_draining or not isinstance(error, RedisRefused):
+            return False
+        self._link.set_state(ChildState.FAILED)
+        self._link.report(Failed(error.message, error.hint))
+        return True
 
-    def _lost(self, error: RedisError) -> None:
-        """Forget the connection, declare the gap once, and try again later, for ever."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-            self._row.add(Counter.RECONNECTS, 1)
-        if not self._gap_since_ms and self._row.state is not ChildState.STARTING:
-            self._gap_since_ms = now_ms()
+    def _lose(self, error: RedisError, moment_ms: int) -> None:
+        """Declare the gap once, and try again later, for ever; a drain takes what there is."""
+        listener = self._listener
+        if listener.phase is Phase.LISTENING:
+            self._gap_since_ms = listener.heard_until_ms
             self._declare("the connection was lost", self._gap_since_ms)
-        self._failures += 1
-        bound = min(RETRY_MS_MAX, RETRY_MS_MIN << min(self._failures, 10))
-        wait_ms = random.randint(RETRY_MS_MIN, bound)
-        self._retry_at_ms = monotonic_ms() + wait_ms
-        log.warning("connection_lost", error=str(error), attempt=self._failures, retry_in_ms=wait_ms)
+        wait_ms = listener.lost(moment_ms)
+        log.warning("connection_lost", error=str(error), attempt=listener.failures, retry_in_ms=wait_ms)
+        if self._is_draining:
+            listener.close()
 
     def _declare(self, reason: str, started_ms: int) -> None:
         declare_gap(Gap(self._spec.shard.index, reason, started_ms), self._row)
 
-    def _wait(self, more: bool, flushed: bool) -> None:
-        """Wait for the socket, a command, or the moment at which something is due."""
-        if more:
+    def _start_drain(self) -> None:
+        """Ask for a pong: everything published before the ping was processed arrives before it."""
+        self._is_draining = True
+        self._link.set_state(ChildState.DRAINING)
+        moment_ms = monotonic_ms()
+        try:
+            if not self._listener.ask_for_the_end(moment_ms):
+                self._listener.close()
+        except RedisError as error:
+            self._lose(error, moment_ms)
+
+    def _end_drain(self, moment_ms: int) -> None:
+        """Stop listening once all that was asked for is here, or the server says nothing any more."""
+        listener = self._listener
+        if not self._is_draining or listener.phase is Phase.CLOSED:
             return
-        wait_ms = BEAT_MS_MAX if not self._drain_by_ms else RING_FULL_WAIT_MS
-        poller = select.poll()
-        poller.register(self._link.fileno(), select.POLLIN)
-        if self._connection is not None:
-            poller.register(self._connection.fileno(), select.POLLIN)
-        elif not self._drain_by_ms:
-            wait_ms = min(wait_ms, max(1, self._retry_at_ms - monotonic_ms()))
-        poller.poll(wait_ms if flushed else RING_FULL_WAIT_MS)
+        if listener.is_drained:
+            listener.close()
+        elif listener.silence_ms(moment_ms) > DRAIN_SILENCE_MS_MAX:
+            raise RedisUnreachable("the server does not answer to the drain")
+
+    def _wait(self, is_flushed: bool, moment_ms: int) -> None:
+        """Wait for the socket, a command, or the moment at which something is due."""
+        wait_ms = min(BEAT_MS_MAX, self._listener.wait_ms(moment_ms))
+        if self._mapping_due_ms:
+            wait_ms = min(wait_ms, max(1, self._mapping_due_ms - moment_ms))
+        if is_flushed:
+            self._full_wait_ms = FULL_WAIT_MS_MIN
+        else:
+            wait_ms = min(wait_ms, self._full_wait_ms)
+            self._full_wait_ms = min(2 * self._full_wait_ms, FULL_WAIT_MS_MAX)
+        self._watch()
+        if any(descriptor == self._link_fd for descriptor, _ in self._poller.poll(wait_ms)):
+            self._obey_due_ms = 0
+
+    def _watch(self) -> None:
+        """Have the poller follow the connection: a closed descriptor would wake it for ever."""
+        connection = self._listener.connection
+        if connection is self._watched:
+            return
+        if self._watched is not None:
+            self._poller.unregister(self._watched_fd)
+        if connection is not None:
+            self._watched_fd = connection.fileno()
+            self._poller.register(self._watched_fd, select.POLLIN)
+        self._watched = connection

@@ -1,0 +1,37 @@
+"""Connecting beside the loop: names, handshakes and greetings may take seconds, and the loop must go on turning.
+
+Meanwhile it shows that it lives, empties its dirty set into the rings, and obeys. The thread only connects: it
+shares nothing, and ends with that.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from engine.connection import RespConnection
+
+
+class Connecting:
+    """One attempt to connect, under way in a thread of its own."""
+
+    def __init__(self, connect: Callable[[], RespConnection]) -> None:
+        self._connect = connect
+        self._connection: RespConnection | None = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="connect", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._connection = self._connect()
+        except Exception as error:
+            self._error = error
+
+    def poll(self) -> RespConnection | None:
+        """Return the connection once it is there, None while it is not; raise what went wrong."""
+        if self._thread.is_alive():
+            return None
+        if self._error is not None:
+            raise self._error
+        return self._connection

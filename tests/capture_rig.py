@@ -1,0 +1,183 @@
+"""Real subscribers on a real server, with rings that the test itself reads."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import redis
+
+from engine.capture.shards import Shard, plan_shards
+from engine.capture.subscriber import SubscriberSpec, run_subscriber
+from engine.config import CaptureSettings, RedisSettings, RingSettings, RouteSettings
+from engine.lifecycle import Channel, ChildLink, Message, channel_pair
+from engine.model import Change
+from engine.ring.codec import decode_changes
+from engine.ring.counters import Board, ChildState, Counter
+from engine.ring.ring import RingSet
+from engine.ring.wake import Wake
+from engine.routes import RouteTable
+from engine.sandbox.valkey import ValkeyServer
+
+WAIT_S = 20.0
+_fork = multiprocessing.get_context("fork")
+
+Taken = list[tuple[int, int, Change]]
+"""Changes as (shard, invoker, change)."""
+
+
+def wait_for(condition: Callable[[], Any], what: str) -> Any:
+    """Poll until the condition holds; what it says is returned."""
+    deadline = time.monotonic() + WAIT_S
+    while not (result := condition()):
+        assert time.monotonic() < deadline, f"did not come about: {what}"
+        time.sleep(0.005)
+    return result
+
+
+def route(*events: str, keys: tuple[str, ...] = ("*",), name: str = "all") -> RouteSettings:
+    return RouteSettings(name=name, function="f", keys=keys, events=events or ("hset",))
+
+
+class Capture:
+    """The subscribers of some shards; the test is all of their invokers."""
+
+    def __init__(
+        self,
+        redis_settings: RedisSettings,
+        shards: tuple[Shard, ...],
+        routes: tuple[RouteSettings, ...],
+        *,
+        invokers: int = 1,
+        settings: CaptureSettings,
+        ring: RingSettings,
+        mapping_prefix: str = "",
+    ) -> None:
+        self.table = RouteTable.build(routes)
+        self._shards = shards
+        self._redis = redis_settings
+        self._settings = settings
+        self._ring = ring
+        self._mapping_prefix = mapping_prefix
+        self.rings = RingSet(len(shards), invokers, ring.ring_bytes)
+        self.wakes = [Wake() for _ in range(invokers)]
+        self.board = Board(len(shards))
+        self.readers = [
+            [self.rings.ring(shard, invoker).reader() for invoker in range(invokers)] for shard in range(len(shards))
+        ]
+        self.channels: list[Channel] = []
+        self.processes: list[Any] = []
+
+    def start(self) -> None:
+        for shard in self._shards:
+            ours, theirs = channel_pair()
+            process = _fork.Process(target=self._run, args=(shard, ours, theirs), daemon=True)
+            process.start()
+            theirs.close()
+            self.channels.append(ours)
+            self.processes.append(process)
+
+    def _run(self, shard: Shard, ours: Channel, theirs: Channel) -> None:
+        ours.close()
+        spec = SubscriberSpec(
+            shard=shard,
+            redis=self._redis,
+            capture=self._settings,
+            ring=self._ring,
+            table=self.table,
+            database=0,
+            mapping_prefix=self._mapping_prefix,
+            writers=[self.rings.ring(shard.index, invoker).writer() for invoker in range(len(self.wakes))],
+            wakes=self.wakes,
+        )
+        raise SystemExit(run_subscriber(spec, ChildLink(theirs, self.board.row(shard.index))))
+
+    def wait_ready(self) -> None:
+        wait_for(lambda: all(row.state is ChildState.READY for row in self.board.rows), "all subscribers are ready")
+
+    def count(self, counter: Counter) -> int:
+        return sum(row.get(counter) for row in self.board.rows)
+
+    def send(self, message: Message) -> None:
+        for channel in self.channels:
+            channel.send(message)
+
+    def heard(self) -> list[Message]:
+        return [message for channel in self.channels for message in channel.receive()]
+
+    def take(self) -> Taken:
+        """Return what is in the rings, as (shard, invoker, change), and release it."""
+        taken = []
+        for shard, readers in enumerate(self.readers):
+            for invoker, reader in enumerate(readers):
+                while (frame := reader.read()) is not None:
+                    taken += [(shard, invoker, change) for change in decode_changes(frame[0])]
+                    reader.release(frame[1])
+        return taken
+
+    def take_until(self, condition: Callable[[Taken], bool]) -> Taken:
+        taken: Taken = []
+
+        def is_enough() -> bool:
+            taken.extend(self.take())
+            return condition(taken)
+
+        wait_for(is_enough, "the changes are in the rings")
+        return taken
+
+    def join(self) -> list[int]:
+        for process in self.processes:
+            process.join(WAIT_S)
+        return [process.exitcode for process in self.processes]
+
+    def close(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.join()
+        for end in (*self.channels, *self.wakes):
+            end.close()
+
+
+@contextmanager
+def capture(
+    server: ValkeyServer,
+    *routes: RouteSettings,
+    shards: int = 1,
+    invokers: int = 1,
+    redis_settings: RedisSettings | None = None,
+    settings: CaptureSettings | None = None,
+    ring: RingSettings | None = None,
+    mapping_prefix: str = "",
+    flags: str = "KA",
+    is_ready: bool = True,
+    password: str | None = None,
+) -> Iterator[tuple[Capture, Any]]:
+    """Run the subscribers until the block ends; yields them and a client of the server (of the default user)."""
+    client = redis.Redis(unix_socket_path=server_socket(server), password=password)
+    client.config_set("notify-keyspace-events", flags)
+    running = Capture(
+        redis_settings or RedisSettings(url=server.url),
+        plan_shards(shards, 0, ()),
+        routes or (route(),),
+        invokers=invokers,
+        settings=settings or CaptureSettings(),
+        ring=ring or RingSettings(),
+        mapping_prefix=mapping_prefix,
+    )
+    try:
+        running.start()
+        if is_ready:
+            running.wait_ready()
+        yield running, client
+    finally:
+        running.close()
+        client.close()
+
+
+def server_socket(server: ValkeyServer) -> str:
+    """Return the path of the server's own socket file, which needs no port and no TLS."""
+    assert server._folder is not None
+    return f"{server._folder.name}/socket"
