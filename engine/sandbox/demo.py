@@ -211,8 +211,9 @@ def compare_once(console: Console, client: Any, sandbox: Sandbox) -> tuple[list[
 
 
 def read_journal(path: Path) -> list[dict[str, Any]]:
-    """Return the invocations that the Lambda runtime noted."""
-    return [orjson.loads(line) for line in path.read_bytes().splitlines()]
+    """Return the invocations that the Lambda runtime noted, but for the empty batch before the start."""
+    invocations = [orjson.loads(line) for line in path.read_bytes().splitlines()]
+    return [invocation for invocation in invocations if invocation["records"]]
 
 
 def percentile(values: list[float], percent: float) -> float:
