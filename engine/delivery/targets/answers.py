@@ -1,0 +1,157 @@
+"""What Lambda's answers mean for the records of an invocation.  (pure)"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from engine.model import Failure, Outcome
+
+REASON_CHARS_MAX = 500
+RETRY_AFTER_S_MAX = 300
+"""A longer wish than this is a mistake; retrying goes on with a backoff of its own anyway."""
+
+ACCEPTED = Outcome()
+
+HINTS = {
+    "ResourceNotFoundException": "check the route's function, aws.region, and whose account the credentials are for",
+    "AccessDeniedException": "grant lambda:InvokeFunction on it to the engine's role or user",
+    "ExpiredTokenException": "the credentials have expired: renew them, or run with a role that renews its own",
+    "UnrecognizedClientException": "the credentials are not valid: check AWS_ACCESS_KEY_ID, or the profile or role",
+    "InvalidSignatureException": "the secret key is wrong, or this machine's clock is off by minutes",
+    "InvalidRequestContentException": "the function does not take what the engine sends: check the route's payload",
+}
+_OTHER_HINT = "check the route's function, aws.region and aws.lambda_endpoint_url"
+
+# What runtimes put into the answer of a function that raised.
+_ERROR_KEYS = frozenset({"errorMessage", "errorType", "stackTrace", "requestId", "trace", "cause"})
+_TIMED_OUT = re.compile(rb"Task timed out after [\d.]+ seconds\s*$")
+_BARE_TEXT_BYTES_MAX = 200
+
+
+def outcome_of(
+    status: int, headers: Mapping[str, str], body: bytes, function: str, *, report_item_failures: bool
+) -> Outcome:
+    """Return what became of an invocation, from its HTTP answer."""
+    if status != 200:
+        return _refused(status, headers, body, function)
+    if headers.get("X-Amz-Function-Error"):
+        return function_error(body)
+    return batch_answer(body) if report_item_failures else _any_answer(body)
+
+
+def batch_answer(body: bytes) -> Outcome:
+    """Return what a function's answer to a batch means, as event source mappings read it."""
+    try:
+        answer = orjson.loads(body) if body else None
+    except orjson.JSONDecodeError:
+        if _is_emulators_timeout(body):
+            return function_error(body)
+        return _bad(f"the answer is not JSON: {body[:100].decode('utf-8', 'replace')!r}")
+    if not isinstance(answer, dict):
+        return ACCEPTED
+    if _is_error(answer):
+        return function_error(body)
+    failures = answer.get("batchItemFailures")
+    if failures is None:
+        return ACCEPTED
+    if not isinstance(failures, list):
+        return _bad("batchItemFailures is not a list")
+    named = [item.get("itemIdentifier") if isinstance(item, dict) else None for item in failures]
+    names = [name for name in named if isinstance(name, str) and name]
+    if len(names) < len(failures):
+        return _bad("an entry of batchItemFailures has no itemIdentifier, or an empty one")
+    if not names:
+        return ACCEPTED
+    failed = tuple(dict.fromkeys(names))
+    return Outcome(Failure.ITEMS, failed, f"{len(failed)} record{'s' if len(failed) > 1 else ''} failed")
+
+
+def function_error(body: bytes) -> Outcome:
+    """Return the outcome of a function that raised, or ran out of its time."""
+    try:
+        error = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        error = None
+    if isinstance(error, dict):
+        kind, message = str(error.get("errorType") or ""), str(error.get("errorMessage") or "")
+    else:
+        kind, message = "", body[:REASON_CHARS_MAX].decode("utf-8", "replace")
+    failure = Failure.TIMEOUT if "Task timed out" in message or kind == "Sandbox.Timedout" else Failure.FUNCTION_ERROR
+    return Outcome(failure, reason=short(": ".join(part for part in (kind, message) if part) or "no reason given"))
+
+
+def _any_answer(body: bytes) -> Outcome:
+    """Return the outcome for a function that may answer what it likes, if it did not fail."""
+    # Lambda marks a function's error in a header. Its local emulator does not: there it shows in the body alone.
+    if b'"errorType"' not in body:
+        return function_error(body) if _is_emulators_timeout(body) else ACCEPTED
+    try:
+        answer = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return ACCEPTED
+    return function_error(body) if isinstance(answer, dict) and _is_error(answer) else ACCEPTED
+
+
+def _is_error(answer: dict[str, Any]) -> bool:
+    return "errorType" in answer and "errorMessage" in answer and answer.keys() <= _ERROR_KEYS
+
+
+def _is_emulators_timeout(body: bytes) -> bool:
+    return len(body) < _BARE_TEXT_BYTES_MAX and _TIMED_OUT.search(body) is not None
+
+
+def _refused(status: int, headers: Mapping[str, str], body: bytes, function: str) -> Outcome:
+    message, reason = _message(body)
+    kind = str(headers.get("x-amzn-ErrorType") or "").split(":")[0]
+    text = " ".join(part for part in (f"HTTP {status}", kind, reason, message) if part)
+    if status == 429:
+        return Outcome(Failure.THROTTLED, reason=short(text), retry_after_ms=_retry_after_ms(headers))
+    if status == 413:
+        return Outcome(Failure.OVERSIZE, reason=short(text))
+    if status >= 500:
+        return Outcome(Failure.SERVICE, reason=short(text), retry_after_ms=_retry_after_ms(headers))
+    if kind == "ResourceNotFoundException":
+        text = f"no function {function}: {text}"
+    return Outcome(Failure.REFUSED, reason=with_hint(text, hint_for(kind)))
+
+
+def hint_for(code: str) -> str:
+    """Return the remedy for an error code of the service."""
+    return HINTS.get(code, _OTHER_HINT)
+
+
+def _retry_after_ms(headers: Mapping[str, str]) -> int:
+    seconds = str(headers.get("Retry-After") or "")
+    if not (seconds.isascii() and seconds.isdigit()):
+        return 0
+    return min(int(seconds[:9]), RETRY_AFTER_S_MAX) * 1_000
+
+
+def _message(body: bytes) -> tuple[str, str]:
+    """Return the message and the ``Reason`` in an error of the service."""
+    try:
+        error = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        error = None
+    if not isinstance(error, dict):
+        return body[:200].decode("utf-8", "replace"), ""
+    return str(error.get("message") or error.get("Message") or ""), str(error.get("Reason") or "")
+
+
+def _bad(reason: str) -> Outcome:
+    return Outcome(Failure.BAD_ANSWER, reason=short(reason))
+
+
+def with_hint(text: str, hint: str) -> str:
+    """Return both, at most `REASON_CHARS_MAX` long; it is the text that gives way."""
+    return f"{short(text, REASON_CHARS_MAX - len(hint) - 3)} ({hint})"
+
+
+def short(text: str, chars_max: int = REASON_CHARS_MAX) -> str:
+    """Return a text in one line that is at most so long."""
+    line = " ".join(text.split())
+    return line if len(line) <= chars_max else line[: chars_max - 1] + "…"
