@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -16,22 +17,26 @@ from tests.support import ROUTE, PathUnderTest, whole_path
 
 def start(path: PathUnderTest, *arguments: str, environment: Mapping[str, str] | None = None) -> tuple[int, str]:
     """Run ``engine start`` to its end; assert that it says one thing, with no traceback, and leaves nothing running."""
-    before = {process.pid for process in psutil.process_iter()}
-    command = [sys.executable, "-m", "engine", "start", "--config", str(path.config), *arguments]
-    done = subprocess.run(
-        command,
+    process = subprocess.Popen(
+        [sys.executable, "-m", "engine", "start", "--config", str(path.config), *arguments],
         env={**path.environment, **(environment or {})},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
-        timeout=60,
         cwd=path.folder,
-        check=False,
+        start_new_session=True,
     )
-    said = done.stdout + done.stderr
+    said, _ = process.communicate(timeout=60)
     assert "Traceback" not in said
-    left = [p for p in psutil.process_iter() if p.pid not in before and "engine:" in " ".join(p.cmdline())]
-    assert not left
-    return done.returncode, said
+    assert not [other for other in psutil.pids() if _session(other) == process.pid]
+    return process.returncode, said
+
+
+def _session(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return 0
 
 
 def test_an_unreachable_server(tmp_path: Path) -> None:
@@ -162,16 +167,7 @@ def test_a_second_engine_on_one_status_file(tmp_path: Path) -> None:
     with whole_path(tmp_path) as path:
         path.write_config(ROUTE)
         path.start()
-        code, said = start_second(path)
+        code, said = start(path)
         assert code == 1
         assert "status" in said
         assert path.stop() == 0
-
-
-def start_second(path: PathUnderTest) -> tuple[int, str]:
-    command = [sys.executable, "-m", "engine", "start", "--config", str(path.config)]
-    done = subprocess.run(
-        command, env=path.environment, capture_output=True, text=True, timeout=60, cwd=path.folder, check=False
-    )
-    assert "Traceback" not in done.stderr
-    return done.returncode, done.stdout + done.stderr

@@ -106,7 +106,7 @@ def test_a_function_that_does_not_exist(start: Callable[..., Engine]) -> None:
     engine = start(function="nowhere")
     assert engine.process.wait(WAIT_S) == 1
     (line,) = engine.errors.read_text().splitlines()
-    assert line.startswith("engine: error: route 'carts': no such function: nowhere (")
+    assert line.startswith("engine: error: route 'carts': no such function: nowhere")
 
 
 def test_a_new_route_delivers_without_a_restart(start: Callable[..., Engine], sandbox: Sandbox) -> None:
