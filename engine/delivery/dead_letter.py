@@ -65,12 +65,8 @@ class DeadLetterFile:
         os.fsync(descriptor)
         return ""
 
-    def _line(
-        self, route: str, function: str, entry: Entry, attempts: int, reason: str, now_ms: int
-    ) -> bytes:
+    def _line(self, route: str, function: str, entry: Entry, attempts: int, reason: str, now_ms: int) -> bytes:
         change = entry[0]
         text, encoding = key_text(change.key)
-        letter = DeadLetter(
-            now_ms, route, function, text, change.event, change.captured_ms, attempts, reason, encoding
-        )
+        letter = DeadLetter(now_ms, route, function, text, change.event, change.captured_ms, attempts, reason, encoding)
         return self._encode(letter) + b"\n"

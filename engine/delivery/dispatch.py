@@ -25,9 +25,7 @@ Completion = tuple[int, Batch, Outcome]
 class Dispatcher:
     """The threads of one lane."""
 
-    def __init__(
-        self, lane_id: int, target: Target, threads: int, done: deque[Completion], wake: Wake
-    ) -> None:
+    def __init__(self, lane_id: int, target: Target, threads: int, done: deque[Completion], wake: Wake) -> None:
         self._lane_id = lane_id
         self._target = target
         self._done = done

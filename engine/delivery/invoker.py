@@ -77,9 +77,7 @@ class Invoker:
         self._ledgers = [Ledger() for _ in spec.readers]
         self._fetcher = Fetcher(spec.redis, spec.database, f"engine-invoker-{spec.index + 1}")
         self._backoff = Backoff(spec.delivery.retry_backoff_ms_min, spec.delivery.retry_backoff_ms_max)
-        self._dead_letters = DeadLetterFile(
-            spec.delivery.dead_letter_file, spec.delivery.dead_letter_bytes_max
-        )
+        self._dead_letters = DeadLetterFile(spec.delivery.dead_letter_file, spec.delivery.dead_letter_bytes_max)
         self._fetch_failures = 0
         self._fetch_after_ms = 0
         self._draining = False

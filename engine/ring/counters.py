@@ -135,9 +135,7 @@ class Board:
         assert rows > 0
         self._memory = mmap.mmap(-1, rows * _ROW_WORDS * _WORD_BYTES)
         words = memoryview(self._memory).cast("Q")
-        self.rows = tuple(
-            StatusRow(words[index * _ROW_WORDS : (index + 1) * _ROW_WORDS]) for index in range(rows)
-        )
+        self.rows = tuple(StatusRow(words[index * _ROW_WORDS : (index + 1) * _ROW_WORDS]) for index in range(rows))
 
     def row(self, index: int) -> StatusRow:
         """Return the row of this child."""
