@@ -191,6 +191,24 @@ def test_values_past_the_bound(server: ValkeyServer, client: Any):
     fetcher.close()
 
 
+def test_the_size_that_fits_is_kept(server: ValkeyServer, client: Any):
+    """Once pipelines fit the values, the next fetch gives none up; for small values they grow again."""
+    for number in range(40):
+        client.set(f"k{number}", "x" * 100_000)
+        client.set(f"s{number}", "x")
+    large, small = ([(prefix + b"%d" % number, "set") for number in range(40)] for prefix in (b"k", b"s"))
+    fetcher = Fetcher(RedisSettings(url=server.url, **FAST), 0, "test", keys_max=40, reply_bytes_max=1_000_000)
+    fetcher.fetch(large)
+    connections = client.info("stats")["total_connections_received"]
+    assert len(fetcher.fetch(large)) == 40
+    assert client.info("stats")["total_connections_received"] == connections
+    fetcher.fetch(small)
+    before = client.info("commandstats")["cmdstat_time"]["calls"]
+    fetcher.fetch(small)
+    assert client.info("commandstats")["cmdstat_time"]["calls"] == before + 1
+    fetcher.close()
+
+
 def test_stopping_where_a_payload_is_full(server: ValkeyServer, client: Any):
     """With a bound on bodies, the first keys are returned: enough of them, at least one, never all of a large lot."""
     for number in range(100):

@@ -412,6 +412,16 @@ def test_an_endpoint_that_is_not_there_is_found(service: Service) -> None:
     assert all(service.url in problem.message and "aws.lambda_endpoint_url" in problem.hint for problem in problems)
 
 
+def test_an_endpoint_that_is_silent_is_asked_once(service: Service) -> None:
+    """An endpoint that does not answer costs one timeout, however many functions it was to be asked for."""
+    service.delay_s = 2.0
+    aws = AwsSettings(region="eu-west-1", lambda_endpoint_url=service.url)
+    functions = [(f"routes[{index}]", f"f{index}") for index in range(5)]
+    problems = check_functions(functions, aws, DeliverySettings(invoke_timeout_ms=200))
+    assert [problem.place for problem in problems] == [place for place, _ in functions]
+    assert len(service.seen) == 1
+
+
 def test_other_problems_are_found(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """No credentials, an endpoint that is no URL, and a name that is none are each told with a remedy."""
     (bad_url,) = check(service, "carts", url="localhost:1")
