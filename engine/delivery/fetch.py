@@ -197,6 +197,9 @@ def _raise_for_all(address: object, replies: list[Any]) -> None:
         raise refusal(address, "tell its time, which orders the values", str(replies[0]))
     for reply in replies:
         if isinstance(reply, hiredis.ReplyError):
-            error = refusal(address, "read keys", str(reply))
-            if isinstance(error, RedisUnreachable) or str(reply).startswith("NOAUTH"):
+            text = str(reply)
+            error = refusal(address, "read keys", text)
+            # A command that is denied is denied for every key of its type: that is a right to grant, not a bad key.
+            is_denied = text.startswith("NOAUTH") or (text.startswith("NOPERM") and "to run the" in text)
+            if isinstance(error, RedisUnreachable) or is_denied:
                 raise error

@@ -75,7 +75,9 @@ class Invoker:
         self._row = link.row
         self._done: deque[Completion] = deque()
         self._ledgers = [Ledger() for _ in spec.readers]
-        self._fetcher = Fetcher(spec.redis, spec.database, f"engine-invoker-{spec.index + 1}")
+        self._fetcher = Fetcher(
+            spec.redis, spec.database, f"engine-invoker-{spec.index + 1}", spec.delivery.fetch_keys_max
+        )
         self._backoff = Backoff(spec.delivery.retry_backoff_ms_min, spec.delivery.retry_backoff_ms_max)
         self._dead_letters = DeadLetterFile(spec.delivery.dead_letter_file, spec.delivery.dead_letter_bytes_max)
         self._fetch_failures = 0
@@ -167,7 +169,10 @@ class Invoker:
                     break
                 started = True
                 try:
-                    values = self._fetcher.fetch([(entry[0].key, entry[0].event) for entry in batch.entries])
+                    values = self._fetcher.fetch(
+                        [(change.key, change.event) for change, _ in batch.entries],
+                        self._spec.delivery.payload_bytes_max,
+                    )
                 except RedisError as error:
                     self._fetch_failed(error)
                     lane.put_back(batch, self._fetch_after_ms)

@@ -72,8 +72,14 @@ class RouteLane(Lane):
         self.retry(batch, due_ms)
 
     def send(self, batch: Batch, values: Sequence[Fetched], moment_ms: int, unix_ms: int) -> None:
-        """Make the payload and start its invocation; settle, defer or refuse what does not go into it."""
+        """Make the payload and start its invocation; settle, defer or refuse what does not go into it.
+
+        ``values`` may be those of the first entries only, where more would not have fitted anyway.
+        """
         row = self._row
+        unread = batch.entries[len(values) :]
+        if unread:
+            batch.entries = batch.entries[: len(values)]
         row.add(Counter.KEYS_FETCHED, len(values))
         retyped = sum(1 for value in values if value.retyped)
         built = self._builder.build(batch.entries, values)
@@ -82,7 +88,7 @@ class RouteLane(Lane):
         self.settle(built.settled)
         for entry, reason in built.refused:
             self._bury([entry], batch.attempts, reason, moment_ms, unix_ms)
-        self.retry(Batch(built.deferred, batch.attempts), moment_ms)
+        self.retry(Batch(built.deferred + unread, batch.attempts), moment_ms)
         if not built.sent:
             return
         batch.entries = batch.sent = built.sent

@@ -265,3 +265,18 @@ def test_the_server_may_restart(tmp_path: Path) -> None:
 
         wait_for(arrives, "a key after the restart")
         assert path.stop() == 0
+
+
+def test_large_values_are_cut_into_payloads_that_fit(tmp_path: Path) -> None:
+    """40 values of 1 MB waiting at once arrive in invocations of at most 6 MB, each key once or more, none lost."""
+    with whole_path(tmp_path) as path:
+        path.write_config(ROUTE)
+        path.start()
+        pipe = path.client.pipeline(transaction=True)
+        for number in range(40):
+            pipe.hset(f"large:{number}", "v", str(number % 10) * 1_000_000)
+        pipe.execute()
+        wait_for(lambda: len(path.last()) == 40, "all values")
+        assert max(one["payload_bytes"] for one in path.invocations()) <= 6_000_000
+        assert {len(held["v"]) for held in path.last().values()} == {1_000_000}
+        assert path.stop() == 0

@@ -235,6 +235,15 @@ def test_a_key_that_may_not_be_read(server: ValkeyServer, client: Any):
     client.execute_command("ACL", "DELUSER", "reader")
 
 
+def test_a_command_that_may_not_be_run(server: ValkeyServer, client: Any):
+    """A denied command is a right to grant, told as such: no key is given up on for it."""
+    client.execute_command("ACL", "SETUSER", "blind", "on", ">pw", "+@all", "-hgetall", "~*")
+    fetcher = Fetcher(RedisSettings(url=server.url, username="blind", password="pw"), 0, "test")
+    with pytest.raises(RedisRefused, match="hgetall"):
+        fetcher.fetch([(b"k", "hset")])
+    client.execute_command("ACL", "DELUSER", "blind")
+
+
 def test_a_server_that_may_not_tell_its_time(server: ValkeyServer, client: Any):
     """Without TIME there are no versions: that is refused with its remedy, not papered over."""
     client.execute_command("ACL", "SETUSER", "timeless", "on", ">pw", "+@all", "-time", "~*")
