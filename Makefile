@@ -41,7 +41,7 @@ format: $(READY) ## Put the code into the project's format
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(READY) ## Measure: a table, and reports/bench.json (about 4 minutes; QUICK=1 about one)
+bench: $(READY) ## Measure: a table, and reports/bench.json (about 90 seconds; QUICK=1 about 20)
 	@$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
 
 clean: ## Remove what the targets made

@@ -95,13 +95,18 @@ def machine() -> dict[str, str | int]:
 
 
 def table_of(figures: Sequence[Figure]) -> Table:
-    """Return the table that people read."""
-    table = Table(title="Everything on this machine: load, server, engine, function stand-in")
-    for name in ("figure", "median", "unit", "spread", "goal", "met", "note"):
-        table.add_column(name, justify="right" if name in {"median", "spread"} else "left")
+    """Return the table that people read; its notes follow as lines of their own."""
+    notes = [f"{item.name}: {item.note}" for item in figures if item.note]
+    table = Table(
+        title="Everything on this machine: load, server, engine, function stand-in",
+        caption="\n".join(notes),
+        caption_justify="left",
+    )
+    for name in ("figure", "median", "unit", "spread", "goal", "met"):
+        table.add_column(name, justify="right" if name in {"median", "spread"} else "left", no_wrap=True)
     for item in figures:
         value = f"{item.value:,.0f}" if item.value >= 1_000 else f"{item.value:,.2f}"
-        table.add_row(item.name, value, item.unit, f"{item.spread:.0%}", item.goal, meets(item), item.note)
+        table.add_row(item.name, value, item.unit, f"{item.spread:.0%}", item.goal, meets(item))
     return table
 
 
