@@ -54,6 +54,7 @@ class CaptureSettings(Struct, frozen=True, forbid_unknown_fields=True):
     dirty_keys_max: int = 500_000
     read_bytes_max: int = 1_048_576
     key_bytes_max: int = 1_572_864
+    repair_keys_per_s_max: int = 20_000
 
 
 class RingSettings(Struct, frozen=True, forbid_unknown_fields=True):

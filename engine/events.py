@@ -119,6 +119,9 @@ copied, moved, renamed or restored to its name. Not: times to live (``expire``, 
 ``evicted``, ``rename_from``, ``move_from``): a route that wants those lists them by name.
 """
 
+EVENTS_OF_ABSENCE = frozenset({"del", "evicted", "expired", "move_from", "rename_from"})
+"""Events after which a key is gone; a route that lists one is told so, by a record without a body."""
+
 FLAGS_IN_A = frozenset("g$lshzxetd")
 """The classes that the flag ``A`` stands for; ``m`` and ``n`` are not among them."""
 

@@ -36,6 +36,7 @@ LIMITS: dict[str, Limits] = {
     "capture.sample_keys_max": Limits(0, 100_000, "the sample is read from the server at every start"),
     "capture.dirty_keys_max": Limits(1, 100_000_000),
     "capture.read_bytes_max": Limits(4_096, 67_108_864),
+    "capture.repair_keys_per_s_max": Limits(1, 10_000_000),
     "capture.key_bytes_max": Limits(1, 536_870_912, "a key of Redis holds 512 MB at most"),
     "ring.ring_bytes": Limits(65_536, 1_073_741_824, "there is a ring for each shard and invoker"),
     "ring.frame_bytes_max": Limits(1_024, 268_435_456),

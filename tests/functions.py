@@ -28,3 +28,9 @@ def flaky(event: Any, context: Any) -> Any:
         return None
     failed = [record["record_id"] for record in event["records"] if record["id"] == "poison"]
     return {"batchItemFailures": [{"itemIdentifier": name} for name in failed]}
+
+
+def gate(event: Any, context: Any) -> None:
+    """Fail everything until the marker file is there."""
+    if event["records"] and not Path(os.environ["HEALED"]).exists():
+        raise RuntimeError("the gate is shut")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import signal
 import subprocess
@@ -114,8 +115,9 @@ class PathUnderTest:
         """Return a child of the engine by its title, as in ``invoker 1/2``."""
         assert self.engine is not None
         for process in psutil.Process(self.engine.pid).children():
-            if process.cmdline()[:1] == [f"engine: {name}"] or " ".join(process.cmdline()) == f"engine: {name}":
-                return process
+            with contextlib.suppress(psutil.Error):  # one that was just killed has no command line any more
+                if " ".join(process.cmdline()).strip() == f"engine: {name}":
+                    return process
         raise AssertionError(f"no {name} among the children")
 
     def invocations(self) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ parser's replies itself: a call an event would cost as much as all the rest.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from zlib import crc32
@@ -137,6 +137,34 @@ class DirtyKeys:
         if size > LONG_KEY_BYTES:
             self.long_bytes[crc32(key) % len(self.buckets)] += size
         return True
+
+    def mark(
+        self, keys: Iterable[bytes], mask_of: Callable[[bytes], RouteMask], event: str, now_ms: int
+    ) -> tuple[int, list[bytes]]:
+        """Mark keys dirty for which no event came; return how many, and those for which there is no room.
+
+        A key that is dirty already keeps its event, and gets the routes that it lacks.
+        """
+        marked, left = 0, []
+        room, invokers = self._keys_max - len(self), len(self.buckets)
+        for key in keys:
+            mask, size = mask_of(key), len(key)
+            if not mask or size > self._key_bytes_max:
+                continue
+            invoker = crc32(key) % invokers
+            known = self.buckets[invoker].get(key)
+            if known is not None:
+                known.routes |= mask
+            elif room <= 0 or (size > LONG_KEY_BYTES and sum(self.long_bytes) + size > LONG_KEYS_BYTES_MAX):
+                left.append(key)
+                continue
+            else:
+                if size > LONG_KEY_BYTES:
+                    self.long_bytes[invoker] += size
+                self.buckets[invoker][key] = Change(key, event, mask, now_ms)
+                room -= 1
+            marked += 1
+        return marked, left
 
     def remove(self, invoker: int, changes: Sequence[Change]) -> None:
         """Forget these changes, which were taken from this invoker's bucket: a ring has them now."""

@@ -1,7 +1,6 @@
 """Gaps: times in which a shard was not listening, or could not keep what it heard.
 
-Each is counted and logged with its start. Repairing one, by a scan of its shard that marks keys dirty through the
-same path, attaches to `declare_gap`.
+Each is counted and logged with its start, and repaired by `engine.capture.repair`.
 """
 
 from __future__ import annotations
@@ -23,6 +22,6 @@ class Gap(msgspec.Struct, frozen=True):
 
 
 def declare_gap(gap: Gap, row: StatusRow) -> None:
-    """Count a gap, and say so: changes of its keys reach the destination with their next change."""
+    """Count a gap, and say so."""
     row.add(Counter.GAPS, 1)
     log.warning("gap", shard=gap.shard + 1, reason=gap.reason, started_ms=gap.started_ms)

@@ -19,6 +19,7 @@ from engine.capture.flush import Flusher
 from engine.capture.gaps import Gap, declare_gap
 from engine.capture.listener import Listener, Phase, Subscription
 from engine.capture.notifications import needed_flags
+from engine.capture.repair import Repair
 from engine.capture.shards import Shard, channel_prefix
 from engine.clock import monotonic_ms, now_ms
 from engine.config import CaptureSettings, RedisSettings, RingSettings
@@ -92,6 +93,15 @@ class Subscriber:
             Subscription(spec.redis, spec.database, spec.shard, spec.capture.read_bytes_max),
             needed_flags(spec.table, spec.mapping_prefix),
         )
+        self._repair = Repair(
+            spec.redis,
+            spec.database,
+            spec.shard,
+            spec.table,
+            spec.mapping_prefix.encode(),
+            spec.capture.repair_keys_per_s_max,
+            link.row,
+        )
         self._poller = select.poll()
         self._link_fd = link.fileno()
         self._poller.register(self._link_fd, select.POLLIN)
@@ -99,6 +109,7 @@ class Subscriber:
         self._watched_fd = -1
         self._gap_since_ms = spec.gap_since_ms
         self._is_overflowing = False
+        self._overflow_since_ms = 0
         self._full_wait_ms = FULL_WAIT_MS_MIN
         self._mapping_due_ms = 0
         self._too_long_said_ms = -TOO_LONG_LOG_MS
@@ -121,6 +132,7 @@ class Subscriber:
                 if self._is_hopeless(error):
                     return error.exit_code
                 self._lose(error, moment_ms)
+            self._advance_repair(moment_ms)
             is_flushed = self._flusher.flush(self._dirty)
             self._note_dirty()
             if is_flushed and self._listener.phase is Phase.CLOSED:
@@ -146,6 +158,7 @@ class Subscriber:
 
     def _set_routes(self, table: RouteTable) -> None:
         self._wanted = interests(table)
+        self._repair.set_routes(table)
         self._listener.flags = needed_flags(table, self._spec.mapping_prefix)
         self._link.report(RoutesInForce(table.version))
 
@@ -179,20 +192,30 @@ class Subscriber:
             row.add(Counter.EVENTS_DROPPED, intake.dropped)
             if not self._is_overflowing:
                 self._is_overflowing = True
+                self._overflow_since_ms = now_ms()
                 self._declare("more keys are dirty than the set may hold: capture.dirty_keys_max", now_ms())
         if intake.mappings and not self._mapping_due_ms:
             self._mapping_due_ms = moment_ms + MAPPING_DEBOUNCE_MS
+
+    def _advance_repair(self, moment_ms: int) -> None:
+        """Scan on while somebody listens: only then is what the scan has passed heard when it changes again."""
+        if not self._repair.is_under_way() or self._listener.phase is not Phase.LISTENING or self._is_draining:
+            return
+        keys_max = max(1, self._spec.capture.dirty_keys_max // 2)
+        self._repair.advance(self._dirty, keys_max, moment_ms, now_ms())
 
     def _note_dirty(self) -> None:
         dirty = len(self._dirty)
         self._row.set(Counter.DIRTY_KEYS, dirty)
         if self._is_overflowing and dirty <= self._spec.capture.dirty_keys_max // 2:
             self._is_overflowing = False
+            self._repair.request(self._overflow_since_ms)
 
     def _is_listening(self) -> None:
         """The subscription is complete: the gap, if there was one, ends here."""
         if self._gap_since_ms:
             log.info("listening_again", shard=self._spec.shard.index + 1, gap_ms=now_ms() - self._gap_since_ms)
+            self._repair.request(self._gap_since_ms)
             self._gap_since_ms = 0
         if self._listener.completions > 1:
             self._row.add(Counter.RECONNECTS, 1)
@@ -249,6 +272,9 @@ class Subscriber:
         wait_ms = min(BEAT_MS_MAX, self._listener.wait_ms(moment_ms))
         if self._mapping_due_ms:
             wait_ms = min(wait_ms, max(1, self._mapping_due_ms - moment_ms))
+        repair_ms = self._repair.wait_ms(moment_ms)
+        if repair_ms is not None:
+            wait_ms = min(wait_ms, repair_ms)
         if is_flushed:
             self._full_wait_ms = FULL_WAIT_MS_MIN
         else:

@@ -11,10 +11,8 @@ from engine.config import RouteSettings
 from engine.delivery.lane import Entry
 from engine.delivery.questions import Fetched
 from engine.delivery.values import key_text
+from engine.events import EVENTS_OF_ABSENCE
 from engine.model import OriginalRecord, Record
-
-DELETE_EVENTS = frozenset({"del", "unlink", "expired", "evicted"})
-"""Events after which a key may be gone, and which a route has to list to hear of it."""
 
 _PREFIX, _SUFFIX = b'{"records":[', b"]}"
 _encode = msgspec.json.Encoder().encode
@@ -41,7 +39,7 @@ class PayloadBuilder:
     """Makes payloads for one route; ``payload_bytes_max`` is never exceeded."""
 
     def __init__(self, route: RouteSettings, database: int, payload_bytes_max: int) -> None:
-        self._deletes = DELETE_EVENTS.intersection(route.events)
+        self._deletes = EVENTS_OF_ABSENCE.intersection(route.events)
         self._is_original = route.payload == "original"
         self._database = database
         self._payload_bytes_max = payload_bytes_max

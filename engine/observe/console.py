@@ -15,6 +15,8 @@ _TOTALS = {
     "events_coalesced": "coalesced into a waiting key",
     "gaps": "gaps",
     "events_dropped": "events dropped (each within a gap)",
+    "repairs": "scans done to repair gaps",
+    "keys_repaired": "keys marked dirty by them",
     "reconnects": "reconnects",
     "records_delivered": "records delivered",
     "invocations": "invocations",

@@ -61,6 +61,8 @@ class Counter(IntEnum):
     FETCH_ERRORS = 25
     LAG_MS_SUM = 26
     LAG_MS_MAX = 27
+    REPAIRS = 28
+    KEYS_REPAIRED = 29
 
 
 assert _COUNTERS_AT + len(Counter) <= _SIZES_AT

@@ -280,3 +280,55 @@ def test_large_values_are_cut_into_payloads_that_fit(tmp_path: Path) -> None:
         assert max(one["payload_bytes"] for one in path.invocations()) <= 6_000_000
         assert {len(held["v"]) for held in path.last().values()} == {1_000_000}
         assert path.stop() == 0
+
+
+def test_changes_in_a_gap_are_found(tmp_path: Path) -> None:
+    """Keys that change while no subscription is there arrive without another change: the shards are scanned."""
+    with whole_path(tmp_path) as path:
+        path.write_config(ROUTE)
+        path.start()
+        # In one transaction, so that the subscriptions cannot be back before the changes are made.
+        pipe = path.client.pipeline(transaction=True)
+        pipe.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        for number in range(1_000):
+            pipe.hset(f"unheard:{number}", "n", number)
+        assert pipe.execute()[0] == 2
+        wait_for(lambda: len(path.last()) == 1_000, "the keys of the gap")
+        assert path.last()[b"unheard:7"] == {"n": "7"}
+        wait_for(lambda: path.totals()["repairs"] == 2, "both scans")
+        assert path.stop() == 0
+
+
+def test_a_killed_subscriber_loses_nothing(tmp_path: Path) -> None:
+    """Keys that change while a subscriber is dead, and those that it had not passed on, are found by its successor."""
+    with whole_path(tmp_path) as path:
+        path.write_config(ROUTE)
+        path.start()
+        for number in range(2_000):
+            path.client.hset(f"key:{number}", "n", number)
+            if number == 1_000:
+                path.child("subscriber 1/2").kill()
+                path.child("subscriber 2/2").kill()
+        wait_for(lambda: len(path.last()) == 2_000, "every key")
+        assert path.stop() == 0
+
+
+def test_an_overflow_is_repaired(tmp_path: Path) -> None:
+    """Changes beyond the dirty set's bound are dropped and counted, and found when there is room again."""
+    marker = tmp_path / "healed"
+    functions = (FunctionSpec("gate", "tests.functions:gate", environment={"HEALED": str(marker)}),)
+    bounds = "frame_bytes_max = 16384\nring_bytes = 65536\n"
+    with whole_path(tmp_path, functions=functions) as path:
+        path.write_config('[[routes]]\nname = "all"\nfunction = "gate"\n[ring]\n' + bounds)
+        text = path.config.read_text().replace("[capture]", "[capture]\nkey_bytes_max = 1000\ndirty_keys_max = 100")
+        path.config.write_text(text)
+        path.start()
+        pipe = path.client.pipeline(transaction=False)
+        for number in range(20_000):
+            pipe.hset(f"key:{number}", "n", number)
+        pipe.execute()
+        wait_for(lambda: path.totals()["events_dropped"] > 0, "the overflow")
+        marker.write_text("yes")
+        wait_for(lambda: path.totals()["keys_in_flight"] == 0 and path.totals()["repairs"] == 2, "the repairs")
+        wait_for(lambda: len(path.last()) == 20_000, "every key")
+        assert path.stop() == 0
