@@ -9,12 +9,15 @@
 
 A frame is two header words and the payload, padded to 8 bytes, and never wraps::
 
-    position + 1         absolute, of the frame's own first byte; never 0, so zeroed memory is no frame
-    length | crc << 32   of the payload; the crc starts from the position's low half
+    position + 1                 absolute, of the frame's own first byte
+    length + 1 | check << 32     of the payload; the check is a crc32 that starts from the position's `seed`
     payload …
 
-Where a frame does not fit before the end of the data area, a *padding* frame fills it: its length is
-`PADDING`, its payload nothing.
+Where a frame does not fit before the end of the data area, a *padding* frame fills it: in place of a length it has
+`PADDING`, and its check is the seed itself. Where only one word is left, that word alone is the padding.
+
+Neither header word is ever 0, so memory that was never written holds no frame. No word of an older lap is valid
+under a newer position, a padding's neither: seeds of one index first repeat after some 2**32 laps.
 """
 
 from __future__ import annotations
@@ -27,7 +30,8 @@ RELEASED = 2 * LINE_BYTES // WORD_BYTES
 DATA_AT = 3 * LINE_BYTES
 HEADER_BYTES = 2 * WORD_BYTES
 PADDING = 0xFFFF_FFFF
-FRAME_BYTES_LIMIT = PADDING - 1
+FRAME_BYTES_LIMIT = PADDING - 2
+LOW_HALF = 0xFFFF_FFFF
 
 
 def is_power_of_two(number: int) -> bool:
@@ -38,3 +42,8 @@ def is_power_of_two(number: int) -> bool:
 def frame_bytes(payload_bytes: int) -> int:
     """Return what a frame of this payload takes in a ring."""
     return HEADER_BYTES + (payload_bytes + WORD_BYTES - 1 & -WORD_BYTES)
+
+
+def seed(position: int) -> int:
+    """Return where the check of a frame at this position starts: 32 bits, both halves of the position folded."""
+    return (position ^ position >> 32) & LOW_HALF

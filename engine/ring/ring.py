@@ -5,16 +5,28 @@ stores a frame first and *written* last. The reader copies a payload out, and mo
 is settled; a replaced reader begins again at *released*, so every frame is seen at least once. A replaced writer
 begins at *written*: what its predecessor left half done lies behind that and was never visible.
 
-**Order in memory.** Python has no fences. x86-64 makes stores visible in program order, and loads are not
-reordered with loads, so a reader that sees *written* sees the frame. Arm promises neither: a reader there may see
-the new *written* with old bytes behind it. Hence each frame carries its own absolute position, which no older lap
-can have written there, and a checksum over the payload that starts from that position. What does not match is
-*not yet visible* and read again, up to `REREADS_MAX` times; only then is it `RingCorrupted`. A frame that is taken
-for good although one of its bytes is still old would have to match a 32-bit checksum by chance.
+**Frames, in memory's order.** Python has no fences. x86-64 makes stores visible in program order and keeps loads in
+order, so a reader that sees *written* sees the frame. Arm promises neither: behind a new *written*, any word of the
+frame may still be what an older lap left, or zero. So nothing is believed for being there:
 
-The other direction, *released* seen before the reader's copy was made, would let the writer overwrite a frame that
-is still being read. A payload is copied by a completed call, many calls before *released* is stored, and settled in
-between by an invocation, which passes through system calls and locks; the checksum is verified on the copy.
+- the first header word is the frame's own absolute position, which no older lap can have written;
+- the second holds length and check. The check starts from the position, so an old length, an old padding mark or a
+  zero under a new position never fits, not even together with the old payload that it once described;
+- a payload of old and new words mixed has to match 32 bits by chance.
+
+What does not match is *not yet visible*: it is read again up to `REREADS_MAX` times, 0.1 s together, thousands of
+times what a store takes to get through. Only then is it `RingCorrupted`. Nothing is skipped, for nothing but a valid
+frame or padding says where the next one starts.
+
+**Room, in memory's order.** *released* must not be seen before the reader's copy is made, or the writer overwrites
+what is still being read. Loads before a later store stay before it, also on Arm, where the store depends on them:
+the checksum is computed over the copy, whose every byte came from a load of shared memory, and only the branch that
+it decides leads to a store to *released*. On the other side the writer's stores to the data area hang on a branch
+on the *released* that it loaded, and a processor shows no store on a guess.
+
+**What is left.** A match by chance: 1 in 2**32 for a payload that is caught half-visible, on Arm alone. And *one*
+writer, *one* reader: without compare-and-swap nothing here can refuse a second, so whoever replaces a process must
+have reaped it before (`engine.supervision.children` forks a successor only then).
 """
 
 from __future__ import annotations
@@ -23,24 +35,27 @@ import mmap
 import time
 import zlib
 
+from engine.errors import EngineError
 from engine.ring.layout import (
     DATA_AT,
     FRAME_BYTES_LIMIT,
     HEADER_BYTES,
+    LOW_HALF,
     PADDING,
     READ,
     RELEASED,
+    WORD_BYTES,
     WRITTEN,
     frame_bytes,
     is_power_of_two,
+    seed,
 )
 
 REREADS_MAX = 200
 REREAD_S = 0.000_5
-_LOW = 0xFFFF_FFFF
 
 
-class RingCorrupted(Exception):
+class RingCorrupted(EngineError):
     """A frame stayed wrong: memory was damaged, or a bug wrote there."""
 
 
@@ -120,11 +135,11 @@ class RingWriter:
         if padding + needed > ring.ring_bytes - (start - int(ring.words[RELEASED])):
             return False
         if padding:
-            self._put_header(start, PADDING)
+            self._put_header(start, PADDING | seed(start) << 32)
             start += padding
             index = 0
         ring.data[index + HEADER_BYTES : index + HEADER_BYTES + size] = payload
-        self._put_header(start, size | zlib.crc32(payload, start & _LOW) << 32)
+        self._put_header(start, size + 1 | zlib.crc32(payload, seed(start)) << 32)
         self._written = start + needed
         ring.words[WRITTEN] = self._written
         return True
@@ -169,7 +184,12 @@ class RingReader:
             if frame is not None:
                 return frame
             time.sleep(REREAD_S)
-        raise RingCorrupted(f"the frame at position {position} does not match its header")
+        at = (position & (self._ring.ring_bytes - 1)) >> 3
+        found = " ".join(f"{word:#x}" for word in self._ring.data_words[at : at + HEADER_BYTES // WORD_BYTES])
+        raise RingCorrupted(
+            f"the frame at position {position} of a ring does not match its header ({found})",
+            hint="shared memory is damaged: restart the engine, which makes new rings",
+        )
 
     def _look(self, position: int) -> tuple[bytes | None, int] | None:
         """Return the payload (None for padding) and the end; None where the bytes do not match (yet)."""
@@ -182,13 +202,14 @@ class RingReader:
         if tail < HEADER_BYTES:
             return None, position + tail
         word = int(ring.data_words[at + 1])
-        size = word & _LOW
-        if word == PADDING:
+        check = seed(position)
+        if word == PADDING | check << 32:
             return None, position + tail
-        if size > tail - HEADER_BYTES:
+        size = (word & LOW_HALF) - 1
+        if not 0 <= size <= tail - HEADER_BYTES:
             return None
         payload = bytes(ring.data[index + HEADER_BYTES : index + HEADER_BYTES + size])
-        if zlib.crc32(payload, position & _LOW) != word >> 32:
+        if zlib.crc32(payload, check) != word >> 32:
             return None
         return payload, position + frame_bytes(size)
 
@@ -205,7 +226,15 @@ class RingSet:
         self._invokers = invokers
         self._stride = Ring.bytes_needed(ring_bytes)
         self._ring_bytes = ring_bytes
-        self._memory = mmap.mmap(-1, shards * invokers * self._stride)
+        total_bytes = shards * invokers * self._stride
+        try:
+            self._memory = mmap.mmap(-1, total_bytes)
+        except (OSError, OverflowError) as error:
+            raise EngineError(
+                f"no shared memory for {shards} shards × {invokers} invokers rings of {ring_bytes} bytes, "
+                f"{total_bytes >> 20} MiB in all: {error}",
+                hint="set ring.ring_bytes lower, or use fewer shards or invokers",
+            ) from error
 
     def ring(self, shard: int, invoker: int) -> Ring:
         """Return the ring from this shard to this invoker."""

@@ -4,6 +4,9 @@ The writer signals after every flush, whether the reader sleeps or not. A "reade
 system call, but the writer's *store position, then load word* and the reader's *store word, then load position*
 may each be reordered by the processor, x86-64 included, and a wake-up be lost; that needs a fence, which Python
 has not.
+
+What was written before a signal is seen after the clear that it caused, on Arm too: both are system calls that
+take the kernel's lock of the one descriptor.
 """
 
 from __future__ import annotations

@@ -6,16 +6,26 @@ from collections import deque
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from engine.errors import EngineError
 from engine.model import Change
 from engine.ring import ring as ring_module
 from engine.ring.codec import decode_changes, encode_changes
-from engine.ring.layout import HEADER_BYTES, frame_bytes
+from engine.ring.layout import HEADER_BYTES, READ, RELEASED, WRITTEN, frame_bytes
 from engine.ring.ring import Ring, RingCorrupted, RingSet
 
 RING_BYTES = 256
 PAYLOADS = st.binary(min_size=0, max_size=RING_BYTES // 2 - HEADER_BYTES)
+STARTS = st.sampled_from([0, RING_BYTES - 8, 2**32 - RING_BYTES, 2**32 - 8, 2**48 + 24])
+
+
+def ring_at(position: int) -> Ring:
+    """Return an empty ring whose positions have come this far."""
+    ring = RingSet(1, 1, RING_BYTES).ring(0, 0)
+    for word in (WRITTEN, READ, RELEASED):
+        ring.words[word] = position
+    return ring
 
 
 class RingMachine(RuleBasedStateMachine):
@@ -23,7 +33,12 @@ class RingMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.ring = RingSet(1, 1, RING_BYTES).ring(0, 0)
+        self.begin_at(0)
+
+    @initialize(position=STARTS)
+    def begin_at(self, position: int) -> None:
+        """Positions grow for years: a ring that has come far behaves like a new one."""
+        self.ring = ring_at(position)
         self.writer = self.ring.writer()
         self.reader = self.ring.reader()
         self.unread: deque[bytes] = deque()
@@ -77,13 +92,15 @@ RingMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=6
 TestRing = RingMachine.TestCase
 
 
-@given(payload=st.binary(min_size=1, max_size=100), seed=st.integers(0, 2**32))
-def test_damage_is_never_taken_for_a_frame(payload: bytes, seed: int) -> None:
-    """A frame with flipped bits is refused, in bounded time, or read as it was if the flip hit padding."""
-    ring = RingSet(1, 1, RING_BYTES).ring(0, 0)
+@settings(max_examples=400, deadline=None)
+@given(position=STARTS, payload=PAYLOADS, seed=st.integers(0, 2**32), flips=st.integers(1, 12))
+def test_damage_is_never_taken_for_a_frame(position: int, payload: bytes, seed: int, flips: int) -> None:
+    """Flipped bits anywhere in the ring are refused, in bounded time, or hit no byte that counts."""
+    ring = ring_at(position)
     assert ring.writer().offer(payload)
     rng = random.Random(seed)
-    ring.data[rng.randrange(frame_bytes(len(payload)))] ^= 1 << rng.randrange(8)
+    for _ in range(flips):
+        ring.data[rng.randrange(RING_BYTES)] ^= 1 << rng.randrange(8)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ring_module, "REREAD_S", 0)
         reader = ring.reader()
@@ -91,7 +108,7 @@ def test_damage_is_never_taken_for_a_frame(payload: bytes, seed: int) -> None:
             frame = reader.read()
         except RingCorrupted:
             return
-    assert frame is not None
+    assert frame is not None, "a damaged frame was skipped"
     assert frame[0] == payload
 
 
@@ -116,6 +133,13 @@ def test_a_frame_that_becomes_visible_late_is_read(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(ring_module.time, "sleep", arrive)
     assert ring.reader().read() == (b"late", frame_bytes(4))
+
+
+def test_rings_beyond_the_memory_are_refused_with_a_remedy() -> None:
+    """A mapping that the system can't give is one clear error, which names the setting."""
+    with pytest.raises(EngineError, match="64 shards × 64 invokers") as refused:
+        RingSet(64, 64, 1 << 60)
+    assert "ring.ring_bytes" in refused.value.hint
 
 
 def test_rings_of_a_set_share_no_byte() -> None:
