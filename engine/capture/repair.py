@@ -116,7 +116,7 @@ class Repair:
                 self._redis, name=f"engine-repair-{self._shard.index + 1}", protocol=2, database=self._database
             )
         if not self._is_scanning:
-            self._begin(moment_ms)
+            self._begin(self._connection, moment_ms)
         assert self._cursor is not None
         reply: Any = self._connection.call("SCAN", self._cursor, "MATCH", self._pattern, "COUNT", SCAN_COUNT)
         if isinstance(reply, hiredis.ReplyError):
@@ -126,14 +126,14 @@ class Repair:
         self._cursor = None if cursor == b"0" else cursor
         self._unmarked += [key for key in keys if self._shard.owns(key)]
 
-    def _begin(self, moment_ms: int) -> None:
+    def _begin(self, connection: RespConnection, moment_ms: int) -> None:
         self._is_scanning = True
         self._cursor = b"0"
         self._began_ms = moment_ms
         self._marked = 0
         self._since_ms, self._wanted_since_ms = self._wanted_since_ms, 0
-        # No class of last bytes matches the empty key; where it is not there, its read will show it.
-        self._unmarked = [b""] if self._shard.takes_empty_key else []
+        # No class of last bytes matches the empty key.
+        self._unmarked = [b""] if self._shard.takes_empty_key and connection.call("EXISTS", b"") == 1 else []
         log.info("repair_begun", shard=self._shard.index + 1, since_ms=self._since_ms)
 
     def _mark(self, dirty: DirtyKeys, unix_ms: int) -> None:

@@ -71,6 +71,7 @@ def test_a_repair_marks_the_keys_that_a_route_wants(server: ValkeyServer, client
     assert marked(dirty) == expected
     assert rig.row.get(Counter.REPAIRS) == 1
     assert rig.row.get(Counter.KEYS_REPAIRED) == len(expected)
+    client.hset("", "f", "v")
     everything = Rig(server.url, RouteSettings("all", "f"))
     everything.repair.request(5)
     everything.run(dirty := dirty_keys())
