@@ -8,7 +8,6 @@
     │   ├── RedisUnreachable    no connection, or it broke
     │   ├── RedisRefused        wrong password, missing right
     │   └── NotificationsOff    keyspace notifications are off, and we may not set them
-    ├── TargetError             the function: missing, no right, wrong region
     └── SupervisionError        children that do not come up
 
 Expected outcomes are return values, never exceptions; bugs are asserts.
@@ -72,10 +71,6 @@ class RedisRefused(RedisError):
 
 class NotificationsOff(RedisError):
     """Keyspace notifications lack flags that the routes need, and the engine may not set them."""
-
-
-class TargetError(EngineError):
-    """A function can't be invoked at all: it does not exist, or the credentials may not."""
 
 
 class SupervisionError(EngineError):

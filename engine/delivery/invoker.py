@@ -175,7 +175,7 @@ class Invoker:
                     )
                 except RedisError as error:
                     self._fetch_failed(error)
-                    lane.put_back(batch, self._fetch_after_ms)
+                    lane.retry(batch, self._fetch_after_ms)
                     break
                 self._fetch_failures = 0
                 lane.send(batch, values, monotonic_ms(), now_ms())

@@ -67,10 +67,6 @@ class RouteLane(Lane):
         self._dispatcher.close()
         self._target.close()
 
-    def put_back(self, batch: Batch, due_ms: int) -> None:
-        """Return a batch whose values could not be read: nothing was attempted."""
-        self.retry(batch, due_ms)
-
     def send(self, batch: Batch, values: Sequence[Fetched], moment_ms: int, unix_ms: int) -> None:
         """Make the payload and start its invocation; settle, defer or refuse what does not go into it.
 

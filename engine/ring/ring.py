@@ -117,11 +117,6 @@ class RingWriter:
         """Return the position up to which frames are settled."""
         return self._ring.released
 
-    @property
-    def free_bytes(self) -> int:
-        """Return how much room there is, padding not counted."""
-        return self._ring.ring_bytes - (self._written - self._ring.released)
-
     def offer(self, payload: bytes | bytearray | memoryview) -> bool:
         """Write one frame; return False when there is no room: the caller still owns the payload."""
         ring, start = self._ring, self._written
