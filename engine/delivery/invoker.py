@@ -215,16 +215,16 @@ class Invoker:
         return max(1, min(BEAT_MS_MAX, min(times) - monotonic_ms()))
 
     def _set_routes(self, table: RouteTable) -> None:
-        """Open lanes for new routes; a route that changed or went finishes what it has in its old lane."""
+        """Open lanes for new routes, turn those of changed ones; a route that went finishes what it has."""
         self._retired = [lane for lane in self._retired if not self._closed(lane)]
         lanes: dict[int, RouteLane] = {}
         for slot, route in table.routes.items():
             old = self._lanes.pop(slot, None)
-            if old is not None and old.route == route:
+            if old is not None:
+                if old.route != route:
+                    old.use(route)
                 lanes[slot] = old
                 continue
-            if old is not None:
-                self._retired.append(old)
             lanes[slot] = RouteLane(
                 route,
                 self._spec.database,
@@ -241,6 +241,6 @@ class Invoker:
     @staticmethod
     def _closed(lane: RouteLane) -> bool:
         if lane.is_idle():
-            lane.close()
+            lane.release_hands()
             return True
         return False

@@ -40,32 +40,50 @@ class RouteLane(Lane):
         done: deque[Completion],
         wake: Wake,
     ) -> None:
-        window_ms = round(route.maximum_batching_window_in_seconds * 1_000)
-        is_original = route.payload == "original"
-        super().__init__(1 if is_original else route.batch_size, window_ms, route.parallelization_factor)
-        self.route = route
+        super().__init__(batch_size=1, window_ms=0, slots=1)
         self.lane_id = next(_lane_ids)
-        age_s = route.maximum_record_age_in_seconds
-        self._policy = RetryPolicy(route.maximum_retry_attempts, age_s * 1_000 if age_s >= 0 else -1)
+        self._database = database
+        self._delivery = delivery
+        self._aws = aws
+        self._done = done
+        self._wake = wake
+        self._dispatcher: Dispatcher | None = None
+        self._target: LambdaTarget | None = None
         self._backoff = Backoff(delivery.retry_backoff_ms_min, delivery.retry_backoff_ms_max)
-        self._builder = PayloadBuilder(route, database, delivery.payload_bytes_max)
         self._dead_letters = dead_letters
         self._row = row
-        target = LambdaTarget(
+        self.use(route)
+
+    def use(self, route: RouteSettings) -> None:
+        """Deliver by these settings from now on.
+
+        The lane keeps its keys: what waits or failed goes the new way, and a key that is in flight the old way
+        still keeps its next value back. A pause was the old function's.
+        """
+        self.release_hands()
+        is_original = route.payload == "original"
+        self.route = route
+        self.batch_size = 1 if is_original else route.batch_size
+        self.window_ms = round(route.maximum_batching_window_in_seconds * 1_000)
+        self.slots = route.parallelization_factor
+        self.failures_in_row = self.paused_until_ms = 0
+        age_s = route.maximum_record_age_in_seconds
+        self._policy = RetryPolicy(route.maximum_retry_attempts, age_s * 1_000 if age_s >= 0 else -1)
+        self._builder = PayloadBuilder(route, self._database, self._delivery.payload_bytes_max)
+        self._target = LambdaTarget(
             route.function,
-            aws,
-            delivery,
+            self._aws,
+            self._delivery,
             report_item_failures=not is_original and REPORT_ITEM_FAILURES in route.function_response_types,
             connections_max=route.parallelization_factor,
         )
-        self._target = target
-        self._dispatcher = Dispatcher(self.lane_id, target, route.parallelization_factor, done, wake)
+        self._dispatcher = Dispatcher(self.lane_id, self._target, self.slots, self._done, self._wake)
 
-    def close(self) -> None:
-        """Let the threads go; the lane must be idle."""
-        assert self.is_idle()
-        self._dispatcher.close()
-        self._target.close()
+    def release_hands(self) -> None:
+        """Let the threads end once their invocations have, and their connections with them."""
+        if self._dispatcher is not None and self._target is not None:
+            self._dispatcher.close()
+            self._target.close()
 
     def send(self, batch: Batch, values: Sequence[Fetched], moment_ms: int, unix_ms: int) -> None:
         """Make the payload and start its invocation; settle, defer or refuse what does not go into it.
@@ -93,6 +111,7 @@ class RouteLane(Lane):
         row.add(Counter.INVOCATIONS, 1)
         row.add(Counter.PAYLOAD_BYTES, len(built.payload))
         row.record_batch_size(len(built.sent))
+        assert self._dispatcher is not None
         self._dispatcher.submit(batch)
 
     def complete(self, batch: Batch, outcome: Outcome, moment_ms: int, unix_ms: int) -> None:

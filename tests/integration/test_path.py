@@ -332,3 +332,24 @@ def test_an_overflow_is_repaired(tmp_path: Path) -> None:
         wait_for(lambda: path.totals()["keys_in_flight"] == 0 and path.totals()["repairs"] == 2, "the repairs")
         wait_for(lambda: len(path.last()) == 20_000, "every key")
         assert path.stop() == 0
+
+
+def test_a_repaired_route_delivers_what_was_stuck(tmp_path: Path) -> None:
+    """Keys that a broken function kept refusing go to the function that a reload names instead, without a change."""
+    functions = (FunctionSpec("broken", "tests.functions:broken"), FunctionSpec("sound", "accept"))
+    with whole_path(tmp_path, functions=functions) as path:
+        path.write_config('[[routes]]\nname = "all"\nfunction = "broken"\n')
+        path.start()
+        for number in range(100):
+            path.client.hset(f"key:{number}", "n", number)
+        wait_for(lambda: path.totals()["records_retried"] >= 100, "retries")
+        path.write_config('[[routes]]\nname = "all"\nfunction = "sound"\n')
+        assert path.engine is not None
+        path.engine.send_signal(signal.SIGHUP)
+
+        def arrived() -> set[str]:
+            sound = [one for one in path.invocations() if one["function"] == "sound"]
+            return {record["id"] for one in sound for record in one["event"]["records"]}
+
+        wait_for(lambda: len(arrived()) == 100, "all keys at the function that works")
+        assert path.stop() == 0
