@@ -35,8 +35,10 @@ shards = {shards}
 [delivery]
 invokers = {invokers}
 dead_letter_file = "{folder}/dead_letters.jsonl"
+backlog_folder = "{folder}/backlog"
 [supervision]
 status_file = "{folder}/status.json"
+checkpoint_file = "{folder}/checkpoint"
 [log]
 level = "warning"
 [[routes]]

@@ -55,6 +55,7 @@ class CaptureSettings(Struct, frozen=True, forbid_unknown_fields=True):
     read_bytes_max: int = 1_048_576
     key_bytes_max: int = 1_572_864
     repair_keys_per_s_max: int = 20_000
+    repair_by_idle_time: bool = True
 
 
 class RingSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -73,8 +74,13 @@ class DeliverySettings(Struct, frozen=True, forbid_unknown_fields=True):
     payload_bytes_max: int = 6_000_000
     connect_timeout_ms: int = 3_000
     invoke_timeout_ms: int = 60_000
+    deadline_ms: int = 10_000
+    deadline_margin_ms: int = 4_000
     retry_backoff_ms_min: int = 50
     retry_backoff_ms_max: int = 30_000
+    retrying_keys_max: int = 20_000
+    backlog_folder: str = ".engine/backlog"
+    backlog_bytes_max: int = 10_737_418_240
     dead_letter_file: str = ".engine/dead_letters.jsonl"
     dead_letter_bytes_max: int = 1_073_741_824
 
@@ -95,6 +101,8 @@ class SupervisionSettings(Struct, frozen=True, forbid_unknown_fields=True):
     restart_backoff_ms_max: int = 10_000
     drain_timeout_s: float = 30.0
     status_file: str = ".engine/status.json"
+    checkpoint_file: str = ".engine/checkpoint"
+    checkpoint_interval_ms: int = 1_000
 
 
 class LogSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -125,7 +133,11 @@ class RouteSettings(Struct, frozen=True, forbid_unknown_fields=True):
     parallelization_factor: int = 2
     maximum_retry_attempts: int = -1
     maximum_record_age_in_seconds: int = -1
+    bisect_batch_on_function_error: bool = False
     function_response_types: tuple[str, ...] = ("ReportBatchItemFailures",)
+    on_failure: str = ""
+    starting_position: Literal["LATEST", "TRIM_HORIZON"] = "LATEST"
+    destination: str = ""
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):

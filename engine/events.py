@@ -122,6 +122,12 @@ copied, moved, renamed or restored to its name. Not: times to live (``expire``, 
 EVENTS_OF_ABSENCE = frozenset({"del", "evicted", "expired", "move_from", "rename_from"})
 """Events after which a key is gone; a route that lists one is told so, by a record without a body."""
 
+REPAIR = "repair"
+"""Stands for the event of a key that a scan, an audit or a redrive found: no event was heard."""
+
+REPAIR_GONE = "repair_gone"
+"""The same for a key that a destination holds and the server does not."""
+
 FLAGS_IN_A = frozenset("g$lshzxetd")
 """The classes that the flag ``A`` stands for; ``m`` and ``n`` are not among them."""
 

@@ -48,6 +48,10 @@ LIMITS: dict[str, Limits] = {
     ),
     "delivery.connect_timeout_ms": Limits(1, 600_000),
     "delivery.invoke_timeout_ms": Limits(1, 960_000, _INVOKE_MS),
+    "delivery.deadline_ms": Limits(100, 900_000, "a function runs for 15 minutes at most"),
+    "delivery.deadline_margin_ms": Limits(0, 900_000),
+    "delivery.retrying_keys_max": Limits(1, 100_000_000),
+    "delivery.backlog_bytes_max": Limits(1_048_576, 2**50),
     "delivery.retry_backoff_ms_min": Limits(1, DAY_MS),
     "delivery.retry_backoff_ms_max": Limits(1, DAY_MS),
     "delivery.dead_letter_bytes_max": Limits(1_024, 2**50),
@@ -56,11 +60,18 @@ LIMITS: dict[str, Limits] = {
     "supervision.restart_backoff_ms_min": Limits(1, DAY_MS),
     "supervision.restart_backoff_ms_max": Limits(1, DAY_MS),
     "supervision.drain_timeout_s": Limits(0.1, 86_400),
+    "supervision.checkpoint_interval_ms": Limits(50, 3_600_000),
 }
 """Every number in the settings has limits."""
 
 _REGION = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-_NOT_EMPTY = ("redis.url", "delivery.dead_letter_file", "supervision.status_file")
+_NOT_EMPTY = (
+    "redis.url",
+    "delivery.backlog_folder",
+    "delivery.dead_letter_file",
+    "supervision.status_file",
+    "supervision.checkpoint_file",
+)
 
 
 def check_values(draft: Draft) -> None:

@@ -35,8 +35,10 @@ shards = {shards}
 invokers = {invokers}
 retry_backoff_ms_max = 500
 dead_letter_file = "{folder}/dead_letters.jsonl"
+backlog_folder = "{folder}/backlog"
 [supervision]
 status_file = "{folder}/status.json"
+checkpoint_file = "{folder}/checkpoint"
 drain_timeout_s = 30.0
 """
 

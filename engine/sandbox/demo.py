@@ -44,8 +44,10 @@ shards = 2
 [delivery]
 invokers = 1
 dead_letter_file = "{folder}/dead_letters.jsonl"
+backlog_folder = "{folder}/backlog"
 [supervision]
 status_file = "{folder}/status.json"
+checkpoint_file = "{folder}/checkpoint"
 [log]
 level = "warning"
 [[routes]]
