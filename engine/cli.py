@@ -59,10 +59,10 @@ def start(
     settings = _load(config, given)
 
     from engine.supervision.mains import REAL
-    from engine.supervision.plan import make_plan
+    from engine.supervision.plan import compare_destinations, make_plan
     from engine.supervision.supervisor import run
 
-    return run(settings, plan=make_plan, load=lambda: _load(config, given), mains=REAL)
+    return run(settings, plan=make_plan, load=lambda: _load(config, given), mains=REAL, compare=compare_destinations)
 
 
 @cli.command()
@@ -112,6 +112,67 @@ def status(config: str | None, as_json: bool) -> int:
 
         _print_rich(status_view(content))
     return 0
+
+
+@cli.command()
+@click.option("--route", metavar="NAME", help="This route alone (default: all that name a destination).")
+@click.option("--repair", is_flag=True, help="Have the running engine deliver again what differs.")
+@click.option("--keys-per-s", type=click.IntRange(1, 10_000_000), default=5_000, show_default=True, help="At most.")
+@click.option("--workers", type=click.IntRange(1, 64), default=4, show_default=True, help="Reads at once.")
+@_config
+@_json
+def audit(route: str | None, repair: bool, keys_per_s: int, workers: int, config: str | None, as_json: bool) -> int:
+    """Compare Redis with what the functions write to, key by key, while both change.
+
+    A key counts as different only if it stays so over several looks. Exits with 0 where all is equal, 1 where it is
+    not (also where --repair has had it delivered: run it again), 2 where no route names a destination.
+    """
+    settings = _load(config, {})
+
+    from engine.audit.options import AuditOptions
+    from engine.audit.progress import shown_progress
+    from engine.audit.run import no_engine, run_audit
+
+    with shown_progress() as progress:
+        options = AuditOptions(keys_per_s_max=keys_per_s, workers=workers, repair=repair)
+        report = run_audit(settings, route, options, progress)
+    if as_json:
+        _print_json(report.as_json())
+    else:
+        from engine.observe.console import audit_view
+
+        _print_rich(audit_view(report.as_json()))
+    if report.unheard:
+        _complain(no_engine(report.unheard))
+    return report.exit_code
+
+
+@cli.command()
+@click.option("--route", metavar="NAME", help="The letters of this route alone.")
+@click.option("--from", "source", metavar="WHERE", help="A file, or the ARN of a queue or bucket (default: all).")
+@click.option("--max", "count_max", type=click.IntRange(min=1), help="So many letters at most.")
+@_config
+@_json
+def redrive(route: str | None, source: str | None, count_max: int | None, config: str | None, as_json: bool) -> int:
+    """Have the running engine deliver the keys of dead letters again, as they are now.
+
+    A letter is removed once the engine has heard of its key. Exits with 0 where all were sent, or none was there, 1
+    where some were kept.
+    """
+    settings = _load(config, {})
+
+    from engine.redrive.run import redrive as run
+    from engine.redrive.view import observer, problems_of, summary_view
+
+    with observer() as progress:
+        summary = run(settings, route=route, source=source, count_max=count_max, observer=progress)
+    if as_json:
+        _print_json(summary)
+    else:
+        _print_rich(summary_view(summary))
+    for problem in problems_of(summary):
+        _complain(EngineError(problem))
+    return summary.exit_code
 
 
 @cli.command()

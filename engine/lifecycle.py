@@ -43,6 +43,24 @@ class MappingChanged(msgspec.Struct, tag=True, frozen=True):
     """Subscriber → supervisor: a mapping hash in Redis changed; the routes want to be read again."""
 
 
+class CompareWanted(msgspec.Struct, tag=True, frozen=True):
+    """Subscriber → supervisor: keys may have been deleted unheard; compare with the destinations."""
+
+    number: int
+
+
+class RepairWanted(msgspec.Struct, tag=True, frozen=True):
+    """Invoker → supervisor → subscribers: what changed since (Unix ms of the server) may be lost; scan for it."""
+
+    since_ms: int
+
+
+class Compared(msgspec.Struct, tag=True, frozen=True):
+    """Supervisor → subscriber: what this wish of yours asked for is done, and what it found was published."""
+
+    number: int
+
+
 class Failed(msgspec.Struct, tag=True, frozen=True):
     """Child → supervisor: why this child is about to exit, in words for the user."""
 
@@ -50,7 +68,7 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
     hint: str = ""
 
 
-Message = Drain | Stop | SetRoutes | RoutesInForce | MappingChanged | Failed
+Message = Drain | Stop | SetRoutes | RoutesInForce | MappingChanged | RepairWanted | CompareWanted | Compared | Failed
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Message)

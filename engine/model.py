@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import NamedTuple
 
 import msgspec
 
@@ -18,13 +19,42 @@ class Change(msgspec.Struct, array_like=True, gc=False):
 
     ``event`` is the newest event's name, as Redis names it; ``routes`` the routes that want the key;
     ``captured_ms`` when the oldest event that this change stands for was read from the socket (Unix
-    time, milliseconds).
+    time, milliseconds). Without any route it is a watermark: everything that was published before ``captured_ms``
+    is in this ring, or settled.
     """
 
     key: bytes
     event: str
     routes: RouteMask
     captured_ms: int
+
+
+EVERY_ROUTE: RouteMask = (1 << ROUTE_SLOTS_MAX) - 1
+
+THE_BEGINNING_MS = 1
+"""The start of a gap that has none: the whole keyspace is to be found."""
+
+
+class Watermark(NamedTuple):
+    """Everything published before this moment (Unix ms, the server's clock) is in the rings, or settled.
+
+    ``server_mark`` is that of the server then (`engine.capture.sentry.Sight.mark`), 0 where it is unknown.
+    """
+
+    moment_ms: int
+    server_mark: int
+
+
+class Missed(msgspec.Struct, frozen=True):
+    """What a shard did not hear: everything since ``since_ms`` (Unix time, by the server's clock).
+
+    ``server_mark`` is that of the server then (`engine.capture.sentry.Sight.mark`, 0 where it is unknown);
+    ``routes`` the routes that miss it.
+    """
+
+    since_ms: int
+    server_mark: int = 0
+    routes: RouteMask = EVERY_ROUTE
 
 
 class Record(msgspec.Struct, gc=False, omit_defaults=True):
@@ -83,10 +113,11 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
 
     ``failed_ids`` names the records to deliver again when ``failure`` is ITEMS; with any other failure
     all of them failed. ``reason`` is for people and dead letters; ``retry_after_ms`` is the service's
-    own wish, 0 where it has none.
+    own wish, 0 where it has none. ``is_lost`` where nobody knows whether the function still runs, and writes.
     """
 
     failure: Failure = Failure.NONE
     failed_ids: tuple[str, ...] = ()
     reason: str = ""
     retry_after_ms: int = 0
+    is_lost: bool = False

@@ -6,8 +6,10 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from engine.config import RouteSettings
+from engine.destination.base import check_destination
 from engine.errors import Problem
 from engine.events import COMMANDS_PUBLISHED_AS, EVERY_WRITE, class_of, close_events
+from engine.failure_arns import check_on_failure
 from engine.model import ROUTE_SLOTS_MAX
 
 EVENT_CHARS_MAX = 128
@@ -65,6 +67,10 @@ def check_options(route: RouteSettings) -> Iterator[Finding]:
     yield from _check_keys(route.keys)
     yield from check_events(route.events)
     yield from _check_numbers(route)
+    if finding := check_on_failure(route.on_failure):
+        yield "on_failure", *finding
+    if finding := check_destination(route.destination):
+        yield "destination", *finding
 
 
 def _check_names(route: RouteSettings) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from engine.config import RouteSettings
-from engine.events import expand_events, merge_flags, notification_flags
+from engine.events import EVENTS_OF_ABSENCE, expand_events, merge_flags, notification_flags
 from engine.glob import Matcher, matcher, takes_everything
 from engine.model import ROUTE_SLOTS_MAX, RouteMask
 
@@ -84,6 +84,24 @@ class RouteTable(msgspec.Struct, frozen=True):
                 if test is not None:
                     some.setdefault(event, []).append((bit, test))
         return {event.encode(): EventRoutes(mask, tuple(some.get(event, ()))) for event, mask in always.items()}
+
+    def for_repairs(self) -> EventRoutes:
+        """Return who wants a key that may have changed unheard: all that list an event which leaves it there."""
+        return self._union(event for event in self.compile() if event.decode() not in EVENTS_OF_ABSENCE)
+
+    def for_deletes(self) -> EventRoutes:
+        """Return who wants to hear that a key is gone, whatever took it away: all that list ``del``."""
+        return self._union([b"del"])
+
+    def _union(self, events: Iterable[bytes]) -> EventRoutes:
+        compiled = self.compile()
+        always: RouteMask = 0
+        some: dict[RouteMask, Matcher] = {}
+        for event in events:
+            if event in compiled:
+                always |= compiled[event].always
+                some.update(compiled[event].some)
+        return EventRoutes(always, tuple(some.items()))
 
     def notification_flags(self) -> str:
         """Return the fewest notification flags that these routes need."""

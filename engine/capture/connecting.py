@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
-from engine.connection import RespConnection
+_Connected = TypeVar("_Connected")
 
 
-class Connecting:
+class Connecting(Generic[_Connected]):
     """One attempt to connect, under way in a thread of its own."""
 
-    def __init__(self, connect: Callable[[], RespConnection]) -> None:
+    def __init__(self, connect: Callable[[], _Connected]) -> None:
         self._connect = connect
-        self._connection: RespConnection | None = None
+        self._connection: _Connected | None = None
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="connect", daemon=True)
         self._thread.start()
@@ -28,7 +29,7 @@ class Connecting:
         except Exception as error:
             self._error = error
 
-    def poll(self) -> RespConnection | None:
+    def poll(self) -> _Connected | None:
         """Return the connection once it is there, None while it is not; raise what went wrong."""
         if self._thread.is_alive():
             return None

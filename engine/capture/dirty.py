@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from zlib import crc32
 
+from engine.events import REPAIR, REPAIR_GONE
 from engine.model import Change, RouteMask
 from engine.routes import RouteTable
 
@@ -20,13 +21,15 @@ Interest = tuple[RouteMask, Callable[[bytes], RouteMask] | None, str]
 LONG_KEY_BYTES = 1_024
 """A longer key is counted in bytes too, so that neither a frame nor the dirty set outgrows its memory."""
 LONG_KEYS_BYTES_MAX = 256 * 1024 * 1024
+_MARKS = frozenset({REPAIR.encode(), REPAIR_GONE.encode()})
 
 
 @dataclass(slots=True)
 class Intake:
     """What one read brought, counted in events.
 
-    ``mappings`` are events of mapping hashes; ``others`` the replies that are no events (confirmations, pongs,
+    ``mappings`` are events of mapping hashes; ``marks`` are (key, event) of keys that an audit or a redrive wants to be
+    dirty; ``others`` the replies that are no events (confirmations, pongs,
     errors).
     """
 
@@ -36,6 +39,7 @@ class Intake:
     dropped: int = 0
     too_long: int = 0
     mappings: int = 0
+    marks: list[tuple[bytes, bytes]] = field(default_factory=list)
     others: list[Any] = field(default_factory=list)
 
 
@@ -103,6 +107,8 @@ class DirtyKeys:
             if event != last:
                 if event not in table:
                     unwanted += 1
+                    if event in _MARKS:
+                        intake.marks.append((channel[tail], event))
                     continue
                 mask, mask_of, name = table[event]
                 last = event

@@ -7,8 +7,8 @@ from itertools import islice
 
 from engine.capture.dirty import DirtyKeys
 from engine.config import RingSettings
-from engine.model import Change
-from engine.ring.codec import CHANGE_BYTES_MAX, encode_changes
+from engine.model import Change, Watermark
+from engine.ring.codec import CHANGE_BYTES_MAX, encode_changes, encode_watermark
 from engine.ring.counters import Counter, StatusRow
 from engine.ring.ring import RingWriter
 from engine.ring.wake import Wake
@@ -41,6 +41,19 @@ class Flusher:
                 self._wakes[invoker].signal()
             is_done = is_done and not dirty.buckets[invoker]
         return is_done
+
+    def mark(self, watermark: Watermark) -> bool:
+        """Write a watermark into every ring, behind all that is there; return False where one is full.
+
+        Then some have it twice in the end, which says nothing wrong.
+        """
+        payload = encode_watermark(watermark)
+        refused = [writer for writer in self._writers if not writer.offer(payload)]
+        if refused:
+            return False
+        for wake in self._wakes:
+            wake.signal()
+        return True
 
     def _write(self, dirty: DirtyKeys, invoker: int) -> int:
         """Write frames until nothing is left or the ring is full; return how many."""

@@ -2,7 +2,8 @@
 
 **The watermark.** A ping is answered in order with the messages around it. So once its pong is here, everything
 that was published before the ping was sent has been read: what a broken connection may have lost is younger than
-that. Data that came is no such proof, because the server may have queued it long before.
+that. Data that came is no such proof, because the server may have queued it long before. Its time is the server's own:
+this host's clock may jump. And it counts only when the sentry has seen nothing that events do not tell of.
 """
 
 from __future__ import annotations
@@ -17,18 +18,20 @@ import hiredis
 
 from engine.capture.connecting import Connecting
 from engine.capture.notifications import see_to_flags
+from engine.capture.sentry import Change, Sentry, Sight, compare
 from engine.capture.shards import Shard
-from engine.clock import now_ms
 from engine.config import RedisSettings
 from engine.connection import RespConnection, pack
 from engine.connection_errors import refusal
 from engine.errors import RedisUnreachable
+from engine.routes import merge_flags
 
-PING_MS = 2_000
-SILENCE_MS_MAX = 15_000
-"""No byte for this long, with a ping out, means that the connection is dead."""
+PING_MS = 1_000
+SILENCE_MS_MIN = 2 * PING_MS
+"""A ping or a look that is not answered for this long, and ``redis.read_timeout_ms``, means a dead connection."""
+OVERDUE_FACTOR = 3
+"""As long as other bytes come, the answer may be behind them; for this many times longer it may not."""
 RETRY_MS_MIN, RETRY_MS_MAX = 50, 5_000
-DRAIN_TOKEN = b"drain"
 
 
 class Phase(Enum):
@@ -62,19 +65,28 @@ class Listener:
         self.phase = Phase.WAITING
         self.completions = 0
         """How often all of its patterns were subscribed to."""
-        self.heard_until_ms = 0
-        """The watermark (Unix ms): everything published before has been read."""
+        self.watermark_ms = 0
+        """Everything published before was read, and events told of all of it (Unix ms of the server); 0 until then."""
+        self.sight = Sight(0)
+        """The sentry's newest look."""
+        self.mark = 0
+        """The server's mark at the watermark: see `engine.capture.sentry.Sight`."""
+        self.is_deaf = False
+        """Whether the server does not send what the routes need, and we may not set it."""
         self.failures = 0
         self.is_drained = False
         self.connection: RespConnection | None = None
+        self.sentry: Sentry | None = None
         self._subscription = subscription
         self._chance = chance
-        self._attempt: Connecting | None = None
+        self._attempt: Connecting[tuple[RespConnection, Sentry, Sight]] | None = None
         self._confirmed = 0
         self._due_ms = 0
-        self._subscribed_at_ms = 0
-        self._heard_ms = self._pinged_ms = 0
-        self._is_ping_out = False
+        self._heard_ms = self._pinged_ms = self._asked_ms = 0
+        self._pings_out = self._pongs = self._asked_at_pong = 0
+        self._is_draining = False
+        self._pending_ms = self._asked_for_ms = 0
+        self._changes: list[Change] = []
 
     def advance(self, moment_ms: int) -> bool:
         """Do what is due; return True when bytes came, so that the parser may have replies. Raises `RedisError`."""
@@ -88,10 +100,15 @@ class Listener:
         has_bytes = self.connection.receive_available()
         if has_bytes:
             self._heard_ms = moment_ms
-        self._keep_alive(moment_ms)
+        self._keep_alive(moment_ms, has_bytes=has_bytes)
         return has_bytes
 
-    def _connect(self) -> RespConnection:
+    def take_changes(self) -> list[Change]:
+        """Return what the sentry saw since the last time."""
+        changes, self._changes = self._changes, []
+        return changes
+
+    def _connect(self) -> tuple[RespConnection, Sentry, Sight]:
         """Connect, in a thread. On a return, see to the flags again: a server that was restarted may have none."""
         wanted = self._subscription
         connection = RespConnection.open(
@@ -104,24 +121,24 @@ class Listener:
         try:
             if self.completions:
                 see_to_flags(connection, self.flags, may_set=wanted.redis.set_notifications)
+            sentry, sight = Sentry.open(wanted.redis, f"engine-sentry-{wanted.shard.index + 1}", wanted.database)
         except BaseException:
             connection.close()
             raise
-        return connection
+        return connection, sentry, sight
 
     def _finish_connecting(self, moment_ms: int) -> None:
         assert self._attempt is not None
-        connection = self._attempt.poll()
-        if connection is None:
+        connected = self._attempt.poll()
+        if connected is None:
             return
         self._attempt = None
-        self.connection = connection
+        self.connection, self.sentry, self.sight = connected
         self.phase = Phase.SUBSCRIBING
-        self._confirmed = 0
-        self._is_ping_out = False
+        self._confirmed = self._pings_out = self._pending_ms = self.watermark_ms = 0
+        self.is_deaf = False
         self._heard_ms = self._pinged_ms = moment_ms
-        self._subscribed_at_ms = now_ms()
-        connection.send(pack(b"PSUBSCRIBE", *self._subscription.shard.patterns))
+        self.connection.send(pack(b"PSUBSCRIBE", *self._subscription.shard.patterns))
 
     def handle(self, reply: Any) -> bool:
         """Take in a reply that is no event; return True when it makes the subscription complete."""
@@ -132,45 +149,87 @@ class Listener:
             self._confirmed += 1
             if self._confirmed == len(self._subscription.shard.patterns):
                 self.phase = Phase.LISTENING
-                self.heard_until_ms = self._subscribed_at_ms
                 self.completions += 1
                 self.failures = 0
+                self._ping()
                 return True
-        elif reply[0] == b"pong" and reply[1] == DRAIN_TOKEN:
-            self.is_drained = True
         elif reply[0] == b"pong":
-            self.heard_until_ms = int(reply[1])
-            self._is_ping_out = False
+            self._pings_out -= 1
+            self._pongs += 1
+            self._pending_ms = int(reply[1])
+            self._ask()
         return False
 
-    def _keep_alive(self, moment_ms: int) -> None:
-        connection = self.connection
-        assert connection is not None
-        is_asking = self._is_ping_out or self.phase is Phase.SUBSCRIBING
-        silence_ms = self.silence_ms(moment_ms)
-        if is_asking and silence_ms > SILENCE_MS_MAX:
-            raise RedisUnreachable(f"{connection.address} has said nothing for {silence_ms // 1_000} s")
-        if self.phase is Phase.LISTENING and not self._is_ping_out and moment_ms - self._pinged_ms >= PING_MS:
-            self._pinged_ms = moment_ms
-            self._is_ping_out = True
-            connection.send(pack(b"PING", now_ms()))
+    def _ask(self) -> None:
+        """Have the sentry look, for the newest pong; one that comes while it looks is for the next look."""
+        assert self.sentry is not None
+        if not self.sentry.is_asking():
+            self._asked_ms = self._heard_ms
+            self._asked_for_ms, self._asked_at_pong = self._pending_ms, self._pongs
+            self.sentry.ask()
+
+    def _ping(self) -> None:
+        assert self.connection is not None
+        self._pinged_ms = self._heard_ms
+        self._pings_out += 1
+        self.connection.send(pack(b"PING", self.sight.server_ms))
+
+    def _look(self, moment_ms: int) -> None:
+        """Take in what the sentry found."""
+        assert self.sentry is not None
+        sight = self.sentry.poll()
+        if sight is None:
+            if self.sentry.is_asking() and moment_ms - self._asked_ms > self._limit_ms():
+                raise RedisUnreachable(f"{self.sentry.connection.address} does not answer to the sentry")
+            return
+        change = compare(self.sight, sight, self.flags)
+        if self.sight.server_ms > sight.server_ms:
+            change = Change((*change.reasons, "the server's clock went back"), change.is_deaf)
+        self.mark = sight.mark if sight.mark == self.sight.mark else 0
+        self.sight = sight
+        if change.reasons:
+            if not (change.is_deaf and self.is_deaf):
+                self._changes.append(change)
+            self.watermark_ms = self._pending_ms = 0
+            if change.is_deaf and self._subscription.redis.set_notifications:
+                self.sentry.set_flags(merge_flags(sight.flags or "", self.flags))
+        elif self._pending_ms:
+            self.watermark_ms = self._asked_for_ms
+            if self._asked_at_pong != self._pongs:
+                self._ask()
+            else:
+                self.is_drained = self._is_draining and not self._pings_out
+        self.is_deaf = change.is_deaf
+
+    def _limit_ms(self) -> int:
+        return max(SILENCE_MS_MIN, self._subscription.redis.read_timeout_ms)
+
+    def _keep_alive(self, moment_ms: int, *, has_bytes: bool) -> None:
+        assert self.connection is not None
+        if self._pings_out or self.phase is Phase.SUBSCRIBING:
+            # Bytes that come prove nothing: a proxy may have swallowed the ping, and messages with it.
+            waited_ms = moment_ms - self._pinged_ms
+            if waited_ms > self._limit_ms() * (OVERDUE_FACTOR if has_bytes else 1):
+                raise RedisUnreachable(f"{self.connection.address} has not answered for {waited_ms // 1_000} s")
+        if self.phase is not Phase.LISTENING:
+            return
+        self._look(moment_ms)
+        if not self._pings_out and moment_ms - self._pinged_ms >= PING_MS:
+            self._heard_ms = moment_ms
+            self._ping()
 
     def ask_for_the_end(self, moment_ms: int) -> bool:
-        """Send the ping whose pong sets ``is_drained``; False where nobody listens, so nothing is to come."""
+        """Have ``is_drained`` set once all that is published now was read; False where nobody listens."""
         if self.phase is not Phase.LISTENING or self.connection is None:
             return False
-        self._pinged_ms = moment_ms
-        self._is_ping_out = True
-        self.connection.send(pack(b"PING", DRAIN_TOKEN))
+        self._is_draining = True
+        self._heard_ms = moment_ms
+        self._ping()
         return True
 
     def has_more(self) -> bool:
         """Tell whether more bytes may be here than a poll of the socket shows."""
         return self.connection is not None and self.connection.is_full
-
-    def silence_ms(self, moment_ms: int) -> int:
-        """Return for how long nothing has come since we last asked."""
-        return moment_ms - max(self._heard_ms, self._pinged_ms)
 
     def lost(self, moment_ms: int) -> int:
         """Give the connection up and plan the next attempt; return the milliseconds until it."""
@@ -186,11 +245,15 @@ class Listener:
         """Return how long until something is due that no readable socket announces."""
         if self.phase is Phase.WAITING:
             return max(1, self._due_ms - moment_ms)
-        return 5 if self.phase is Phase.CONNECTING else PING_MS
+        is_looking = self.sentry is not None and self.sentry.is_asking()
+        return 5 if is_looking or self.phase is Phase.CONNECTING else PING_MS
 
     def close(self) -> None:
-        """Close the connection, for good unless `lost` says otherwise."""
+        """Close the connections, for good unless `lost` says otherwise."""
         if self.connection is not None:
             self.connection.close()
-        self.connection = self._attempt = None
+        if self.sentry is not None:
+            self.sentry.close()
+        self.connection = self.sentry = self._attempt = None
+        self._changes.clear()
         self.phase = Phase.CLOSED

@@ -35,6 +35,8 @@ class CapturePlan(msgspec.Struct, frozen=True):
     database: int
     server: str
     warnings: tuple[str, ...]
+    scope: str
+    server_ms: int
 
 
 def prepare_capture(settings: Settings, table: RouteTable) -> CapturePlan:
@@ -51,7 +53,17 @@ def prepare_capture(settings: Settings, table: RouteTable) -> CapturePlan:
         sample, warning = _sample(connection, settings.capture.sample_keys_max)
         shards = plan_shards(settings.capture.shards, database, sample)
         warnings += [warning, imbalance(shards, sample)]
-        return CapturePlan(shards, database, _describe(connection), tuple(filter(None, warnings)))
+        time: Any = connection.call("TIME")
+        if isinstance(time, hiredis.ReplyError):
+            raise refusal(connection.address, "tell its time, which orders the values", str(time))
+        return CapturePlan(
+            shards,
+            database,
+            _describe(connection),
+            tuple(filter(None, warnings)),
+            scope=f"{connection.address}/{database}",
+            server_ms=int(time[0]) * 1_000 + int(time[1]) // 1_000,
+        )
     finally:
         connection.close()
 

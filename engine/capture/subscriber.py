@@ -14,19 +14,34 @@ from dataclasses import dataclass
 
 import hiredis
 
+from engine.capture.comparison import Comparison
 from engine.capture.dirty import DirtyKeys, Intake, interests
 from engine.capture.flush import Flusher
 from engine.capture.gaps import Gap, declare_gap
 from engine.capture.listener import Listener, Phase, Subscription
 from engine.capture.notifications import needed_flags
 from engine.capture.repair import Repair
+from engine.capture.sentry import Change as Unseen
 from engine.capture.shards import Shard, channel_prefix
 from engine.clock import monotonic_ms, now_ms
 from engine.config import CaptureSettings, RedisSettings, RingSettings
 from engine.connection import RespConnection
 from engine.connection_errors import not_redis
 from engine.errors import RedisError, RedisRefused, RedisUnreachable
-from engine.lifecycle import ChildLink, Drain, Failed, MappingChanged, RoutesInForce, SetRoutes, Stop
+from engine.events import REPAIR_GONE
+from engine.lifecycle import (
+    ChildLink,
+    Compared,
+    CompareWanted,
+    Drain,
+    Failed,
+    MappingChanged,
+    RepairWanted,
+    RoutesInForce,
+    SetRoutes,
+    Stop,
+)
+from engine.model import THE_BEGINNING_MS, Missed, Watermark
 from engine.observe.logs import get_logger
 from engine.ring.counters import ChildState, Counter
 from engine.ring.ring import RingWriter
@@ -50,7 +65,7 @@ TOO_LONG_LOG_MS = 10_000
 class SubscriberSpec:
     """All that a subscriber is handed at its fork; ``database`` is the one whose keys it captures.
 
-    ``gap_since_ms`` is the Unix time since when nobody listened in its place, 0 for the first to stand there.
+    ``missed`` is what nobody has heard in its place, to be found first.
     """
 
     shard: Shard
@@ -62,7 +77,7 @@ class SubscriberSpec:
     mapping_prefix: str
     writers: Sequence[RingWriter]
     wakes: Sequence[Wake]
-    gap_since_ms: int = 0
+    missed: tuple[Missed, ...] = ()
 
 
 def run_subscriber(spec: SubscriberSpec, link: ChildLink) -> int:
@@ -99,24 +114,30 @@ class Subscriber:
             spec.shard,
             spec.table,
             spec.mapping_prefix.encode(),
-            spec.capture.repair_keys_per_s_max,
+            spec.capture,
             link.row,
         )
+        self._for_repairs, self._for_deletes = spec.table.for_repairs().mask, spec.table.for_deletes().mask
+        self._comparison = Comparison(spec.table)
         self._poller = select.poll()
         self._link_fd = link.fileno()
         self._poller.register(self._link_fd, select.POLLIN)
         self._watched: RespConnection | None = None
         self._watched_fd = -1
-        self._gap_since_ms = spec.gap_since_ms
+        self._marked = Missed(0)
+        """The watermark that is in all rings, and the server's mark then: what a gap from now on would miss."""
+        self._gap: Missed | None = None
         self._is_overflowing = False
-        self._overflow_since_ms = 0
         self._full_wait_ms = FULL_WAIT_MS_MIN
         self._mapping_due_ms = 0
         self._too_long_said_ms = -TOO_LONG_LOG_MS
-        self._obey_due_ms = 0
+        self._obey_due_ms = self._drain_began_ms = 0
         self._is_draining = False
-        if spec.gap_since_ms:
-            self._declare("its subscriber was replaced", spec.gap_since_ms)
+        for missed in spec.missed:
+            if missed.since_ms != THE_BEGINNING_MS:
+                self._declare("nobody listened", missed.since_ms)
+            self._repair.request(missed)
+            self._comparison.want()
 
     def run(self) -> int:
         """Turn until drained or stopped."""
@@ -135,6 +156,8 @@ class Subscriber:
             self._advance_repair(moment_ms)
             is_flushed = self._flusher.flush(self._dirty)
             self._note_dirty()
+            if is_flushed:
+                self._mark()
             if is_flushed and self._listener.phase is Phase.CLOSED:
                 self._link.set_state(ChildState.DRAINED)
                 return 0
@@ -151,6 +174,10 @@ class Subscriber:
                 self._start_drain()
             elif isinstance(command, SetRoutes):
                 self._set_routes(RouteTable.decode(command.table))
+            elif isinstance(command, RepairWanted):
+                self._repair.request(Missed(command.since_ms))
+            elif isinstance(command, Compared):
+                self._comparison.done(command.number)
         if self._mapping_due_ms and moment_ms >= self._mapping_due_ms:
             self._mapping_due_ms = 0
             self._link.report(MappingChanged())
@@ -158,7 +185,11 @@ class Subscriber:
 
     def _set_routes(self, table: RouteTable) -> None:
         self._wanted = interests(table)
+        self._for_repairs, self._for_deletes = table.for_repairs().mask, table.for_deletes().mask
         self._repair.set_routes(table)
+        new = self._comparison.set_routes(table)
+        if new:
+            self._repair.request(Missed(THE_BEGINNING_MS, routes=new))
         self._listener.flags = needed_flags(table, self._spec.mapping_prefix)
         self._link.report(RoutesInForce(table.version))
 
@@ -174,9 +205,30 @@ class Subscriber:
         except hiredis.ProtocolError as error:
             raise not_redis(connection.address, error) from error
         self._account(intake, moment_ms)
+        for key, event in intake.marks:
+            self._mark_dirty(key, event.decode())
         for reply in intake.others:
             if listener.handle(reply):
                 self._is_listening()
+        for change in listener.take_changes():
+            self._missed_by(change)
+
+    def _mark_dirty(self, key: bytes, event: str) -> None:
+        """Take in a key that an audit, a redrive or a comparison wants to be delivered again."""
+        mask_of = self._for_deletes if event == REPAIR_GONE else self._for_repairs
+        _, left = self._dirty.mark([key], mask_of, event, now_ms())
+        if left:
+            self._overflow()
+
+    def _missed_by(self, change: Unseen) -> None:
+        """Declare a gap that the connection did not tell: flags that were switched, a keyspace that was flushed."""
+        if self._gap is None:
+            self._gap = self._marked
+            self._declare("; ".join(change.reasons), self._gap.since_ms)
+        if change.is_deaf:
+            log.error("events_off", shard=self._spec.shard.index + 1, hint="see redis.set_notifications")
+            return
+        self._end_gap()
 
     def _account(self, intake: Intake, moment_ms: int) -> None:
         row = self._row
@@ -190,10 +242,7 @@ class Subscriber:
                 log.error("key_too_long", limit_bytes=self._spec.capture.key_bytes_max, events=intake.too_long)
         if intake.dropped:
             row.add(Counter.EVENTS_DROPPED, intake.dropped)
-            if not self._is_overflowing:
-                self._is_overflowing = True
-                self._overflow_since_ms = now_ms()
-                self._declare("more keys are dirty than the set may hold: capture.dirty_keys_max", now_ms())
+            self._overflow()
         if intake.mappings and not self._mapping_due_ms:
             self._mapping_due_ms = moment_ms + MAPPING_DEBOUNCE_MS
 
@@ -201,22 +250,51 @@ class Subscriber:
         """Scan on while somebody listens: only then is what the scan has passed heard when it changes again."""
         if not self._repair.is_under_way() or self._listener.phase is not Phase.LISTENING or self._is_draining:
             return
+        if not self._listener.watermark_ms:
+            return
         keys_max = max(1, self._spec.capture.dirty_keys_max // 2)
-        self._repair.advance(self._dirty, keys_max, moment_ms, now_ms())
+        if self._repair.advance(self._dirty, keys_max, self._listener.sight, moment_ms, now_ms()):
+            self._comparison.want()
+
+    def _overflow(self) -> None:
+        if not self._is_overflowing:
+            self._is_overflowing = True
+            reason = "more keys are dirty than the set may hold: capture.dirty_keys_max"
+            self._declare(reason, self._marked.since_ms)
+
+    def _end_gap(self) -> None:
+        if self._gap is not None:
+            self._repair.request(self._gap)
+            self._gap = None
+
+    def _mark(self) -> None:
+        """Nothing is dirty here: put the watermark behind all that the rings hold, unless something was missed."""
+        watermark_ms = self._listener.watermark_ms
+        is_whole = not (self._gap or self._is_overflowing or self._repair.is_under_way())
+        if is_whole and self._comparison.is_wanted():
+            number = self._comparison.ask()
+            if number:
+                self._link.report(CompareWanted(number))
+            return
+        if not watermark_ms or not is_whole or watermark_ms == self._marked.since_ms:
+            return
+        if self._flusher.mark(Watermark(watermark_ms, self._listener.mark)):
+            self._marked = Missed(watermark_ms, self._listener.mark)
+            self._row.set(Counter.HEARD_UNTIL_MS, watermark_ms)
+            self._row.set(Counter.SERVER_MARK, self._marked.server_mark)
 
     def _note_dirty(self) -> None:
         dirty = len(self._dirty)
         self._row.set(Counter.DIRTY_KEYS, dirty)
         if self._is_overflowing and dirty <= self._spec.capture.dirty_keys_max // 2:
             self._is_overflowing = False
-            self._repair.request(self._overflow_since_ms)
+            self._repair.request(self._marked)
 
     def _is_listening(self) -> None:
         """The subscription is complete: the gap, if there was one, ends here."""
-        if self._gap_since_ms:
-            log.info("listening_again", shard=self._spec.shard.index + 1, gap_ms=now_ms() - self._gap_since_ms)
-            self._repair.request(self._gap_since_ms)
-            self._gap_since_ms = 0
+        if self._gap is not None:
+            log.info("listening_again", shard=self._spec.shard.index + 1)
+            self._end_gap()
         if self._listener.completions > 1:
             self._row.add(Counter.RECONNECTS, 1)
             if self._spec.mapping_prefix:
@@ -236,8 +314,9 @@ class Subscriber:
         """Declare the gap once, and try again later, for ever; a drain takes what there is."""
         listener = self._listener
         if listener.phase is Phase.LISTENING:
-            self._gap_since_ms = listener.heard_until_ms
-            self._declare("the connection was lost", self._gap_since_ms)
+            if self._gap is None:
+                self._gap = self._marked
+            self._declare("the connection was lost", self._gap.since_ms)
         wait_ms = listener.lost(moment_ms)
         log.warning("connection_lost", error=str(error), attempt=listener.failures, retry_in_ms=wait_ms)
         if self._is_draining:
@@ -250,7 +329,7 @@ class Subscriber:
         """Ask for a pong: everything published before the ping was processed arrives before it."""
         self._is_draining = True
         self._link.set_state(ChildState.DRAINING)
-        moment_ms = monotonic_ms()
+        self._drain_began_ms = moment_ms = monotonic_ms()
         try:
             if not self._listener.ask_for_the_end(moment_ms):
                 self._listener.close()
@@ -264,7 +343,7 @@ class Subscriber:
             return
         if listener.is_drained:
             listener.close()
-        elif listener.silence_ms(moment_ms) > DRAIN_SILENCE_MS_MAX:
+        elif moment_ms - self._drain_began_ms > DRAIN_SILENCE_MS_MAX:
             raise RedisUnreachable("the server does not answer to the drain")
 
     def _wait(self, is_flushed: bool, moment_ms: int) -> None:

@@ -11,10 +11,11 @@ from engine.config import RouteSettings
 from engine.delivery.lane import Entry
 from engine.delivery.questions import Fetched
 from engine.delivery.values import key_text
-from engine.events import EVENTS_OF_ABSENCE
+from engine.events import EVENTS_OF_ABSENCE, REPAIR_GONE
 from engine.model import OriginalRecord, Record
 
-_PREFIX, _SUFFIX = b'{"records":[', b"]}"
+_PREFIX, _SUFFIX = b'{"records":[', b'],"deadline_ms":%d}'
+_FRAMING_BYTES = len(_PREFIX) + len(_SUFFIX) + 20
 _encode = msgspec.json.Encoder().encode
 _IDS = tuple(str(index) for index in range(10_000))
 
@@ -35,21 +36,42 @@ class Built:
     refused: list[tuple[Entry, str]] = field(default_factory=list)
 
 
+class _Batch(msgspec.Struct):
+    records: list[msgspec.Raw]
+
+
+_decode_batch = msgspec.json.Decoder(_Batch).decode
+
+
+def records_in(payload: bytes, count: int) -> list[bytes | None]:
+    """Return each record's JSON as it was sent in a payload; None for each where there is no payload."""
+    if not payload:
+        return [None] * count
+    if not payload.startswith(_PREFIX):
+        return [payload]
+    return [bytes(record) for record in _decode_batch(payload).records]
+
+
 class PayloadBuilder:
     """Makes payloads for one route; ``payload_bytes_max`` is never exceeded."""
 
     def __init__(self, route: RouteSettings, database: int, payload_bytes_max: int) -> None:
         self._deletes = EVENTS_OF_ABSENCE.intersection(route.events)
+        if self._deletes:
+            self._deletes |= {REPAIR_GONE}
         self._is_original = route.payload == "original"
         self._database = database
         self._payload_bytes_max = payload_bytes_max
 
-    def build(self, entries: Sequence[Entry], fetched: Sequence[Fetched]) -> Built:
-        """Return the payload of as many entries as fit, in their order."""
+    def build(self, entries: Sequence[Entry], fetched: Sequence[Fetched], deadline_ms: int = 0) -> Built:
+        """Return the payload of as many entries as fit, in their order.
+
+        ``deadline_ms`` (Unix time) is when the function has to stop writing.
+        """
         assert len(entries) == len(fetched)
         built = Built()
         parts: list[bytes] = []
-        room = self._payload_bytes_max - len(_PREFIX) - len(_SUFFIX)
+        room = self._payload_bytes_max - _FRAMING_BYTES
         for index, (entry, value) in enumerate(zip(entries, fetched, strict=True)):
             if value.error:
                 built.refused.append((entry, f"cannot be read: {value.error}"))
@@ -71,11 +93,11 @@ class PayloadBuilder:
                 built.deferred.extend(entries[index + 1 :])
                 break
         if parts:
-            built.payload = parts[0] if self._is_original else _PREFIX + b",".join(parts) + _SUFFIX
+            built.payload = parts[0] if self._is_original else _PREFIX + b",".join(parts) + _SUFFIX % deadline_ms
         return built
 
     def _is_too_large(self, part: bytes) -> bool:
-        return len(part) > self._payload_bytes_max - len(_PREFIX) - len(_SUFFIX)
+        return len(part) > self._payload_bytes_max - _FRAMING_BYTES
 
     def _too_large(self, size: int) -> str:
         limit = self._payload_bytes_max

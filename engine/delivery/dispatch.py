@@ -1,4 +1,4 @@
-"""Invocations in flight: a few threads a lane, because `boto3` and its kin block.
+"""What blocks, in threads: invocations in flight, and dead letters on their way; `boto3` and its kin wait.
 
 The invoker's loop owns all state; a thread is given a payload and hands back an outcome, nothing else. Most
 of an invocation's time is spent in the kernel or waiting, with the interpreter's lock released.
@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
 from queue import SimpleQueue
 
-from engine.delivery.lane import Batch
+from engine.delivery.dead_letter import DeadLetter
+from engine.delivery.lane import Batch, Entry
+from engine.delivery.on_failure import FailureSink
 from engine.delivery.targets.base import Target
 from engine.model import Failure, Outcome
 from engine.observe.logs import get_logger
@@ -18,19 +22,56 @@ from engine.ring.wake import Wake
 
 log = get_logger(__name__)
 
-Completion = tuple[int, Batch, Outcome]
-"""Which lane, which batch, and what became of it."""
+
+@dataclass(slots=True)
+class Burial:
+    """Entries that are given up on, as letters for the route's ``on_failure`` place."""
+
+    entries: list[Entry]
+    attempts: int
+    letters: Sequence[DeadLetter]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """An invocation ended."""
+
+    lane_id: int
+    batch: Batch
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Buried:
+    """Dead letters were kept, or were not: ``problem`` says why."""
+
+    lane_id: int
+    burial: Burial
+    problem: str
+
+
+Completion = Delivered | Buried
 
 
 class Dispatcher:
     """The threads of one lane."""
 
-    def __init__(self, lane_id: int, target: Target, threads: int, done: deque[Completion], wake: Wake) -> None:
+    def __init__(
+        self,
+        lane_id: int,
+        target: Target,
+        sink: FailureSink,
+        threads: int,
+        done: deque[Completion],
+        wake: Wake,
+    ) -> None:
         self._lane_id = lane_id
         self._target = target
+        self._sink = sink
         self._done = done
         self._wake = wake
-        self._jobs: SimpleQueue[Batch | None] = SimpleQueue()
+        self._jobs: SimpleQueue[Batch | Burial | None] = SimpleQueue()
         self._threads = [
             threading.Thread(target=self._work, name=f"invoke-{lane_id}-{index}", daemon=True)
             for index in range(threads)
@@ -38,18 +79,21 @@ class Dispatcher:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, batch: Batch) -> None:
-        """Start an invocation; its completion is appended to ``done`` and the loop is woken."""
-        self._jobs.put(batch)
+    def submit(self, job: Batch | Burial) -> None:
+        """Start an invocation or a burial; its completion is appended to ``done`` and the loop is woken."""
+        self._jobs.put(job)
 
     def close(self) -> None:
-        """Let the threads end once their invocations have; returns at once."""
+        """Let the threads end once their work has; returns at once."""
         for _ in self._threads:
             self._jobs.put(None)
 
     def _work(self) -> None:
-        while (batch := self._jobs.get()) is not None:
-            self._done.append((self._lane_id, batch, self._invoke(batch)))
+        while (job := self._jobs.get()) is not None:
+            if isinstance(job, Batch):
+                self._done.append(Delivered(self._lane_id, job, self._invoke(job)))
+            else:
+                self._done.append(Buried(self._lane_id, job, self._bury(job)))
             self._wake.signal()
 
     def _invoke(self, batch: Batch) -> Outcome:
@@ -59,4 +103,11 @@ class Dispatcher:
             # A target promises not to raise. If one does, its batch must still come back, or its keys
             # would stay in flight for ever.
             log.exception("target_raised", lane=self._lane_id)
-            return Outcome(Failure.SERVICE, reason=f"{type(error).__name__}: {error}"[:500])
+            return Outcome(Failure.SERVICE, reason=f"{type(error).__name__}: {error}"[:500], is_lost=True)
+
+    def _bury(self, burial: Burial) -> str:
+        try:
+            return self._sink.write(burial.letters)
+        except Exception as error:
+            log.exception("sink_raised", lane=self._lane_id)
+            return f"{type(error).__name__}: {error}"[:500]

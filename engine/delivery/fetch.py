@@ -5,9 +5,9 @@ The event tells the likely type, so most keys cost one command and no question. 
 
 **Versions.** ``TIME`` goes first in each pipeline, and a connection's commands run in order: a value was read after the
 moment that is its version, never before it. So of two values the one with the higher version is the newer one, or
-they are equal. Every pipeline of a fetcher has a higher version than the one before, even where the node's clock
-stands still or jumps back. Two fetchers that read the same key (two engines, or an invoker and its
-replacement within one clock jump) are not ordered by this.
+they are equal. Every pipeline of a fetcher has a higher version than the one before, even where the node's clock stands
+still or another node answers whose clock is behind: then versions go on from the highest one, as fast as time does.
+The highest version outlives its fetcher (``version_floor``). Two engines are ordered by the node's clock alone.
 
 **Bounds.** A pipeline whose replies grow past ``REPLY_BYTES_MAX`` is given up and read again in halves, down to the one
 key that can't be read at all; the halved size is kept, and doubles again while replies are small.
@@ -50,6 +50,7 @@ class Fetcher:
         name: str,
         keys_max: int = KEYS_MAX,
         reply_bytes_max: int = REPLY_BYTES_MAX,
+        version_floor: int = 0,
     ) -> None:
         self._redis = redis
         self._database = database
@@ -58,7 +59,9 @@ class Fetcher:
         self._reply_bytes_max = reply_bytes_max
         self._keys_now = keys_max
         self._connection: _Connection | None = None
-        self._version = 0
+        self.version = version_floor
+        """The highest that was given out (µs); a successor goes on from it."""
+        self._ahead = 0
 
     def fetch(self, keys: Sequence[Key], body_chars_max: int | None = None) -> list[Fetched]:
         """Return the values of these (key, event name) pairs, in their order.
@@ -116,7 +119,7 @@ class Fetcher:
 
     def _too_large(self, key: bytes) -> Fetched:
         limit = self._reply_bytes_max
-        return Fetched(key, "none", None, "", self._version, error=f"its value is larger than {limit} bytes")
+        return Fetched(key, "none", None, "", self.version, error=f"its value is larger than {limit} bytes")
 
     def _fetch(self, keys: Sequence[Key]) -> list[Fetched]:
         names, kinds = [key for key, _ in keys], [KIND_OF_EVENT[event] for _, event in keys]
@@ -156,8 +159,11 @@ class Fetcher:
         if hiredis.ReplyError in map(type, replies):
             _raise_for_all(connection.address, replies)
         seconds, microseconds = replies.pop(0)
-        self._version = max(self._version + 1, int(seconds) * 1_000_000 + int(microseconds))
-        return replies, self._version
+        told = int(seconds) * 1_000_000 + int(microseconds)
+        # A clock that is behind stays ahead of itself by as much: two engines that see the same jump keep their order.
+        self._ahead = max(self._ahead, self.version + 1 - told)
+        self.version = told + self._ahead
+        return replies, self.version
 
     def _connected(self) -> _Connection:
         if self._connection is None:

@@ -17,17 +17,18 @@ from dataclasses import dataclass
 
 from engine.clock import monotonic_ms, now_ms
 from engine.config import AwsSettings, DeliverySettings, RedisSettings
-from engine.delivery.dead_letter import DeadLetterFile
-from engine.delivery.dispatch import Completion
+from engine.delivery.backlog import Backlog
+from engine.delivery.dispatch import Buried, Completion
 from engine.delivery.fetch import Fetcher
 from engine.delivery.retry import Backoff
-from engine.delivery.route_lane import RouteLane
+from engine.delivery.route_lane import LaneKit, RouteLane
 from engine.delivery.settle import Frame, Ledger
+from engine.delivery.shelf import ROWS_AT_ONCE
 from engine.errors import RedisError
-from engine.lifecycle import ChildLink, Drain, RoutesInForce, SetRoutes, Stop
-from engine.model import Change
+from engine.lifecycle import ChildLink, Drain, RepairWanted, RoutesInForce, SetRoutes, Stop
+from engine.model import THE_BEGINNING_MS, Change
 from engine.observe.logs import get_logger
-from engine.ring.codec import decode_changes
+from engine.ring.codec import decode_changes, watermark_of
 from engine.ring.counters import ChildState, Counter
 from engine.ring.ring import RingReader
 from engine.ring.wake import Wake
@@ -37,13 +38,19 @@ log = get_logger(__name__)
 
 BEAT_MS_MAX = 500
 FRAMES_A_TURN_MAX = 64
+RING_SHARE_MAX = 2
+"""A lane in trouble may hold up one part in so many of a ring; then its keys move to disk."""
 SWITCH_INTERVAL_S = 0.0005
 """How long a thread may keep the interpreter's lock from another: the default of 5 ms would be our lag."""
 
 
 @dataclass(frozen=True, slots=True)
 class InvokerSpec:
-    """All that an invoker is handed at its fork; ``index`` counts from 0."""
+    """All that an invoker is handed at its fork; ``index`` counts from 0.
+
+    Versions are higher than ``version_floor``. Before ``fence_ms`` (monotonic) an invocation of the engine that ran
+    before this one may still write.
+    """
 
     index: int
     invokers: int
@@ -54,6 +61,8 @@ class InvokerSpec:
     table: RouteTable
     readers: Sequence[RingReader]
     wake: Wake
+    version_floor: int = 0
+    fence_ms: int = 0
 
 
 def run_invoker(spec: InvokerSpec, link: ChildLink) -> int:
@@ -75,17 +84,40 @@ class Invoker:
         self._row = link.row
         self._done: deque[Completion] = deque()
         self._ledgers = [Ledger() for _ in spec.readers]
+        delivery = spec.delivery
         self._fetcher = Fetcher(
-            spec.redis, spec.database, f"engine-invoker-{spec.index + 1}", spec.delivery.fetch_keys_max
+            spec.redis,
+            spec.database,
+            f"engine-invoker-{spec.index + 1}",
+            delivery.fetch_keys_max,
+            version_floor=max(spec.version_floor, self._row.get(Counter.VERSION)),
         )
-        self._backoff = Backoff(spec.delivery.retry_backoff_ms_min, spec.delivery.retry_backoff_ms_max)
-        self._dead_letters = DeadLetterFile(spec.delivery.dead_letter_file, spec.delivery.dead_letter_bytes_max)
+        self._backoff = Backoff(delivery.retry_backoff_ms_min, delivery.retry_backoff_ms_max)
+        # The row is our predecessor's too, if we have one: what it had in flight may still be written.
+        self._fence_ms = max(spec.fence_ms, self._row.get(Counter.FENCE_MS))
+        self._seen_until = [reader.seen_until for reader in spec.readers]
+        self._backlog = Backlog(delivery.backlog_folder, spec.index, spec.invokers, delivery.backlog_bytes_max)
+        self._kit = LaneKit(spec.database, delivery, spec.aws, self._backlog, self._row, self._done, spec.wake)
         self._fetch_failures = 0
         self._fetch_after_ms = 0
         self._draining = False
         self._lanes: dict[int, RouteLane] = {}
         self._retired: list[RouteLane] = []
+        self._open_backlog()
         self._set_routes(spec.table)
+
+    def _open_backlog(self) -> None:
+        problem = self._backlog.open()
+        if problem:
+            log.error("backlog_unusable", problem=problem)
+        for path in self._backlog.damaged:
+            log.error("backlog_damaged", moved_to=str(path), hint="its keys are found by a scan of the whole keyspace")
+        if self._backlog.damaged:
+            self._link.report(RepairWanted(THE_BEGINNING_MS))
+        names = {route.name for route in self._spec.table.routes.values()}
+        for name, keys in self._backlog.routes().items():
+            if name not in names:
+                log.warning("backlog_of_no_route", route=name, keys=keys)
 
     def run(self) -> int:
         """Turn until there is nothing left to do."""
@@ -98,6 +130,7 @@ class Invoker:
                 return 0
             more = self._turn()
             if self._draining and not more and self._is_idle():
+                self._backlog.close()
                 self._link.set_state(ChildState.DRAINED)
                 return 0
             if not more:
@@ -122,37 +155,49 @@ class Invoker:
         more = self._read_rings()
         self._complete()
         started = self._start_batches()
+        self._relieve_rings()
         self._release()
         self._gauge()
         return more or started
 
     def _read_rings(self) -> bool:
         more = False
-        for reader, ledger in zip(self._spec.readers, self._ledgers, strict=True):
+        for index, (reader, ledger) in enumerate(zip(self._spec.readers, self._ledgers, strict=True)):
             for _ in range(FRAMES_A_TURN_MAX):
-                frame = reader.read()
-                if frame is None:
+                read = reader.read()
+                if read is None:
                     break
-                self._distribute(decode_changes(frame[0]), ledger.add(frame[1]))
+                changes, end = decode_changes(read[0]), read[1]
+                watermark = watermark_of(changes)
+                frame = ledger.add(end, watermark)
+                if watermark is None:
+                    self._distribute(changes, frame, is_fenced=end <= self._seen_until[index])
             else:
                 more = True
         return more
 
-    def _distribute(self, changes: list[Change], frame: Frame) -> None:
+    def _distribute(self, changes: list[Change], frame: Frame, *, is_fenced: bool) -> None:
         row, moment = self._row, monotonic_ms()
+        is_fenced = is_fenced and moment < self._fence_ms
         row.add(Counter.CHANGES_READ, len(changes))
         merged = 0
         for slot, lane in self._lanes.items():
             wanted = 1 << slot
             mine = [change for change in changes if change.routes & wanted]
-            if mine:
+            if mine and is_fenced:
+                lane.add_fenced(mine, frame, self._fence_ms)
+            elif mine:
                 merged += lane.add(mine, frame, moment)
         row.add(Counter.CHANGES_COALESCED, merged)
 
     def _complete(self) -> None:
         while self._done:
-            lane_id, batch, outcome = self._done.popleft()
-            self._owner(lane_id).complete(batch, outcome, monotonic_ms(), now_ms())
+            ended = self._done.popleft()
+            lane = self._owner(ended.lane_id)
+            if isinstance(ended, Buried):
+                lane.buried(ended.burial, ended.problem, monotonic_ms())
+            else:
+                lane.complete(ended.batch, ended.outcome, monotonic_ms(), now_ms())
 
     def _owner(self, lane_id: int) -> RouteLane:
         for lane in self._lanes.values():
@@ -162,8 +207,10 @@ class Invoker:
 
     def _start_batches(self) -> bool:
         started = False
-        for lane in (*self._lanes.values(), *self._retired):
+        for lane in self._all_lanes():
             while monotonic_ms() >= self._fetch_after_ms:
+                if not self._draining:
+                    lane.take_back(monotonic_ms(), now_ms())
                 batch = lane.take(monotonic_ms(), flush=self._draining)
                 if batch is None:
                     break
@@ -178,6 +225,7 @@ class Invoker:
                     lane.retry(batch, self._fetch_after_ms)
                     break
                 self._fetch_failures = 0
+                self._row.set(Counter.VERSION, self._fetcher.version)
                 lane.send(batch, values, monotonic_ms(), now_ms())
         return started
 
@@ -188,27 +236,54 @@ class Invoker:
         self._row.add(Counter.FETCH_ERRORS, 1)
         log.warning("fetch_failed", error=str(error), attempt=self._fetch_failures, retry_in_ms=wait_ms)
 
+    def _all_lanes(self) -> tuple[RouteLane, ...]:
+        return (*self._lanes.values(), *self._retired)
+
+    def _relieve_rings(self) -> None:
+        """Move the keys of lanes to disk that would stop the others by filling the rings, or that hold up a drain."""
+        lanes = self._all_lanes()
+        if self._draining:
+            for lane in lanes:
+                if lane.is_troubled and not lane.is_idle():
+                    lane.empty_out()
+            return
+        if not any(reader.used > reader.ring_bytes // RING_SHARE_MAX for reader in self._spec.readers):
+            return
+        # One that is merely slow is left alone while it holds up nobody else.
+        slow = [lane for lane in lanes if lane.is_troubled]
+        if not slow and len(lanes) > 1:
+            busiest = max(lanes, key=lambda lane: len(lane.waiting) + len(lane.held) + lane.retrying_keys)
+            if any(not lane.waiting for lane in lanes):
+                slow = [busiest]
+        for lane in slow:
+            lane.shelve(monotonic_ms(), ROWS_AT_ONCE)
+
     def _release(self) -> None:
         for reader, ledger in zip(self._spec.readers, self._ledgers, strict=True):
             end = ledger.settled()
             if end is not None:
                 reader.release(end)
+                if ledger.watermark is not None:
+                    reader.set_watermark(ledger.watermark)
 
     def _gauge(self) -> None:
-        waiting = in_flight = 0
-        for lane in (*self._lanes.values(), *self._retired):
+        waiting = in_flight = fence_ms = backlog = 0
+        for lane in self._all_lanes():
             waiting += len(lane.waiting) + len(lane.held)
             in_flight += len(lane.in_flight)
+            backlog += len(lane.shelf)
+            fence_ms = max(fence_ms, lane.fence_ms())
+        self._row.set(Counter.FENCE_MS, max(fence_ms, self._fence_ms))
+        self._row.set(Counter.KEYS_BACKLOG, backlog)
         self._row.set(Counter.KEYS_WAITING, waiting)
         self._row.set(Counter.KEYS_IN_FLIGHT, in_flight)
 
     def _is_idle(self) -> bool:
-        lanes = (*self._lanes.values(), *self._retired)
-        return not self._done and all(lane.is_idle() for lane in lanes)
+        return not self._done and all(lane.is_idle() for lane in self._all_lanes())
 
     def _wait_ms(self) -> int:
         """Return how long nothing can happen by itself, in milliseconds, at least 1: no spinning."""
-        due = [lane.next_due_ms() for lane in (*self._lanes.values(), *self._retired)]
+        due = [lane.next_due_ms() for lane in self._all_lanes()]
         times = [max(time, self._fetch_after_ms) for time in due if time is not None]
         if not times:
             return BEAT_MS_MAX
@@ -225,16 +300,9 @@ class Invoker:
                     old.use(route)
                 lanes[slot] = old
                 continue
-            lanes[slot] = RouteLane(
-                route,
-                self._spec.database,
-                self._spec.delivery,
-                self._spec.aws,
-                self._dead_letters,
-                self._row,
-                self._done,
-                self._spec.wake,
-            )
+            lanes[slot] = RouteLane(route, self._kit)
+            # Of keys on disk nobody knows whether they were in flight.
+            lanes[slot].pause(self._fence_ms if len(lanes[slot].shelf) else self._spec.fence_ms)
         self._retired.extend(self._lanes.values())
         self._lanes = lanes
 

@@ -16,7 +16,8 @@ import heapq
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from engine.delivery.settle import Frame
+from engine.delivery.settle import DURABLE, Frame
+from engine.events import REPAIR
 from engine.model import Change
 
 Entry = tuple[Change, Frame]
@@ -25,10 +26,14 @@ Entry = tuple[Change, Frame]
 
 @dataclass(slots=True)
 class Batch:
-    """Keys that are delivered together; ``attempts`` failures count against the route's limit."""
+    """Keys that are delivered together; ``attempts`` failures count against the route's limit.
+
+    ``fence_ms``: until then an invocation of these keys may still write, though nobody waits for it any more.
+    """
 
     entries: list[Entry]
     attempts: int = 0
+    fence_ms: int = 0
     payload: bytes = b""
     sent: list[Entry] = field(default_factory=list)
 
@@ -47,7 +52,9 @@ class Lane:
         self.failures_in_row = 0
         self.paused_until_ms = 0
         self._since_ms = 0
-        self._retries: list[tuple[int, int, Batch]] = []
+        self.retrying_keys = 0
+        self.retries: list[tuple[int, int, Batch]] = []
+        """Batches that wait for their next attempt: a heap of (due, sequence, batch)."""
         self._sequence = 0
 
     def add(self, changes: Iterable[Change], frame: Frame, now_ms: int) -> int:
@@ -64,10 +71,28 @@ class Lane:
                 place[key] = (change, frame)
                 opened += 1
             else:
-                known[0].event = change.event
+                if change.event != REPAIR:
+                    if known[1] is DURABLE and known[0].event != change.event:
+                        # What is on disk names another event: until this is settled, the ring remembers.
+                        place[key] = (known[0], frame)
+                        opened += 1
+                    known[0].event = change.event
                 merged += 1
         frame.open += opened
         return merged
+
+    def add_fenced(self, changes: Iterable[Change], frame: Frame, due_ms: int) -> None:
+        """Mark keys dirty that somebody may still be delivering: they count as in flight until then."""
+        fresh: dict[bytes, Entry] = {}
+        for change in changes:
+            if change.key not in self.in_flight:
+                fresh[change.key] = (change, frame)
+                self.in_flight.add(change.key)
+            else:
+                self.add([change], frame, due_ms)
+        frame.open += len(fresh)
+        if fresh:
+            self.retry(Batch(list(fresh.values())), due_ms)
 
     def is_idle(self) -> bool:
         """Tell whether nothing is left to deliver here."""
@@ -80,9 +105,10 @@ class Lane:
         """
         if self.invocations >= self.slots or now_ms < self.paused_until_ms:
             return None
-        if self._retries and self._retries[0][0] <= now_ms:
-            batch = heapq.heappop(self._retries)[2]
-            self._fold_held(batch.entries)
+        if self.retries and self.retries[0][0] <= now_ms:
+            batch = heapq.heappop(self.retries)[2]
+            self.retrying_keys -= len(batch.entries)
+            self.fold_held(batch.entries)
             return batch
         if not self.waiting or not (flush or self._is_due(now_ms)):
             return None
@@ -92,7 +118,7 @@ class Lane:
         """Return when `take` may next have something because time passed; None if only events can."""
         if self.invocations >= self.slots:
             return None
-        times = [self._retries[0][0]] if self._retries else []
+        times = [self.retries[0][0]] if self.retries else []
         if self.waiting:
             full = len(self.waiting) >= self.batch_size
             times.append(self._since_ms if full else self._since_ms + self.window_ms)
@@ -114,7 +140,8 @@ class Lane:
         """Deliver this batch again at this time; its keys stay in flight, so that they keep their order."""
         if batch.entries:
             self._sequence += 1
-            heapq.heappush(self._retries, (due_ms, self._sequence, batch))
+            self.retrying_keys += len(batch.entries)
+            heapq.heappush(self.retries, (max(due_ms, batch.fence_ms), self._sequence, batch))
 
     def pause(self, until_ms: int) -> None:
         """Start nothing before this time: the target is down or asks for less."""
@@ -132,10 +159,17 @@ class Lane:
         self.in_flight.update(keys)
         return [self.waiting.pop(key) for key in keys]
 
-    def _fold_held(self, entries: Sequence[Entry]) -> None:
-        """A retry reads the newest value anyway: let it stand for the changes that came meanwhile."""
-        for change, _ in entries:
+    def fold_held(self, entries: list[Entry]) -> None:
+        """Let entries that are read again before they are sent stand for the changes that came meanwhile."""
+        if not self.held:
+            return
+        for index, (change, frame) in enumerate(entries):
             held = self.held.pop(change.key, None)
-            if held is not None:
+            if held is None:
+                continue
+            if held[0].event != REPAIR:
                 change.event = held[0].event
+            if frame is DURABLE:
+                entries[index] = (change, held[1])
+            else:
                 held[1].open -= 1

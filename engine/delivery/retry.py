@@ -7,9 +7,10 @@ fault, and pauses the whole lane instead. ``maximum_record_age_in_seconds`` ends
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from engine.delivery.lane import Batch, Entry
 from engine.model import Failure, Outcome
 
 OF_THE_RECORDS = frozenset(
@@ -54,3 +55,32 @@ class RetryPolicy:
     def is_too_old(self, captured_ms: int, now_ms: int) -> bool:
         """Tell whether a record captured at this time is past its age."""
         return 0 <= self.age_ms_max < now_ms - captured_ms
+
+
+def failed_entries(batch: Batch, outcome: Outcome) -> tuple[list[Entry], Outcome]:
+    """Return which entries failed; an identifier that we never sent fails the whole batch."""
+    if outcome.failure is Failure.NONE:
+        return [], outcome
+    if outcome.failure is not Failure.ITEMS:
+        return batch.entries, outcome
+    if not outcome.failed_ids:
+        return [], Outcome()
+    indexes = {int(name) for name in outcome.failed_ids if name.isascii() and name.isdigit()}
+    known = len(indexes) == len(set(outcome.failed_ids)) and max(indexes) < len(batch.sent)
+    if not known:
+        reason = "batchItemFailures names a record that was not in the batch"
+        return batch.entries, Outcome(Failure.BAD_ANSWER, reason=reason)
+    return [batch.sent[index] for index in sorted(indexes)], outcome
+
+
+def without(entries: Sequence[Entry], failed: Sequence[Entry]) -> list[Entry]:
+    """Return the entries that are not among the failed."""
+    keys = {entry[0].key for entry in failed}
+    return [entry for entry in entries if entry[0].key not in keys]
+
+
+def halves(batch: Batch) -> tuple[Batch, Batch]:
+    """Return a batch cut in two, both with its attempts and its fence."""
+    middle = len(batch.entries) // 2
+    first, second = batch.entries[:middle], batch.entries[middle:]
+    return Batch(first, batch.attempts, batch.fence_ms), Batch(second, batch.attempts, batch.fence_ms)

@@ -6,14 +6,19 @@ import itertools
 import random
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from engine.config import AwsSettings, DeliverySettings, RouteSettings
-from engine.delivery.batch import PayloadBuilder
-from engine.delivery.dead_letter import DeadLetterFile
-from engine.delivery.dispatch import Completion, Dispatcher
+from engine.delivery.backlog import Backlog
+from engine.delivery.batch import PayloadBuilder, records_in
+from engine.delivery.dead_letter import letters_of
+from engine.delivery.dispatch import Burial, Completion, Dispatcher
 from engine.delivery.lane import Batch, Entry, Lane
+from engine.delivery.limit import ConcurrencyLimit, RetryBudget
+from engine.delivery.on_failure import failure_sink
 from engine.delivery.questions import Fetched
-from engine.delivery.retry import Backoff, RetryPolicy
+from engine.delivery.retry import Backoff, RetryPolicy, failed_entries, halves, without
+from engine.delivery.shelf import Shelf
 from engine.delivery.targets.lambda_ import LambdaTarget
 from engine.model import Failure, Outcome
 from engine.observe.logs import get_logger
@@ -24,34 +29,46 @@ log = get_logger(__name__)
 
 _lane_ids = itertools.count()
 REPORT_ITEM_FAILURES = "ReportBatchItemFailures"
+EVERY_KEY = 1 << 62
+WAITING_BATCHES_MAX = 4
+"""Batches that wait in memory before more is taken back from disk."""
+SHELF_RETRY_MS = 1_000
+"""A disk that refused is asked again after this long."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaneKit:
+    """What all lanes of an invoker share."""
+
+    database: int
+    delivery: DeliverySettings
+    aws: AwsSettings
+    backlog: Backlog
+    row: StatusRow
+    done: deque[Completion]
+    wake: Wake
 
 
 class RouteLane(Lane):
     """One route in one invoker. ``lane_id`` is never used twice in a process, unlike a route's slot."""
 
-    def __init__(
-        self,
-        route: RouteSettings,
-        database: int,
-        delivery: DeliverySettings,
-        aws: AwsSettings,
-        dead_letters: DeadLetterFile,
-        row: StatusRow,
-        done: deque[Completion],
-        wake: Wake,
-    ) -> None:
+    def __init__(self, route: RouteSettings, kit: LaneKit) -> None:
         super().__init__(batch_size=1, window_ms=0, slots=1)
         self.lane_id = next(_lane_ids)
-        self._database = database
-        self._delivery = delivery
-        self._aws = aws
-        self._done = done
-        self._wake = wake
+        self.flying: list[Batch] = []
+        """Batches whose invocation was started and has not ended."""
+        self.shelf = Shelf(kit.backlog, route.name)
+        self.is_troubled = False
+        """Whether the newest outcome was a failure of the route as a whole."""
+        self._kit = kit
+        self._row = kit.row
+        self._lost_fence_ms = 0
+        self._shelf_due_ms = 0
         self._dispatcher: Dispatcher | None = None
         self._target: LambdaTarget | None = None
-        self._backoff = Backoff(delivery.retry_backoff_ms_min, delivery.retry_backoff_ms_max)
-        self._dead_letters = dead_letters
-        self._row = row
+        self._backoff = Backoff(kit.delivery.retry_backoff_ms_min, kit.delivery.retry_backoff_ms_max)
+        self._limit = ConcurrencyLimit(route.parallelization_factor)
+        self._budget = RetryBudget()
         self.use(route)
 
     def use(self, route: RouteSettings) -> None:
@@ -61,23 +78,29 @@ class RouteLane(Lane):
         still keeps its next value back. A pause was the old function's.
         """
         self.release_hands()
-        is_original = route.payload == "original"
+        kit, is_original = self._kit, route.payload == "original"
         self.route = route
         self.batch_size = 1 if is_original else route.batch_size
         self.window_ms = round(route.maximum_batching_window_in_seconds * 1_000)
-        self.slots = route.parallelization_factor
+        self._limit.resize(route.parallelization_factor)
+        self.slots = self._limit.slots
         self.failures_in_row = self.paused_until_ms = 0
         age_s = route.maximum_record_age_in_seconds
         self._policy = RetryPolicy(route.maximum_retry_attempts, age_s * 1_000 if age_s >= 0 else -1)
-        self._builder = PayloadBuilder(route, self._database, self._delivery.payload_bytes_max)
+        self._builder = PayloadBuilder(route, kit.database, kit.delivery.payload_bytes_max)
+        # A function of the original's knows no deadline: it may write for as long as it may run.
+        bounded_ms = kit.delivery.deadline_ms + kit.delivery.deadline_margin_ms
+        self._fence_after_ms = kit.delivery.invoke_timeout_ms if is_original else bounded_ms
+        threads = route.parallelization_factor
         self._target = LambdaTarget(
             route.function,
-            self._aws,
-            self._delivery,
+            kit.aws,
+            kit.delivery,
             report_item_failures=not is_original and REPORT_ITEM_FAILURES in route.function_response_types,
-            connections_max=route.parallelization_factor,
+            connections_max=threads,
         )
-        self._dispatcher = Dispatcher(self.lane_id, self._target, self.slots, self._done, self._wake)
+        sink = failure_sink(route, kit.delivery, kit.aws)
+        self._dispatcher = Dispatcher(self.lane_id, self._target, sink, threads, kit.done, kit.wake)
 
     def release_hands(self) -> None:
         """Let the threads end once their invocations have, and their connections with them."""
@@ -85,68 +108,80 @@ class RouteLane(Lane):
             self._dispatcher.close()
             self._target.close()
 
+    # The way out
+
+    def fence_ms(self) -> int:
+        """Return until when (monotonic ms) an invocation of this lane may write; 0 where none can."""
+        return max([self._lost_fence_ms, *(batch.fence_ms for batch in self.flying)])
+
     def send(self, batch: Batch, values: Sequence[Fetched], moment_ms: int, unix_ms: int) -> None:
         """Make the payload and start its invocation; settle, defer or refuse what does not go into it.
 
         ``values`` may be those of the first entries only, where more would not have fitted anyway.
         """
+        assert self._dispatcher is not None and self._target is not None
         row = self._row
         unread = batch.entries[len(values) :]
         if unread:
             batch.entries = batch.entries[: len(values)]
         row.add(Counter.KEYS_FETCHED, len(values))
         retyped = sum(1 for value in values if value.retyped)
-        built = self._builder.build(batch.entries, values)
+        deadline_ms = self._target.now_ms() + self._kit.delivery.deadline_ms
+        built = self._builder.build(batch.entries, values, deadline_ms)
         row.add(Counter.KEYS_RETYPED, retyped)
         row.add(Counter.KEYS_GONE, len(built.settled))
         self.settle(built.settled)
         for entry, reason in built.refused:
-            self._bury([entry], batch.attempts, reason, moment_ms, unix_ms)
+            self._bury(Batch([entry], batch.attempts), Outcome(reason=reason), unix_ms)
         self.retry(Batch(built.deferred + unread, batch.attempts), moment_ms)
         if not built.sent:
             return
         batch.entries = batch.sent = built.sent
         batch.payload = built.payload
+        batch.fence_ms = moment_ms + self._fence_after_ms
+        # Before it is sent: whoever takes over from us must know.
+        row.set(Counter.FENCE_MS, max(row.get(Counter.FENCE_MS), batch.fence_ms))
+        self.flying.append(batch)
         self.invocations += 1
         row.add(Counter.INVOCATIONS, 1)
         row.add(Counter.PAYLOAD_BYTES, len(built.payload))
         row.record_batch_size(len(built.sent))
-        assert self._dispatcher is not None
         self._dispatcher.submit(batch)
+
+    # The way back
 
     def complete(self, batch: Batch, outcome: Outcome, moment_ms: int, unix_ms: int) -> None:
         """Settle what was accepted; see that the rest is delivered again, or kept as dead letters."""
         self.invocations -= 1
-        batch.payload = b""
-        failed, outcome = self._failed_entries(batch, outcome)
-        if outcome.failure is Failure.NONE or outcome.failure is Failure.ITEMS:
-            self.failures_in_row = 0
-        accepted = batch.entries if not failed else self._without(batch.entries, failed)
-        self._delivered(accepted, unix_ms)
+        self.flying.remove(batch)
+        if not outcome.is_lost:
+            batch.fence_ms = 0
+        self._lost_fence_ms = max(self._lost_fence_ms, batch.fence_ms)
+        failed, outcome = failed_entries(batch, outcome)
+        self._learn(outcome, moment_ms)
+        self._delivered(batch.entries if not failed else without(batch.entries, failed), unix_ms)
         if failed:
             self._row.add(Counter.INVOCATIONS_FAILED, 1)
-            self._failed(Batch(failed, batch.attempts), outcome, moment_ms, unix_ms)
+            self._failed(batch, failed, outcome, moment_ms, unix_ms)
 
-    @staticmethod
-    def _failed_entries(batch: Batch, outcome: Outcome) -> tuple[list[Entry], Outcome]:
-        """Return which entries failed; an identifier that we never sent fails the whole batch."""
-        if outcome.failure is Failure.NONE:
-            return [], outcome
-        if outcome.failure is not Failure.ITEMS:
-            return batch.entries, outcome
-        if not outcome.failed_ids:
-            return [], Outcome()
-        indexes = {int(name) for name in outcome.failed_ids if name.isascii() and name.isdigit()}
-        known = len(indexes) == len(set(outcome.failed_ids)) and max(indexes) < len(batch.sent)
-        if not known:
-            reason = "batchItemFailures names a record that was not in the batch"
-            return batch.entries, Outcome(Failure.BAD_ANSWER, reason=reason)
-        return [batch.sent[index] for index in sorted(indexes)], outcome
+    def _learn(self, outcome: Outcome, moment_ms: int) -> None:
+        """Draw from an outcome what it says of the target."""
+        self.is_troubled = outcome.failure not in {Failure.NONE, Failure.ITEMS}
+        if not self.is_troubled:
+            self.failures_in_row = 0
+            self._limit.succeeded()
+            self._budget.succeeded()
+        elif outcome.failure is Failure.THROTTLED:
+            self._row.add(Counter.INVOCATIONS_THROTTLED, 1)
+            self._limit.throttled(moment_ms)
+        if outcome.is_lost:
+            self._row.add(Counter.INVOCATIONS_LOST, 1)
+        self.slots = self._limit.slots
 
-    @staticmethod
-    def _without(entries: Sequence[Entry], failed: Sequence[Entry]) -> list[Entry]:
-        keys = {entry[0].key for entry in failed}
-        return [entry for entry in entries if entry[0].key not in keys]
+    def settle(self, entries: Sequence[Entry]) -> None:
+        """End the delivery of these keys, on disk too."""
+        self.shelf.settled(self, entries)
+        super().settle(entries)
 
     def _delivered(self, entries: Sequence[Entry], unix_ms: int) -> None:
         if not entries:
@@ -158,37 +193,41 @@ class RouteLane(Lane):
         row.set(Counter.LAG_MS_MAX, max(row.get(Counter.LAG_MS_MAX), *lags))
         self.settle(entries)
 
-    def _failed(self, batch: Batch, outcome: Outcome, moment_ms: int, unix_ms: int) -> None:
-        """Find the place of the full treatment: bisecting, destinations and the backlog attach here."""
-        if outcome.failure is Failure.OVERSIZE and len(batch.entries) > 1:
-            half = len(batch.entries) // 2
-            self.retry(Batch(batch.entries[:half], batch.attempts), moment_ms)
-            self.retry(Batch(batch.entries[half:], batch.attempts), moment_ms)
+    def _failed(self, sent: Batch, failed: list[Entry], outcome: Outcome, moment_ms: int, unix_ms: int) -> None:
+        """Decide on the entries that failed: in halves, given up, or again."""
+        policy, counts = self._policy, self._policy.counts(outcome)
+        batch = Batch(failed, sent.attempts, sent.fence_ms, sent.payload, sent.sent)
+        bisects = counts and outcome.failure is not Failure.ITEMS and self.route.bisect_batch_on_function_error
+        if len(failed) > 1 and (bisects or outcome.failure is Failure.OVERSIZE):
+            # As in event source mappings, to be cut in two is no attempt of the records.
+            for half in halves(batch):
+                self._again(half, outcome, counts, moment_ms, unix_ms)
             return
-        policy = self._policy
-        counts = policy.counts(outcome)
         batch.attempts += counts
         if outcome.failure is Failure.OVERSIZE or policy.gives_up(batch.attempts):
-            self._bury(batch.entries, batch.attempts, self._reason(outcome), moment_ms, unix_ms)
+            self._bury(batch, outcome, unix_ms)
             return
-        old = [entry for entry in batch.entries if policy.is_too_old(entry[0].captured_ms, unix_ms)]
+        old = [entry for entry in failed if policy.is_too_old(entry[0].captured_ms, unix_ms)]
         if old:
-            self._bury(old, batch.attempts, f"past its age: {self._reason(outcome)}", moment_ms, unix_ms)
-            batch.entries = self._without(batch.entries, old)
-        self._again(batch, outcome, counts, moment_ms)
+            late = Batch(old, batch.attempts, batch.fence_ms, sent.payload, sent.sent)
+            self._bury(late, outcome, unix_ms, "past maximum_record_age_in_seconds; ")
+            batch.entries = without(failed, old)
+        if batch.entries:
+            self._again(batch, outcome, counts, moment_ms, unix_ms)
 
-    def _again(self, batch: Batch, outcome: Outcome, counts: bool, moment_ms: int) -> None:
-        if outcome.failure is Failure.THROTTLED:
-            self._row.add(Counter.INVOCATIONS_THROTTLED, 1)
+    def _again(self, batch: Batch, outcome: Outcome, counts: bool, moment_ms: int, unix_ms: int) -> None:
         if counts:
-            wait_ms = self._backoff.wait_ms(batch.attempts, random.random)
+            wait_ms = self._backoff.wait_ms(max(1, batch.attempts), random.random)
         else:
             self.failures_in_row += 1
             wait_ms = self._backoff.wait_ms(self.failures_in_row, random.random)
             wait_ms = max(wait_ms, outcome.retry_after_ms)
             self.pause(moment_ms + wait_ms)
+        wait_ms = max(wait_ms, self._budget.take(moment_ms), batch.fence_ms - moment_ms)
+        batch.payload, batch.sent = b"", []
         self._row.add(Counter.RECORDS_RETRIED, len(batch.entries))
-        self.retry(batch, moment_ms + wait_ms)
+        if not self._park(batch, moment_ms, unix_ms + wait_ms):
+            self.retry(batch, moment_ms + wait_ms)
         log.warning(
             "invocation_failed",
             route=self.route.name,
@@ -200,18 +239,71 @@ class RouteLane(Lane):
             retry_in_ms=wait_ms,
         )
 
-    def _bury(self, entries: list[Entry], attempts: int, reason: str, moment_ms: int, unix_ms: int) -> None:
-        """Settle as dead letters; where they can't be kept, keep the records and try again later."""
-        route = self.route
-        problem = self._dead_letters.write(route.name, route.function, entries, attempts, reason, unix_ms)
-        if problem:
-            log.error("dead_letter_not_kept", route=route.name, problem=problem, records=len(entries))
-            self.retry(Batch(entries, attempts), moment_ms + self._backoff.ms_max)
-            return
-        self._row.add(Counter.DEAD_LETTERS, len(entries))
-        log.error("dead_letter", route=route.name, reason=reason, records=len(entries))
-        self.settle(entries)
+    def _bury(self, batch: Batch, outcome: Outcome, unix_ms: int, note: str = "") -> None:
+        """Give these up: to the route's place for failures, in a thread; they are in flight until it has them."""
+        assert self._dispatcher is not None
+        route, records = self.route, records_in(batch.payload, len(batch.sent))
+        known = {entry[0].key: record for entry, record in zip(batch.sent, records, strict=True)}
+        record_of = [known.get(entry[0].key) for entry in batch.entries]
+        reason = f"{note}{outcome.reason}" if outcome.failure is Failure.NONE else f"{note}{reason_of(outcome)}"
+        told = Outcome(outcome.failure, reason=reason)
+        letters = letters_of(route.name, route.function, batch.entries, record_of, batch.attempts, told, unix_ms)
+        self._dispatcher.submit(Burial(batch.entries, batch.attempts, letters, reason))
 
-    @staticmethod
-    def _reason(outcome: Outcome) -> str:
-        return f"{outcome.failure.name.lower()}: {outcome.reason}"
+    def buried(self, burial: Burial, problem: str, moment_ms: int) -> None:
+        """Settle what is kept as dead letters; where they can't be kept, keep the records and try again later."""
+        name, records = self.route.name, len(burial.entries)
+        if problem:
+            log.error("dead_letter_not_kept", route=name, problem=problem, records=records)
+            self.retry(Batch(burial.entries, burial.attempts), moment_ms + self._backoff.ms_max)
+            return
+        self._row.add(Counter.DEAD_LETTERS, records)
+        log.error("dead_letter", route=name, reason=burial.reason, records=records)
+        self.settle(burial.entries)
+
+    # The backlog
+
+    def _park(self, batch: Batch, moment_ms: int, due_unix_ms: int) -> bool:
+        """Have a failed batch wait on disk, where memory holds enough of them; what is fenced must stay."""
+        if batch.fence_ms > moment_ms or self.retrying_keys < self._kit.delivery.retrying_keys_max:
+            return False
+        self.fold_held(batch.entries)
+        if self.shelf.put(batch.entries, due_ms=due_unix_ms, attempts=batch.attempts):
+            return False
+        super().settle(batch.entries)
+        return True
+
+    def shelve(self, moment_ms: int, keys_max: int) -> None:
+        """Move what this lane holds to disk, so that no ring waits for it."""
+        if moment_ms < self._shelf_due_ms:
+            return
+        problem = self.shelf.move(self, self.flying, keys_max)
+        if problem:
+            self._shelf_due_ms = moment_ms + SHELF_RETRY_MS
+            self._row.add(Counter.BACKLOG_REFUSED, 1)
+            log.error("backlog_refused", route=self.route.name, problem=problem)
+
+    def take_back(self, moment_ms: int, unix_ms: int) -> None:
+        """Take keys back from disk while there is a slot for them, behind those that wait in memory."""
+        is_ready = self.invocations < self.slots and moment_ms >= self.paused_until_ms
+        if is_ready and len(self.shelf) and len(self.waiting) < WAITING_BATCHES_MAX * self.batch_size:
+            room = self._kit.delivery.retrying_keys_max - self.retrying_keys
+            if room > 0:
+                self.shelf.take_back(self, min(room, self.batch_size), moment_ms, unix_ms)
+
+    def empty_out(self) -> bool:
+        """For a drain: move everything that is not in flight to disk; False where that can't be."""
+        if self.flying or self.shelf.move(self, (), EVERY_KEY):
+            return False
+        for _, _, batch in self.retries:
+            super().settle(batch.entries)
+        self.retries.clear()
+        self.retrying_keys = 0
+        # What was held has a row too.
+        self.waiting.clear()
+        return True
+
+
+def reason_of(outcome: Outcome) -> str:
+    """Return an outcome in words."""
+    return f"{outcome.failure.name.lower()}: {outcome.reason}"

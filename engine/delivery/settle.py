@@ -9,15 +9,22 @@ from __future__ import annotations
 
 from collections import deque
 
+from engine.model import Watermark
+
 
 class Frame:
     """A frame of a ring that was read: where it ends, and how many entries still hold it."""
 
-    __slots__ = ("end", "open")
+    __slots__ = ("end", "open", "watermark")
 
-    def __init__(self, end: int) -> None:
+    def __init__(self, end: int, watermark: Watermark | None = None) -> None:
         self.end = end
         self.open = 0
+        self.watermark = watermark
+
+
+DURABLE = Frame(0)
+"""What an entry holds in place of a frame once the backlog has it on disk: no ring waits for it."""
 
 
 class Ledger:
@@ -25,14 +32,16 @@ class Ledger:
 
     def __init__(self) -> None:
         self._frames: deque[Frame] = deque()
+        self.watermark: Watermark | None = None
+        """The newest before which nothing is open."""
 
     def __len__(self) -> int:
         return len(self._frames)
 
-    def add(self, end: int) -> Frame:
+    def add(self, end: int, watermark: Watermark | None = None) -> Frame:
         """Note a frame that ends at this position; positions only grow."""
         assert not self._frames or end > self._frames[-1].end
-        frame = Frame(end)
+        frame = Frame(end, watermark)
         self._frames.append(frame)
         return frame
 
@@ -42,5 +51,7 @@ class Ledger:
         end: int | None = None
         while frames and not frames[0].open:
             assert frames[0].open == 0
-            end = frames.popleft().end
+            frame = frames.popleft()
+            end = frame.end
+            self.watermark = frame.watermark or self.watermark
         return end

@@ -28,6 +28,25 @@ _TOTALS = {
     "lag_ms_max": "highest delivery lag (ms)",
 }
 
+_KEY_CHARS_MAX = 60
+_AUDITED = {
+    "missing": "missing in the destination",
+    "stale": "older in the destination",
+    "different": "different in the destination",
+    "extra": "in the destination alone",
+    "unstorable": "too large for the destination",
+    "unreadable": "cannot be read",
+}
+_AUDIT_COUNTS = {
+    "compared": "keys compared",
+    "items": "items looked at",
+    "changing": "changed meanwhile: not compared",
+    "skipped": "of a type that the route does not hear of",
+    "foreign": "items of other keys",
+    "repaired": "marked for a repair",
+    "unheard": "marks that nobody heard",
+}
+
 
 def status_view(status: Mapping[str, Any]) -> RenderableType:
     """Return the status file's content for people."""
@@ -67,6 +86,35 @@ def _totals(totals: Mapping[str, int]) -> Table:
     for name, label in _TOTALS.items():
         table.add_row(label, f"{totals.get(name, 0):,}")
     return table
+
+
+def audit_view(audit: Mapping[str, Any]) -> RenderableType:
+    """Return what `engine audit` found (its JSON) for people."""
+    return Group(*(_audited_route(route) for route in audit["routes"]))
+
+
+def _audited_route(route: Mapping[str, Any]) -> RenderableType:
+    head = Text(f"{route['route']} and {route['destination']}: ")
+    is_equal = route["differences"] == 0
+    verdict = "equal" if is_equal else f"{route['differences']:,} keys differ"
+    head.append(verdict, style="green" if is_equal else "red")
+    table = _table("found", "keys", "such as")
+    table.columns[1].justify = "right"
+    for kind, label in _AUDITED.items():
+        finding = route[kind]
+        if finding["count"]:
+            note = " (kept: the route does not hear of every way to go)" if kind == "extra" else ""
+            label += "" if route["is_extra_wrong"] else note
+            table.add_row(label, f"{finding['count']:,}", Text(_some_keys(finding["examples"])))
+    for name, label in _AUDIT_COUNTS.items():
+        if route[name] or name == "compared":
+            table.add_row(label, f"{route[name]:,}", "")
+    return Group(head, table)
+
+
+def _some_keys(examples: Sequence[Mapping[str, str]]) -> str:
+    shown = [example.get("id_encoding", "") + ":" * ("id_encoding" in example) + example["id"] for example in examples]
+    return "\n".join(text if len(text) <= _KEY_CHARS_MAX else text[:_KEY_CHARS_MAX] + "…" for text in shown[:5])
 
 
 def findings_view(findings: Sequence[tuple[str, str, str, str]]) -> RenderableType:

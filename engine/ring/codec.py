@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from engine.model import Change
+from engine.model import Change, Watermark
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[Change])
@@ -16,6 +16,18 @@ CHANGE_BYTES_MAX = 64
 def encode_changes(changes: list[Change]) -> bytes:
     """Return a frame's payload."""
     return _encoder.encode(changes)
+
+
+def encode_watermark(watermark: Watermark) -> bytes:
+    """Return the payload of a watermark: a change of no key, for no route."""
+    return encode_changes([Change(b"", str(watermark.server_mark), 0, watermark.moment_ms)])
+
+
+def watermark_of(changes: list[Change]) -> Watermark | None:
+    """Return the watermark that a frame is, None where it holds changes."""
+    if len(changes) != 1 or changes[0].routes:
+        return None
+    return Watermark(changes[0].captured_ms, int(changes[0].event))
 
 
 def decode_changes(payload: bytes) -> list[Change]:

@@ -14,7 +14,7 @@ _WORD_BYTES = 8
 _ROW_WORDS = 64
 _PID, _STATE, _HEARTBEAT = range(3)
 _COUNTERS_AT = 3
-_SIZES_AT = 40
+_SIZES_AT = 46
 BATCH_SIZE_BUCKETS = 16
 """Bucket *n* counts batches of 2**(n−1) to 2**n − 1 records; the last one all that are larger."""
 
@@ -63,6 +63,16 @@ class Counter(IntEnum):
     LAG_MS_MAX = 27
     REPAIRS = 28
     KEYS_REPAIRED = 29
+    HEARD_UNTIL_MS = 30  # * everything published before has been written into the rings (the server's clock)
+    SERVER_MARK = 31  # * of the server at that moment: `engine.capture.sentry.Sight.mark`
+    KEYS_SCANNED = 32  # * by the repair under way
+    KEYS_TO_SCAN = 33  # *
+    VERSION = 34  # * the newest that was given out
+    FENCE_MS = 35  # * until when an invocation may still write (monotonic ms), 0 while none is in flight
+    KEYS_BACKLOG = 36  # *
+    INVOCATIONS_LOST = 37
+    BACKLOG_REFUSED = 38
+    COMPARISONS = 39
 
 
 assert _COUNTERS_AT + len(Counter) <= _SIZES_AT

@@ -1,10 +1,12 @@
-"""The bytes of a ring: three control words on cache lines of their own, then the data area.  (pure)
+"""The bytes of a ring: control words, each writer's on cache lines of its own, then the data area.  (pure)
 
 ::
 
     0        written     the writer's: everything before this position is there
     64       read        the reader's: everything before was handed out
     128      released    the reader's: everything before is settled, and may be overwritten
+    136      watermark   the reader's: the newest moment (Unix ms) that the writer sent and that is settled; 0 for none
+    144      mark        the reader's: the server's mark at that moment; 0 where it is unknown
     192      data        ring_bytes, a power of two; index = position & (ring_bytes − 1)
 
 A frame is two header words and the payload, padded to 8 bytes, and never wraps::
@@ -27,6 +29,8 @@ LINE_BYTES = 64
 WRITTEN = 0
 READ = LINE_BYTES // WORD_BYTES
 RELEASED = 2 * LINE_BYTES // WORD_BYTES
+WATERMARK = RELEASED + 1
+SERVER_MARK = RELEASED + 2
 DATA_AT = 3 * LINE_BYTES
 HEADER_BYTES = 2 * WORD_BYTES
 PADDING = 0xFFFF_FFFF

@@ -36,6 +36,7 @@ import time
 import zlib
 
 from engine.errors import EngineError
+from engine.model import Watermark
 from engine.ring.layout import (
     DATA_AT,
     FRAME_BYTES_LIMIT,
@@ -44,6 +45,8 @@ from engine.ring.layout import (
     PADDING,
     READ,
     RELEASED,
+    SERVER_MARK,
+    WATERMARK,
     WORD_BYTES,
     WRITTEN,
     frame_bytes,
@@ -90,6 +93,14 @@ class Ring:
     def released(self) -> int:
         """Return the position up to which frames are settled."""
         return int(self.words[RELEASED])
+
+    @property
+    def watermark(self) -> Watermark:
+        """Return the moment up to which all that the writer heard is settled; 0 where none is known."""
+        mark = int(self.words[SERVER_MARK])
+        moment_ms = int(self.words[WATERMARK])
+        # A mark of another moment would be believed: it counts only if it stood before and after.
+        return Watermark(moment_ms, mark if mark == int(self.words[SERVER_MARK]) else 0)
 
     def writer(self) -> RingWriter:
         """Return a writer that goes on where the last one stopped."""
@@ -151,6 +162,8 @@ class RingReader:
 
     def __init__(self, ring: Ring) -> None:
         self._ring = ring
+        self.seen_until = ring.read
+        """Up to where a predecessor had read: what it did with that, nobody knows."""
         self._read = ring.released
         ring.words[READ] = self._read
 
@@ -168,10 +181,26 @@ class RingReader:
                 return payload, self._read
         return None
 
+    @property
+    def ring_bytes(self) -> int:
+        """Return the ring's capacity."""
+        return self._ring.ring_bytes
+
+    @property
+    def used(self) -> int:
+        """Return how many bytes are written and not released."""
+        return self._ring.written - self._ring.released
+
     def release(self, position: int) -> None:
         """Give back everything before this position: it is settled."""
         assert self._ring.released <= position <= self._read
         self._ring.words[RELEASED] = position
+
+    def set_watermark(self, watermark: Watermark) -> None:
+        """Note up to which moment everything is settled; the frames up to its own are released."""
+        self._ring.words[SERVER_MARK] = 0
+        self._ring.words[WATERMARK] = watermark.moment_ms
+        self._ring.words[SERVER_MARK] = watermark.server_mark
 
     def _frame(self, position: int) -> tuple[bytes | None, int]:
         for _ in range(REREADS_MAX):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from engine.config import Settings
 from engine.errors import EngineError
 from engine.lifecycle import ChildLink, Failed
+from engine.model import Missed
 from engine.ring.ring import RingSet
 from engine.ring.wake import Wake
 from engine.routes import RouteTable
@@ -17,8 +18,9 @@ from engine.routes import RouteTable
 class Duty:
     """All that a child is handed at its fork; ``index`` counts from 0 among its kind.
 
-    ``shard`` is the subscriber's part of the keyspace, as the planner encoded it. ``gap_since_ms`` is
-    the Unix time since when nobody listened in its place, 0 for the first to stand there.
+    ``shard`` is the subscriber's part of the keyspace, as the planner encoded it, and ``missed`` what nobody has heard
+    of it. Versions are higher than ``version_floor``. Before ``fence_ms`` (monotonic) an invocation of a predecessor
+    may still write.
     """
 
     index: int
@@ -28,7 +30,9 @@ class Duty:
     table: RouteTable
     rings: RingSet
     wakes: tuple[Wake, ...]
-    gap_since_ms: int
+    missed: tuple[Missed, ...] = ()
+    version_floor: int = 0
+    fence_ms: int = 0
 
 
 Main = Callable[[Duty, ChildLink], int]
@@ -70,7 +74,7 @@ def subscribe(duty: Duty, link: ChildLink) -> int:
         mapping_prefix=settings.original.mapping_prefix,
         writers=[duty.rings.ring(duty.index, invoker).writer() for invoker in range(len(duty.wakes))],
         wakes=duty.wakes,
-        gap_since_ms=duty.gap_since_ms,
+        missed=duty.missed,
     )
     return run_subscriber(spec, link)
 
@@ -90,6 +94,8 @@ def invoke(duty: Duty, link: ChildLink) -> int:
         table=duty.table,
         readers=[duty.rings.ring(shard, duty.index).reader() for shard in range(settings.capture.shards)],
         wake=duty.wakes[duty.index],
+        version_floor=duty.version_floor,
+        fence_ms=duty.fence_ms,
     )
     return run_invoker(spec, link)
 

@@ -11,7 +11,7 @@ import msgspec
 from engine.config import RouteSettings, Settings
 from engine.errors import ConfigError, EngineError, NotificationsOff, Problem, RedisError
 from engine.routes import RouteTable
-from engine.supervision.planner import Answer, Plan, Refusal
+from engine.supervision.planner import Answer, Findings, Plan, Refusal
 
 if TYPE_CHECKING:
     from engine.capture.preflight import CapturePlan
@@ -64,7 +64,22 @@ class Examination:
 def make_plan(settings: Settings, previous: bytes | None) -> Answer:
     """Return the plan, or every reason against it; ``previous`` is the encoded table that is in force."""
     found = examine(settings, RouteTable.decode(previous) if previous else None)
+    if found.plan is not None and previous is None:
+        from engine.delivery.backlog import rehome
+
+        delivery = settings.delivery
+        problem = rehome(delivery.backlog_folder, delivery.invokers, delivery.backlog_bytes_max)
+        if problem:
+            return Refusal((Problem("delivery.backlog_folder", problem, "mend it, or move the folder away"),))
     return found.plan or found.refusal()
+
+
+def compare_destinations(settings: Settings, database: int, table: bytes) -> Answer:
+    """Find keys that the destinations of these routes hold and the server does not, and publish them."""
+    from engine.audit.gone import publish_gone
+
+    report = publish_gone(settings, database, tuple(RouteTable.decode(table).routes.values()))
+    return Findings(report.compared, report.published, report.unknown)
 
 
 def examine(settings: Settings, previous: RouteTable | None = None, *, changes_nothing: bool = False) -> Examination:
@@ -85,6 +100,8 @@ def examine(settings: Settings, previous: RouteTable | None = None, *, changes_n
             database=capture.database,
             server=capture.server,
             warnings=capture.warnings,
+            scope=capture.scope,
+            server_ms=capture.server_ms,
         )
     return found
 

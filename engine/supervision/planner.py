@@ -33,6 +33,10 @@ class Plan(msgspec.Struct, tag=True, frozen=True):
     database: int = 0
     server: str = ""
     warnings: tuple[str, ...] = ()
+    scope: str = ""
+    """Names the server and database of which a checkpoint is true."""
+    server_ms: int = 0
+    """Unix time by the server's clock when it was asked."""
 
 
 class Refusal(msgspec.Struct, tag=True, frozen=True):
@@ -42,7 +46,15 @@ class Refusal(msgspec.Struct, tag=True, frozen=True):
     exit_code: int = 1
 
 
-Answer = Plan | Refusal
+class Findings(msgspec.Struct, tag=True, frozen=True):
+    """What a comparison with the destinations found: keys compared, published as gone, and left alone."""
+
+    compared: int
+    published: int
+    unknown: int = 0
+
+
+Answer = Plan | Refusal | Findings
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
@@ -91,7 +103,7 @@ def plan_at_start(
             planner.close()
     if isinstance(planner.answer, Plan):
         return planner.answer
-    assert planner.answer is not None
+    assert isinstance(planner.answer, Refusal)
     raise as_error(planner.answer)
 
 
@@ -104,6 +116,8 @@ class PlannerProcess:
         settings: LogSettings,
         inherited: Iterable[Closable],
         give_up_ms: int,
+        *,
+        name: str = "planner",
     ) -> None:
         self._reads, self._writes = os.pipe()
         os.set_blocking(self._reads, False)
@@ -113,7 +127,7 @@ class PlannerProcess:
         self.answer: Answer | None = None
         self.is_reaped = False
         try:
-            self.pid = fork_process("planner", lambda: self._work(work), settings, inherited)
+            self.pid = fork_process(name, lambda: self._work(work), settings, inherited)
         except OSError as error:
             os.close(self._reads)
             raise EngineError(f"cannot fork: {error.strerror}", hint=FORK_HINT) from error

@@ -9,7 +9,9 @@ from engine.ring.counters import ChildState, Counter, StatusRow
 from engine.routes import RouteTable
 from engine.supervision.children import Child, Children, Phase
 
-_HIGHEST = frozenset({Counter.LAG_MS_MAX})
+_HIGHEST = frozenset(
+    {Counter.LAG_MS_MAX, Counter.HEARD_UNTIL_MS, Counter.SERVER_MARK, Counter.VERSION, Counter.FENCE_MS}
+)
 """Counters whose total is the highest, not the sum."""
 
 

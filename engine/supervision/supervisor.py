@@ -23,9 +23,12 @@ from engine.errors import EngineError, SupervisionError
 from engine.lifecycle import (
     Channel,
     ChildLink,
+    Compared,
+    CompareWanted,
     Drain,
     Failed,
     MappingChanged,
+    RepairWanted,
     RoutesInForce,
     SetRoutes,
     channel_pair,
@@ -36,10 +39,13 @@ from engine.ring.ring import RingSet
 from engine.ring.wake import Wake
 from engine.routes import RouteTable
 from engine.supervision import messages
+from engine.supervision.checkpoint import CheckpointFile
 from engine.supervision.children import Child, Children, Phase, Role, in_words
+from engine.supervision.comparer import Comparer
+from engine.supervision.keeping import Keeper
 from engine.supervision.mains import Duty, Mains, run_main
 from engine.supervision.messages import Decision
-from engine.supervision.planner import Answer, Plan, PlannerProcess, plan_at_start
+from engine.supervision.planner import Answer, Plan, PlannerProcess, Refusal, plan_at_start
 from engine.supervision.process import Closable, bound_sends, fork_process, kill, reap
 from engine.supervision.reload import InForce, Reload, Stage, Teach, with_routes_of
 from engine.supervision.report import describe, totals
@@ -57,8 +63,13 @@ KILLED_S_MAX = 5.0
 Planner = Callable[[Settings, bytes | None], Answer]
 """Settings and the encoded table in force → what to do; runs in the planner's process."""
 
+Compare = Callable[[Settings, int, bytes], Answer]
+"""Settings, database and the encoded table → what was found; runs in the comparer's process."""
 
-def run(settings: Settings, *, plan: Planner, load: Callable[[], Settings], mains: Mains) -> int:
+
+def run(
+    settings: Settings, *, plan: Planner, load: Callable[[], Settings], mains: Mains, compare: Compare | None = None
+) -> int:
     """Run the engine until it is drained or stopped; return the exit status.
 
     ``load`` reads the settings again, for new routes. Raises EngineError where the engine can't start.
@@ -74,7 +85,7 @@ def run(settings: Settings, *, plan: Planner, load: Callable[[], Settings], main
             return planned
         for warning in planned.warnings:
             log.warning("worth_knowing", message=warning)
-        return Supervisor(settings, planned, plan, load, mains, status, inbox).run()
+        return Supervisor(settings, planned, plan, load, mains, status, inbox, compare).run()
     finally:
         inbox.restore()
         status.remove()
@@ -92,6 +103,7 @@ class Supervisor:
         mains: Mains,
         status: StatusFile,
         inbox: SignalInbox,
+        compare: Compare | None,
     ) -> None:
         limits, self._settings = settings.supervision, settings
         self._planned, self._plan, self._load = planned, plan, load
@@ -103,8 +115,9 @@ class Supervisor:
         self._board = Board(shards + invokers)
         self._children = Children(shards, invokers, limits, random.random, monotonic_ms())
         self._channels: dict[int, Channel] = {}
-        self._gaps_since_ms: dict[int, int] = {}
         self._reload = Reload(RouteTable.decode(planned.table), int(limits.heartbeat_timeout_s * 1_000))
+        self._keeper = Keeper(settings, planned, self._rings, self._board, CheckpointFile(limits.checkpoint_file))
+        self._comparer, self._compare = Comparer(settings.log), compare
         self._planner: PlannerProcess | None = None
         self._selector = selectors.PollSelector()
         self._selector.register(inbox, selectors.EVENT_READ)
@@ -132,8 +145,11 @@ class Supervisor:
             self._note_end(pid, status)
         self._look()
         self._turn_routes()
+        self._turn_comparer()
         for decision in self._children.decide(monotonic_ms()):
             self._do(decision)
+        if self._children.phase is not Phase.STARTING:
+            self._keeper.turn(monotonic_ms())
         if monotonic_ms() >= self._publish_due_ms:
             self._publish()
 
@@ -168,25 +184,27 @@ class Supervisor:
                 self._reload.confirmed(number, message.version)
             elif isinstance(message, MappingChanged):
                 self._reload.want(monotonic_ms())
+            elif isinstance(message, CompareWanted):
+                self._comparer.want(number, message.number)
+            elif isinstance(message, RepairWanted):
+                for subscriber in self._children.subscribers:
+                    self._send(subscriber.number, message)
         if channel.closed:
             self._drop_channel(number)
             self._tell(messages.Severed(number))
 
     def _note_end(self, pid: int, status: int) -> None:
-        if self._planner is not None and pid == self._planner.pid:
-            self._planner.is_reaped = True
-            return
+        for helper in (self._planner, self._comparer.process):
+            if helper is not None and pid == helper.pid:
+                helper.is_reaped = True
+                return
         child = self._children.by_pid(pid)
         if child is None:
             return
         if child.number in self._channels:
             self._hear(child.number)
             self._drop_channel(child.number)
-        row = self._board.row(child.number)
-        row.set_pid(0)
-        if child.role is Role.SUBSCRIBER and not self._children.is_draining:
-            silent_ms = monotonic_ms() - max(row.heartbeat_ms, child.forked_ms)
-            self._gaps_since_ms[child.number] = now_ms() - max(0, silent_ms)
+        self._board.row(child.number).set_pid(0)
         self._tell(messages.Exited(pid, status))
         is_expected = self._children.is_draining and status == 0
         (log.debug if is_expected else log.warning)("child_ended", child=child.name, pid=pid, how=in_words(status))
@@ -238,7 +256,9 @@ class Supervisor:
             table=table,
             rings=self._rings,
             wakes=self._wakes,
-            gap_since_ms=self._gaps_since_ms.pop(child.number, 0),
+            missed=self._keeper.missed_by(child) if child.role is Role.SUBSCRIBER else (),
+            version_floor=self._keeper.version_floor,
+            fence_ms=self._keeper.fence_ms,
         )
         main = self._mains.subscriber if child.role is Role.SUBSCRIBER else self._mains.invoker
 
@@ -269,10 +289,10 @@ class Supervisor:
 
     def _inherited(self) -> tuple[Closable, ...]:
         """Return what a new process must not keep open of ours."""
-        planner = () if self._planner is None else (self._planner,)
-        return (self._inbox, self._status, *self._channels.values(), *planner)
+        helpers = (one for one in (self._planner, self._comparer.process) if one is not None)
+        return (self._inbox, self._status, *self._channels.values(), *helpers)
 
-    def _send(self, number: int, message: Drain | SetRoutes) -> None:
+    def _send(self, number: int, message: Drain | SetRoutes | Compared | RepairWanted) -> None:
         channel = self._channels.get(number)
         if channel is not None and not channel.send(message):
             self._drop_channel(number)
@@ -310,8 +330,10 @@ class Supervisor:
                 keys_in_flight=sums[Counter.KEYS_IN_FLIGHT.name.lower()],
                 limit_s=self._settings.supervision.drain_timeout_s,
             )
+            self._keeper.keep(is_clean=False)
             self._exit_status = 1
             return
+        self._keeper.keep(is_clean=True)
         log.info("drained", records_delivered=sums[Counter.RECORDS_DELIVERED.name.lower()])
         self._exit_status = 0
 
@@ -353,13 +375,36 @@ class Supervisor:
 
     def _take_answer(self, answer: Answer | None) -> None:
         if isinstance(answer, Plan):
+            self._keeper.take_routes(RouteTable.decode(answer.table), answer.server_ms)
             if not self._reload.planned(RouteTable.decode(answer.table), monotonic_ms()):
                 log.info("routes_unchanged", version=self._reload.newest.version)
             return
-        assert answer is not None
+        assert isinstance(answer, Refusal)
         for problem in answer.problems:
             log.error("reload_refused", place=problem.place, error=problem.message, hint=problem.hint)
         self._reload.refused()
+
+    # Comparisons
+
+    def _turn_comparer(self) -> None:
+        comparer, compare = self._comparer, self._compare
+        if compare is not None and not self._children.is_draining and comparer.is_due(monotonic_ms()):
+            settings, database, table = self._settings, self._planned.database, self._reload.newest.encode()
+            comparer.start(lambda: compare(settings, database, table), self._inherited(), monotonic_ms())
+            if comparer.process is not None:
+                self._selector.register(comparer.process, selectors.EVENT_READ)
+        fulfilled = comparer.poll(monotonic_ms())
+        if fulfilled is not None:
+            self._stop_comparer()
+            for number, wish in fulfilled.items():
+                self._send(number, Compared(wish))
+
+    def _stop_comparer(self) -> None:
+        process, self._comparer.process = self._comparer.process, None
+        if process is not None:
+            self._selector.unregister(process)
+            process.stop()
+            process.close()
 
     def _stop_planner(self) -> None:
         """End the planner; it is reaped with the other children."""
@@ -390,6 +435,7 @@ class Supervisor:
     def _end_all(self) -> None:
         """Kill what still runs, and wait until it is gone."""
         self._stop_planner()
+        self._stop_comparer()
         deadline = time.monotonic() + KILLED_S_MAX
         for child in self._children.all:
             if child.pid:

@@ -329,7 +329,7 @@ def test_an_overflow_is_repaired(tmp_path: Path) -> None:
         pipe.execute()
         wait_for(lambda: path.totals()["events_dropped"] > 0, "the overflow")
         marker.write_text("yes")
-        wait_for(lambda: path.totals()["keys_in_flight"] == 0 and path.totals()["repairs"] == 2, "the repairs")
+        wait_for(lambda: path.totals()["keys_in_flight"] == 0 and path.totals()["repairs"] >= 1, "the repair")
         wait_for(lambda: len(path.last()) == 20_000, "every key")
         assert path.stop() == 0
 

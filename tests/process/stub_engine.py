@@ -47,7 +47,9 @@ def load() -> Settings:
         delivery=DeliverySettings(invokers=OPTIONS["invokers"]),
         ring=RingSettings(ring_bytes=65_536, frame_bytes_max=4_096),
         supervision=SupervisionSettings(
-            status_file=str(FOLDER / "status.json"), restart_backoff_ms_min=20, **OPTIONS["limits"]
+            status_file=str(FOLDER / "status.json"),
+            checkpoint_file=str(FOLDER / "checkpoint"),
+            restart_backoff_ms_min=20, **OPTIONS["limits"]
         ),
         routes=tuple(RouteSettings(name=name, function="f") for name in names),
     )
@@ -69,7 +71,7 @@ def subscriber(duty: Duty, link: ChildLink) -> int:
     """Write the frames that the test wants into the rings, once; then live until drained."""
     assert duty.shard == b"%d" % duty.index
     misbehave("subscriber", duty, link)
-    if duty.gap_since_ms:
+    if duty.missed:
         link.row.add(Counter.GAPS, 1)
     elif OPTIONS.get("frames"):
         for invoker, wake in enumerate(duty.wakes):

@@ -150,7 +150,7 @@ def test_a_route_that_only_hears_of_deletes_is_not_repaired() -> None:
     """What a scan finds is there: a route that lists nothing but `del` has no use for it."""
     table = RouteTable.build([RouteSettings("gone", "f", events=("del",)), RouteSettings("all", "f")])
     slots = {route.name: slot for slot, route in table.routes.items()}
-    assert mask_of_any(table)(b"key") == 1 << slots["all"]
+    assert table)(b"key".for_repairs().mask == 1 << slots["all"]
 
 
 def test_a_mark_keeps_what_an_event_has_said() -> None:

@@ -30,6 +30,8 @@ _OTHER_HINT = "check the route's function, aws.region and aws.lambda_endpoint_ur
 _ERROR_KEYS = frozenset({"errorMessage", "errorType", "stackTrace", "requestId", "trace", "cause"})
 _TIMED_OUT = re.compile(rb"Task timed out after [\d.]+ seconds\s*$")
 _BARE_TEXT_BYTES_MAX = 200
+_MAY_HAVE_STARTED = frozenset({500, 504})
+"""Of the service's own errors, those that may come after the function was started."""
 
 
 def outcome_of(
@@ -81,7 +83,9 @@ def function_error(body: bytes) -> Outcome:
     else:
         kind, message = "", body[:REASON_CHARS_MAX].decode("utf-8", "replace")
     failure = Failure.TIMEOUT if "Task timed out" in message or kind == "Sandbox.Timedout" else Failure.FUNCTION_ERROR
-    return Outcome(failure, reason=short(": ".join(part for part in (kind, message) if part) or "no reason given"))
+    text = ": ".join(part for part in (kind, message) if part) or "no reason given"
+    # A function that ran out of its time was stopped in the middle of something, which may yet arrive.
+    return Outcome(failure, reason=short(text), is_lost=failure is Failure.TIMEOUT)
 
 
 def _any_answer(body: bytes) -> Outcome:
@@ -113,7 +117,8 @@ def _refused(status: int, headers: Mapping[str, str], body: bytes, function: str
     if status == 413:
         return Outcome(Failure.OVERSIZE, reason=short(text))
     if status >= 500:
-        return Outcome(Failure.SERVICE, reason=short(text), retry_after_ms=_retry_after_ms(headers))
+        is_lost = status in _MAY_HAVE_STARTED
+        return Outcome(Failure.SERVICE, (), short(text), _retry_after_ms(headers), is_lost)
     if kind == "ResourceNotFoundException":
         text = f"no function {function}: {text}"
     return Outcome(Failure.REFUSED, reason=with_hint(text, hint_for(kind)))

@@ -14,6 +14,10 @@ class Target(Protocol):
         """Deliver one payload; every expected failure is an outcome, none is raised."""
         ...
 
+    def now_ms(self) -> int:
+        """Return Unix time in milliseconds as the service's own clock has it, as far as that is known."""
+        ...
+
     def close(self) -> None:
         """Give back connections."""
         ...

@@ -21,9 +21,12 @@ from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     ConnectionError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
     HTTPClientError,
     NoCredentialsError,
     NoRegionError,
+    ProxyConnectionError,
     ReadTimeoutError,
     SSLError,
 )
@@ -31,9 +34,11 @@ from urllib3.exceptions import HTTPError
 from urllib3.exceptions import ReadTimeoutError as BodyTimeoutError
 
 from engine import __version__
+from engine.clock import monotonic_ms
 from engine.config import AwsSettings, DeliverySettings
 from engine.delivery.targets.answers import hint_for, outcome_of, short, with_hint
 from engine.delivery.targets.aws import SERVICE, access_to, http_session, make_client, region_of
+from engine.delivery.targets.service_clock import ServiceClock
 from engine.errors import Problem
 from engine.model import Failure, Outcome
 
@@ -49,6 +54,10 @@ _NO_CREDENTIALS_HINT = "give AWS credentials: a role, a profile, or AWS_ACCESS_K
 _NO_REGION_HINT = "set aws.region, or AWS_REGION"
 _TLS_HINT = "if a proxy or endpoint has a certificate of its own, name its authority's file in AWS_CA_BUNDLE"
 _UNREACHABLE_HINT = "check aws.region, aws.lambda_endpoint_url, and the way there: firewall, proxy, VPC endpoint"
+
+
+_NOT_SENT = (ConnectTimeoutError, EndpointConnectionError, ProxyConnectionError, SSLError)
+"""What goes wrong before the function can have heard of anything."""
 
 
 class LambdaTarget:
@@ -70,6 +79,11 @@ class LambdaTarget:
         self._connections_max = connections_max
         self._lock = threading.Lock()
         self._sender: _Sender | None = None
+        self._clock = ServiceClock()
+
+    def now_ms(self) -> int:
+        """Return Unix time by the service's clock."""
+        return self._clock.now_ms()
 
     def invoke(self, payload: bytes) -> Outcome:
         """Invoke with one payload; every expected failure is an outcome."""
@@ -77,6 +91,7 @@ class LambdaTarget:
             status, headers, body = self._ready().send(payload)
         except (BotoCoreError, HTTPError, ValueError) as error:
             return self._not_sent(error)
+        self._clock.heard(str(headers.get("Date") or ""), monotonic_ms())
         if len(body) > ANSWER_BYTES_MAX:
             return Outcome(Failure.BAD_ANSWER, reason=f"the answer is longer than {ANSWER_BYTES_MAX} bytes")
         size = headers.get("Content-Length")
@@ -88,10 +103,12 @@ class LambdaTarget:
     def _not_sent(self, error: Exception) -> Outcome:
         if isinstance(error, ReadTimeoutError | BodyTimeoutError):
             limit_ms = self._delivery.invoke_timeout_ms
-            return Outcome(Failure.TIMEOUT, reason=f"no answer within delivery.invoke_timeout_ms = {limit_ms}")
+            reason = f"no answer within delivery.invoke_timeout_ms = {limit_ms}"
+            return Outcome(Failure.TIMEOUT, reason=reason, is_lost=True)
         failure = Failure.CONNECTION if isinstance(error, _WIRE) else Failure.REFUSED
+        is_lost = failure is Failure.CONNECTION and not isinstance(error, _NOT_SENT)
         hint = _hint(error)
-        return Outcome(failure, reason=with_hint(str(error), hint) if hint else short(str(error)))
+        return Outcome(failure, reason=with_hint(str(error), hint) if hint else short(str(error)), is_lost=is_lost)
 
     def _ready(self) -> _Sender:
         with self._lock:

@@ -1,0 +1,1 @@
+"""Comparing Redis with a destination, key by key, while both change."""

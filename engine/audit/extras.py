@@ -1,0 +1,68 @@
+"""What a destination holds and Redis does not: the destination's parallel scan, and a question for each key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+
+from engine.audit.server import Server
+from engine.config import RouteSettings
+from engine.destination.base import Destination, Item
+from engine.glob import matcher
+
+KEYS_AT_ONCE = 500
+"""Of one pipeline of ``EXISTS``."""
+
+_Page = list[Item | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """A part of the scan: how many items it had, how many are no key of the route, and keys that Redis lacks."""
+
+    items: int
+    foreign: int
+    absent: list[bytes]
+
+
+def wanted_keys(route: RouteSettings, mapping_prefix: str) -> Callable[[bytes], bool]:
+    """Return the test whether the route delivers a key; the original's mapping hashes are never delivered."""
+    matches, prefix = matcher([pattern.encode() for pattern in route.keys]), mapping_prefix.encode()
+    return lambda key: bool(matches(key)) and not (prefix and key.startswith(prefix))
+
+
+def absent_keys(
+    destination: Destination,
+    server: Server,
+    is_wanted: Callable[[bytes], bool],
+    segments: int,
+    pause: Callable[[int], None],
+) -> Iterator[Looked]:
+    """Yield what the destination holds of the wanted keys, and the server does not; ``pause`` is told of each part."""
+    with ThreadPoolExecutor(segments, "audit-scan") as pool:
+        for page in _pages(destination, segments, pool):
+            wanted = [item for item in page if item is not None and is_wanted(item.key)]
+            foreign = len(page) - len(wanted)
+            live = [item.key for item in wanted if not item.is_absent]
+            for start in range(0, max(len(live), 1), KEYS_AT_ONCE):
+                keys = live[start : start + KEYS_AT_ONCE]
+                pause(len(keys))
+                yield Looked(len(page) if start == 0 else 0, foreign if start == 0 else 0, server.absent(keys))
+
+
+def _pages(destination: Destination, segments: int, pool: ThreadPoolExecutor) -> Iterator[_Page]:
+    """Yield the pages of all segments as they come; each segment is at most one page ahead."""
+    scans = [destination.scan(segment, segments) for segment in range(segments)]
+    futures: dict[Future[_Page | None], Iterator[_Page]] = {pool.submit(next, scan, None): scan for scan in scans}
+    try:
+        while futures:
+            done, _ = wait(futures, return_when=FIRST_COMPLETED)
+            for future in done:
+                scan, page = futures.pop(future), future.result()
+                if page is not None:
+                    futures[pool.submit(next, scan, None)] = scan
+                    yield page
+    finally:
+        for future in futures:
+            future.cancel()

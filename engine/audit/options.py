@@ -1,0 +1,22 @@
+"""How an audit goes about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class AuditOptions:
+    """Limits of an audit.
+
+    A key that differs is looked at again after ``settle_ms``, and again, ``rounds`` times; it counts only if it
+    differed each time, and its value in Redis was the same. At most about ``suspects_max`` keys wait for that: when
+    there are so many, the walk stops until they are settled. So memory is bounded, and what is found is not.
+    """
+
+    keys_per_s_max: int = 5_000
+    workers: int = 4
+    repair: bool = False
+    settle_ms: int = 1_000
+    rounds: int = 3
+    suspects_max: int = 20_000

@@ -1,0 +1,111 @@
+"""`engine audit`: every route that names a destination, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+
+from engine.audit.compare import Progress, RouteAudit
+from engine.audit.options import AuditOptions
+from engine.audit.server import Server
+from engine.audit.verdict import RouteReport, is_absence_known
+from engine.config import RouteSettings, Settings
+from engine.connection import parse_url
+from engine.destination.base import Destination, parse_destination
+from engine.destination.dynamodb import DynamoDb
+from engine.errors import ConfigError, EngineError, Problem
+from engine.route_checks import region_of
+
+
+def no_engine(unheard: int) -> EngineError:
+    """Return the error for marks of a repair that nobody received."""
+    return EngineError(
+        f"no engine listens: {unheard:,} keys could not be marked for a repair",
+        hint="start the engine with these settings, then run this again",
+    )
+
+
+class AuditReport(msgspec.Struct, frozen=True):
+    """What an audit found, route by route."""
+
+    routes: tuple[RouteReport, ...]
+
+    @property
+    def unheard(self) -> int:
+        """Return how many marks of a repair nobody received."""
+        return sum(route.unheard for route in self.routes)
+
+    @property
+    def exit_code(self) -> int:
+        """Return 0 where all is equal, else 1."""
+        return 1 if any(route.differences or route.unheard for route in self.routes) else 0
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report for scripts."""
+        return {"exit_code": self.exit_code, "routes": [route.as_json() for route in self.routes]}
+
+
+def run_audit(settings: Settings, route_name: str | None, options: AuditOptions, progress: Progress) -> AuditReport:
+    """Compare Redis with the destinations of all routes, or of one.
+
+    Raises `ConfigError` where there is nothing to compare, `RedisError` or `DestinationError` where a side fails.
+    """
+    routes = chosen(settings.routes, route_name)
+    return audit_routes(settings, routes, options, progress, lambda route: open_destination(route, settings, options))
+
+
+def audit_routes(
+    settings: Settings,
+    routes: Iterable[RouteSettings],
+    options: AuditOptions,
+    progress: Progress,
+    destination_of: Callable[[RouteSettings], Destination],
+) -> AuditReport:
+    """Compare these routes' destinations."""
+    database = parse_url(settings.redis.url).database
+    server = Server(settings.redis, database, "engine-audit")
+    try:
+        may_evict = server.may_evict()
+        return AuditReport(
+            tuple(
+                RouteAudit(
+                    route,
+                    server,
+                    destination_of(route),
+                    options,
+                    database=database,
+                    mapping_prefix=settings.original.mapping_prefix,
+                    is_absence_known=is_absence_known(route, may_evict),
+                    progress=progress,
+                ).run()
+                for route in routes
+            )
+        )
+    finally:
+        server.close()
+
+
+def open_destination(route: RouteSettings, settings: Settings, options: AuditOptions) -> Destination:
+    """Return the route's destination; nothing is asked of it yet."""
+    region = settings.aws.region or region_of(route.function)
+    return DynamoDb(parse_destination(route.destination), region, connections_max=2 * options.workers)
+
+
+def chosen(routes: Iterable[RouteSettings], name: str | None) -> list[RouteSettings]:
+    """Return the routes to compare; raise `ConfigError` where there is none."""
+    hint = 'say what its function writes to: destination = "dynamodb://TABLE"'
+    known = list(routes)
+    if name is None:
+        found = [route for route in known if route.destination]
+        if not found:
+            raise ConfigError([Problem("routes", "none names a destination, so there is nothing to compare", hint)])
+        return found
+    found = [route for route in known if route.name == name]
+    if not found:
+        names = ", ".join(route.name for route in known) or "none"
+        raise ConfigError([Problem("--route", f"no route is named {name!r}", f"there is {names}")])
+    if not found[0].destination:
+        raise ConfigError([Problem(f"route {name!r}", "names no destination", hint)])
+    return found

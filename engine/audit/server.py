@@ -1,0 +1,95 @@
+"""The Redis side of an audit: a scan, reads, questions whether keys exist, and marks for the engine that listens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import hiredis
+
+from engine.audit.verdict import may_evict
+from engine.capture.shards import channel_prefix
+from engine.config import RedisSettings
+from engine.connection import RespConnection, pack
+from engine.connection_errors import refusal
+from engine.delivery.fetch import Fetched, Fetcher
+from engine.errors import RedisRefused
+
+SCAN_COUNT = 500
+BODY_CHARS_MAX = 16 * 1024 * 1024
+"""Of values that are read at once; one more pipeline may come on top."""
+
+_MODULE_TYPES = {"json": "ReJSON-RL"}
+
+
+class Server:
+    """One server and database. Not thread-safe; raises `RedisError`."""
+
+    def __init__(self, redis: RedisSettings, database: int, name: str) -> None:
+        self._prefix = channel_prefix(database)
+        self._fetcher = Fetcher(redis, database, f"{name}-reads")
+        self._connection = RespConnection.open(redis, name=name, protocol=2, database=database)
+        if self._connection.facts.get("mode") == "cluster":
+            self.close()
+            raise RedisRefused(
+                f"{self._connection.address} is a cluster node, which holds a part of the keys only",
+                hint="this version compares servers without cluster mode",
+            )
+
+    def close(self) -> None:
+        """Close both connections."""
+        self._fetcher.close()
+        self._connection.close()
+
+    def count(self) -> int:
+        """Return how many keys the database holds."""
+        return int(self._call("count its keys", "DBSIZE"))
+
+    def may_evict(self) -> bool:
+        """Tell whether the server evicts keys, or did."""
+        parts = [self._connection.call("INFO", section) for section in ("memory", "stats")]
+        # Where INFO is refused, nothing is known.
+        return may_evict(b"\n".join(part for part in parts if isinstance(part, bytes)))
+
+    def scan(self, type_name: str = "") -> Iterator[list[bytes]]:
+        """Yield every key that is there all the time, at least once, in small lists; of one type where it is given."""
+        of_type = ("TYPE", _MODULE_TYPES.get(type_name, type_name)) if type_name else ()
+        cursor = b"0"
+        while True:
+            cursor, keys = self._call("scan its keys", "SCAN", cursor, "COUNT", SCAN_COUNT, *of_type)
+            yield keys
+            if cursor == b"0":
+                return
+
+    def read(self, keys: Sequence[bytes], event: str) -> Iterator[list[Fetched]]:
+        """Yield the values of the keys in their order, in bounded lists; ``event`` hints at their type."""
+        pending = [(key, event) for key in keys]
+        while pending:
+            values = self._fetcher.fetch(pending, BODY_CHARS_MAX)
+            yield values
+            pending = pending[len(values) :]
+
+    def absent(self, keys: Sequence[bytes]) -> list[bytes]:
+        """Return those of the keys that are not there."""
+        replies = self._pipeline("tell whether keys exist", [pack("EXISTS", key) for key in keys])
+        return [key for key, reply in zip(keys, replies, strict=True) if not reply]
+
+    def mark(self, keys: Sequence[bytes], event: str) -> int:
+        """Mark these keys in the engine that listens; return how many marks nobody received."""
+        commands = [pack("PUBLISH", self._prefix + key, event) for key in keys]
+        return self._pipeline("publish repairs", commands).count(0)
+
+    def _pipeline(self, what: str, commands: Sequence[bytes]) -> list[Any]:
+        replies = self._connection.pipeline(b"".join(commands), len(commands))
+        for reply in replies:
+            self._check(what, reply)
+        return replies
+
+    def _call(self, what: str, *command: bytes | str | int) -> Any:
+        reply = self._connection.call(*command)
+        self._check(what, reply)
+        return reply
+
+    def _check(self, what: str, reply: object) -> None:
+        if isinstance(reply, hiredis.ReplyError):
+            raise refusal(self._connection.address, what, str(reply))

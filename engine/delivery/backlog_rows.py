@@ -1,0 +1,61 @@
+"""What a row of a backlog is, and the questions that are asked of its table.  (pure)"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any
+
+import msgspec
+
+SCHEMA = """
+CREATE TABLE dirty(
+    route TEXT, key BLOB, event TEXT, captured_ms INTEGER, due_ms INTEGER, attempts INTEGER, PRIMARY KEY(route, key)
+) WITHOUT ROWID;
+CREATE TABLE counts(route TEXT PRIMARY KEY, keys INTEGER) WITHOUT ROWID;
+"""
+# Text sorts before every blob, so this stands before the empty key, which is a legal one.
+BEGINNING = ""
+INSERT = "INSERT OR IGNORE INTO dirty(event, captured_ms, due_ms, attempts, route, key) VALUES(?, ?, ?, ?, ?, ?)"
+UPDATE = (
+    "UPDATE dirty SET event = ?, captured_ms = min(captured_ms, ?), due_ms = ?, attempts = ?"
+    " WHERE route = ? AND key = ?"
+)
+DELETE = "DELETE FROM dirty WHERE route = ? AND key = ?"
+HOLDS = "SELECT 1 FROM dirty WHERE route = ? AND key = ?"
+COUNT = "INSERT INTO counts VALUES(?, ?) ON CONFLICT(route) DO UPDATE SET keys = excluded.keys"
+RANGE = "route = ? AND key > ?"
+SLICE = (
+    "SELECT max(key), min(due_ms) FILTER (WHERE due_ms > ?), count(*)"
+    " FROM (SELECT key, due_ms FROM dirty WHERE {} ORDER BY key LIMIT ?)"
+)
+DUE = (
+    "SELECT key, event, captured_ms, due_ms, attempts FROM dirty"
+    " WHERE route = ? AND key > ? AND key <= ? AND due_ms <= ? ORDER BY key"
+)
+SOME = "SELECT key, event, captured_ms, due_ms, attempts FROM dirty WHERE route = ? AND key > ? ORDER BY key LIMIT ?"
+_TYPES = (bytes, str, int, int, int)
+
+
+class NotABacklog(sqlite3.DatabaseError):
+    """The file holds what no backlog holds."""
+
+
+class BacklogRow(msgspec.Struct, gc=False):
+    """A dirty key on disk: its newest event, when its oldest change was captured, and not before when it is due.
+
+    Both times are Unix ms; ``due_ms`` 0 is at once. ``attempts`` counts its failed deliveries.
+    """
+
+    key: bytes
+    event: str
+    captured_ms: int
+    due_ms: int = 0
+    attempts: int = 0
+
+
+def row_of(fields: tuple[Any, ...]) -> BacklogRow:
+    """Return the row in what `DUE` or `SOME` gave; raise `NotABacklog`."""
+    # SQLite keeps no checksums: what is damaged may still look like a row.
+    if tuple(map(type, fields)) != _TYPES:
+        raise NotABacklog("a row is damaged")
+    return BacklogRow(*fields)

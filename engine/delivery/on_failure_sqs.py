@@ -1,0 +1,115 @@
+"""Dead letters to an SQS queue: one message a letter, ten a call."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+import msgspec
+import orjson
+
+from engine.config import AwsSettings, DeliverySettings
+from engine.delivery.dead_letter import DeadLetter, encode_letter
+from engine.delivery.on_failure_aws import EXPECTED, describe, failure_text, hint_for, make_client, queue_url
+from engine.failure_arns import FailureArn
+
+MESSAGES_MAX = 10
+CALL_BYTES_MAX = 262_144
+"""What all messages of a call may hold. Queues that were made so take up to 1 MiB; every queue takes this."""
+
+RIGHT = "sqs:SendMessage"
+_WHAT = "send dead letters"
+
+
+class _Sink(Protocol):
+    def write(self, letters: Sequence[DeadLetter]) -> str: ...
+
+
+class SqsSink:
+    """One queue. The client is made at the first use, so after the fork.
+
+    A letter that is too large for a message goes without its record's body, and says so; one whose key alone is too
+    large goes to ``oversize``.
+    """
+
+    def __init__(self, place: FailureArn, aws: AwsSettings, delivery: DeliverySettings, oversize: _Sink) -> None:
+        self._place = place
+        self._aws = aws
+        self._delivery = delivery
+        self._oversize = oversize
+        self._lock = threading.Lock()
+        self._client: Any = None
+
+    def write(self, letters: Sequence[DeadLetter]) -> str:
+        """Send these letters; return "" when the queue has all of them, else why not: then some may be there."""
+        messages, too_large = [], []
+        for letter in letters:
+            message = message_of(letter)
+            if message is None:
+                too_large.append(letter)
+            else:
+                messages.append(message)
+        try:
+            client = self._ready()
+            for call in calls_of(messages):
+                if problem := self._send(client, call):
+                    return problem
+        except EXPECTED as error:
+            return failure_text(self._place, _WHAT, error, RIGHT)
+        return self._oversize.write(too_large) if too_large else ""
+
+    def _send(self, client: Any, call: Sequence[str]) -> str:
+        entries = [{"Id": str(index), "MessageBody": message} for index, message in enumerate(call)]
+        answer = client.send_message_batch(QueueUrl=queue_url(client, self._place), Entries=entries)
+        failed = answer.get("Failed") or []
+        if not failed:
+            return ""
+        code, message = str(failed[0].get("Code", "")), str(failed[0].get("Message", ""))
+        why = f"{len(failed)} of {len(call)} messages of a call: {code}: {message}"
+        return describe(self._place, _WHAT, why, hint_for(code, message, RIGHT))
+
+    def _ready(self) -> Any:
+        with self._lock:
+            if self._client is None:
+                self._client = make_client(self._place, self._aws, self._delivery)
+            return self._client
+
+
+def message_of(letter: DeadLetter) -> str | None:
+    """Return a letter as the text of a message, with as much of its record as fits; None if nothing of it does."""
+    for shorter in _shorter(letter):
+        text = _text(encode_letter(shorter))
+        if len(text.encode()) <= CALL_BYTES_MAX:
+            return text
+    return None
+
+
+def _shorter(letter: DeadLetter) -> Iterator[DeadLetter]:
+    yield letter
+    if letter.record is msgspec.UNSET:
+        return
+    record = orjson.loads(bytes(letter.record))
+    if record.pop("body", None) is not None:
+        yield msgspec.structs.replace(letter, truncated=True, record=msgspec.Raw(orjson.dumps(record)))
+    yield msgspec.structs.replace(letter, truncated=True, record=msgspec.UNSET)
+
+
+def _text(encoded: bytes) -> str:
+    # The two characters of JSON that a message may not hold.
+    return encoded.decode().replace("\ufffe", "\\ufffe").replace("\uffff", "\\uffff")
+
+
+def calls_of(messages: Iterable[str]) -> Iterator[list[str]]:
+    """Yield the messages of each call, in order, within the limits of a call."""
+    call: list[str] = []
+    size = 0
+    for message in messages:
+        more = len(message.encode())
+        if call and (len(call) == MESSAGES_MAX or size + more > CALL_BYTES_MAX):
+            yield call
+            call, size = [], 0
+        call.append(message)
+        size += more
+    if call:
+        yield call

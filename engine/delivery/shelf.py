@@ -1,0 +1,124 @@
+"""A lane's keys on disk: moved there when they would hold up others, taken back when their function can have them.
+
+**Moving.** A row in the backlog is as good as a settled delivery for the ring: the entry lets go of its frame. Keys
+that are in flight, are held, or wait for their next attempt, get a row and stay where they are; keys that only wait
+leave memory. So a key is never taken from two places, and one key keeps one order.
+
+**Removing.** A row goes when a delivery of its key was settled and no newer change is held: then it was read after the
+last change that the row stands for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from engine.delivery.backlog import Backlog, BacklogRow
+from engine.delivery.lane import Batch, Entry, Lane
+from engine.delivery.settle import DURABLE
+from engine.model import Change
+
+ROWS_AT_ONCE = 5_000
+"""Rows in one transaction: some 20 ms in which no other lane is served."""
+
+
+class Shelf:
+    """The part of a backlog that belongs to one route."""
+
+    def __init__(self, backlog: Backlog, route: str) -> None:
+        self.route = route
+        self._backlog = backlog
+
+    def __len__(self) -> int:
+        return self._backlog.count(self.route)
+
+    def settled(self, lane: Lane, entries: Iterable[Entry]) -> None:
+        """Forget the rows of keys whose delivery is settled, but for those that changed meanwhile."""
+        if len(self):
+            held = lane.held
+            self._backlog.remove(self.route, [change.key for change, _ in entries if change.key not in held])
+
+    def put(self, entries: Sequence[Entry], *, due_ms: int = 0, attempts: int = 0) -> str:
+        """Keep these on disk; return "" when they are, else why not."""
+        rows = [BacklogRow(change.key, change.event, change.captured_ms, due_ms, attempts) for change, _ in entries]
+        return self._backlog.put(self.route, rows)
+
+    def move(self, lane: Lane, flying: Iterable[Batch], keys_max: int = ROWS_AT_ONCE) -> str:
+        """Make the lane's oldest entries durable, at most about ``keys_max``; return "" or why it can't be done."""
+        moved = 0
+        for _, _, batch in lane.retries:
+            if moved < keys_max:
+                lane.fold_held(batch.entries)
+                moved += len(batch.entries)
+                if problem := self._free(batch):
+                    return problem
+        for batch in flying:
+            moved += len(batch.entries)
+            if problem := self._free(batch):
+                return problem
+        if problem := self._free_held(lane):
+            return problem
+        return self._move_waiting(lane, keys_max - moved) if moved < keys_max else ""
+
+    def _free(self, batch: Batch) -> str:
+        """Give every entry of a batch a row in place of its frame."""
+        bound = [entry for entry in batch.entries if entry[1] is not DURABLE]
+        if not bound:
+            return ""
+        problem = self.put(bound, attempts=batch.attempts)
+        if problem:
+            return problem
+        for _, frame in bound:
+            frame.open -= 1
+        freed = {change.key: (change, DURABLE) for change, _ in batch.entries}
+        batch.entries = [freed[change.key] for change, _ in batch.entries]
+        batch.sent = [freed[change.key] for change, _ in batch.sent]
+        return ""
+
+    def _free_held(self, lane: Lane) -> str:
+        bound = [entry for entry in lane.held.values() if entry[1] is not DURABLE]
+        if not bound:
+            return ""
+        problem = self.put(bound)
+        if problem:
+            return problem
+        for change, frame in bound:
+            frame.open -= 1
+            lane.held[change.key] = (change, DURABLE)
+        return ""
+
+    def _move_waiting(self, lane: Lane, keys_max: int) -> str:
+        taken = list(zip(lane.waiting.items(), range(keys_max), strict=False))
+        bound = [entry for (_, entry), _ in taken if entry[1] is not DURABLE]
+        if bound:
+            problem = self.put(bound)
+            if problem:
+                return problem
+        for _, frame in bound:
+            frame.open -= 1
+        for (key, _), _ in taken:
+            del lane.waiting[key]
+        return ""
+
+    def take_back(self, lane: Lane, count: int, moment_ms: int, unix_ms: int) -> None:
+        """Have the lane deliver rows that are due; each stays on disk until that is settled."""
+        rows = self._backlog.take(self.route, count, unix_ms, _Busy(lane))
+        again: dict[int, list[Entry]] = {}
+        for row in rows:
+            entry = (Change(row.key, row.event, 1, row.captured_ms), DURABLE)
+            if row.attempts:
+                again.setdefault(row.attempts, []).append(entry)
+                lane.in_flight.add(row.key)
+            else:
+                lane.waiting[row.key] = entry
+        for attempts, entries in again.items():
+            lane.retry(Batch(entries, attempts), moment_ms)
+
+
+class _Busy:
+    """The keys that a lane has in memory."""
+
+    def __init__(self, lane: Lane) -> None:
+        self._lane = lane
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._lane.in_flight or key in self._lane.waiting

@@ -1,0 +1,34 @@
+"""The service's time, by the dates of its answers: this host's own clock may be wrong, and may jump."""
+
+from __future__ import annotations
+
+from email.utils import mktime_tz, parsedate_tz
+
+from engine.clock import monotonic_ms, now_ms
+
+STEP_MS = 2_000
+"""Dates differ by less than this for being old and whole seconds; by more where the service's clock was set back."""
+
+
+class ServiceClock:
+    """What the dates of one service's answers tell.
+
+    A date is a whole second, and as old as its way: the newest of many is nearly right.
+    """
+
+    def __init__(self) -> None:
+        self._ahead_ms: int | None = None
+
+    def heard(self, date: str, moment_ms: int) -> None:
+        """Take in an answer's ``Date`` header that came at this monotonic moment."""
+        parsed = parsedate_tz(date)
+        if parsed is None:
+            return
+        ahead_ms = int(mktime_tz(parsed)) * 1_000 - moment_ms
+        known_ms = self._ahead_ms
+        if known_ms is None or ahead_ms > known_ms or ahead_ms < known_ms - STEP_MS:
+            self._ahead_ms = ahead_ms
+
+    def now_ms(self) -> int:
+        """Return the service's Unix time; this host's where no answer has come yet."""
+        return now_ms() if self._ahead_ms is None else monotonic_ms() + self._ahead_ms

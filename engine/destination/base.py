@@ -1,0 +1,106 @@
+"""What the audit asks of a destination, and how a route names one. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+from urllib.parse import parse_qsl, urlsplit
+
+from engine.errors import EngineError
+from lambdas.contract import Record
+
+ITEM_MODES = ("body", "attributes")
+EXTRA_ATTRIBUTES = ("type", "event", "version", "db")
+ATTRIBUTE_CHARS_MAX = 255
+
+_TABLE = re.compile(r"[A-Za-z0-9_.-]{3,255}")
+_OPTIONS = ("item_mode", "key_attribute", "extra_attributes")
+_FORM = 'as in "dynamodb://TABLE?item_mode=body&key_attribute=id"'
+
+
+class DestinationError(EngineError):
+    """The destination did not do what the audit needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Which table, and how its function was told to write to it: ``DYNAMO_ITEM_MODE`` and so on."""
+
+    table: str
+    item_mode: str = "body"
+    key_attribute: str = "id"
+    extra_attributes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """What a destination has of a key; ``content`` is for the destination alone to understand.
+
+    ``is_absent`` where it only remembers a delete (a tombstone). ``version`` is 0 where the item has none.
+    """
+
+    key: bytes
+    content: Mapping[str, Any]
+    is_absent: bool = False
+    version: int = 0
+
+
+class Destination(Protocol):
+    """One destination. Used by several threads at once; all that asks it raises `DestinationError`."""
+
+    def scan(self, segment: int, segments: int) -> Iterator[list[Item | None]]:
+        """Yield one of ``segments`` disjoint parts, page by page: every item, None for one that no Redis key becomes.
+
+        Items may be a moment old, and hold no more than their key and whether they are tombstones.
+        """
+
+    def get(self, keys: Sequence[bytes]) -> dict[bytes, Item]:
+        """Return what is there of these keys now, strongly consistent; tombstones too."""
+
+    def holds(self, item: Item, record: Record) -> bool:
+        """Tell whether the item is what the function writes for this record, which has a body."""
+
+    def refusal(self, record: Record) -> str:
+        """Return why this record can never be stored, "" where it can."""
+
+
+def check_destination(value: str) -> tuple[str, str] | None:
+    """Return what is wrong with a route's ``destination`` and how to mend it, None where it is sound."""
+    try:
+        if value:
+            parse_destination(value)
+    except ValueError as error:
+        return str(error), _FORM
+    return None
+
+
+def parse_destination(value: str) -> Target:
+    """Return what a route's ``destination`` names; raise ValueError where it is none."""
+    parts = urlsplit(value)
+    if parts.scheme != "dynamodb":
+        raise ValueError(f"{value[:200]!r} is no destination: dynamodb:// is the only kind")
+    if not _TABLE.fullmatch(parts.netloc) or parts.path.strip("/") or parts.fragment:
+        raise ValueError(f"{value[:200]!r} names no DynamoDB table: 3 to 255 of a-z, A-Z, 0-9, _ - .")
+    options = parse_qsl(parts.query, keep_blank_values=True)
+    names = [name for name, _ in options]
+    for name in names:
+        if name not in _OPTIONS:
+            raise ValueError(f"{name[:100]!r} is no option of a destination: {', '.join(_OPTIONS)}")
+        if names.count(name) > 1:
+            raise ValueError(f"{name} stands there twice")
+    return _target(parts.netloc, dict(options))
+
+
+def _target(table: str, options: Mapping[str, str]) -> Target:
+    mode, key = options.get("item_mode", "body"), options.get("key_attribute", "id")
+    extra = tuple(filter(None, options.get("extra_attributes", "").split(",")))
+    if mode not in ITEM_MODES:
+        raise ValueError(f"item_mode is {mode[:100]!r}: allowed are {', '.join(ITEM_MODES)}")
+    for name in extra:
+        if name not in EXTRA_ATTRIBUTES:
+            raise ValueError(f"extra_attributes holds {name[:100]!r}: allowed are {', '.join(EXTRA_ATTRIBUTES)}")
+    if not 0 < len(key) <= ATTRIBUTE_CHARS_MAX or key in ("body", "obj_name", *extra):
+        raise ValueError(f"key_attribute is {key[:100]!r}, which is empty, too long, or what another attribute has")
+    return Target(table, mode, key, extra)

@@ -1,0 +1,238 @@
+"""A DynamoDB table that `lambdas.dynamodb` writes: items → what Redis would have to hold.
+
+Needs ``dynamodb:BatchGetItem`` and ``dynamodb:Scan`` on the table. What an item ought to be is made by the function's
+own code (`lambdas.dynamodb.items`), so that the two can't disagree. What the function adds by itself is passed over:
+its extra attributes, and every number, which no field of Redis ever becomes (versions, times to live).
+"""
+
+from __future__ import annotations
+
+import base64
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NoReturn
+
+from engine.delivery.values import key_text
+from engine.destination.base import DestinationError, Item, Target
+from lambdas.contract import Record
+from lambdas.dynamodb.items import ItemError, request_of, table_key
+from lambdas.dynamodb.settings import Settings
+
+ATTEMPTS_MAX = 8
+"""Of a call by botocore, and of reads that a throttled table leaves unprocessed without any progress."""
+
+BACKOFF_MS_MIN = 50
+BACKOFF_MS_MAX = 5_000
+CONNECT_TIMEOUT_S = 3
+READ_TIMEOUT_S = 10
+KEYS_AT_ONCE = 100
+"""The most that ``BatchGetItem`` takes."""
+
+PAGE_ITEMS_MAX = 1_000
+"""Of a scan. A page is 1 MB at most, however many items that is."""
+
+DELETED_AT = "deleted_at_ms"
+VERSION = "version"
+
+_NUMBERS = (VERSION, "db")
+"""Extra attributes that show by being numbers, whether or not they were declared."""
+
+_BODY_ATTRIBUTES = ("obj_name", "body", "body_encoding")
+_HINTS = {
+    "ResourceNotFoundException": "does the table exist in that region? See the route's destination, and aws.region",
+    "AccessDeniedException": "grant dynamodb:BatchGetItem and dynamodb:Scan on the table",
+    "UnrecognizedClientException": "the credentials are not accepted: see AWS's own chain of them",
+    "ExpiredTokenException": "the credentials have expired",
+    "ValidationException": "does key_attribute in the route's destination name the table's key, its only one?",
+}
+
+_Content = Mapping[str, Mapping[str, Any]]
+
+
+def stored_key(key: bytes) -> str:
+    """Return what a Redis key is called in the table; raise `ItemError` where it can't be stored."""
+    text, encoding = key_text(key)
+    return table_key(Record("", text, text, None, id_encoding=encoding))
+
+
+def redis_key(text: str) -> bytes | None:
+    """Return the Redis key that is stored under this name, None where none is."""
+    try:
+        if text.startswith("base64:"):
+            key = base64.b64decode(text.removeprefix("base64:"), validate=True)
+        else:
+            key = text.removeprefix("utf8:").encode()
+        return key if stored_key(key) == text else None
+    except ValueError:
+        # No base64, no UTF-8, or nothing that can be stored.
+        return None
+
+
+class DynamoDb:
+    """A table. The client is made at its first use, so after a fork."""
+
+    def __init__(
+        self,
+        target: Target,
+        region: str,
+        *,
+        connections_max: int = 10,
+        make_client: Callable[[], Any] | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._target = target
+        self._region = region
+        self._connections_max = connections_max
+        self._make_client = make_client or self._boto3_client
+        self._sleep = sleep
+        self._lock = threading.Lock()
+        self._made: Any = None
+        self._settings: dict[tuple[str, ...], Settings] = {}
+
+    def scan(self, segment: int, segments: int) -> Iterator[list[Item | None]]:
+        """Yield a segment's items, page by page: keys and tombstones alone."""
+        names = {"#k": self._target.key_attribute, "#d": DELETED_AT}
+        request = {
+            "TableName": self._target.table,
+            "Segment": segment,
+            "TotalSegments": segments,
+            "Limit": PAGE_ITEMS_MAX,
+            "ProjectionExpression": "#k, #d",
+            "ExpressionAttributeNames": names,
+        }
+        while True:
+            answer = self._call("scan", request)
+            yield [self._item(content) for content in answer["Items"]]
+            if not answer.get("LastEvaluatedKey"):
+                return
+            request["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
+
+    def get(self, keys: Sequence[bytes]) -> dict[bytes, Item]:
+        """Return the items that are there, by strongly consistent reads."""
+        names = dict.fromkeys(filter(None, map(_stored_key_or_none, keys)))
+        wanted = [{self._target.key_attribute: {"S": name}} for name in names]
+        items: dict[bytes, Item] = {}
+        for start in range(0, len(wanted), KEYS_AT_ONCE):
+            for content in self._get(wanted[start : start + KEYS_AT_ONCE]):
+                item = self._item(content)
+                if item is not None:
+                    items[item.key] = item
+        return items
+
+    def holds(self, item: Item, record: Record) -> bool:
+        """Tell whether the item is what the function writes for the record, but for what it adds by itself."""
+        actual: _Content = item.content
+        extra = self._target.extra_attributes
+        extra += tuple(name for name in _NUMBERS if name not in extra and "N" in actual.get(name, {}))
+        try:
+            expected = self._expected(record, extra)
+        except ItemError:
+            return False
+        if self._target.item_mode == "body":
+            return all(actual.get(name) == expected.get(name) for name in _BODY_ATTRIBUTES)
+        return _fields(actual, extra) == _fields(expected, extra)
+
+    def refusal(self, record: Record) -> str:
+        """Return why DynamoDB would not take the record."""
+        try:
+            self._expected(record, self._target.extra_attributes)
+        except ItemError as error:
+            return str(error)
+        return ""
+
+    def _expected(self, record: Record, extra: tuple[str, ...]) -> _Content:
+        settings = self._settings.get(extra)
+        if settings is None:
+            target = self._target
+            settings = self._settings[extra] = Settings(
+                table=target.table,
+                item_mode=target.item_mode,
+                key_attribute=target.key_attribute,
+                extra_attributes=extra,
+            )
+        request, _ = request_of(table_key(record), record, settings)
+        content: _Content = request["PutRequest"]["Item"]
+        return content
+
+    def _item(self, content: _Content) -> Item | None:
+        name = content.get(self._target.key_attribute, {}).get("S")
+        key = None if name is None else redis_key(name)
+        if key is None:
+            return None
+        version = content.get(VERSION, {}).get("N", "")
+        # A field of a hash may be called so too: that is a string.
+        is_absent = "N" in content.get(DELETED_AT, {})
+        return Item(key, content, is_absent, int(version) if version.isdigit() else 0)
+
+    def _get(self, wanted: list[dict[str, Any]]) -> Iterator[_Content]:
+        """Yield what is there of at most 100 keys: an answer ends at 16 MB, or where the table is throttled."""
+        table, failures = self._target.table, 0
+        while wanted:
+            answer = self._call("batch_get_item", {"RequestItems": {table: {"Keys": wanted, "ConsistentRead": True}}})
+            yield from answer.get("Responses", {}).get(table, [])
+            left: list[dict[str, Any]] = answer.get("UnprocessedKeys", {}).get(table, {}).get("Keys", [])
+            if len(left) == len(wanted):
+                failures += 1
+                if failures == ATTEMPTS_MAX:
+                    raise DestinationError(
+                        f"the table {table} leaves reads unprocessed: it is throttled",
+                        hint="compare fewer keys a second: --keys-per-s",
+                    )
+                self._sleep(random.random() * min(BACKOFF_MS_MAX, BACKOFF_MS_MIN << failures) / 1_000)
+            wanted = left
+
+    def _call(self, name: str, request: Mapping[str, Any]) -> Any:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            return getattr(self._client(), name)(**request)
+        except ClientError as error:
+            self._refused(error.response["Error"])
+        except (BotoCoreError, ValueError) as error:
+            raise DestinationError(
+                f"the table {self._target.table} cannot be read: {error}",
+                hint="the region comes from aws.region or AWS_REGION, credentials by AWS's own chain",
+            ) from error
+
+    def _refused(self, error: Mapping[str, str]) -> NoReturn:
+        code = error.get("Code", "")
+        raise DestinationError(
+            f"the table {self._target.table} cannot be read: {code}: {error.get('Message', '')}",
+            hint=_HINTS.get(code, "run it again; a throttled table wants fewer keys a second: --keys-per-s"),
+        ) from None
+
+    def _client(self) -> Any:
+        with self._lock:
+            if self._made is None:
+                self._made = self._make_client()
+            return self._made
+
+    def _boto3_client(self) -> Any:
+        import boto3
+        from botocore.config import Config
+
+        return boto3.Session().client(
+            "dynamodb",
+            region_name=self._region or None,
+            config=Config(
+                parameter_validation=False,
+                connect_timeout=CONNECT_TIMEOUT_S,
+                read_timeout=READ_TIMEOUT_S,
+                max_pool_connections=self._connections_max,
+                retries={"mode": "standard", "total_max_attempts": ATTEMPTS_MAX},
+            ),
+        )
+
+
+def _stored_key_or_none(key: bytes) -> str | None:
+    try:
+        return stored_key(key)
+    except ItemError:
+        return None
+
+
+def _fields(content: _Content, extra: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+    """Return the attributes that stand for the value: no extra ones, and no numbers."""
+    return {name: typed for name, typed in content.items() if name not in extra and "N" not in typed}

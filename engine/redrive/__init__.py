@@ -1,0 +1,1 @@
+"""Dead letters, again: their keys are marked dirty in the running engine."""

@@ -1,0 +1,68 @@
+"""What a redrive reads in a dead letter: which key, and how to mark it.  (pure)"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Container
+from dataclasses import dataclass
+
+import msgspec
+
+from engine.events import EVENTS_OF_ABSENCE, REPAIR, REPAIR_GONE
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A key to mark dirty: ``event`` is `REPAIR`, or `REPAIR_GONE` where the letter told of a key that is gone."""
+
+    key: bytes
+    event: str
+    route: str
+
+
+class _Record(msgspec.Struct):
+    body: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Line(msgspec.Struct):
+    """The fields that matter; letters of other versions may have fewer or more of the others."""
+
+    id: str
+    route: str
+    event: str = ""
+    id_encoding: str = ""
+    record: _Record | msgspec.UnsetType = msgspec.UNSET
+
+
+_decode = msgspec.json.Decoder(_Line).decode
+
+
+def read_letter(content: bytes) -> Letter | None:
+    """Return what a letter asks for; None where it is none."""
+    try:
+        line = _decode(content)
+        key = _key(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, binascii.Error, ValueError):
+        return None
+    return Letter(key, REPAIR_GONE if _tells_of_absence(line) else REPAIR, line.route)
+
+
+def _key(line: _Line) -> bytes:
+    if line.id_encoding == "base64":
+        return base64.b64decode(line.id, validate=True)
+    if line.id_encoding:
+        raise ValueError("an encoding that nobody writes")
+    return line.id.encode()
+
+
+def _tells_of_absence(line: _Line) -> bool:
+    if line.record is not msgspec.UNSET and line.record.body is not msgspec.UNSET:
+        return bytes(line.record.body) == b"null"
+    # A record that lost its body had one; without a record, the event says what there is to know.
+    return line.record is msgspec.UNSET and (line.event in EVENTS_OF_ABSENCE or line.event == REPAIR_GONE)
+
+
+def is_known(route: str, names: Container[str], mapping_prefix: str) -> bool:
+    """Tell whether the engine may have a route of this name; those of mapping hashes are named by their keys."""
+    return route in names or (mapping_prefix != "" and route.startswith(mapping_prefix))

@@ -1,0 +1,108 @@
+"""What outlives the engine: up to when everything is settled, and what a successor has to know.
+
+The file holds one JSON object and its checksum. It is replaced in one step, and the one before is kept beside it: a
+write that was torn, by a crash or by a disk that is full, costs one interval and not the checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import zlib
+from pathlib import Path
+
+import msgspec
+
+_CHECKSUM_CHARS = 8
+
+
+class Checkpoint(msgspec.Struct, frozen=True):
+    """Everything that changed before ``watermark_ms`` (Unix time, the server's clock) is settled.
+
+    ``scope`` names the server and database that this is true of. ``server_mark`` is the server's at the watermark
+    (`engine.capture.sentry`). ``version`` is the highest that was given out. ``routes`` are those that have had what
+    their ``starting_position`` promises. ``is_clean`` where nothing was in flight.
+    """
+
+    scope: str
+    watermark_ms: int
+    server_mark: int = 0
+    version: int = 0
+    routes: tuple[str, ...] = ()
+    is_clean: bool = False
+    written_at_ms: int = 0
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Checkpoint).decode
+
+
+def to_bytes(checkpoint: Checkpoint) -> bytes:
+    """Return the file's content."""
+    data = _encode(checkpoint)
+    return b"%08x %s\n" % (zlib.crc32(data), data)
+
+
+def from_bytes(content: bytes) -> Checkpoint | None:
+    """Return what the content holds; None where it is not whole."""
+    checksum, data = content[:_CHECKSUM_CHARS], content[_CHECKSUM_CHARS + 1 : -1]
+    if not content.endswith(b"\n") or checksum != b"%08x" % zlib.crc32(data):
+        return None
+    try:
+        return _decode(data)
+    except msgspec.MsgspecError:
+        return None
+
+
+class CheckpointFile:
+    """The file and the one before it."""
+
+    def __init__(self, path: str) -> None:
+        self._path = Path(path)
+        self._previous = Path(f"{path}.previous")
+        self._draft = Path(f"{path}.new")
+
+    def load(self) -> tuple[Checkpoint | None, str]:
+        """Return the newest checkpoint that is whole, and what was wrong; none and "" where there never was one."""
+        problem = ""
+        for path in (self._path, self._previous):
+            try:
+                checkpoint = from_bytes(path.read_bytes())
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                problem = f"{path}: {error.strerror}"
+                continue
+            if checkpoint is not None:
+                return checkpoint, problem
+            problem = problem or f"{path} is damaged"
+        return None, problem
+
+    def write(self, checkpoint: Checkpoint) -> str:
+        """Replace the checkpoint, on the disk itself; return "" or why that failed."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self._draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            try:
+                content = to_bytes(checkpoint)
+                if os.write(descriptor, content) != len(content):
+                    return f"{self._draft}: the disk is full"
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            with contextlib.suppress(FileNotFoundError):
+                self._previous.unlink()
+            with contextlib.suppress(FileNotFoundError):
+                os.link(self._path, self._previous)
+            self._draft.replace(self._path)
+            self._sync_folder()
+        except OSError as error:
+            return f"{self._path}: {error.strerror}"
+        return ""
+
+    def _sync_folder(self) -> None:
+        folder = os.open(self._path.parent, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

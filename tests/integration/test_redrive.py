@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import orjson
+import pytest
+import redis
+
+from engine.config import DeliverySettings, RedisSettings, RouteSettings, Settings
+from engine.delivery.dead_letter import DeadLetter, FileSink
+from engine.redrive.run import redrive
+from engine.sandbox.valkey import ValkeyServer
+from tests.support import WAIT_S, wait_for, whole_path
+
+ENGINE = "engine-subscriber-1"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ValkeyServer]:
+    with ValkeyServer() as server:
+        yield server
+
+
+@pytest.fixture
+def settings(server: ValkeyServer, tmp_path: Path) -> Settings:
+    return Settings(
+        redis=RedisSettings(url=server.url),
+        delivery=DeliverySettings(dead_letter_file=str(tmp_path / "letters.jsonl")),
+        routes=(RouteSettings(name="carts", function="f"),),
+    )
+
+
+@pytest.fixture
+def listen(server: ValkeyServer) -> Iterator[Callable[..., Any]]:
+    """Subscribe to keyspace events as a client of this name."""
+    subscriptions: list[Any] = []
+
+    def subscribed(name: str, *patterns: str) -> Any:
+        client = redis.Redis(port=server.port, client_name=name)
+        subscription = client.pubsub()
+        subscriptions.append(subscription)
+        subscription.psubscribe(*patterns)
+        for _ in patterns:
+            assert subscription.get_message(timeout=WAIT_S)["type"] == "psubscribe"
+        return subscription
+
+    yield subscribed
+    for subscription in subscriptions:
+        subscription.close()
+
+
+def bury(settings: Settings, *keys: bytes, body: str | None = "{}") -> None:
+    letters = []
+    for key in keys:
+        record = msgspec.Raw(orjson.dumps({"body": body}))
+        letters.append(DeadLetter(1, "carts", "f", key.decode(), "hset", 1, 3, "it broke", record=record))
+    assert FileSink(settings.delivery.dead_letter_file, 1_000_000_000).write(letters) == ""
+
+
+def buried(settings: Settings) -> int:
+    path = Path(settings.delivery.dead_letter_file)
+    return len(path.read_bytes().splitlines()) if path.exists() else 0
+
+
+def heard(subscription: Any, count: int) -> list[tuple[bytes, bytes]]:
+    messages = [subscription.get_message(timeout=WAIT_S) for _ in range(count)]
+    return [(message["channel"], message["data"]) for message in messages]
+
+
+def test_a_subscriber_hears_of_every_key(settings: Settings, listen: Callable[..., Any]) -> None:
+    """Keys come as events on their own channels, in order; their letters are gone then."""
+    subscription = listen(ENGINE, "__keyspace@0__:*")
+    bury(settings, b"cart:1", b"", b"a b\r\n*")
+    bury(settings, b"gone", body=None)
+    summary = redrive(settings)
+    assert heard(subscription, 4) == [
+        (b"__keyspace@0__:cart:1", b"repair"),
+        (b"__keyspace@0__:", b"repair"),
+        (b"__keyspace@0__:a b\r\n*", b"repair"),
+        (b"__keyspace@0__:gone", b"repair_gone"),
+    ]
+    assert (summary.sent, summary.exit_code) == (4, 0)
+    assert buried(settings) == 0
+
+
+def test_the_database_is_the_urls(server: ValkeyServer, settings: Settings, listen: Callable[..., Any]) -> None:
+    """Channels name the database that the engine captures."""
+    subscription = listen(ENGINE, "__keyspace@3__:*")
+    bury(settings, b"k")
+    there = msgspec.structs.replace(settings, redis=RedisSettings(url=server.url.replace("/0", "/3")))
+    assert redrive(there).exit_code == 0
+    assert heard(subscription, 1) == [(b"__keyspace@3__:k", b"repair")]
+
+
+def test_many_letters_and_large_keys(settings: Settings, listen: Callable[..., Any]) -> None:
+    """Pipelines of every size go through: thousands of letters, and keys of a megabyte."""
+    subscription = listen(ENGINE, "__keyspace@0__:*")
+    found: list[tuple[bytes, bytes]] = []
+    keys = [b"k%d" % number for number in range(3_000)] + [b"x" * 1_000_000 + b"%d" % number for number in range(20)]
+    reader = threading.Thread(target=lambda: found.extend(heard(subscription, len(keys))))
+    reader.start()
+    bury(settings, *keys)
+    assert redrive(settings).sent == len(keys)
+    reader.join(WAIT_S)
+    assert [channel.removeprefix(b"__keyspace@0__:") for channel, _ in found] == keys
+
+
+def test_without_a_subscriber_everything_is_kept(settings: Settings) -> None:
+    """The engine does not run: exit code 1, the remedy, and every letter in its place."""
+    bury(settings, b"a", b"b")
+    summary = redrive(settings)
+    assert (summary.sent, summary.kept, summary.exit_code) == (0, 2, 1)
+    assert "no engine listens" in summary.problems[0]
+    assert buried(settings) == 2
+
+
+def test_a_stranger_is_no_engine(settings: Settings, listen: Callable[..., Any]) -> None:
+    """Somebody else who is subscribed to all events delivers nothing: the letters are kept."""
+    listen("dashboard", "__keyspace@0__:*")
+    bury(settings, b"a")
+    assert redrive(settings).sent == 0
+    assert buried(settings) == 1
+
+
+def test_a_shard_that_does_not_listen_keeps_its_keys(settings: Settings, listen: Callable[..., Any]) -> None:
+    """Keys that the one connected subscriber hears are sent, those of the other shard are kept."""
+    listen(ENGINE, "__keyspace@0__:*[1]")
+    bury(settings, b"k1", b"k2")
+    summary = redrive(settings)
+    assert (summary.sent, summary.kept, summary.exit_code) == (1, 1, 1)
+    assert "1 of 2 keys" in summary.problems[0]
+    assert b'"k2"' in Path(settings.delivery.dead_letter_file).read_bytes()
+
+
+def test_a_user_who_may_not_publish_is_told(
+    server: ValkeyServer, settings: Settings, listen: Callable[..., Any]
+) -> None:
+    """A missing right is told with the command that grants it, and nothing is removed."""
+    listen(ENGINE, "__keyspace@0__:*")
+    client = redis.Redis(port=server.port)
+    client.execute_command("ACL", "SETUSER", "reader", "on", ">secret", "allkeys", "allchannels", "+@all", "-publish")
+    bury(settings, b"a")
+    limited = RedisSettings(url=server.url, username="reader", password="secret")
+    summary = redrive(msgspec.structs.replace(settings, redis=limited))
+    assert "+publish" in summary.problems[0]
+    assert summary.exit_code == 1
+    assert buried(settings) == 1
+
+
+def test_a_client_without_names_counts_subscribers_alone(
+    server: ValkeyServer, settings: Settings, listen: Callable[..., Any]
+) -> None:
+    """Where clients may not be named or listed, a subscriber that hears the key is enough."""
+    client = redis.Redis(port=server.port)
+    client.execute_command("ACL", "SETUSER", "plain", "on", ">secret", "allkeys", "allchannels", "+@all", "-client")
+    listen("whoever", "__keyspace@0__:*")
+    bury(settings, b"a")
+    limited = RedisSettings(url=server.url, username="plain", password="secret")
+    assert redrive(msgspec.structs.replace(settings, redis=limited)).exit_code == 0
+    assert buried(settings) == 0
+
+
+def test_a_server_that_is_away_keeps_everything(settings: Settings) -> None:
+    """No server: a line that names it, exit code 1, and every letter in its place."""
+    bury(settings, b"a")
+    away = msgspec.structs.replace(settings, redis=RedisSettings(url="redis://127.0.0.1:1/0"))
+    summary = redrive(away)
+    assert "127.0.0.1:1" in summary.problems[0]
+    assert summary.exit_code == 1
+    assert buried(settings) == 1
