@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test lint format bench clean
+.PHONY: help setup demo up test lint format bench chaos clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ format: $(READY) ## Put the code into the project's format
 
 bench: $(READY) ## Measure: a table, and reports/bench.json (about 90 seconds; QUICK=1 about 20)
 	@$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
+
+chaos: $(READY) ## Strike a running engine with faults, compare every key: a table, and reports/chaos.json (SEED=N repeats; QUICK=1)
+	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(QUICK),--quick) $(if $(ONLY),--only '$(ONLY)')
 
 clean: ## Remove what the targets made
 	rm -rf $(VENV) build dist reports .pytest_cache .mypy_cache .ruff_cache .hypothesis .engine *.egg-info

@@ -24,6 +24,9 @@ from engine.errors import RedisRefused
 NOTHING: Any = False
 """What `RespConnection.reply` returns when no whole reply is there; no RESP reply to a command of ours parses to it."""
 
+UNPARSABLE = (hiredis.ProtocolError, MemoryError, TypeError)
+"""What the parser raises: a map whose keys are lists is a TypeError, an array of 4 billion elements a MemoryError."""
+
 READ_BYTES = 1 << 20
 _SEND_CHUNK_BYTES = 1 << 16
 _WOULD_BLOCK = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -72,7 +75,7 @@ class RespConnection:
     """One connection. Not thread-safe; every failure of the wire raises `RedisUnreachable`.
 
     ``reply`` is the parser's own function, because the loops that call it for every event can't pay for another
-    call: it raises `hiredis.ProtocolError` where the bytes are not Redis's, which `call` and `pipeline` translate.
+    call: it raises one of `UNPARSABLE` where the bytes are not Redis's, which `call` and `pipeline` translate.
     """
 
     def __init__(
@@ -224,7 +227,7 @@ class RespConnection:
                     self.receive()
                     continue
                 append(reply)
-        except hiredis.ProtocolError as error:
+        except UNPARSABLE as error:
             raise not_redis(self.address, error) from error
         return replies
 
@@ -271,8 +274,11 @@ class RespConnection:
 
 def _facts(hello: Any) -> dict[str, str]:
     """Return the texts of a greeting, which is a map in RESP3 and a flat list in RESP2."""
-    pairs = hello.items() if isinstance(hello, dict) else zip(hello[::2], hello[1::2], strict=True)
-    return {_text(name): _text(value) for name, value in pairs if isinstance(value, bytes | str)}
+    if not isinstance(hello, dict | list):
+        return {}
+    pairs = hello.items() if isinstance(hello, dict) else zip(hello[::2], hello[1::2], strict=False)
+    texts = (bytes, str)
+    return {_text(name): _text(value) for name, value in pairs if isinstance(name, texts) and isinstance(value, texts)}
 
 
 def _text(word: bytes | str) -> str:

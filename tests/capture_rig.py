@@ -114,7 +114,7 @@ class Capture:
         for shard, readers in enumerate(self.readers):
             for invoker, reader in enumerate(readers):
                 while (frame := reader.read()) is not None:
-                    taken += [(shard, invoker, change) for change in decode_changes(frame[0])]
+                    taken += [(shard, invoker, change) for change in decode_changes(frame[0]) if change.routes]
                     reader.release(frame[1])
         return taken
 

@@ -42,6 +42,7 @@ class RouteAudit:
         database: int,
         mapping_prefix: str = "",
         is_absence_known: bool = False,
+        is_spared: Callable[[bytes], bool] = lambda key: False,
         progress: Progress = lambda what, done, total: None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -50,6 +51,7 @@ class RouteAudit:
         self._options = options
         self._progress = progress
         self._sleep = sleep
+        self._is_spared = is_spared
         self._pace = Pace(options.keys_per_s_max)
         self._is_wanted = wanted_keys(route, mapping_prefix)
         self._judge = Judge(route, database, destination)
@@ -131,7 +133,8 @@ class RouteAudit:
         if self._options.repair:
             self._mark([key for key, one in suspects.items() if one.kind in REPAIRABLE], REPAIR)
             if self._report.is_extra_wrong:
-                self._mark([key for key, one in suspects.items() if one.kind is Kind.EXTRA], REPAIR_GONE)
+                gone = [key for key, one in suspects.items() if one.kind is Kind.EXTRA]
+                self._mark([key for key in gone if not self._is_spared(key)], REPAIR_GONE)
         suspects.clear()
 
     def _keep(self, suspects: Suspects, now: dict[bytes, Suspect | None]) -> None:

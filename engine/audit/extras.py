@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 from engine.audit.server import Server
+from engine.audit.verdict import is_absence_known
 from engine.config import RouteSettings
 from engine.destination.base import Destination, Item
 from engine.glob import matcher
@@ -30,6 +31,17 @@ def wanted_keys(route: RouteSettings, mapping_prefix: str) -> Callable[[bytes], 
     """Return the test whether the route delivers a key; the original's mapping hashes are never delivered."""
     matches, prefix = matcher([pattern.encode() for pattern in route.keys]), mapping_prefix.encode()
     return lambda key: bool(matches(key)) and not (prefix and key.startswith(prefix))
+
+
+def spared_keys(routes: Iterable[RouteSettings], may_evict: bool) -> Callable[[bytes], bool]:
+    """Return the test whether a key must not be marked as gone, though it is.
+
+    A mark reaches every route that delivers deletes (`RouteTable.for_deletes`). One that does not hear of every way to
+    go would delete what it was told to keep.
+    """
+    unsure = [route for route in routes if "del" in route.events and not is_absence_known(route, may_evict)]
+    tests = [matcher([pattern.encode() for pattern in route.keys]) for route in unsure]
+    return lambda key: any(matches(key) for matches in tests)
 
 
 def absent_keys(

@@ -10,9 +10,8 @@ import time
 from collections.abc import Callable, Sequence
 
 import msgspec
-import structlog
 
-from engine.audit.extras import KEYS_AT_ONCE, absent_keys, wanted_keys
+from engine.audit.extras import KEYS_AT_ONCE, absent_keys, spared_keys, wanted_keys
 from engine.audit.options import AuditOptions
 from engine.audit.pace import Pace
 from engine.audit.run import open_destination
@@ -24,8 +23,6 @@ from engine.destination.base import Destination
 from engine.errors import EngineError
 from engine.events import EVENTS_OF_ABSENCE, REPAIR_GONE
 
-log = structlog.get_logger()
-
 SETTLE_MS = 1_000
 """A key that was deleted just now is on its way: it is looked at again after so long."""
 
@@ -34,10 +31,10 @@ SUSPECTS_MAX = 20_000
 
 
 class GoneReport(msgspec.Struct, frozen=True):
-    """What was found: items ``compared``, keys ``published`` as gone.
+    """What was found: items ``compared``, keys ``published`` as gone, and ``unknown`` ones.
 
-    ``unknown`` routes deliver deletes, and could not be compared: they name no destination, or do not list every event
-    by which a key may go.
+    Those are in a destination, and not in Redis, and may have been evicted or renamed: some route that would deliver
+    their delete does not list every event by which a key goes. They are left as they are.
     """
 
     compared: int = 0
@@ -48,7 +45,8 @@ class GoneReport(msgspec.Struct, frozen=True):
 def publish_gone(settings: Settings, database: int, routes: Sequence[RouteSettings]) -> GoneReport:
     """Mark every key that a route's destination holds and Redis does not, for the engine that listens.
 
-    Paced by ``capture.repair_keys_per_s_max``. Raises `EngineError` where a side can't be reached, or nobody listens.
+    ``routes`` are all that are in force. Looked at are those with a destination that deliver deletes; paced by
+    ``capture.repair_keys_per_s_max``. Raises `EngineError` where a side can't be reached, or nobody listens.
     """
     options = AuditOptions(workers=SEGMENTS)
     return publish_gone_of(settings, database, routes, lambda route: open_destination(route, settings, options))
@@ -64,31 +62,34 @@ def publish_gone_of(
     sleep: Callable[[float], None] = time.sleep,
 ) -> GoneReport:
     """Do so with these destinations."""
-    concerned = [route for route in routes if EVENTS_OF_ABSENCE.intersection(route.events)]
+    concerned = [route for route in routes if route.destination and EVENTS_OF_ABSENCE.intersection(route.events)]
     if not concerned:
         return GoneReport()
     server = Server(settings.redis, database, "engine-gone")
     try:
         may_evict = server.may_evict()
-        known = [route for route in concerned if route.destination and is_absence_known(route, may_evict)]
-        for route in concerned:
-            if route not in known:
-                log.warning("deletes_unknown", route=route.name, hint=_hint(route))
-        compared = published = 0
-        for route in known:
-            search = _Search(settings, route, server, destination_of(route), settle_ms, sleep)
+        is_spared = spared_keys(routes, may_evict)
+        searches = [
+            _Search(
+                settings,
+                route,
+                server,
+                destination_of(route),
+                is_spared if is_absence_known(route, may_evict) else lambda key: True,
+                settle_ms,
+                sleep,
+            )
+            for route in concerned
+        ]
+        for search in searches:
             search.run()
-            compared += search.compared
-            published += search.published
-        return GoneReport(compared, published, len(concerned) - len(known))
+        return GoneReport(
+            sum(search.compared for search in searches),
+            sum(search.published for search in searches),
+            sum(search.unknown for search in searches),
+        )
     finally:
         server.close()
-
-
-def _hint(route: RouteSettings) -> str:
-    if not route.destination:
-        return "name the route's destination, so that keys that were deleted in a gap can be found"
-    return "list del, expired, and, where the server may evict, evicted among the route's events"
 
 
 class _Search:
@@ -100,17 +101,20 @@ class _Search:
         route: RouteSettings,
         server: Server,
         destination: Destination,
+        is_spared: Callable[[bytes], bool],
         settle_ms: int,
         sleep: Callable[[float], None],
     ) -> None:
         self._is_wanted = wanted_keys(route, settings.original.mapping_prefix)
         self._server = server
         self._destination = destination
+        self._is_spared = is_spared
         self._settle_ms = settle_ms
         self._sleep = sleep
         self._pace = Pace(settings.capture.repair_keys_per_s_max)
         self.compared = 0
         self.published = 0
+        self.unknown = 0
 
     def run(self) -> None:
         suspects: dict[bytes, None] = {}
@@ -132,7 +136,9 @@ class _Search:
             self._pause(len(keys))
             items = self._destination.get(keys)
             held = [key for key, item in items.items() if not item.is_absent]
-            gone = self._server.absent(held)
+            absent = self._server.absent(held)
+            gone = [key for key in absent if not self._is_spared(key)]
+            self.unknown += len(absent) - len(gone)
             unheard = self._server.mark(gone, REPAIR_GONE)
             self.published += len(gone) - unheard
             if unheard:

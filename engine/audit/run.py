@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from engine.audit.compare import Progress, RouteAudit
+from engine.audit.extras import spared_keys
 from engine.audit.options import AuditOptions
 from engine.audit.server import Server
 from engine.audit.verdict import RouteReport, is_absence_known
@@ -68,6 +69,7 @@ def audit_routes(
     server = Server(settings.redis, database, "engine-audit")
     try:
         may_evict = server.may_evict()
+        is_spared = spared_keys(settings.routes, may_evict)
         return AuditReport(
             tuple(
                 RouteAudit(
@@ -78,6 +80,7 @@ def audit_routes(
                     database=database,
                     mapping_prefix=settings.original.mapping_prefix,
                     is_absence_known=is_absence_known(route, may_evict),
+                    is_spared=is_spared,
                     progress=progress,
                 ).run()
                 for route in routes

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from zlib import crc32
 
+import hiredis
+
 from engine.events import REPAIR, REPAIR_GONE
 from engine.model import Change, RouteMask
 from engine.routes import RouteTable
@@ -21,6 +23,7 @@ Interest = tuple[RouteMask, Callable[[bytes], RouteMask] | None, str]
 LONG_KEY_BYTES = 1_024
 """A longer key is counted in bytes too, so that neither a frame nor the dirty set outgrows its memory."""
 LONG_KEYS_BYTES_MAX = 256 * 1024 * 1024
+PONG_DIGITS_MAX = 18
 _MARKS = frozenset({REPAIR.encode(), REPAIR_GONE.encode()})
 
 
@@ -51,6 +54,18 @@ def interests(table: RouteTable) -> dict[bytes, Interest]:
     }
 
 
+def _checked(reply: Any) -> Any:
+    """Return a reply that is no event; raise TypeError where it is none that a subscription has."""
+    if isinstance(reply, hiredis.ReplyError):
+        return reply
+    if not (isinstance(reply, list) and len(reply) > 1 and isinstance(reply[0], bytes)):
+        raise TypeError(f"a {type(reply).__name__}")
+    # Pings carry a time in milliseconds, and pongs bring it back.
+    if reply[0] == b"pong" and not (reply[1].isdigit() and len(reply[1]) <= PONG_DIGITS_MAX):
+        raise TypeError("a pong without our number")
+    return reply
+
+
 class DirtyKeys:
     """The dirty keys on their way to the rings; ``keys_max`` bounds them all together.
 
@@ -79,8 +94,15 @@ class DirtyKeys:
         """Take in all whole replies that the parser has, until it returns False.
 
         A key that is dirty already merges: all its routes, its newest event, its oldest time. Past ``keys_max`` a
-        new key is dropped and counted: its shard then has a gap.
+        new key is dropped and counted: its shard then has a gap. Raises `hiredis.ProtocolError`, also for what
+        is a reply of some kind, but of none that a subscription has.
         """
+        try:
+            return self._take_in(next_reply, table, now_ms)
+        except (AttributeError, LookupError, MemoryError, TypeError) as error:
+            raise hiredis.ProtocolError(f"a message without its parts ({error})") from error
+
+    def _take_in(self, next_reply: Callable[[], Any], table: dict[bytes, Interest], now_ms: int) -> Intake:
         intake = Intake()
         others = intake.others
         buckets, invokers = self.buckets, len(self.buckets)
@@ -90,16 +112,18 @@ class DirtyKeys:
         unasked_bytes = min(LONG_KEY_BYTES, self._key_bytes_max)
         room = free = self._keys_max - len(self)
         # Events come in runs of one name, and what is rare is counted: each saves a part of a loop of 0.4 µs.
-        last: bytes | None = None
+        last: object = intake  # No event is equal to this.
         name = ""
         mask: RouteMask = 0
         mask_of: Callable[[bytes], RouteMask] | None = None
         unwanted = coalesced = 0
         while (reply := next_reply()) is not False:
             try:
-                _, _, channel, event = reply
+                kind, _, channel, event = reply
             except (TypeError, ValueError):
-                others.append(reply)
+                kind = None
+            if kind != b"pmessage":
+                others.append(_checked(reply))
                 continue
             if mapping and channel.startswith(mapping, start):
                 intake.mappings += 1

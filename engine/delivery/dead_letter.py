@@ -18,6 +18,7 @@ WRITE_BYTES_MAX = 1 << 20
 """What one system call is given to write at most, about."""
 
 _OPEN_ATTEMPTS_MAX = 100
+_PLACE_HINT = "is there room, and may the engine write there? See delivery.dead_letter_file"
 _FULL_HINT = "engine redrive sends them again, and empties it"
 
 
@@ -85,9 +86,7 @@ class FileSink:
 
     def write(self, letters: Sequence[DeadLetter]) -> str:
         """Keep these letters; return "" when they are on disk, else why they are not."""
-        return self._write_lines([encode_letter(letter) + b"\n" for letter in letters])
-
-    def _write_lines(self, lines: Sequence[bytes]) -> str:
+        lines = [encode_letter(letter) + b"\n" for letter in letters]
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = open_locked(self._path)
@@ -99,21 +98,7 @@ class FileSink:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            return f"{self._path}: {error.strerror}"
-
-
-class DeadLetterFile:
-    """The file, for entries without their records."""
-
-    def __init__(self, path: str, bytes_max: int) -> None:
-        self._sink = FileSink(path, bytes_max)
-
-    def write(
-        self, route: str, function: str, entries: Sequence[Entry], attempts: int, reason: str, now_ms: int
-    ) -> str:
-        """Keep these records; return "" when they are on disk, else why they are not."""
-        outcome = Outcome(reason=reason)
-        return self._sink.write(letters_of(route, function, entries, [None] * len(entries), attempts, outcome, now_ms))
+            return f"{self._path}: {error.strerror} ({_PLACE_HINT})"
 
 
 def open_locked(path: Path) -> int:

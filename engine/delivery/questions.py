@@ -33,6 +33,19 @@ _COMMANDS: dict[str, tuple[bytes, bytes]] = {
     TYPE: (b"*2\r\n$4\r\nTYPE\r\n$%d\r\n", b"\r\n"),
     EXISTS: (b"*2\r\n$6\r\nEXISTS\r\n$%d\r\n", b"\r\n"),
 }
+_NONE = type(None)
+_ANSWERS: dict[str, tuple[type, ...]] = {
+    "hash": (dict, _NONE),
+    "string": (str, _NONE),
+    "list": (list, _NONE),
+    "set": (list, set, _NONE),
+    "zset": (list, _NONE),
+    "stream": (list, _NONE),
+    "json": (str, _NONE),
+    TYPE: (str,),
+    EXISTS: (int,),
+}
+"""The types of an answer that is not an error; None is a key that is gone."""
 _VALUE_KINDS = frozenset(_COMMANDS) - {TYPE, EXISTS}
 _KIND_OF_CLASS = {"h": "hash", "$": "string", "l": "list", "s": "set", "z": "zset", "t": "stream"}
 _KIND_OF_MODULE_TYPE = {"ReJSON-RL": "json"}
@@ -80,7 +93,7 @@ def interpret_all(
     again: list[tuple[int, str]] = []
     for key, kind, reply in zip(keys, kinds, replies, strict=True):
         # Hashes are most of what there is: in line, they cost half.
-        if reply.__class__ is dict and reply:
+        if reply.__class__ is dict and reply and kind == "hash":
             try:
                 append(Fetched(key, kind, dumps(reply, None, SORTED).decode(), "", version))
                 continue
@@ -98,18 +111,30 @@ def interpret(key: bytes, kind: str, reply: Any, version: int) -> Fetched | str:
     """Return the value in a reply, or the kind of question to ask next."""
     if reply.__class__ is hiredis.ReplyError:
         return _refused(key, kind, str(reply), version)
+    if not isinstance(reply, _ANSWERS[kind]):
+        return _unknown(key, kind, f"a {type(reply).__name__}", version)
     if kind == TYPE:
         return _typed(key, reply, version)
     if kind == EXISTS:
         return Fetched(key, "stream", "[]", "", version) if reply else _gone(key, version)
     if not reply and reply != "":
         return EXISTS if kind == "stream" else _gone(key, version)
-    body, encoding = document_of(reply) if kind == "json" else body_of(kind, reply)
+    try:
+        body, encoding = document_of(reply) if kind == "json" else body_of(kind, reply)
+    except (AttributeError, TypeError, ValueError) as error:
+        return _unknown(key, kind, str(error), version)
     return Fetched(key, kind, body, encoding, version)
 
 
 def _gone(key: bytes, version: int) -> Fetched:
     return Fetched(key, "none", None, "", version)
+
+
+def _unknown(key: bytes, kind: str, what: str, version: int) -> Fetched:
+    """Return that the server's answer is none to this question: delivering it would be a guess."""
+    known = kind if kind in _VALUE_KINDS else "unknown"
+    error = f"the server's answer is not that of a {kind}: {what}"
+    return Fetched(key, known, None, "", version, error=error[:ERROR_CHARS_MAX])
 
 
 def _typed(key: bytes, name: str, version: int) -> Fetched | str:

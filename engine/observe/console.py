@@ -113,8 +113,14 @@ def _audited_route(route: Mapping[str, Any]) -> RenderableType:
 
 
 def _some_keys(examples: Sequence[Mapping[str, str]]) -> str:
-    shown = [example.get("id_encoding", "") + ":" * ("id_encoding" in example) + example["id"] for example in examples]
-    return "\n".join(text if len(text) <= _KEY_CHARS_MAX else text[:_KEY_CHARS_MAX] + "…" for text in shown[:5])
+    return "\n".join(_some_key(example) for example in examples[:5])
+
+
+def _some_key(example: Mapping[str, str]) -> str:
+    """Return a key in one short line that no terminal takes for a command."""
+    text = f"{example['id_encoding']}:{example['id']}" if "id_encoding" in example else example["id"]
+    text = text if text and text.isprintable() else repr(text)
+    return text if len(text) <= _KEY_CHARS_MAX else text[:_KEY_CHARS_MAX] + "…"
 
 
 def findings_view(findings: Sequence[tuple[str, str, str, str]]) -> RenderableType:

@@ -7,6 +7,7 @@ in the end, and only then is the claimed file removed. So a redrive that is kill
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -77,7 +78,8 @@ class FileSource:
 
     def __init__(self, path: str, *, is_named: bool = False) -> None:
         self.name = path
-        self._path = Path(path)
+        # A link stays where it is: what it leads to is claimed.
+        self._path = Path(path).resolve()
         self._is_named = is_named
         self._lock = -1
         self._claims: list[_Claim] = []
@@ -183,6 +185,8 @@ class FileSource:
             return ""
         descriptor = open_locked(self._path)
         try:
+            if not os.fstat(descriptor).st_size:
+                _give_to_owner_of(claim, descriptor)
             if problem := append_lines(descriptor, claim.rest(), self._path):
                 return problem
         finally:
@@ -198,3 +202,11 @@ class FileSource:
             return False  # also where the file system has no links
         claim.path.unlink()
         return True
+
+
+def _give_to_owner_of(claim: _Claim, descriptor: int) -> None:
+    """Let the engine append to a file that we have made, though another user may run it."""
+    was = os.fstat(claim.file.fileno())
+    if was.st_uid != os.geteuid():
+        with contextlib.suppress(OSError):
+            os.fchown(descriptor, was.st_uid, was.st_gid)

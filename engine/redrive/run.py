@@ -219,12 +219,12 @@ class _Drive:
     def _tell_of_kept(self, tally: Tally) -> None:
         if tally.malformed:
             tally.problems.append(
-                f"{tally.source}: {tally.malformed} lines are no dead letters, and stay where they are"
+                f"{tally.source}: lines that are no dead letters stay where they are: {tally.malformed}"
             )
         if tally.unknown:
             names = ", ".join(map(repr, [*self._unknown][:_UNKNOWN_NAMED_MAX]))
             more = ", …" if len(self._unknown) > _UNKNOWN_NAMED_MAX else ""
             tally.problems.append(
-                f"{tally.source}: {tally.unknown} letters are of routes that are not configured: {names}{more} "
+                f"{tally.source}: letters of routes that are not configured stay: {tally.unknown}, of {names}{more} "
                 "(--route NAME sends them to whatever route wants their keys now)"
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from engine.clock import monotonic_ms, now_ms
 from engine.config import RouteSettings, Settings
-from engine.model import Missed
+from engine.model import Missed, Watermark
 from engine.observe import logs
 from engine.ring.counters import Board, Counter
 from engine.ring.ring import RingSet
@@ -28,6 +28,7 @@ class Keeper:
         self._checkpoints = checkpoints
         shards, invokers = len(planned.shards), settings.delivery.invokers
         self._rings_of = [[rings.ring(shard, invoker) for invoker in range(invokers)] for shard in range(shards)]
+        self._subscribers = board.rows[:shards]
         self._due_ms = 0
         self._is_refused = False
         found, problem = checkpoints.load()
@@ -67,7 +68,10 @@ class Keeper:
     def keep(self, *, is_clean: bool) -> None:
         """Write down how far everything is settled; a disk that refuses is told once, and tried again."""
         rows = self._board.rows
-        self._progress.advance([ring.watermark for shard in self._rings_of for ring in shard])
+        watermarks = [ring.watermark for shard in self._rings_of for ring in shard]
+        if not all(row.get(Counter.SERVER_MARK) for row in self._subscribers):
+            watermarks = [Watermark(one.moment_ms, 0) for one in watermarks]
+        self._progress.advance(watermarks)
         is_clean = is_clean and all(row.get(Counter.FENCE_MS) <= monotonic_ms() for row in rows)
         version = max(row.get(Counter.VERSION) for row in rows)
         problem = self._checkpoints.write(self._progress.checkpoint(version, now_ms(), is_clean=is_clean))

@@ -13,7 +13,9 @@ import redis
 from engine.config import DeliverySettings, RedisSettings, RouteSettings, Settings
 from engine.delivery.dead_letter import DeadLetter, FileSink
 from engine.redrive.run import redrive
+from engine.sandbox.lambda_runtime import FunctionSpec
 from engine.sandbox.valkey import ValkeyServer
+from engine.settings_file import load_settings
 from tests.support import WAIT_S, wait_for, whole_path
 
 ENGINE = "engine-subscriber-1"
@@ -37,20 +39,21 @@ def settings(server: ValkeyServer, tmp_path: Path) -> Settings:
 @pytest.fixture
 def listen(server: ValkeyServer) -> Iterator[Callable[..., Any]]:
     """Subscribe to keyspace events as a client of this name."""
-    subscriptions: list[Any] = []
+    kept: list[tuple[Any, Any]] = []
 
     def subscribed(name: str, *patterns: str) -> Any:
         client = redis.Redis(port=server.port, client_name=name)
         subscription = client.pubsub()
-        subscriptions.append(subscription)
+        kept.append((client, subscription))  # either would close the connection with its last reference
         subscription.psubscribe(*patterns)
         for _ in patterns:
             assert subscription.get_message(timeout=WAIT_S)["type"] == "psubscribe"
         return subscription
 
     yield subscribed
-    for subscription in subscriptions:
+    for client, subscription in kept:
         subscription.close()
+        client.close()
 
 
 def bury(settings: Settings, *keys: bytes, body: str | None = "{}") -> None:
@@ -162,6 +165,54 @@ def test_a_client_without_names_counts_subscribers_alone(
     limited = RedisSettings(url=server.url, username="plain", password="secret")
     assert redrive(msgspec.structs.replace(settings, redis=limited)).exit_code == 0
     assert buried(settings) == 0
+
+
+GATED = """\
+[[routes]]
+name = "all"
+function = "gate"
+events = ["*", "del"]
+maximum_retry_attempts = 0
+"""
+
+
+def test_the_engine_delivers_what_was_given_up_on(tmp_path: Path) -> None:
+    """Dead letters of a broken function arrive, by a redrive, once it is whole: keys as they are then, and deletes."""
+    healed = tmp_path / "healed"
+    gate = FunctionSpec("gate", "tests.functions:gate", environment={"HEALED": str(healed)})
+    with whole_path(tmp_path, functions=[gate]) as path:
+        path.write_config(GATED)
+        path.start()
+        client = path.client
+        client.hset("old", "f", "1")
+        client.hset(b"binary\xff", "f", "1")
+        client.set("gone", "1")
+        client.delete("gone")
+        letters = tmp_path / "dead_letters.jsonl"
+        expected = {"old": '{"f":"1"}', "YmluYXJ5/w==": '{"f":"1"}', "gone": None}
+
+        def found() -> list[dict[str, Any]]:
+            return [orjson.loads(line) for line in letters.read_bytes().splitlines()] if letters.exists() else []
+
+        def are_all_there() -> bool:
+            return {(one["id"], one["record"]["body"]) for one in found()} >= set(expected.items())
+
+        wait_for(are_all_there, "a letter of each key's last value")
+        count = len(found())
+        assert all(one["failure"] == "function_error" and one["record"]["version"] for one in found())
+        healed.touch()
+        before = len(path.records())
+        settings = load_settings(str(path.config), path.environment, {})
+        summary = redrive(settings)
+        assert (summary.sent, summary.exit_code) == (count, 0)
+
+        def delivered() -> dict[str, Any]:
+            return {record["id"]: record["body"] for record in path.records()[before:]}
+
+        wait_for(lambda: len(delivered()) == 3, "all of them at the function")
+        assert delivered() == expected
+        assert not letters.exists()
+        assert path.stop() == 0
 
 
 def test_a_server_that_is_away_keeps_everything(settings: Settings) -> None:

@@ -49,7 +49,8 @@ def load() -> Settings:
         supervision=SupervisionSettings(
             status_file=str(FOLDER / "status.json"),
             checkpoint_file=str(FOLDER / "checkpoint"),
-            restart_backoff_ms_min=20, **OPTIONS["limits"]
+            restart_backoff_ms_min=20,
+            **OPTIONS["limits"],
         ),
         routes=tuple(RouteSettings(name=name, function="f") for name in names),
     )

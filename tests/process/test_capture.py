@@ -10,9 +10,9 @@ from zlib import crc32
 
 import pytest
 
-from engine.capture.repair import REPAIR_EVENT
 from engine.capture.shards import plan_shards
 from engine.config import CaptureSettings, RedisSettings, RingSettings
+from engine.events import REPAIR
 from engine.lifecycle import Drain, Failed, MappingChanged, RoutesInForce, SetRoutes, Stop
 from engine.ring.counters import ChildState, Counter
 from engine.routes import RouteTable
@@ -127,7 +127,7 @@ def test_long_keys_are_counted_and_left_out(server: ValkeyServer) -> None:
 
 def heard(taken: Taken) -> list[bytes]:
     """Return the keys of events, without those that a repair found."""
-    return [change.key for _, _, change in taken if change.event != REPAIR_EVENT]
+    return [change.key for _, _, change in taken if change.event != REPAIR]
 
 
 def test_a_cut_connection_is_made_again(server: ValkeyServer) -> None:
@@ -213,12 +213,15 @@ def test_mappings_are_reported_and_never_data(server: ValkeyServer) -> None:
 
 
 LOCKED = {
-    "user": ["default on >top-secret ~* &* +@all", "engine on >guest-key resetkeys allchannels -@all +psubscribe +ping"]
+    "user": [
+        "default on >top-secret ~* &* +@all",
+        "engine on >guest-key resetkeys allchannels -@all +psubscribe +ping +time",
+    ]
 }
 
 
 def test_a_user_with_few_rights(capfd: pytest.CaptureFixture[str]) -> None:
-    """A subscriber needs no more than to subscribe and to ping, and logs no password."""
+    """A subscriber needs no more than to subscribe, to ping and to ask the time, and logs no password."""
     with ValkeyServer(config=LOCKED) as server:
         settings = RedisSettings(url=server.url, username="engine", password="guest-key")
         with capture(server, shards=2, redis_settings=settings, password="top-secret") as (running, client):
@@ -231,7 +234,10 @@ def test_a_user_with_few_rights(capfd: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     ("rights", "password", "hint"),
-    [("allchannels +psubscribe", "wrong", "redis.password"), ("resetchannels +psubscribe", "right", "allchannels")],
+    [
+        ("allchannels +psubscribe", "wrong", "redis.password"),
+        ("resetchannels +psubscribe +time", "right", "allchannels"),
+    ],
 )
 def test_a_mistake_at_the_start_is_told(rights: str, password: str, hint: str) -> None:
     """A wrong password, or a missing right, ends the child with 1 and a report with its remedy."""

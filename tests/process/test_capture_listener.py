@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import time
 from collections.abc import Iterator
 
 import pytest
+import redis
 
-from engine.capture.listener import PING_MS, RETRY_MS_MAX, RETRY_MS_MIN, SILENCE_MS_MAX, Listener, Phase, Subscription
+from engine.capture.listener import PING_MS, RETRY_MS_MAX, RETRY_MS_MIN, Listener, Phase, Subscription
+from engine.capture.sentry import Change
 from engine.capture.shards import plan_shards
 from engine.clock import now_ms
 from engine.config import RedisSettings
@@ -18,8 +21,11 @@ from tests.capture_rig import wait_for
 
 @pytest.fixture
 def server() -> Iterator[ValkeyServer]:
-    with ValkeyServer() as running:
+    with ValkeyServer(config={"notify-keyspace-events": "Kh"}) as running:
         yield running
+
+
+SILENCE_MS = RedisSettings().read_timeout_ms
 
 
 def new(server: ValkeyServer) -> Listener:
@@ -37,28 +43,60 @@ def turn(listener: Listener, moment_ms: int) -> bool:
 
 
 def test_a_pong_moves_the_watermark(server: ValkeyServer) -> None:
-    """It stands at the subscription first; each ping that is answered moves it to when that was sent."""
+    """None stands until a look has followed a pong; then it is the server's time of the look before that ping."""
     listener = new(server)
     before = now_ms()
     wait_for(lambda: turn(listener, 0), "it listens")
-    first = listener.heard_until_ms
+    assert listener.watermark_ms == 0
+    wait_for(lambda: turn(listener, 0) and listener.watermark_ms, "the look came")
+    first = listener.watermark_ms
     assert before <= first <= now_ms()
     time.sleep(0.01)
-    wait_for(lambda: turn(listener, PING_MS) and listener.heard_until_ms > first, "the pong came")
-    assert listener.heard_until_ms <= now_ms()
+    wait_for(lambda: turn(listener, PING_MS) and listener.watermark_ms > first, "the next one")
+    assert listener.watermark_ms <= now_ms()
+    listener.close()
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        (["CONFIG", "SET", "notify-keyspace-events", ""], "taken away"),
+        (["CONFIG", "SET", "notify-keyspace-events", "KEA"], "were changed"),
+        (["FLUSHALL"], "flushed"),
+        (["SWAPDB", "0", "1"], "swapped"),
+    ],
+)
+def test_the_sentry_sees_what_events_do_not_tell(server: ValkeyServer, command: list[str], reason: str) -> None:
+    """It is reported, and the watermark before it is withdrawn; what lacks of the flags is set again."""
+    client = redis.Redis(port=server.port)
+    listener = new(server)
+    wait_for(lambda: turn(listener, 0) and listener.watermark_ms, "the first watermark")
+    client.execute_command(*command)
+    changes: list[Change] = []
+
+    def is_seen() -> bool:
+        turn(listener, PING_MS)
+        changes.extend(listener.take_changes())
+        return bool(changes)
+
+    wait_for(is_seen, "the sentry has seen it")
+    assert reason in changes[0].reasons[0]
+    moments = itertools.count(2 * PING_MS, PING_MS // 10)
+    wait_for(lambda: turn(listener, next(moments)) and listener.watermark_ms, "a new watermark")
+    assert {"K", "h"} <= set(client.config_get("notify-keyspace-events")["notify-keyspace-events"].replace("A", "h"))
     listener.close()
 
 
 def test_a_dead_connection_is_found(server: ValkeyServer) -> None:
     """A server that stays silent with a ping out is given up, after the bound and not before."""
     listener = new(server)
-    wait_for(lambda: turn(listener, 0), "it listens")
+    wait_for(lambda: turn(listener, 0) and listener.watermark_ms, "it listens")
     os.kill(server.pid, signal.SIGSTOP)
     try:
         turn(listener, PING_MS)
-        turn(listener, PING_MS + SILENCE_MS_MAX)
-        with pytest.raises(RedisUnreachable, match="15 s"):
-            turn(listener, PING_MS + SILENCE_MS_MAX + 1)
+        turn(listener, PING_MS + SILENCE_MS)
+        with pytest.raises(RedisUnreachable, match="5 s"):
+            turn(listener, PING_MS + SILENCE_MS + 1)
     finally:
         os.kill(server.pid, signal.SIGCONT)
         listener.close()

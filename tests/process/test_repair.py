@@ -8,15 +8,19 @@ import redis
 
 from engine.capture import repair as repair_module
 from engine.capture.dirty import DirtyKeys
-from engine.capture.repair import Repair, mask_of_any
+from engine.capture.repair import Repair
+from engine.capture.sentry import Sight
 from engine.capture.shards import plan_shards
-from engine.config import RedisSettings, RouteSettings
+from engine.config import CaptureSettings, RedisSettings, RouteSettings
+from engine.model import Missed
 from engine.ring.counters import Board, Counter
 from engine.routes import RouteTable
 from engine.sandbox.valkey import ValkeyServer
 
 CARTS = RouteSettings("carts", "f", keys=("cart:*",))
 STEPS_MAX = 2_000
+FAST = CaptureSettings(repair_keys_per_s_max=10_000_000)
+SIGHT = Sight(1_000)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +45,7 @@ class Rig:
         self.row = Board(1).row(0)
         shard = plan_shards(shards, 0, ())[index]
         table = RouteTable.build(routes or [CARTS])
-        self.repair = Repair(RedisSettings(url=url), 0, shard, table, b"__meta__", 10_000_000, self.row)
+        self.repair = Repair(RedisSettings(url=url), 0, shard, table, b"__meta__", FAST, self.row)
         self.moment_ms = 1_000
 
     def run(self, dirty: DirtyKeys, keys_max: int = 100_000) -> None:
@@ -50,7 +54,7 @@ class Rig:
             if not self.repair.is_under_way():
                 return
             self.moment_ms += 40_000
-            self.repair.advance(dirty, keys_max, self.moment_ms, 77)
+            self.repair.advance(dirty, keys_max, SIGHT, self.moment_ms, 77)
         raise AssertionError("the repair does not come to its end")
 
 
@@ -66,14 +70,14 @@ def test_a_repair_marks_the_keys_that_a_route_wants(server: ValkeyServer, client
     client.hset("user:1", "f", "v")
     client.hset("__meta__:1", "f", "v")
     rig, dirty = Rig(server.url), dirty_keys()
-    rig.repair.request(5)
+    rig.repair.request(Missed(5))
     rig.run(dirty)
     assert marked(dirty) == expected
     assert rig.row.get(Counter.REPAIRS) == 1
     assert rig.row.get(Counter.KEYS_REPAIRED) == len(expected)
     client.hset("", "f", "v")
     everything = Rig(server.url, RouteSettings("all", "f"))
-    everything.repair.request(5)
+    everything.repair.request(Missed(5))
     everything.run(dirty := dirty_keys())
     assert b"" in marked(dirty)
     assert b"user:1" in marked(dirty)
@@ -87,7 +91,7 @@ def test_shards_repair_disjoint_parts(server: ValkeyServer, client: Any) -> None
     found: list[bytes] = []
     for index in range(4):
         rig, dirty = Rig(server.url, shards=4, index=index), dirty_keys()
-        rig.repair.request(5)
+        rig.repair.request(Missed(5))
         rig.run(dirty)
         found += marked(dirty)
     assert sorted(found) == sorted(b"cart:%d" % number for number in range(1_000))
@@ -98,13 +102,13 @@ def test_live_changes_come_first(server: ValkeyServer, client: Any) -> None:
     for number in range(1_000):
         client.set(f"cart:{number}", "v")
     rig, dirty = Rig(server.url), dirty_keys(keys_max=300)
-    rig.repair.request(5)
+    rig.repair.request(Missed(5))
     seen: set[bytes] = set()
     for _ in range(STEPS_MAX):
         if not rig.repair.is_under_way():
             break
         rig.moment_ms += 1_000
-        rig.repair.advance(dirty, 150, rig.moment_ms, 77)
+        rig.repair.advance(dirty, 150, SIGHT, rig.moment_ms, 77)
         assert len(dirty) <= 300
         if len(dirty) >= 150:
             seen |= marked(dirty)
@@ -118,9 +122,9 @@ def test_a_gap_during_a_scan_is_scanned_again(server: ValkeyServer, client: Any)
     for number in range(3_000):
         client.set(f"cart:{number}", "v")
     rig, dirty = Rig(server.url), dirty_keys()
-    rig.repair.request(5)
-    rig.repair.advance(dirty, 100_000, 1_000, 77)
-    rig.repair.request(9)
+    rig.repair.request(Missed(5))
+    rig.repair.advance(dirty, 100_000, SIGHT, 1_000, 77)
+    rig.repair.request(Missed(9))
     rig.run(dirty)
     assert rig.row.get(Counter.REPAIRS) == 2
 
@@ -132,12 +136,12 @@ def test_a_server_that_fails_is_asked_again_from_the_beginning(
     for number in range(3_000):
         client.set(f"cart:{number}", "v")
     rig, dirty = Rig(server.url), dirty_keys()
-    rig.repair.request(5)
-    rig.repair.advance(dirty, 100_000, 1_000, 77)
+    rig.repair.request(Missed(5))
+    rig.repair.advance(dirty, 100_000, SIGHT, 1_000, 77)
     assert client.client_kill_filter(_type="normal", skipme=True) >= 1
     monkeypatch.setattr(repair_module, "SCAN_COUNT", "not a number")
-    rig.repair.advance(dirty, 100_000, 2_000, 77)
-    rig.repair.advance(dirty, 100_000, 60_000, 77)
+    rig.repair.advance(dirty, 100_000, SIGHT, 2_000, 77)
+    rig.repair.advance(dirty, 100_000, SIGHT, 60_000, 77)
     assert rig.repair.is_under_way()
     monkeypatch.undo()
     rig.moment_ms = 1_000_000
@@ -150,7 +154,7 @@ def test_a_route_that_only_hears_of_deletes_is_not_repaired() -> None:
     """What a scan finds is there: a route that lists nothing but `del` has no use for it."""
     table = RouteTable.build([RouteSettings("gone", "f", events=("del",)), RouteSettings("all", "f")])
     slots = {route.name: slot for slot, route in table.routes.items()}
-    assert table)(b"key".for_repairs().mask == 1 << slots["all"]
+    assert table.for_repairs().mask(b"key") == 1 << slots["all"]
 
 
 def test_a_mark_keeps_what_an_event_has_said() -> None:

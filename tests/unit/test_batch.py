@@ -43,7 +43,8 @@ def test_a_record_has_every_field_of_the_contract() -> None:
                 "version": 7,
                 "captured_at_ms": 1_000,
             }
-        ]
+        ],
+        "deadline_ms": 0,
     }
 
 

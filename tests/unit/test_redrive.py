@@ -1,0 +1,562 @@
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import boto3
+import botocore.client
+import msgspec
+import orjson
+import pytest
+from moto import mock_aws
+
+from engine.cli import run_command
+from engine.config import AwsSettings, DeliverySettings, RouteSettings, Settings
+from engine.delivery.dead_letter import DeadLetter, FileSink, encode_letter
+from engine.delivery.on_failure import failure_sink
+from engine.errors import ConfigError, EngineError
+from engine.redrive import publish, run, s3_source, sqs_source
+from engine.redrive.letters import Letter, is_known, read_letter
+from engine.redrive.run import Summary, redrive
+
+QUEUE = "arn:aws:sqs:eu-west-1:123456789012:failed"
+BUCKET = "arn:aws:s3:::failed-carts"
+AT_MS = 1_763_890_010_123
+
+
+def letter(key: str, route: str = "carts", body: str | None = "{}", **changes: Any) -> DeadLetter:
+    record = msgspec.Raw(orjson.dumps({"id": key, "body": body}))
+    whole = DeadLetter(AT_MS, route, "f", key, "hset", 1_000, 3, "it broke", record=record)
+    return msgspec.structs.replace(whole, **changes)
+
+
+def line(key: str, route: str = "carts", **changes: Any) -> bytes:
+    return encode_letter(letter(key, route, **changes)) + b"\n"
+
+
+class FakeEngine:
+    """Stands for server and engine: hears every key but those that ``is_deaf_to`` tells of."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[bytes, str]] = []
+        self.is_deaf_to: Callable[[bytes], bool] = lambda key: False
+        self.before: Callable[[], None] = lambda: None
+        self.problem: EngineError | None = None
+
+    def send(self, letters: Sequence[Letter]) -> list[bool]:
+        self.before()
+        heard = [not self.is_deaf_to(one.key) for one in letters]
+        self.heard += [(one.key, one.event) for one, is_heard in zip(letters, heard, strict=True) if is_heard]
+        if not all(heard):
+            self.problem = publish.NotListening("nobody listens", hint="start the engine")
+        return heard
+
+    def close(self) -> None:
+        pass
+
+    @property
+    def keys(self) -> list[bytes]:
+        return [key for key, _ in self.heard]
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
+    fake = FakeEngine()
+    monkeypatch.setattr(run, "Publisher", lambda redis: fake)
+    return fake
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "letters.jsonl"
+
+
+def settings_of(file: Path, **on_failure: str) -> Settings:
+    routes = [RouteSettings(name=name, function="f", on_failure=arn) for name, arn in on_failure.items()]
+    return Settings(
+        delivery=DeliverySettings(dead_letter_file=str(file)),
+        aws=AwsSettings(region="eu-west-1"),
+        routes=tuple(routes or [RouteSettings(name="carts", function="f")]),
+    )
+
+
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in os.environ:
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "none")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "none")
+    monkeypatch.setattr(sqs_source, "_WAIT_S", 0)
+    with mock_aws():
+        yield
+
+
+# What a letter says.
+
+
+@pytest.mark.parametrize(
+    ("content", "key", "event"),
+    [
+        (line("cart:1"), b"cart:1", "repair"),
+        (line("cart:1", body=None), b"cart:1", "repair_gone"),
+        (line("/w==", id_encoding="base64"), b"\xff", "repair"),
+        (line(""), b"", "repair"),
+        # No record: the event says what there is to know.
+        (line("a", record=msgspec.UNSET, event="del"), b"a", "repair_gone"),
+        (line("a", record=msgspec.UNSET, event="repair_gone"), b"a", "repair_gone"),
+        (line("a", record=msgspec.UNSET, event="hset"), b"a", "repair"),
+        # A record without its body had one.
+        (line("a", record=msgspec.Raw(b'{"id":"a"}'), truncated=True, event="expired"), b"a", "repair"),
+        # Letters of other versions.
+        (b'{"id": "a", "route": "r"}', b"a", "repair"),
+        (b'{"id": "a", "route": "r", "new": [1]}', b"a", "repair"),
+    ],
+)
+def test_a_letter_names_its_key_and_how_it_is_marked(content: bytes, key: bytes, event: str) -> None:
+    """A key that was there is read again; one that was gone is deleted again, if it still is."""
+    found = read_letter(content)
+    assert found is not None
+    assert (found.key, found.event) == (key, event)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff\xfe",
+        b"{",
+        b"[]",
+        b"null",
+        b'{"id": "a"}',
+        b'{"id": 7, "route": "r"}',
+        b'{"id": "a", "route": "r", "record": 7}',
+        b'{"id": "no base64!", "route": "r", "id_encoding": "base64"}',
+        b'{"id": "a", "route": "r", "id_encoding": "rot13"}',
+        b'{"id": "\\ud800", "route": "r"}',
+        line("cart:1")[:-20],
+    ],
+)
+def test_what_is_no_letter_is_none(content: bytes) -> None:
+    """Nothing else than a letter is taken for one, and nothing is raised."""
+    assert read_letter(content) is None
+
+
+def test_which_routes_are_known() -> None:
+    """Those of the settings, and those that mapping hashes may make."""
+    assert is_known("carts", {"carts"}, "")
+    assert not is_known("others", {"carts"}, "")
+    assert is_known("__meta_record__X", {"carts"}, "__meta_record__")
+
+
+# The file.
+
+
+def test_what_is_sent_leaves_the_file(engine: FakeEngine, file: Path) -> None:
+    """Every key is marked in the file's order, and nothing is left: no file, no claim, no lock."""
+    file.write_bytes(line("a") + line("b", body=None) + b"\n" + line("/w==", id_encoding="base64"))
+    summary = redrive(settings_of(file))
+    assert engine.heard == [(b"a", "repair"), (b"b", "repair_gone"), (b"\xff", "repair")]
+    assert (summary.read, summary.sent, summary.kept, summary.exit_code) == (3, 3, 0, 0)
+    assert not list(file.parent.iterdir())
+
+
+def test_no_letters_are_no_failure(engine: FakeEngine, file: Path) -> None:
+    """Where no file is, or an empty one, there is nothing to do, and all is well."""
+    assert redrive(settings_of(file)).exit_code == 0
+    assert redrive(settings_of(file.parent / "no folder" / "letters")).exit_code == 0
+    file.touch()
+    assert redrive(settings_of(file)).exit_code == 0
+    assert engine.heard == []
+
+
+def test_many_letters_go_in_chunks(engine: FakeEngine, file: Path) -> None:
+    """More letters than a chunk holds are all sent, in order, each once."""
+    file.write_bytes(b"".join(line(f"k{number}") for number in range(1_234)))
+    assert redrive(settings_of(file)).sent == 1_234
+    assert engine.keys == [b"k%d" % number for number in range(1_234)]
+
+
+def test_without_an_engine_the_file_stays_as_it_was(engine: FakeEngine, file: Path) -> None:
+    """Nobody listens: exit code 1, the remedy, and the same file with the same name and mode."""
+    content = b"".join(line(f"k{number}") for number in range(600))
+    file.write_bytes(content)
+    file.chmod(0o600)
+    inode = file.stat().st_ino
+    engine.is_deaf_to = lambda key: True
+    summary = redrive(settings_of(file))
+    assert (summary.sent, summary.exit_code) == (0, 1)
+    assert summary.problems == ["nobody listens (start the engine)"]
+    assert file.read_bytes() == content
+    assert (file.stat().st_ino, file.stat().st_mode & 0o777) == (inode, 0o600)
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_a_deaf_shard_keeps_its_letters(engine: FakeEngine, file: Path) -> None:
+    """Only what was heard is removed; after the chunk that was not, nothing more is sent."""
+    file.write_bytes(b"".join(line(f"k{number}") for number in range(1_000)))
+    engine.is_deaf_to = lambda key: key == b"k300"
+    summary = redrive(settings_of(file))
+    assert (summary.read, summary.sent, summary.kept, summary.exit_code) == (500, 499, 1, 1)
+    kept = [orjson.loads(one)["id"] for one in file.read_bytes().splitlines()]
+    assert kept == ["k300", *[f"k{number}" for number in range(500, 1_000)]]
+
+
+def test_letters_that_come_meanwhile_stay(engine: FakeEngine, file: Path) -> None:
+    """An engine that appends while we work begins a new file; what we keep is appended to it."""
+    file.write_bytes(line("kept", "others") + line("a"))
+    sink = FileSink(str(file), 10_000)
+
+    def buried() -> None:
+        assert sink.write([letter("new")]) == ""
+
+    engine.before = buried
+    redrive(settings_of(file, carts=""), route="carts")
+    assert engine.keys == [b"a"]
+    assert [orjson.loads(one)["id"] for one in file.read_bytes().splitlines()] == ["new", "kept"]
+
+
+def test_a_killed_redrive_is_taken_up_again(engine: FakeEngine, file: Path) -> None:
+    """What a killed one has claimed comes first, and then what was buried since; nothing is left behind."""
+    file.write_bytes(line("a") + line("b"))
+    pid = os.fork()
+    if not pid:
+        engine.before = lambda: os.kill(os.getpid(), signal.SIGKILL)
+        redrive(settings_of(file))
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+    assert not file.exists()
+    FileSink(str(file), 10_000).write([letter("c")])
+    assert redrive(settings_of(file)).sent == 3
+    assert engine.keys == [b"a", b"b", b"c"]
+    assert not list(file.parent.iterdir())
+
+
+def test_several_leftovers_are_kept_apart(engine: FakeEngine, file: Path) -> None:
+    """A claim never takes the place of an older one; what is kept of both is in one file again."""
+    file.with_name("letters.jsonl.redriving").write_bytes(line("a") + line("x", "others"))
+    file.with_name("letters.jsonl.redriving-2").write_bytes(line("b"))
+    file.with_name("letters.jsonl.redriving.bak").write_bytes(line("not ours"))
+    file.write_bytes(line("c") + line("y", "others"))
+    assert redrive(settings_of(file), route="carts").sent == 3
+    assert engine.keys == [b"a", b"b", b"c"]
+    assert [orjson.loads(one)["id"] for one in file.read_bytes().splitlines()] == ["x", "y"]
+    assert {path.name for path in file.parent.iterdir()} == {"letters.jsonl", "letters.jsonl.redriving.bak"}
+
+
+def test_a_kill_between_both_names_is_mended(engine: FakeEngine, file: Path) -> None:
+    """Killed after the file has its name back, and before the claim has lost its own: each letter is sent once."""
+    file.write_bytes(line("a"))
+    os.link(file, file.with_name("letters.jsonl.redriving"))
+    assert redrive(settings_of(file)).sent == 1
+    assert not list(file.parent.iterdir())
+
+
+def test_an_interrupt_puts_the_rest_back(engine: FakeEngine, file: Path) -> None:
+    """Ctrl-C between two chunks: what was sent is gone, all else is in the file."""
+    file.write_bytes(b"".join(line(f"k{number}") for number in range(1_000)))
+    chunks = iter([False, True])
+
+    def interrupted() -> None:
+        if next(chunks):
+            raise KeyboardInterrupt
+
+    engine.before = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        redrive(settings_of(file))
+    assert len(file.read_bytes().splitlines()) == 500
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_lines_that_are_no_letters_stay(engine: FakeEngine, file: Path) -> None:
+    """They are kept, byte for byte, told, and fail the redrive; letters around them are sent."""
+    file.write_bytes(b"no letter\n" + line("a") + b'{"id": 7}\n' + line("b") + b"half a li")
+    summary = redrive(settings_of(file))
+    assert engine.keys == [b"a", b"b"]
+    (tally,) = summary.sources
+    assert (tally.read, tally.sent, tally.kept, tally.malformed) == (5, 2, 3, 3)
+    assert "no dead letters stay where they are: 3" in tally.problems[0]
+    assert summary.exit_code == 1
+    assert file.read_bytes() == b'no letter\n{"id": 7}\nhalf a li'
+
+
+def test_letters_of_unknown_routes_stay(engine: FakeEngine, file: Path) -> None:
+    """Nobody might want their keys, so they are kept, until the user names the route."""
+    file.write_bytes(line("a") + line("b", "renamed"))
+    summary = redrive(settings_of(file))
+    assert engine.keys == [b"a"]
+    assert "'renamed'" in summary.sources[0].problems[0]
+    assert summary.exit_code == 1
+    assert redrive(settings_of(file), route="renamed").exit_code == 0
+    assert engine.keys == [b"a", b"b"]
+
+
+def test_the_most_is_kept_to(engine: FakeEngine, file: Path) -> None:
+    """No more than so many are sent; the others stay, which is no failure."""
+    file.write_bytes(b"".join(line(f"k{number}") for number in range(700)))
+    summary = redrive(settings_of(file), count_max=600)
+    assert (summary.sent, summary.exit_code) == (600, 0)
+    assert engine.keys == [b"k%d" % number for number in range(600)]
+    assert len(file.read_bytes().splitlines()) == 100
+
+
+def test_a_link_to_the_file_stays(engine: FakeEngine, file: Path) -> None:
+    """Letters behind a symbolic link are sent and removed, and the engine writes on through the link."""
+    real = file.with_name("real") / "letters"
+    real.parent.mkdir()
+    real.write_bytes(line("a") + line("x", "others"))
+    file.symlink_to(real)
+    assert redrive(settings_of(file), route="carts").sent == 1
+    assert FileSink(str(file), 10_000).write([letter("b")]) == ""
+    assert [orjson.loads(one)["id"] for one in real.read_bytes().splitlines()] == ["x", "b"]
+    assert list(real.parent.iterdir()) == [real]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file away")
+def test_the_engine_can_append_to_what_was_put_back(engine: FakeEngine, file: Path) -> None:
+    """A redrive by root leaves the file to the user that the engine runs as."""
+    file.write_bytes(line("a") + line("x", "others"))
+    os.chown(file, 12_345, 12_346)
+    assert redrive(settings_of(file), route="carts").sent == 1
+    assert (file.stat().st_uid, file.stat().st_gid) == (12_345, 12_346)
+
+
+def test_a_second_redrive_is_kept_out(engine: FakeEngine, file: Path) -> None:
+    """Two at once would send and put back the same letters."""
+    file.write_bytes(line("a"))
+    folder = os.open(file.parent, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    summary = redrive(settings_of(file))
+    assert "another redrive" in summary.sources[0].problems[0]
+    assert summary.exit_code == 1
+    os.close(folder)
+    assert redrive(settings_of(file)).exit_code == 0
+
+
+def test_a_full_disk_loses_nothing(engine: FakeEngine, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What can't be put back stays claimed, is told, and is there for the next redrive."""
+    file.write_bytes(line("a") + line("x", "others"))
+    settings = settings_of(file)
+
+    def full(descriptor: int, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        summary = redrive(settings, route="carts")
+    assert "No space left" in summary.sources[0].problems[0]
+    assert "letters.jsonl.redriving" in summary.sources[0].problems[0]
+    assert redrive(settings, route="others").sent == 1
+    assert engine.keys[-1] == b"x"
+
+
+def test_a_named_file_must_be_there(engine: FakeEngine, file: Path) -> None:
+    """What the user named is not taken for empty when it is missing."""
+    other = file.with_name("other.jsonl")
+    assert "no such file" in redrive(settings_of(file), source=str(other)).sources[0].problems[0]
+    other.write_bytes(line("a"))
+    file.write_bytes(line("b"))
+    assert redrive(settings_of(file), source=str(other)).exit_code == 0
+    assert engine.keys == [b"a"]
+
+
+# Queues.
+
+
+@pytest.fixture
+def queue(aws: None) -> Any:
+    sqs = boto3.resource("sqs", region_name="eu-west-1")
+    return sqs.create_queue(QueueName="failed")
+
+
+def bury(file: Path, arn: str, letters: Sequence[DeadLetter]) -> None:
+    settings = settings_of(file, carts=arn)
+    assert failure_sink(settings.routes[0], settings.delivery, settings.aws).write(letters) == ""
+
+
+def left_in(queue: Any) -> list[str]:
+    found = []
+    while received := queue.receive_messages(MaxNumberOfMessages=10, WaitTimeSeconds=0):
+        found += [message.body for message in received]
+    return [orjson.loads(body)["id"] if body.startswith("{") else body for body in found]
+
+
+def test_a_queue_is_emptied(engine: FakeEngine, queue: Any, file: Path) -> None:
+    """All letters of the route's queue are sent, and deleted; the file's too."""
+    bury(file, QUEUE, [letter(f"k{number}") for number in range(33)])
+    file.write_bytes(line("from the file"))
+    summary = redrive(settings_of(file, carts=QUEUE))
+    assert sorted(engine.keys) == sorted([b"from the file", *(b"k%d" % number for number in range(33))])
+    assert (summary.sent, summary.exit_code) == (34, 0)
+    assert [tally.source for tally in summary.sources] == [str(file), QUEUE]
+    assert left_in(queue) == []
+
+
+def test_a_queue_without_an_engine_keeps_all(engine: FakeEngine, queue: Any, file: Path) -> None:
+    """Nobody listens: every message is there, and visible again at once."""
+    bury(file, QUEUE, [letter(f"k{number}") for number in range(12)])
+    engine.is_deaf_to = lambda key: True
+    assert redrive(settings_of(file, carts=QUEUE)).exit_code == 1
+    assert sorted(left_in(queue)) == sorted(f"k{number}" for number in range(12))
+
+
+def test_a_queue_keeps_what_was_not_asked_for(engine: FakeEngine, queue: Any, file: Path) -> None:
+    """Letters of other routes, more than the most, and what is no letter, stay in the queue."""
+    bury(file, QUEUE, [letter("a"), letter("x", "others"), letter("b")])
+    queue.send_message(MessageBody="no letter")
+    settings = settings_of(file, carts=QUEUE, others=QUEUE)
+    summary = redrive(settings, route="carts")
+    assert sorted(engine.keys) == [b"a", b"b"]
+    assert summary.sources[1].malformed == 1
+    assert sorted(left_in(queue)) == ["no letter", "x"]
+
+
+def test_a_letter_that_fails_again_meanwhile_is_not_taken_again(
+    engine: FakeEngine, queue: Any, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A redrive of a broken function ends: letters that were sent to the queue after its beginning wait."""
+    monkeypatch.setattr(sqs_source, "service_ms", lambda answer: AT_MS)
+    real = botocore.client.BaseClient._make_api_call
+    sent_ms = {"k0": AT_MS - 5, "k1": AT_MS + 5}
+
+    def dated(self: Any, operation: str, arguments: Any) -> Any:
+        answer = real(self, operation, arguments)
+        for message in answer.get("Messages", []) if operation == "ReceiveMessage" else []:
+            sent = str(sent_ms[orjson.loads(message["Body"])["id"]])
+            message.setdefault("Attributes", {})["SentTimestamp"] = sent
+        return answer
+
+    monkeypatch.setattr(botocore.client.BaseClient, "_make_api_call", dated)
+    bury(file, QUEUE, [letter("k0"), letter("k1")])
+    assert redrive(settings_of(file, carts=QUEUE)).exit_code == 0
+    assert engine.keys == [b"k0"]
+    assert left_in(queue) == ["k1"]
+
+
+def test_a_missing_queue_does_not_keep_the_others(engine: FakeEngine, aws: None, file: Path) -> None:
+    """A source that can't be read is told with the remedy, and the next one is read."""
+    file.write_bytes(line("a"))
+    summary = redrive(settings_of(file, carts=QUEUE, others=BUCKET))
+    assert engine.keys == [b"a"]
+    assert "make the queue" in summary.sources[1].problems[0]
+    assert "make the bucket" in summary.sources[2].problems[0]
+    assert summary.exit_code == 1
+
+
+# Buckets.
+
+
+@pytest.fixture
+def bucket(aws: None) -> Any:
+    s3 = boto3.resource("s3", region_name="eu-west-1")
+    where = {"LocationConstraint": "eu-west-1"}
+    return s3.create_bucket(Bucket="failed-carts", CreateBucketConfiguration=where)
+
+
+def test_a_bucket_is_emptied(engine: FakeEngine, bucket: Any, file: Path) -> None:
+    """All objects of the route are read and deleted; what others keep in the bucket is not touched."""
+    arn = f"{BUCKET}/lost"
+    bury(file, arn, [letter(f"k{number}") for number in range(600)])
+    bury(file, arn, [letter("last")])
+    for key in ("lost/readme.jsonl", "lost/carts/readme.jsonl", "others/2025/11/23/09/x.jsonl"):
+        bucket.put_object(Key=key, Body=b"not ours\n")
+    summary = redrive(settings_of(file, carts=arn))
+    assert len(engine.keys) == summary.sent == 601
+    assert summary.exit_code == 0
+    left = {one.key for one in bucket.objects.all()}
+    assert left == {"lost/readme.jsonl", "lost/carts/readme.jsonl", "others/2025/11/23/09/x.jsonl"}
+
+
+def test_a_bucket_keeps_the_rest_of_an_object(engine: FakeEngine, bucket: Any, file: Path) -> None:
+    """An object of which some letters were sent holds the others."""
+    bury(file, BUCKET, [letter(f"k{number}") for number in range(5)])
+    (before,) = bucket.objects.all()
+    assert redrive(settings_of(file, carts=BUCKET), count_max=3).sent == 3
+    (after,) = bucket.objects.all()
+    assert after.key == before.key
+    assert [orjson.loads(one)["id"] for one in after.get()["Body"].read().splitlines()] == ["k3", "k4"]
+
+
+def test_a_bucket_without_an_engine_keeps_all(engine: FakeEngine, bucket: Any, file: Path) -> None:
+    """Nobody listens: the object is as it was."""
+    bury(file, BUCKET, [letter("a")])
+    (before,) = bucket.objects.all()
+    engine.is_deaf_to = lambda key: True
+    assert redrive(settings_of(file, carts=BUCKET)).exit_code == 1
+    (after,) = bucket.objects.all()
+    assert (after.key, after.last_modified) == (before.key, before.last_modified)
+
+
+def test_objects_that_come_meanwhile_stay(
+    engine: FakeEngine, bucket: Any, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A redrive of a broken function ends: objects that were put after its beginning wait."""
+    monkeypatch.setattr(s3_source, "service_ms", lambda answer: AT_MS)
+    bury(file, BUCKET, [letter("a")])
+    assert redrive(settings_of(file, carts=BUCKET)).exit_code == 0
+    assert engine.keys == []
+    assert len(list(bucket.objects.all())) == 1
+
+
+def test_a_named_bucket_is_read_for_all_routes(engine: FakeEngine, bucket: Any, file: Path) -> None:
+    """--from takes letters of every route that is known there, and --route narrows it."""
+    bury(file, BUCKET, [letter("a")])
+    bury(file, BUCKET, [letter("x", "others")])
+    settings = settings_of(file, carts="", others="")
+    assert redrive(settings, source=BUCKET, route="others").sent == 1
+    assert redrive(settings, source=BUCKET).sent == 1
+    assert engine.keys == [b"x", b"a"]
+
+
+# The command.
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in os.environ:
+        if name.startswith(("ENGINE_", "REDIS_", "AWS_", "META_MAP", "SUPPORTED_")):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "engine.toml").write_text(
+        '[aws]\nregion = "eu-west-1"\n[delivery]\ndead_letter_file = "letters.jsonl"\n'
+        '[[routes]]\nname = "carts"\nfunction = "f"\n'
+    )
+    return tmp_path
+
+
+def test_the_command_tells_people_and_scripts(
+    engine: FakeEngine, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A table or JSON on standard output, problems on standard error, and the exit code."""
+    (home / "letters.jsonl").write_bytes(line("a") + b"no letter\n")
+    assert run_command(["redrive", "--json"]) == 1
+    shown = capsys.readouterr()
+    summary = json.loads(shown.out)
+    assert (summary["read"], summary["sent"], summary["kept"]) == (2, 1, 1)
+    assert summary["sources"][0]["source"] == "letters.jsonl"
+    assert shown.err.startswith("engine: error: letters.jsonl: lines that are no dead letters stay where they are: 1")
+    (home / "letters.jsonl").write_bytes(line("b"))
+    assert run_command(["redrive", "--route", "carts", "--max", "5"]) == 0
+    assert "letters.jsonl" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["--from", "arn:aws:sns:eu-west-1:123456789012:x"], ["--max", "0"]])
+def test_wrong_usage(engine: FakeEngine, home: Path, arguments: list[str]) -> None:
+    """A place that can hold no letters, and a most of nothing, are wrong usage."""
+    assert run_command(["redrive", *arguments]) == 2
+
+
+def test_an_arn_that_holds_no_letters(engine: FakeEngine, file: Path) -> None:
+    """It is told as a mistake in --from."""
+    with pytest.raises(ConfigError, match="--from"):
+        redrive(settings_of(file), source="arn:aws:sns:eu-west-1:123456789012:x")
+
+
+def test_a_summary_of_nothing_is_a_success() -> None:
+    """Exit code 0 needs no letters."""
+    assert Summary(0, 0, 0, [], []).exit_code == 0
