@@ -38,6 +38,8 @@ log = get_logger(__name__)
 
 BEAT_MS_MAX = 500
 FRAMES_A_TURN_MAX = 64
+MARKS_OF_A_REPAIR = 3
+"""Watermarks that are settled before a repair is believed: the first may have been on their way when it was wanted."""
 RING_SHARE_MAX = 2
 """A lane in trouble may hold up one part in so many of a ring; then its keys move to disk."""
 SWITCH_INTERVAL_S = 0.0005
@@ -103,6 +105,7 @@ class Invoker:
         self._draining = False
         self._lanes: dict[int, RouteLane] = {}
         self._retired: list[RouteLane] = []
+        self._marks_to_come: list[int] = []
         self._open_backlog()
         self._set_routes(spec.table)
 
@@ -114,6 +117,7 @@ class Invoker:
             log.error("backlog_damaged", moved_to=str(path), hint="its keys are found by a scan of the whole keyspace")
         if self._backlog.damaged:
             self._link.report(RepairWanted(THE_BEGINNING_MS))
+            self._marks_to_come = [MARKS_OF_A_REPAIR] * len(self._ledgers)
         names = {route.name for route in self._spec.table.routes.values()}
         for name, keys in self._backlog.routes().items():
             if name not in names:
@@ -210,7 +214,7 @@ class Invoker:
         for lane in self._all_lanes():
             while monotonic_ms() >= self._fetch_after_ms:
                 if not self._draining:
-                    lane.take_back(monotonic_ms(), now_ms())
+                    lane.take_back(monotonic_ms())
                 batch = lane.take(monotonic_ms(), flush=self._draining)
                 if batch is None:
                     break
@@ -245,26 +249,36 @@ class Invoker:
         if self._draining:
             for lane in lanes:
                 if lane.is_troubled and not lane.is_idle():
-                    lane.empty_out()
+                    lane.empty_out(monotonic_ms())
             return
         if not any(reader.used > reader.ring_bytes // RING_SHARE_MAX for reader in self._spec.readers):
             return
+        moment_ms = monotonic_ms()
+        stuck = {lane.lane_id for lane in lanes if lane.is_held_up(moment_ms)}
         # One that is merely slow is left alone while it holds up nobody else.
-        slow = [lane for lane in lanes if lane.is_troubled]
-        if not slow and len(lanes) > 1:
-            busiest = max(lanes, key=lambda lane: len(lane.waiting) + len(lane.held) + lane.retrying_keys)
-            if any(not lane.waiting for lane in lanes):
-                slow = [busiest]
-        for lane in slow:
-            lane.shelve(monotonic_ms(), ROWS_AT_ONCE)
+        if not stuck and len(lanes) > 1 and any(not lane.waiting for lane in lanes):
+            stuck = {max(lanes, key=lambda lane: len(lane.waiting) + len(lane.held)).lane_id}
+        for lane in lanes:
+            if lane.retries or lane.lane_id in stuck:
+                lane.shelve(moment_ms, ROWS_AT_ONCE, with_waiting=lane.lane_id in stuck)
 
     def _release(self) -> None:
-        for reader, ledger in zip(self._spec.readers, self._ledgers, strict=True):
+        for index, (reader, ledger) in enumerate(zip(self._spec.readers, self._ledgers, strict=True)):
+            before = ledger.watermark
             end = ledger.settled()
             if end is not None:
                 reader.release(end)
-                if ledger.watermark is not None:
+                if ledger.watermark is not None and ledger.watermark is not before:
                     reader.set_watermark(ledger.watermark)
+                    self._note_watermark(index)
+
+    def _note_watermark(self, index: int) -> None:
+        """Forget a damaged backlog once what was lost with it is found: while it is scanned for, no watermark comes."""
+        if self._marks_to_come:
+            self._marks_to_come[index] -= 1
+            if max(self._marks_to_come) <= 0:
+                self._marks_to_come = []
+                self._backlog.repaired()
 
     def _gauge(self) -> None:
         waiting = in_flight = fence_ms = backlog = 0

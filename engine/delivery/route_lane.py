@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from engine.clock import monotonic_ms, now_ms
 from engine.config import AwsSettings, DeliverySettings, RouteSettings
 from engine.delivery.backlog import Backlog
 from engine.delivery.batch import PayloadBuilder, records_in
@@ -64,6 +65,8 @@ class RouteLane(Lane):
         self._row = kit.row
         self._lost_fence_ms = 0
         self._shelf_due_ms = 0
+        # Times on disk are Unix times, but must not jump while we live.
+        self._unix_ahead_ms = now_ms() - monotonic_ms()
         self._dispatcher: Dispatcher | None = None
         self._target: LambdaTarget | None = None
         self._backoff = Backoff(kit.delivery.retry_backoff_ms_min, kit.delivery.retry_backoff_ms_max)
@@ -85,6 +88,7 @@ class RouteLane(Lane):
         self._limit.resize(route.parallelization_factor)
         self.slots = self._limit.slots
         self.failures_in_row = self.paused_until_ms = 0
+        self.is_troubled = False
         age_s = route.maximum_record_age_in_seconds
         self._policy = RetryPolicy(route.maximum_retry_attempts, age_s * 1_000 if age_s >= 0 else -1)
         self._builder = PayloadBuilder(route, kit.database, kit.delivery.payload_bytes_max)
@@ -201,7 +205,7 @@ class RouteLane(Lane):
         if len(failed) > 1 and (bisects or outcome.failure is Failure.OVERSIZE):
             # As in event source mappings, to be cut in two is no attempt of the records.
             for half in halves(batch):
-                self._again(half, outcome, counts, moment_ms, unix_ms)
+                self._again(half, outcome, counts, moment_ms)
             return
         batch.attempts += counts
         if outcome.failure is Failure.OVERSIZE or policy.gives_up(batch.attempts):
@@ -213,9 +217,9 @@ class RouteLane(Lane):
             self._bury(late, outcome, unix_ms, "past maximum_record_age_in_seconds; ")
             batch.entries = without(failed, old)
         if batch.entries:
-            self._again(batch, outcome, counts, moment_ms, unix_ms)
+            self._again(batch, outcome, counts, moment_ms)
 
-    def _again(self, batch: Batch, outcome: Outcome, counts: bool, moment_ms: int, unix_ms: int) -> None:
+    def _again(self, batch: Batch, outcome: Outcome, counts: bool, moment_ms: int) -> None:
         if counts:
             wait_ms = self._backoff.wait_ms(max(1, batch.attempts), random.random)
         else:
@@ -226,7 +230,7 @@ class RouteLane(Lane):
         wait_ms = max(wait_ms, self._budget.take(moment_ms), batch.fence_ms - moment_ms)
         batch.payload, batch.sent = b"", []
         self._row.add(Counter.RECORDS_RETRIED, len(batch.entries))
-        if not self._park(batch, moment_ms, unix_ms + wait_ms):
+        if not self._park(batch, moment_ms, wait_ms):
             self.retry(batch, moment_ms + wait_ms)
         log.warning(
             "invocation_failed",
@@ -263,45 +267,54 @@ class RouteLane(Lane):
 
     # The backlog
 
-    def _park(self, batch: Batch, moment_ms: int, due_unix_ms: int) -> bool:
+    def _park(self, batch: Batch, moment_ms: int, wait_ms: int) -> bool:
         """Have a failed batch wait on disk, where memory holds enough of them; what is fenced must stay."""
         if batch.fence_ms > moment_ms or self.retrying_keys < self._kit.delivery.retrying_keys_max:
             return False
         self.fold_held(batch.entries)
-        if self.shelf.put(batch.entries, due_ms=due_unix_ms, attempts=batch.attempts):
+        due_ms = moment_ms + wait_ms + self._unix_ahead_ms
+        if self.shelf.put(batch.entries, due_ms=due_ms, attempts=batch.attempts):
             return False
         super().settle(batch.entries)
         return True
 
-    def shelve(self, moment_ms: int, keys_max: int) -> None:
-        """Move what this lane holds to disk, so that no ring waits for it."""
+    def is_held_up(self, moment_ms: int) -> bool:
+        """Tell whether keys of this lane wait for something else than their turn."""
+        return self.is_troubled or moment_ms < self.paused_until_ms
+
+    def shelve(self, moment_ms: int, keys_max: int, *, with_waiting: bool) -> None:
+        """Have no ring wait for this lane: make durable what it retries, and move what waits out of memory too."""
         if moment_ms < self._shelf_due_ms:
             return
-        problem = self.shelf.move(self, self.flying, keys_max)
+        problem = self.shelf.free_retries(self)
+        if with_waiting:
+            problem = problem or self.shelf.free_flying(self, self.flying) or self.shelf.move_waiting(self, keys_max)
         if problem:
             self._shelf_due_ms = moment_ms + SHELF_RETRY_MS
             self._row.add(Counter.BACKLOG_REFUSED, 1)
             log.error("backlog_refused", route=self.route.name, problem=problem)
 
-    def take_back(self, moment_ms: int, unix_ms: int) -> None:
+    def take_back(self, moment_ms: int) -> None:
         """Take keys back from disk while there is a slot for them, behind those that wait in memory."""
         is_ready = self.invocations < self.slots and moment_ms >= self.paused_until_ms
         if is_ready and len(self.shelf) and len(self.waiting) < WAITING_BATCHES_MAX * self.batch_size:
-            room = self._kit.delivery.retrying_keys_max - self.retrying_keys
-            if room > 0:
-                self.shelf.take_back(self, min(room, self.batch_size), moment_ms, unix_ms)
+            self.shelf.take_back(self, self.batch_size, moment_ms, moment_ms + self._unix_ahead_ms)
 
-    def empty_out(self) -> bool:
-        """For a drain: move everything that is not in flight to disk; False where that can't be."""
-        if self.flying or self.shelf.move(self, (), EVERY_KEY):
-            return False
+    def empty_out(self, moment_ms: int) -> None:
+        """For a drain: move everything to disk once nothing is in flight; what the disk refuses stays."""
+        if self.flying or moment_ms < self._shelf_due_ms:
+            return
+        self._shelf_due_ms = moment_ms + SHELF_RETRY_MS
+        if self.shelf.free_retries(self) or self.shelf.move_waiting(self, EVERY_KEY):
+            return
+        if self.shelf.free_flying(self, ()):
+            return
         for _, _, batch in self.retries:
             super().settle(batch.entries)
         self.retries.clear()
         self.retrying_keys = 0
         # What was held has a row too.
         self.waiting.clear()
-        return True
 
 
 def reason_of(outcome: Outcome) -> str:

@@ -42,61 +42,53 @@ class Shelf:
         rows = [BacklogRow(change.key, change.event, change.captured_ms, due_ms, attempts) for change, _ in entries]
         return self._backlog.put(self.route, rows)
 
-    def move(self, lane: Lane, flying: Iterable[Batch], keys_max: int = ROWS_AT_ONCE) -> str:
-        """Make the lane's oldest entries durable, at most about ``keys_max``; return "" or why it can't be done."""
-        moved = 0
+    def free_retries(self, lane: Lane) -> str:
+        """Make durable what waits for its next attempt; return "" or why that can't be."""
         for _, _, batch in lane.retries:
-            if moved < keys_max:
-                lane.fold_held(batch.entries)
-                moved += len(batch.entries)
-                if problem := self._free(batch):
-                    return problem
-        for batch in flying:
-            moved += len(batch.entries)
+            lane.fold_held(batch.entries)
             if problem := self._free(batch):
                 return problem
-        if problem := self._free_held(lane):
-            return problem
-        return self._move_waiting(lane, keys_max - moved) if moved < keys_max else ""
-
-    def _free(self, batch: Batch) -> str:
-        """Give every entry of a batch a row in place of its frame."""
-        bound = [entry for entry in batch.entries if entry[1] is not DURABLE]
-        if not bound:
-            return ""
-        problem = self.put(bound, attempts=batch.attempts)
-        if problem:
-            return problem
-        for _, frame in bound:
-            frame.open -= 1
-        freed = {change.key: (change, DURABLE) for change, _ in batch.entries}
-        batch.entries = [freed[change.key] for change, _ in batch.entries]
-        batch.sent = [freed[change.key] for change, _ in batch.sent]
         return ""
 
-    def _free_held(self, lane: Lane) -> str:
+    def free_flying(self, lane: Lane, flying: Iterable[Batch]) -> str:
+        """Make durable what is in flight, and what is held behind it; return "" or why that can't be."""
+        for batch in flying:
+            if problem := self._free(batch):
+                return problem
         bound = [entry for entry in lane.held.values() if entry[1] is not DURABLE]
         if not bound:
             return ""
-        problem = self.put(bound)
-        if problem:
+        if problem := self.put(bound):
             return problem
         for change, frame in bound:
             frame.open -= 1
             lane.held[change.key] = (change, DURABLE)
         return ""
 
-    def _move_waiting(self, lane: Lane, keys_max: int) -> str:
+    def move_waiting(self, lane: Lane, keys_max: int) -> str:
+        """Move the oldest keys that only wait out of memory; return "" or why that can't be."""
         taken = list(zip(lane.waiting.items(), range(keys_max), strict=False))
         bound = [entry for (_, entry), _ in taken if entry[1] is not DURABLE]
-        if bound:
-            problem = self.put(bound)
-            if problem:
-                return problem
+        if bound and (problem := self.put(bound)):
+            return problem
         for _, frame in bound:
             frame.open -= 1
         for (key, _), _ in taken:
             del lane.waiting[key]
+        return ""
+
+    def _free(self, batch: Batch) -> str:
+        """Give every entry of a batch a row in place of its frame."""
+        bound = [entry for entry in batch.entries if entry[1] is not DURABLE]
+        if not bound:
+            return ""
+        if problem := self.put(bound, attempts=batch.attempts):
+            return problem
+        for _, frame in bound:
+            frame.open -= 1
+        freed = {change.key: (change, DURABLE) for change, _ in batch.entries}
+        batch.entries = [freed[change.key] for change, _ in batch.entries]
+        batch.sent = [freed[change.key] for change, _ in batch.sent]
         return ""
 
     def take_back(self, lane: Lane, count: int, moment_ms: int, unix_ms: int) -> None:
