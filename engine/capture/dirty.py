@@ -192,6 +192,11 @@ class DirtyKeys:
             marked += 1
         return marked, left
 
+    def forget(self, keys: Iterable[bytes]) -> None:
+        """Take these out again: they are nobody's data, and short."""
+        for key in keys:
+            self.buckets[crc32(key) % len(self.buckets)].pop(key, None)
+
     def remove(self, invoker: int, changes: Sequence[Change]) -> None:
         """Forget these changes, which were taken from this invoker's bucket: a ring has them now."""
         bucket = self.buckets[invoker]

@@ -16,8 +16,9 @@ from typing import Any
 
 import hiredis
 
+from engine.capture.canary import Canary
 from engine.capture.connecting import Connecting
-from engine.capture.notifications import see_to_flags
+from engine.capture.notifications import canary_refusal, see_to_flags
 from engine.capture.sentry import Change, Sentry, Sight, compare
 from engine.capture.shards import Shard
 from engine.config import RedisSettings
@@ -77,6 +78,8 @@ class Listener:
         self.is_drained = False
         self.connection: RespConnection | None = None
         self.sentry: Sentry | None = None
+        self.canary: Canary | None = None
+        """Only where the server does not tell its flags."""
         self._subscription = subscription
         self._chance = chance
         self._attempt: Connecting[tuple[RespConnection, Sentry, Sight]] | None = None
@@ -139,11 +142,18 @@ class Listener:
         self.is_deaf = False
         self._heard_ms = self._pinged_ms = moment_ms
         self.connection.send(pack(b"PSUBSCRIBE", *self._subscription.shard.patterns))
+        self.canary = Canary(self._subscription.database, self.flags) if self.sight.flags is None else None
+        if self.canary is not None and self.canary.keys:
+            self.connection.send(self.canary.subscription())
 
     def handle(self, reply: Any) -> bool:
         """Take in a reply that is no event; return True when it makes the subscription complete."""
         assert self.connection is not None
         if isinstance(reply, hiredis.ReplyError):
+            if self.canary is not None and self.phase is Phase.LISTENING:
+                # All patterns are subscribed to: it is the canary's channel that we may not hear.
+                self.canary.is_refused = True
+                return False
             raise refusal(self.connection.address, "subscribe", str(reply))
         if reply[0] == b"psubscribe":
             self._confirmed += 1
@@ -157,8 +167,23 @@ class Listener:
             self._pings_out -= 1
             self._pongs += 1
             self._pending_ms = int(reply[1])
+            if self.canary is not None and not self._pings_out:
+                self._judge(self.canary)
             self._ask()
+        elif reply[0] == b"message" and self.canary is not None:
+            self.canary.heard(reply[2])
         return False
+
+    def _judge(self, canary: Canary) -> None:
+        """See whether the events of the canary came."""
+        missing = canary.ponged()
+        if missing and not self.is_deaf:
+            self._changes.append(Change((f"the server sends no events any more: {missing}",), is_deaf=True))
+        elif canary.is_verified and self.is_deaf:
+            self._changes.append(Change(("the server sends events again",)))
+        if missing:
+            self.watermark_ms = 0
+        self.is_deaf = bool(missing) or (self.is_deaf and not canary.is_verified)
 
     def _ask(self) -> None:
         """Have the sentry look, for the newest pong; one that comes while it looks is for the next look."""
@@ -166,12 +191,16 @@ class Listener:
         if not self.sentry.is_asking():
             self._asked_ms = self._heard_ms
             self._asked_for_ms, self._asked_at_pong = self._pending_ms, self._pongs
+            if self.canary is not None and self.canary.is_due(self._heard_ms):
+                self.sentry.tell(*self.canary.commands(self._heard_ms))
             self.sentry.ask()
 
     def _ping(self) -> None:
         assert self.connection is not None
         self._pinged_ms = self._heard_ms
         self._pings_out += 1
+        if self.canary is not None:
+            self.canary.pinged()
         self.connection.send(pack(b"PING", self.sight.server_ms))
 
     def _look(self, moment_ms: int) -> None:
@@ -185,6 +214,9 @@ class Listener:
         change = compare(self.sight, sight, self.flags)
         if self.sight.server_ms > sight.server_ms:
             change = Change((*change.reasons, "the server's clock went back"), change.is_deaf)
+        others = self.sentry.take_others()
+        if others and self.canary is not None:
+            self.canary.taken(canary_refusal(others))
         self.mark = sight.mark if sight.mark == self.sight.mark else 0
         self.sight = sight
         if change.reasons:
@@ -194,12 +226,22 @@ class Listener:
             if change.is_deaf and self._subscription.redis.set_notifications:
                 self.sentry.set_flags(merge_flags(sight.flags or "", self.flags))
         elif self._pending_ms:
-            self.watermark_ms = self._asked_for_ms
+            if self._is_verified():
+                self.watermark_ms = self._asked_for_ms
             if self._asked_at_pong != self._pongs:
                 self._ask()
             else:
                 self.is_drained = self._is_draining and not self._pings_out
-        self.is_deaf = change.is_deaf
+        if self.canary is None:
+            self.is_deaf = change.is_deaf
+
+    def _is_verified(self) -> bool:
+        """Tell whether events are known to come, as far as that can be known."""
+        canary = self.canary
+        if canary is None or canary.is_refused or not canary.keys:
+            return True
+        is_verified, canary.is_verified = canary.is_verified, False
+        return is_verified and not self.is_deaf
 
     def _limit_ms(self) -> int:
         return max(SILENCE_MS_MIN, self._subscription.redis.read_timeout_ms)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum, auto
 
 import hiredis
@@ -94,7 +94,7 @@ def try_canary(redis: RedisSettings, database: int, needed: str) -> str:
     Writes one key a class, named `CANARY_PREFIX` and a random word, which expires within seconds and is deleted at
     once. Raises `NotificationsOff`, or `RedisRefused` where the user may not write it.
     """
-    classes = [letter for letter in _CANARIES if letter in needed]
+    classes = canary_letters(needed)
     if not classes:
         return f"the server refuses CONFIG, so it is unknown whether {SETTING} holds {needed!r}"
     word = uuid.uuid4().hex
@@ -106,10 +106,10 @@ def try_canary(redis: RedisSettings, database: int, needed: str) -> str:
         listener.send(pack("SUBSCRIBE", *(prefix + key.encode() for key in keys.values())))
         heard: set[str] = set()
         _listen(listener, heard, lambda: len(heard) < len(keys), "subscribe")
-        refused = _write(writer, keys)
-        if refused is not None and refused.startswith("READONLY"):
+        refused = canary_refusal(writer.pipeline(*canary_commands(keys)))
+        if refused.startswith("READONLY"):
             return f"the server is a replica and refuses CONFIG, so it is unknown whether {SETTING} holds {needed!r}"
-        if refused is not None:
+        if refused:
             raise refusal(writer.address, "let the engine read its settings, or write a canary instead", refused)
         wanted = {_CANARIES[letter][0] for letter in classes}
         heard.clear()
@@ -127,8 +127,18 @@ def try_canary(redis: RedisSettings, database: int, needed: str) -> str:
         writer.close()
 
 
-def _write(writer: RespConnection, keys: Mapping[str, str]) -> str | None:
-    """Write the canaries, each with an expiry, and delete them; return the first refusal."""
+def canary_letters(needed: str) -> list[str]:
+    """Return the classes of events among these that a canary can make."""
+    return [letter for letter in _CANARIES if letter in needed]
+
+
+def canary_event(letter: str) -> str:
+    """Return the event of a class by which its canary is known."""
+    return _CANARIES[letter][0]
+
+
+def canary_commands(keys: Mapping[str, str]) -> tuple[bytes, int]:
+    """Return what writes the canaries (class → key), each with an expiry, and deletes them; and its count of replies."""
     commands: list[bytes] = []
     for letter, key in keys.items():
         name, *arguments = _CANARIES[letter][1] or ("SET", "1")
@@ -139,9 +149,13 @@ def _write(writer: RespConnection, keys: Mapping[str, str]) -> str | None:
             pack("EXEC"),
             pack("DEL", key),
         ]
-    replies = writer.pipeline(b"".join(commands), len(commands))
+    return b"".join(commands), len(commands)
+
+
+def canary_refusal(replies: Sequence[object]) -> str:
+    """Return the first refusal among the replies to canaries, "" where there is none."""
     refused = [str(reply) for reply in replies if isinstance(reply, hiredis.ReplyError)]
-    return next((text for text in refused if not text.startswith("EXECABORT")), None)
+    return next((text for text in refused if not text.startswith("EXECABORT")), "")
 
 
 def _listen(listener: RespConnection, heard: set[str], is_wanted: Callable[[], bool], kind: str) -> None:

@@ -87,6 +87,7 @@ class Sentry:
         self._replies: list[Any] = []
         self._expected = 0
         self._ignored = 0
+        self._others: list[Any] = []
 
     @classmethod
     def open(cls, redis: RedisSettings, name: str, database: int) -> tuple[Sentry, Sight]:
@@ -111,8 +112,18 @@ class Sentry:
 
     def set_flags(self, flags: str) -> None:
         """Set the flags; what the server says to it shows in the next look."""
-        self._ignored += 1
-        self.connection.send(pack("CONFIG", "SET", SETTING, flags))
+        self.tell(pack("CONFIG", "SET", SETTING, flags), 1)
+
+    def tell(self, commands: bytes, count: int) -> None:
+        """Send packed commands while no look is under way; `take_others` has their replies after the next look."""
+        assert not self._expected
+        self._ignored += count
+        self.connection.send(commands)
+
+    def take_others(self) -> list[Any]:
+        """Return what the server said to what it was told."""
+        others, self._others = self._others, []
+        return others
 
     def poll(self) -> Sight | None:
         """Return what the look found, once it is over."""
@@ -121,9 +132,10 @@ class Sentry:
         self.connection.receive_available()
         try:
             while (reply := self.connection.reply()) is not NOTHING:
-                # Replies come in order, and flags are set only while no look is under way.
+                # Replies come in order, and nothing is told while a look is under way.
                 if self._ignored:
                     self._ignored -= 1
+                    self._others.append(reply)
                 else:
                     self._replies.append(reply)
         except hiredis.ProtocolError as error:

@@ -205,6 +205,8 @@ class Subscriber:
         except hiredis.ProtocolError as error:
             raise not_redis(connection.address, error) from error
         self._account(intake, moment_ms)
+        if listener.canary is not None:
+            self._dirty.forget(listener.canary.keys)
         for key, event in intake.marks:
             self._mark_dirty(key, event.decode())
         for reply in intake.others:

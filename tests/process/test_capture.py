@@ -280,3 +280,21 @@ def test_tls(server: ValkeyServer, tmp_path: Path) -> None:
             hset(client, keys)
             taken = running.take_until(lambda taken: len(taken) >= len(keys))
             assert sorted(keys_of(taken)) == sorted(keys)
+
+
+def test_events_that_stop_where_the_flags_are_hidden(capfd: pytest.CaptureFixture[str]) -> None:
+    """Where CONFIG is refused, canaries show that events stopped; what was missed is found, and no canary is data."""
+    users = {"user": ["default on nopass ~* &* +@all", "engine on >guest-key ~* &* +@all -config"]}
+    with ValkeyServer(config=users) as server:
+        settings = RedisSettings(url=server.url, username="engine", password="guest-key")
+        everything = route("*", "del")
+        with capture(server, everything, redis_settings=settings) as (running, client):
+            hset(client, [b"heard"])
+            taken = running.take_until(lambda taken: len(taken) > 0)
+            wait_for(lambda: running.board.rows[0].get(Counter.HEARD_UNTIL_MS), "a canary has verified a watermark")
+            client.config_set("notify-keyspace-events", "")
+            hset(client, [b"missed"])
+            wait_for(lambda: running.count(Counter.GAPS) == 1, "the gap is known")
+            client.config_set("notify-keyspace-events", "KA")
+            taken += running.take_until(lambda taken: b"missed" in keys_of(taken))
+    assert set(keys_of(taken)) == {b"heard", b"missed"}

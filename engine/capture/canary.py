@@ -1,0 +1,83 @@
+"""Whether events still come, where the server does not tell its flags: short-lived keys, and what is heard of them.
+
+Managed services refuse ``CONFIG``, and their flags are changed in a parameter group, underneath us. So a canary is
+written every few seconds: once the server has taken it, and a ping sent after that is answered, its events must have
+been heard. Only then does a watermark count.  (pure)
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+
+from engine.capture.notifications import CANARY_PREFIX, canary_commands, canary_event, canary_letters
+from engine.capture.shards import channel_prefix
+from engine.connection import pack
+
+EVERY_MS = 5_000
+
+
+class _Stage(Enum):
+    IDLE = auto()
+    WRITTEN = auto()
+    TAKEN = auto()
+    AWAITED = auto()
+
+
+class Canary:
+    """One subscription's canaries; the keys have the same names everywhere, so that everybody can pass them over."""
+
+    def __init__(self, database: int, needed_flags: str) -> None:
+        self.is_refused = False
+        """Whether the server does not let us write: then nothing can be known."""
+        self.is_verified = False
+        """Whether events came, as of the newest pong; the owner takes it back when it has used it."""
+        self._prefix = channel_prefix(database)
+        self._keys = {letter: f"{CANARY_PREFIX}{letter}" for letter in canary_letters(needed_flags)}
+        self._wanted = {canary_event(letter).encode() for letter in self._keys}
+        self._heard: set[bytes] = set()
+        self._stage = _Stage.IDLE
+        self._due_ms = 0
+
+    @property
+    def keys(self) -> tuple[bytes, ...]:
+        """Return the names of the keys, which are nobody's data."""
+        return tuple(key.encode() for key in self._keys.values())
+
+    def subscription(self) -> bytes:
+        """Return the packed command that subscribes to what is heard of them."""
+        return pack(b"SUBSCRIBE", *(self._prefix + key for key in self.keys))
+
+    def is_due(self, moment_ms: int) -> bool:
+        """Tell whether the next should be written."""
+        return bool(self._keys) and not self.is_refused and self._stage is _Stage.IDLE and moment_ms >= self._due_ms
+
+    def commands(self, moment_ms: int) -> tuple[bytes, int]:
+        """Return the packed commands that write them, and how many replies there will be."""
+        self._stage = _Stage.WRITTEN
+        self._due_ms = moment_ms + EVERY_MS
+        self._heard.clear()
+        return canary_commands(self._keys)
+
+    def taken(self, refusal: str) -> None:
+        """Note that the server has answered to the commands, and what it refused."""
+        self.is_refused = bool(refusal)
+        if self._stage is _Stage.WRITTEN:
+            self._stage = _Stage.IDLE if refusal else _Stage.TAKEN
+
+    def pinged(self) -> None:
+        """Note that a ping was sent: what was taken before is heard before its pong."""
+        if self._stage is _Stage.TAKEN:
+            self._stage = _Stage.AWAITED
+
+    def heard(self, event: bytes) -> None:
+        """Note an event of a canary."""
+        self._heard.add(event)
+
+    def ponged(self) -> str:
+        """Note that all pings are answered; return the events that should have come and did not."""
+        if self._stage is not _Stage.AWAITED:
+            return ""
+        self._stage = _Stage.IDLE
+        missing = self._wanted - self._heard
+        self.is_verified = not missing
+        return b" ".join(sorted(missing)).decode()
