@@ -138,7 +138,7 @@ def canary_event(letter: str) -> str:
 
 
 def canary_commands(keys: Mapping[str, str]) -> tuple[bytes, int]:
-    """Return what writes the canaries (class → key), each with an expiry, and deletes them; and its count of replies."""
+    """Return what writes the canaries (class → key), each with an expiry, and deletes them; and how many replies."""
     commands: list[bytes] = []
     for letter, key in keys.items():
         name, *arguments = _CANARIES[letter][1] or ("SET", "1")

@@ -10,6 +10,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from engine.model import THE_BEGINNING_MS
+
 _TOTALS = {
     "events_read": "events read",
     "events_coalesced": "coalesced into a waiting key",
@@ -17,10 +19,13 @@ _TOTALS = {
     "events_dropped": "events dropped (each within a gap)",
     "repairs": "scans done to repair gaps",
     "keys_repaired": "keys marked dirty by them",
+    "keys_backlog": "keys on disk now (backlog)",
     "reconnects": "reconnects",
     "records_delivered": "records delivered",
     "invocations": "invocations",
     "invocations_failed": "invocations failed",
+    "invocations_throttled": "of them throttled",
+    "invocations_lost": "of them without an answer",
     "records_retried": "records retried",
     "dead_letters": "dead letters",
     "keys_waiting": "keys waiting now",
@@ -54,7 +59,23 @@ def status_view(status: Mapping[str, Any]) -> RenderableType:
     head = Text(f"engine {status['version']}, process {status['pid']}: ")
     head.append(status["state"], style="green" if status["state"] == "ready" else "yellow")
     head.append(f", up {up_s:,} s")
+    settled_ms = status.get("settled_until_ms", 0)
+    if settled_ms > THE_BEGINNING_MS:
+        behind_s = max(0, status["updated_at_ms"] - settled_ms) / 1_000
+        head.append(f"\nall that changed until {behind_s:,.1f} s before that is settled")
+    if scans := _scans(status["children"]):
+        head.append(f"\nscanning for what was missed: {scans}", style="yellow")
     return Group(head, _children(status["children"]), _routes(status["routes"]), _totals(status["totals"]))
+
+
+def _scans(children: Sequence[Mapping[str, Any]]) -> str:
+    """Return how far the scans are, "" where there are none."""
+    parts = []
+    for child in children:
+        scanned, keys = (child["counters"].get(name, 0) for name in ("keys_scanned", "keys_to_scan"))
+        if keys:
+            parts.append(f"{child['name']} {min(100, 100 * scanned // keys)} % of {keys:,} keys")
+    return ", ".join(parts)
 
 
 def _children(children: Sequence[Mapping[str, Any]]) -> Table:

@@ -48,6 +48,11 @@ class Keeper:
         if not self._progress.is_first:
             log.info("resumed", watermark_ms=self._progress.watermark_ms, clean=self._progress.is_clean)
 
+    @property
+    def settled_until_ms(self) -> int:
+        """Return the engine's watermark (Unix ms, the server's clock)."""
+        return self._progress.watermark_ms
+
     def take_routes(self, table: RouteTable, server_ms: int) -> None:
         """Take in a new table."""
         self._progress.take_routes(table, server_ms)

@@ -21,12 +21,22 @@ def state_of(phase: Phase) -> str:
 
 
 def describe(
-    children: Children, rows: Sequence[StatusRow], table: RouteTable, now_ms: int, moment_ms: int
+    children: Children,
+    rows: Sequence[StatusRow],
+    table: RouteTable,
+    *,
+    settled_until_ms: int,
+    now_ms: int,
+    moment_ms: int,
 ) -> dict[str, Any]:
-    """Return the status; ``now_ms`` is Unix time, ``moment_ms`` the monotonic clock of heartbeats."""
+    """Return the status; ``now_ms`` is Unix time, ``moment_ms`` the monotonic clock of heartbeats.
+
+    ``settled_until_ms``: all that changed before is settled (Unix time, the server's clock).
+    """
     return {
         "state": state_of(children.phase),
         "updated_at_ms": now_ms,
+        "settled_until_ms": settled_until_ms,
         "shards": len(children.subscribers),
         "invokers": len(children.invokers),
         "routes_version": table.version,

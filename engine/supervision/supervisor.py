@@ -43,6 +43,7 @@ from engine.supervision.checkpoint import CheckpointFile
 from engine.supervision.children import Child, Children, Phase, Role, in_words
 from engine.supervision.comparer import Comparer
 from engine.supervision.keeping import Keeper
+from engine.supervision.locks import Locks
 from engine.supervision.mains import Duty, Mains, run_main
 from engine.supervision.messages import Decision
 from engine.supervision.planner import Answer, Plan, PlannerProcess, Refusal, plan_at_start
@@ -79,14 +80,18 @@ def run(
     status = StatusFile(settings.supervision.status_file)
     status.acquire()
     inbox = SignalInbox()
+    locks: Locks | None = None
     try:
-        planned = plan_at_start(lambda: plan(settings, None), settings, (status,), inbox)
+        locks = Locks(settings)
+        planned = plan_at_start(lambda: plan(settings, None), settings, (status, locks), inbox)
         if isinstance(planned, int):
             return planned
         for warning in planned.warnings:
             log.warning("worth_knowing", message=warning)
-        return Supervisor(settings, planned, plan, load, mains, status, inbox, compare).run()
+        return Supervisor(settings, planned, plan, load, mains, status, inbox, locks, compare).run()
     finally:
+        if locks is not None:
+            locks.close()
         inbox.restore()
         status.remove()
 
@@ -103,11 +108,12 @@ class Supervisor:
         mains: Mains,
         status: StatusFile,
         inbox: SignalInbox,
+        locks: Locks,
         compare: Compare | None,
     ) -> None:
         limits, self._settings = settings.supervision, settings
         self._planned, self._plan, self._load = planned, plan, load
-        self._mains, self._status, self._inbox = mains, status, inbox
+        self._mains, self._status, self._inbox, self._locks = mains, status, inbox, locks
         shards, invokers = len(planned.shards), settings.delivery.invokers
         self._rings = RingSet(shards, invokers, settings.ring.ring_bytes)
         self._rings_of = [[self._rings.ring(shard, invoker) for shard in range(shards)] for invoker in range(invokers)]
@@ -290,7 +296,7 @@ class Supervisor:
     def _inherited(self) -> tuple[Closable, ...]:
         """Return what a new process must not keep open of ours."""
         helpers = (one for one in (self._planner, self._comparer.process) if one is not None)
-        return (self._inbox, self._status, *self._channels.values(), *helpers)
+        return (self._inbox, self._status, self._locks, *self._channels.values(), *helpers)
 
     def _send(self, number: int, message: Drain | SetRoutes | Compared | RepairWanted) -> None:
         channel = self._channels.get(number)
@@ -422,7 +428,14 @@ class Supervisor:
             "pid": os.getpid(),
             "version": __version__,
             "started_at_ms": self._started_at_ms,
-            **describe(self._children, self._board.rows, self._reload.newest, now_ms(), monotonic_ms()),
+            **describe(
+                self._children,
+                self._board.rows,
+                self._reload.newest,
+                settled_until_ms=self._keeper.settled_until_ms,
+                now_ms=now_ms(),
+                moment_ms=monotonic_ms(),
+            ),
         }
         try:
             self._status.write(status)

@@ -171,3 +171,17 @@ def test_a_second_engine_on_one_status_file(tmp_path: Path) -> None:
         assert code == 1
         assert "status" in said
         assert path.stop() == 0
+
+
+def test_a_second_engine_on_one_checkpoint(tmp_path: Path) -> None:
+    """Two engines that would overwrite each other's checkpoint: the second is refused, and told the setting."""
+    with whole_path(tmp_path) as path:
+        path.write_config(ROUTE)
+        path.start()
+        other = path.config.read_text().replace("status.json", "other.json")
+        path.config.write_text(other)
+        code, said = start(path)
+        assert code == 1
+        assert "supervision.checkpoint_file" in said
+        assert "Traceback" not in said
+        assert path.stop() == 0

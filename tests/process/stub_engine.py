@@ -44,7 +44,7 @@ def load() -> Settings:
         raise EngineError("the routes are no list", hint="write a list")
     return Settings(
         capture=CaptureSettings(shards=OPTIONS["shards"]),
-        delivery=DeliverySettings(invokers=OPTIONS["invokers"]),
+        delivery=DeliverySettings(invokers=OPTIONS["invokers"], backlog_folder=str(FOLDER / "backlog")),
         ring=RingSettings(ring_bytes=65_536, frame_bytes_max=4_096),
         supervision=SupervisionSettings(
             status_file=str(FOLDER / "status.json"),

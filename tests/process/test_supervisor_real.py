@@ -36,8 +36,8 @@ class Engine:
         self.folder, self.config = folder, folder / "engine.toml"
         self.config.write_text(
             f'[redis]\nurl = "{sandbox.redis_url}"\n'
-            f'[supervision]\nstatus_file = "{folder}/status.json"\n'
-            f'[delivery]\ndead_letter_file = "{folder}/dead_letters"\n'
+            f'[supervision]\nstatus_file = "{folder}/status.json"\ncheckpoint_file = "{folder}/checkpoint"\n'
+            f'[delivery]\ndead_letter_file = "{folder}/dead_letters"\nbacklog_folder = "{folder}/backlog"\n'
         )
         self.add_route(**{"name": "carts", "function": "dynamodb", "keys": "cart:*", **route})
         self.errors = folder / "errors"

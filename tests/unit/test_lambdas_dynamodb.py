@@ -9,11 +9,12 @@ import pytest
 from botocore.exceptions import ClientError
 
 from lambdas import contract
-from lambdas.contract import ContractError, Record, SetupError
+from lambdas.contract import ContractError, Deadline, Record, SetupError
+from lambdas.dynamodb.calls import TimeLeft, Write
 from lambdas.dynamodb.handler import write
 from lambdas.dynamodb.items import ItemError, request_of, table_key
 from lambdas.dynamodb.settings import Settings, read_settings
-from lambdas.dynamodb.writer import BatchWriter, Write, chunks
+from lambdas.dynamodb.writer import BatchWriter, chunks
 
 SETTINGS = Settings("table")
 
@@ -70,7 +71,8 @@ def run(
 ) -> tuple[dict[str, str], list[float]]:
     sleeps: list[float] = []
     writer = BatchWriter(client, SETTINGS, sleep=sleeps.append, rng=lambda: 1.0)
-    return write(SETTINGS, writer, records, lambda: remaining_ms), sleeps
+    time_left = TimeLeft(lambda: remaining_ms, Deadline(), lambda: 0)
+    return write(SETTINGS, writer, records, time_left), sleeps
 
 
 def test_unprocessed_items_are_driven_again() -> None:
