@@ -6,13 +6,12 @@ it publishes what it finds, so that subscribers hear of it like of any event, an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
-from engine.config import LogSettings
 from engine.errors import EngineError
 from engine.observe import logs
-from engine.supervision.planner import Answer, Findings, PlannerProcess
-from engine.supervision.process import Closable
+from engine.supervision.errand import Errand
+from engine.supervision.planner import Answer, Findings, Refusal
 
 log = logs.get_logger(__name__)
 
@@ -22,15 +21,14 @@ RUN_MS_MAX = 6 * 3_600_000
 
 
 class Comparer:
-    """Who asked, and the process that works on it."""
+    """Who asked, and the errand that works on it."""
 
-    def __init__(self, settings: LogSettings) -> None:
-        self._settings = settings
+    def __init__(self, errand: Errand) -> None:
+        self._errand = errand
         self._wishes: dict[int, int] = {}
         self._served: dict[int, int] = {}
         self._due_ms = 0
         self._failures = 0
-        self.process: PlannerProcess | None = None
 
     def want(self, child: int, wish: int) -> None:
         """Take in a subscriber's wish; a newer one of the same stands for the older."""
@@ -38,12 +36,12 @@ class Comparer:
 
     def is_due(self, now_ms: int) -> bool:
         """Tell whether a run should begin now."""
-        return self.process is None and bool(self._wishes) and now_ms >= self._due_ms
+        return self._errand.process is None and bool(self._wishes) and now_ms >= self._due_ms
 
-    def start(self, work: Callable[[], Answer], inherited: Iterable[Closable], now_ms: int) -> None:
+    def start(self, work: Callable[[], Answer], now_ms: int) -> None:
         """Begin a run for all that have asked."""
         try:
-            self.process = PlannerProcess(work, self._settings, inherited, now_ms + RUN_MS_MAX, name="comparer")
+            self._errand.start(work, now_ms + RUN_MS_MAX)
         except EngineError as error:
             self._failed(str(error), now_ms)
             return
@@ -51,14 +49,12 @@ class Comparer:
 
     def poll(self, now_ms: int) -> dict[int, int] | None:
         """Return the wishes that are fulfilled ({child: wish}), none where the run failed, None while it goes on."""
-        process = self.process
-        if process is None or not process.poll(now_ms):
+        answer = self._errand.poll(now_ms)
+        if answer is None:
             return None
-        answer = process.answer
         if not isinstance(answer, Findings):
-            assert answer is not None
-            problems = getattr(answer, "problems", ())
-            self._failed("; ".join(map(str, problems)), now_ms)
+            assert isinstance(answer, Refusal)
+            self._failed("; ".join(map(str, answer.problems)), now_ms)
             return {}
         self._failures = 0
         log.info("compared", keys=answer.compared, gone=answer.published, unknown=answer.unknown)

@@ -42,11 +42,12 @@ from engine.supervision import messages
 from engine.supervision.checkpoint import CheckpointFile
 from engine.supervision.children import Child, Children, Phase, Role, in_words
 from engine.supervision.comparer import Comparer
+from engine.supervision.errand import Errand
 from engine.supervision.keeping import Keeper
 from engine.supervision.locks import Locks
 from engine.supervision.mains import Duty, Mains, run_main
 from engine.supervision.messages import Decision
-from engine.supervision.planner import Answer, Plan, PlannerProcess, Refusal, plan_at_start
+from engine.supervision.planner import Answer, Plan, Refusal, plan_at_start
 from engine.supervision.process import Closable, bound_sends, fork_process, kill, reap
 from engine.supervision.reload import InForce, Reload, Stage, Teach, with_routes_of
 from engine.supervision.report import describe, totals
@@ -123,10 +124,11 @@ class Supervisor:
         self._channels: dict[int, Channel] = {}
         self._reload = Reload(RouteTable.decode(planned.table), int(limits.heartbeat_timeout_s * 1_000))
         self._keeper = Keeper(settings, planned, self._rings, self._board, CheckpointFile(limits.checkpoint_file))
-        self._comparer, self._compare = Comparer(settings.log), compare
-        self._planner: PlannerProcess | None = None
         self._selector = selectors.PollSelector()
         self._selector.register(inbox, selectors.EVENT_READ)
+        self._planning = Errand("planner", settings.log, self._selector, self._inherited)
+        self._comparing = Errand("comparer", settings.log, self._selector, self._inherited)
+        self._comparer, self._compare = Comparer(self._comparing), compare
         self._started_at_ms = now_ms()
         self._publish_due_ms = 0
         self._is_unpublished = False
@@ -177,7 +179,8 @@ class Supervisor:
                     return
                 log.info("draining", within_s=self._settings.supervision.drain_timeout_s)
                 self._children.tell(messages.DrainWanted(), monotonic_ms())
-                self._stop_planner()
+                self._planning.stop()
+                self._comparing.stop()
                 self._publish_due_ms = 0
 
     def _hear(self, number: int) -> None:
@@ -200,10 +203,8 @@ class Supervisor:
             self._tell(messages.Severed(number))
 
     def _note_end(self, pid: int, status: int) -> None:
-        for helper in (self._planner, self._comparer.process):
-            if helper is not None and pid == helper.pid:
-                helper.is_reaped = True
-                return
+        if self._planning.ended(pid) or self._comparing.ended(pid):
+            return
         child = self._children.by_pid(pid)
         if child is None:
             return
@@ -295,7 +296,8 @@ class Supervisor:
 
     def _inherited(self) -> tuple[Closable, ...]:
         """Return what a new process must not keep open of ours."""
-        helpers = (one for one in (self._planner, self._comparer.process) if one is not None)
+        errands = (self._planning.process, self._comparing.process)
+        helpers = (one for one in errands if one is not None)
         return (self._inbox, self._status, self._locks, *self._channels.values(), *helpers)
 
     def _send(self, number: int, message: Drain | SetRoutes | Compared | RepairWanted) -> None:
@@ -350,9 +352,8 @@ class Supervisor:
             return
         if self._reload.is_due(monotonic_ms()):
             self._start_planner()
-        if self._planner is not None and self._planner.poll(monotonic_ms()):
-            answer = self._planner.answer
-            self._stop_planner()
+        answer = self._planning.poll(monotonic_ms())
+        if answer is not None:
             self._take_answer(answer)
         for step in self._reload.step(self._children.all, monotonic_ms()):
             if isinstance(step, InForce):
@@ -372,14 +373,12 @@ class Supervisor:
             return self._plan(with_routes_of(settings, load()), table)
 
         try:
-            self._planner = PlannerProcess(work, settings.log, self._inherited(), give_up_ms)
+            self._planning.start(work, give_up_ms)
         except EngineError as error:
             log.error("reload_refused", error=error.message, hint=error.hint)
             self._reload.refused()
-            return
-        self._selector.register(self._planner, selectors.EVENT_READ)
 
-    def _take_answer(self, answer: Answer | None) -> None:
+    def _take_answer(self, answer: Answer) -> None:
         if isinstance(answer, Plan):
             self._keeper.take_routes(RouteTable.decode(answer.table), answer.server_ms)
             if not self._reload.planned(RouteTable.decode(answer.table), monotonic_ms()):
@@ -396,29 +395,10 @@ class Supervisor:
         comparer, compare = self._comparer, self._compare
         if compare is not None and not self._children.is_draining and comparer.is_due(monotonic_ms()):
             settings, database, table = self._settings, self._planned.database, self._reload.newest.encode()
-            comparer.start(lambda: compare(settings, database, table), self._inherited(), monotonic_ms())
-            if comparer.process is not None:
-                self._selector.register(comparer.process, selectors.EVENT_READ)
+            comparer.start(lambda: compare(settings, database, table), monotonic_ms())
         fulfilled = comparer.poll(monotonic_ms())
-        if fulfilled is not None:
-            self._stop_comparer()
-            for number, wish in fulfilled.items():
-                self._send(number, Compared(wish))
-
-    def _stop_comparer(self) -> None:
-        process, self._comparer.process = self._comparer.process, None
-        if process is not None:
-            self._selector.unregister(process)
-            process.stop()
-            process.close()
-
-    def _stop_planner(self) -> None:
-        """End the planner; it is reaped with the other children."""
-        if self._planner is not None:
-            self._selector.unregister(self._planner)
-            self._planner.stop()
-            self._planner.close()
-            self._planner = None
+        for number, wish in (fulfilled or {}).items():
+            self._send(number, Compared(wish))
 
     # Status and end
 
@@ -447,8 +427,8 @@ class Supervisor:
 
     def _end_all(self) -> None:
         """Kill what still runs, and wait until it is gone."""
-        self._stop_planner()
-        self._stop_comparer()
+        self._planning.stop()
+        self._comparing.stop()
         deadline = time.monotonic() + KILLED_S_MAX
         for child in self._children.all:
             if child.pid:
