@@ -151,7 +151,7 @@ class Backlog:
                 continue
             if key not in out and not self._holds(route, key):
                 continue
-            out.discard(key)
+            out.pop(key, None)
             removed.add(key)
             self._removed_keys += 1
             self._removed_bytes += len(key)

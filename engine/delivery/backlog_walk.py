@@ -6,10 +6,13 @@ by, so that nothing is walked again before there is something to find.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Container, Iterable
 
 NEVER_MS = 1 << 62
 OUT_KEYS_MAX = 100_000
+LOOKED_AT_MAX = 100
+"""Rows that somebody holds, of which one look finds out whether they are free; the next look goes on with others."""
 RECHECK_MS = 1_000
 """How often to look whether rows that somebody else held when they were due are free."""
 
@@ -23,7 +26,7 @@ class Walk:
         """Where the lap ends once it has wrapped around; None where it ends with the last row."""
         self.is_wrapped = True
         self.is_over = False
-        self.out: set[bytes] = set()
+        self.out: OrderedDict[bytes, None] = OrderedDict()
         """Rows of this lap that were due, and were handed out or passed over: they are there still."""
         self.looked_ms = 0
         self._later_ms = NEVER_MS
@@ -34,7 +37,7 @@ class Walk:
         self.until = self.after
         self.is_wrapped = self.after is None
         self.is_over = False
-        self.out = set()
+        self.out.clear()
         self._later_ms = NEVER_MS
         self._is_blind = False
 
@@ -53,20 +56,29 @@ class Walk:
     def found_due(self, key: bytes) -> None:
         """Take in that this row is due, and is with the caller, or held by somebody."""
         if len(self.out) < OUT_KEYS_MAX:
-            self.out.add(key)
+            self.out[key] = None
         else:
             self._is_blind = True
 
     def put(self, keys: Iterable[bytes], due_ms: int) -> None:
         """Take in that these rows are there anew, the first due at this time."""
-        self.out.difference_update(keys)
+        for key in keys:
+            self.out.pop(key, None)
         self.found_later(due_ms)
 
     def finds_more(self, now_ms: int, *held: Container[bytes]) -> bool:
-        """Tell whether another lap could find a row that is due and in none of ``held``."""
+        """Tell whether another lap could find a row that is due and in none of ``held``.
+
+        Where very many are held, one that was let go may be found only by one of the next calls.
+        """
         if self._is_blind or self._later_ms <= now_ms:
             return True
-        return any(not any(key in keys for keys in held) for key in self.out)
+        for _ in range(min(len(self.out), LOOKED_AT_MAX)):
+            key = next(iter(self.out))
+            if not any(key in keys for keys in held):
+                return True
+            self.out.move_to_end(key)
+        return False
 
     def next_due_ms(self) -> int:
         """Return when to look again: 0 for now."""

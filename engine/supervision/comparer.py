@@ -2,6 +2,9 @@
 
 Subscribers ask for it after a gap in which keys may have been deleted. One run serves all that asked before it began;
 it publishes what it finds, so that subscribers hear of it like of any event, and is repeated until it succeeds.
+
+It begins only when no invocation can write any more that was sent before it was asked for: what such a one has read may
+be gone by now, and would come back behind the comparison.
 """
 
 from __future__ import annotations
@@ -30,9 +33,10 @@ class Comparer:
         self._due_ms = 0
         self._failures = 0
 
-    def want(self, child: int, wish: int) -> None:
+    def want(self, child: int, wish: int, not_before_ms: int) -> None:
         """Take in a subscriber's wish; a newer one of the same stands for the older."""
         self._wishes[child] = wish
+        self._due_ms = max(self._due_ms, not_before_ms)
 
     def is_due(self, now_ms: int) -> bool:
         """Tell whether a run should begin now."""

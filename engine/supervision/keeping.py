@@ -44,7 +44,7 @@ class Keeper:
         self.fence_ms = 0
         """Until when (monotonic) an invocation of the engine before this one may still write."""
         if not self._progress.is_first and not self._progress.is_clean:
-            self.fence_ms = monotonic_ms() + _fence_after_ms(settings, tuple(table.routes.values()))
+            self.fence_ms = monotonic_ms() + fence_after_ms(settings, tuple(table.routes.values()))
         if not self._progress.is_first:
             log.info("resumed", watermark_ms=self._progress.watermark_ms, clean=self._progress.is_clean)
 
@@ -85,7 +85,7 @@ class Keeper:
         self._is_refused = bool(problem)
 
 
-def _fence_after_ms(settings: Settings, routes: tuple[RouteSettings, ...]) -> int:
+def fence_after_ms(settings: Settings, routes: tuple[RouteSettings, ...]) -> int:
     """Return for how long after its start an invocation may write."""
     delivery = settings.delivery
     bounded_ms = delivery.deadline_ms + delivery.deadline_margin_ms

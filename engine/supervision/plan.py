@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from engine.capture.preflight import CapturePlan
 
 
+_DESTINATION = ": destination"
+SEGMENTS_OF_A_LOOK = 1_000_000
+"""A scan in so many parts, of which one is read, costs next to nothing."""
+
+
 class Verdict(StrEnum):
     """What a finding means for a start."""
 
@@ -54,6 +59,11 @@ class Examination:
     def exit_code(self) -> int:
         """Return 2 where the settings are wrong, 1 where something else is, else 0."""
         return max((finding.exit_code for finding in self.findings), default=0)
+
+    def notes_of_destinations(self) -> tuple[str, ...]:
+        """Return what keeps the engine from finding keys that were deleted in a gap."""
+        notes = [one.problem for one in self.findings if one.verdict is Verdict.NOTE]
+        return tuple(str(note) for note in notes if note.place.endswith(_DESTINATION))
 
     def refusal(self) -> Refusal:
         """Return all errors for the user."""
@@ -93,13 +103,14 @@ def examine(settings: Settings, previous: RouteTable | None = None, *, changes_n
         if is_redis_well:
             capture = _examine_redis(settings, table, found, changes_nothing=changes_nothing)
         _examine_functions(settings, tuple(table.routes.values()), found)
+        _examine_destinations(settings, tuple(table.routes.values()), found)
     if table is not None and capture is not None and not found.exit_code:
         found.plan = Plan(
             shards=tuple(msgspec.msgpack.encode(shard) for shard in capture.shards),
             table=table.encode(),
             database=capture.database,
             server=capture.server,
-            warnings=capture.warnings,
+            warnings=(*capture.warnings, *found.notes_of_destinations()),
             scope=capture.scope,
             server_ms=capture.server_ms,
         )
@@ -172,3 +183,22 @@ def _examine_functions(settings: Settings, routes: tuple[RouteSettings, ...], fo
     found.findings += [Finding(Verdict.ERROR, problem, 1) for problem in problems]
     if places and not problems:
         found.add(Verdict.OK, "functions", ", ".join(sorted({function for _, function in places})))
+
+
+def _examine_destinations(settings: Settings, routes: tuple[RouteSettings, ...], found: Examination) -> None:
+    """See whether destinations can be read; the engine delivers without, but finds no keys deleted in a gap."""
+    named = {route.destination: route for route in routes if route.destination}
+    if not named:
+        return
+    from engine.audit.options import AuditOptions
+    from engine.audit.run import open_destination
+
+    for value, route in named.items():
+        try:
+            destination = open_destination(route, settings, AuditOptions(workers=1))
+            destination.get([b"engine"])
+            next(destination.scan(0, SEGMENTS_OF_A_LOOK), None)
+        except EngineError as error:
+            found.add(Verdict.NOTE, f"route {route.name!r}{_DESTINATION}", error.message, error.hint)
+        else:
+            found.add(Verdict.OK, f"route {route.name!r}{_DESTINATION}", f"{value} can be read")

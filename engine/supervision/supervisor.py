@@ -43,7 +43,7 @@ from engine.supervision.checkpoint import CheckpointFile
 from engine.supervision.children import Child, Children, Phase, Role, in_words
 from engine.supervision.comparer import Comparer
 from engine.supervision.errand import Errand
-from engine.supervision.keeping import Keeper
+from engine.supervision.keeping import Keeper, fence_after_ms
 from engine.supervision.locks import Locks
 from engine.supervision.mains import Duty, Mains, run_main
 from engine.supervision.messages import Decision
@@ -194,7 +194,9 @@ class Supervisor:
             elif isinstance(message, MappingChanged):
                 self._reload.want(monotonic_ms())
             elif isinstance(message, CompareWanted):
-                self._comparer.want(number, message.number)
+                routes = tuple(self._reload.newest.routes.values())
+                not_before_ms = monotonic_ms() + fence_after_ms(self._settings, routes)
+                self._comparer.want(number, message.number, not_before_ms)
             elif isinstance(message, RepairWanted):
                 for subscriber in self._children.subscribers:
                     self._send(subscriber.number, message)
