@@ -6,12 +6,12 @@ carries slots, as bits of a mask, so a slot must not change its meaning while ch
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
 from engine.config import RouteSettings
-from engine.events import EVENTS_OF_ABSENCE, expand_events, merge_flags, notification_flags
+from engine.events import EVENTS_OF_ABSENCE, REPAIR, REPAIR_GONE, expand_events, merge_flags, notification_flags
 from engine.glob import Matcher, matcher, takes_everything
 from engine.model import ROUTE_SLOTS_MAX, RouteMask
 
@@ -36,6 +36,16 @@ class EventRoutes:
             if matches(key):
                 mask |= bit
         return mask
+
+
+def wants(route: RouteSettings) -> Callable[[bytes, str], bool]:
+    """Return what tells whether a route takes this key after this event; what was found unheard counts as any."""
+    patterns = [pattern.encode() for pattern in route.keys]
+    matches = (lambda _key: True) if any(map(takes_everything, patterns)) else matcher(patterns)
+    events = {*expand_events(route.events), REPAIR}
+    if "del" in events:
+        events.add(REPAIR_GONE)
+    return lambda key, event: event in events and bool(matches(key))
 
 
 class RouteTable(msgspec.Struct, frozen=True):

@@ -219,6 +219,10 @@ class Invoker:
                 if batch is None:
                     break
                 started = True
+                if lane.heirs:
+                    lane.hand_over(batch, monotonic_ms())
+                    if not batch.entries:
+                        continue
                 try:
                     values = self._fetcher.fetch(
                         [(change.key, change.event) for change, _ in batch.entries],
@@ -304,19 +308,27 @@ class Invoker:
         return max(1, min(BEAT_MS_MAX, min(times) - monotonic_ms()))
 
     def _set_routes(self, table: RouteTable) -> None:
-        """Open lanes for new routes, turn those of changed ones; a route that went finishes what it has."""
+        """Open lanes for new routes, turn those of changed ones; a route that went finishes what nobody else wants."""
         self._retired = [lane for lane in self._retired if not self._closed(lane)]
         lanes: dict[int, RouteLane] = {}
+        new: list[RouteLane] = []
+        changed: list[RouteLane] = []
         for slot, route in table.routes.items():
             old = self._lanes.pop(slot, None)
             if old is not None:
                 if old.route != route:
                     old.use(route)
+                    changed.append(old)
                 lanes[slot] = old
                 continue
             lanes[slot] = RouteLane(route, self._kit)
+            new.append(lanes[slot])
             # Of keys on disk nobody knows whether they were in flight.
             lanes[slot].pause(self._fence_ms if len(lanes[slot].shelf) else self._spec.fence_ms)
+        for lane in changed:
+            lane.leave_to(tuple(new), is_retired=False)
+        for lane in self._lanes.values():
+            lane.leave_to((*new, *changed), is_retired=True)
         self._retired.extend(self._lanes.values())
         self._lanes = lanes
 

@@ -34,7 +34,7 @@ _COMMANDS: dict[str, tuple[bytes, bytes]] = {
     EXISTS: (b"*2\r\n$6\r\nEXISTS\r\n$%d\r\n", b"\r\n"),
 }
 _NONE = type(None)
-_ANSWERS: dict[str, tuple[type, ...]] = {
+_ANSWERS: dict[str, Any] = {
     "hash": (dict, _NONE),
     "string": (str, _NONE),
     "list": (list, _NONE),

@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from engine.clock import monotonic_ms, now_ms
 from engine.config import AwsSettings, DeliverySettings, RouteSettings
 from engine.delivery.backlog import Backlog
@@ -19,12 +21,14 @@ from engine.delivery.limit import ConcurrencyLimit, RetryBudget
 from engine.delivery.on_failure import failure_sink
 from engine.delivery.questions import Fetched
 from engine.delivery.retry import Backoff, RetryPolicy, failed_entries, halves, without
+from engine.delivery.settle import DURABLE
 from engine.delivery.shelf import Shelf
 from engine.delivery.targets.lambda_ import LambdaTarget
 from engine.model import Failure, Outcome
 from engine.observe.logs import get_logger
 from engine.ring.counters import Counter, StatusRow
 from engine.ring.wake import Wake
+from engine.routes import wants
 
 log = get_logger(__name__)
 
@@ -59,6 +63,9 @@ class RouteLane(Lane):
         self.flying: list[Batch] = []
         """Batches whose invocation was started and has not ended."""
         self.shelf = Shelf(kit.backlog, route.name)
+        self.heirs: tuple[RouteLane, ...] = ()
+        """Lanes of routes that a reload has made, which take the keys that this one's route does not want any more."""
+        self.is_retired = False
         self.is_troubled = False
         """Whether the newest outcome was a failure of the route as a whole."""
         self._kit = kit
@@ -81,6 +88,7 @@ class RouteLane(Lane):
         still keeps its next value back. A pause was the old function's.
         """
         self.release_hands()
+        self.wants = wants(route)
         kit, is_original = self._kit, route.payload == "original"
         self.route = route
         self.batch_size = 1 if is_original else route.batch_size
@@ -111,6 +119,41 @@ class RouteLane(Lane):
         if self._dispatcher is not None and self._target is not None:
             self._dispatcher.close()
             self._target.close()
+
+    # Reloads
+
+    def leave_to(self, heirs: tuple[RouteLane, ...], *, is_retired: bool) -> None:
+        """Leave keys to the lanes of new routes; what is in flight here they don't take before that has ended.
+
+        Otherwise one key could be in flight twice to one function, and its older value arrive last.
+        """
+        self.is_retired = is_retired
+        self.heirs = (*(heir for heir in self.heirs if not heir.is_retired), *heirs)
+        for heir in heirs:
+            heir.barred.update((key, self) for key in self.in_flight if key not in heir.in_flight)
+
+    def hand_over(self, batch: Batch, moment_ms: int) -> None:
+        """Give the keys of a batch that was taken here to the heirs that want them; the rest stays in it."""
+        kept: list[Entry] = []
+        given: list[Entry] = []
+        for entry in batch.entries:
+            key, event = entry[0].key, entry[0].event
+            is_ours = not self.is_retired and self.wants(key, event)
+            takers = [] if is_ours else [heir for heir in self.heirs if heir.wants(key, event)]
+            refused = [heir for heir in takers if not heir.inherit(entry, moment_ms)]
+            (given if takers and not refused else kept).append(entry)
+        self.settle(given)
+        batch.entries = kept
+        if self.is_idle() and not len(self.shelf):
+            self.heirs = ()
+
+    def inherit(self, entry: Entry, moment_ms: int) -> bool:
+        """Take a key over from another lane; False where that has it on disk, and this one can't have."""
+        change, frame = entry
+        if frame is DURABLE and self.shelf.put([entry]):
+            return False
+        self.add([msgspec.structs.replace(change)], frame, moment_ms)
+        return True
 
     # The way out
 
