@@ -7,6 +7,17 @@ record, ``{"id", "obj_name", "body"}``: a failure is an exception. An empty batc
 
 ``body`` is a JSON text, or null where the key is gone and the route asked to hear of it. A key that is not UTF-8 comes
 as base64 with ``"id_encoding": "base64"``; with ``"body_encoding": "base64"`` every string inside the body is base64.
+
+A batch may carry ``deadline_ms``, Unix time in milliseconds by the Lambda service's clock; absent or 0: none. After it
+the function starts no write, and answers the records that it has not written as failed: the engine may be delivering
+newer values of their keys by then. Ask it before each write, with a clock of your own::
+
+    deadline = contract.deadline_of(event)
+    for record in records:
+        if deadline.has_passed(time.time_ns() // 1_000_000):
+            failed.append(record.record_id)
+            continue
+        ...  # a write, by a client that gives up sooner than the engine's delivery.deadline_margin_ms
 """
 
 from __future__ import annotations
@@ -16,6 +27,9 @@ from dataclasses import dataclass
 from typing import Any
 
 BASE64 = "base64"
+
+UNBOUNDED_MS = 1 << 53
+"""What remains until a deadline that there is not; an integer that JSON can carry."""
 
 
 class ContractError(ValueError):
@@ -46,6 +60,21 @@ class Record:
     body_encoding: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """When a batch's function stops starting writes: Unix time in ms, 0 for never. The clock is the caller's."""
+
+    unix_ms: int = 0
+
+    def remaining_ms(self, now_ms: int) -> int:
+        """Return for how long writes may still start, never less than 0; `UNBOUNDED_MS` where there is no deadline."""
+        return max(0, self.unix_ms - now_ms) if self.unix_ms else UNBOUNDED_MS
+
+    def has_passed(self, now_ms: int) -> bool:
+        """Tell whether no write may start any more."""
+        return self.remaining_ms(now_ms) == 0
+
+
 def is_batch(event: Any) -> bool:
     """Tell whether the event is a batch; else it is the original's single record."""
     return isinstance(event, dict) and "records" in event
@@ -70,6 +99,14 @@ def records_of(event: dict[str, Any]) -> tuple[list[Record], list[tuple[str, str
         except ContractError as error:
             malformed.append((record_id, str(error)))
     return records, malformed
+
+
+def deadline_of(event: dict[str, Any]) -> Deadline:
+    """Return a batch's deadline; raise `ContractError` where it is no time: to write without it would be unsafe."""
+    unix_ms = event.get("deadline_ms", 0)
+    if not isinstance(unix_ms, int) or isinstance(unix_ms, bool) or unix_ms < 0:
+        raise ContractError("deadline_ms is not a Unix time in whole milliseconds")
+    return Deadline(unix_ms)
 
 
 def single(event: Any) -> Record:

@@ -5,20 +5,21 @@ from __future__ import annotations
 import functools
 import json
 import os
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 import boto3
 from botocore.config import Config
 
 from lambdas import contract
-from lambdas.contract import Record
-from lambdas.dynamodb.items import ItemError, request_of, table_key
+from lambdas.contract import Record, SetupError
+from lambdas.dynamodb.calls import TimeLeft, Write, Writer
+from lambdas.dynamodb.items import ItemError, request_of, table_key, versioned_request_of
 from lambdas.dynamodb.settings import Settings, read_settings
-from lambdas.dynamodb.writer import BatchWriter, Write
-
-CONNECT_TIMEOUT_S = 2
-READ_TIMEOUT_S = 5
+from lambdas.dynamodb.versioned import VersionedWriter
+from lambdas.dynamodb.writer import BatchWriter
 
 
 @functools.cache
@@ -27,34 +28,38 @@ def _settings() -> Settings:
 
 
 @functools.cache
-def _writer() -> BatchWriter:
+def _writer() -> Writer:
     """Return the container's writer. ``parameter_validation`` off saves a third of the client's CPU."""
+    settings = _settings()
     client = boto3.client(
         "dynamodb",
         config=Config(
             parameter_validation=False,
-            connect_timeout=CONNECT_TIMEOUT_S,
-            read_timeout=READ_TIMEOUT_S,
+            connect_timeout=settings.connect_timeout_ms / 1_000,
+            read_timeout=settings.read_timeout_ms / 1_000,
             retries={"total_max_attempts": 1},
+            max_pool_connections=settings.concurrency,
         ),
     )
-    return BatchWriter(client, _settings())
+    return VersionedWriter(client, settings) if settings.is_versioned else BatchWriter(client, settings)
+
+
+def now_ms() -> int:
+    """Return Unix time in milliseconds."""
+    return time.time_ns() // 1_000_000
 
 
 def handler(event: Any, context: Any) -> dict[str, list[dict[str, str]]]:
     """Write a batch, or the original's single record; what failed is in the answer, with its reason logged."""
-    remaining_ms: Callable[[], int] = context.get_remaining_time_in_millis
     if not contract.is_batch(event):
-        record = contract.single(event)
-        failed = write(_settings(), _writer(), [record], remaining_ms)
-        if failed:
-            raise RuntimeError(f"{record.id!r} was not written: {failed[record.record_id]}")
+        _write_single(event, context)
         return contract.answer(())
     records, malformed = contract.records_of(event)
+    time_left = TimeLeft(context.get_remaining_time_in_millis, contract.deadline_of(event), now_ms)
     if not event["records"]:
         _writer().check()
     failed = dict(malformed)
-    failed.update(write(_settings(), _writer(), records, remaining_ms))
+    failed.update(write(_settings(), _writer(), records, time_left))
     keys = {record.record_id: record.id for record in records}
     for record_id, reason in failed.items():
         line = {"event": "record_failed", "record_id": record_id, "key": keys.get(record_id), "reason": reason}
@@ -62,13 +67,29 @@ def handler(event: Any, context: Any) -> dict[str, list[dict[str, str]]]:
     return contract.answer(failed)
 
 
-def write(
-    settings: Settings, writer: BatchWriter, records: Sequence[Record], remaining_ms: Callable[[], int]
-) -> dict[str, str]:
+def _write_single(event: Any, context: Any) -> None:
+    record = contract.single(event)
+    if _settings().is_versioned:
+        raise SetupError(
+            "DYNAMO_WRITE_MODE=versioned needs batches: the original's single record has no version; "
+            "set the route's payload to batch, or DYNAMO_WRITE_MODE to batch"
+        )
+    time_left = TimeLeft(context.get_remaining_time_in_millis, contract.Deadline(), now_ms)
+    failed = write(_settings(), _writer(), [record], time_left)
+    if failed:
+        raise RuntimeError(f"{record.id!r} was not written: {failed[record.record_id]}")
+
+
+def write(settings: Settings, writer: Writer, records: Sequence[Record], time_left: TimeLeft) -> dict[str, str]:
     """Write the newest record of each key; return record_id → reason of those that were not written.
 
-    ``BatchWriteItem`` rejects two requests for one key, so a key's last record stands for all of them.
+    ``BatchWriteItem`` rejects two requests for one key, so a key's last record stands for all of them; where writes are
+    versioned, the one with the highest version.
     """
+    make = request_of
+    if settings.is_versioned:
+        make = functools.partial(versioned_request_of, now_ms=time_left.now_ms())
+        records = sorted(records, key=attrgetter("version"))
     failed: dict[str, str] = {}
     last: dict[str, Record] = {}
     ids: dict[str, list[str]] = {}
@@ -84,10 +105,10 @@ def write(
     reasons: dict[str, str] = {}
     for key, record in last.items():
         try:
-            writes.append(Write(key, *request_of(key, record, settings)))
+            writes.append(Write(key, *make(key, record, settings)))
         except ItemError as error:
             reasons[key] = str(error)
-    reasons.update(writer.write(writes, remaining_ms))
+    reasons.update(writer.write(writes, time_left))
     for key, reason in reasons.items():
         failed.update((record_id, reason) for record_id in ids[key])
     return failed

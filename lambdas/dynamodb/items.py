@@ -11,14 +11,18 @@ import json
 from typing import Any
 
 from lambdas.contract import BASE64, Record
-from lambdas.dynamodb.settings import Settings
+from lambdas.dynamodb.settings import DELETED_AT, EXPIRES_AT, Settings
 
 ITEM_BYTES_MAX = 400 * 1024
 KEY_BYTES_MAX = 2_048
 FIELD_PREFIX = "field:"
 _KEY_PREFIXES = ("base64:", "utf8:")
 
+# What is no number is no version: a field of a hash, from before writes were versioned.
+_IS_NEWER = "attribute_not_exists(#v) OR NOT attribute_type(#v, :number) OR #v < :v"
+
 Request = dict[str, Any]
+Item = dict[str, dict[str, Any]]
 
 
 class ItemError(ValueError):
@@ -40,14 +44,44 @@ def table_key(record: Record) -> str:
 
 
 def request_of(key: str, record: Record, settings: Settings) -> tuple[Request, int]:
-    """Return the record's write request and its size in bytes, about as DynamoDB counts it.
+    """Return the record's part of a ``BatchWriteItem`` and its size in bytes, about as DynamoDB counts it.
 
     Raises `ItemError` where it can't be an item.
     """
-    key_value = {"S": key}
     if record.body is None:
-        return {"DeleteRequest": {"Key": {settings.key_attribute: key_value}}}, len(key)
-    item: dict[str, dict[str, Any]] = {settings.key_attribute: key_value}
+        return {"DeleteRequest": {"Key": {settings.key_attribute: {"S": key}}}}, len(key)
+    item = _item(key, record, settings)
+    return {"PutRequest": {"Item": item}}, _checked_size(item)
+
+
+def versioned_request_of(key: str, record: Record, settings: Settings, now_ms: int) -> tuple[Request, int]:
+    """Return the record's ``PutItem``, which takes effect only on an older version, and its size in bytes.
+
+    A key that is gone leaves a tombstone, or an older value that comes late would bring it back. ``now_ms`` is Unix
+    time. Raises `ItemError` where it can't be an item.
+    """
+    if record.version < 1:
+        raise ItemError("the record has no version, and DYNAMO_WRITE_MODE is versioned")
+    version = {"N": str(record.version)}
+    if record.body is None:
+        item: Item = {settings.key_attribute: {"S": key}}
+        item[DELETED_AT] = {"N": str(now_ms)}
+        item[EXPIRES_AT] = {"N": str(now_ms // 1_000 + settings.tombstone_ttl_s)}
+    else:
+        item = _item(key, record, settings)
+    item[settings.version_attribute] = version
+    request = {
+        "TableName": settings.table,
+        "Item": item,
+        "ConditionExpression": _IS_NEWER,
+        "ExpressionAttributeNames": {"#v": settings.version_attribute},
+        "ExpressionAttributeValues": {":v": version, ":number": {"S": "N"}},
+    }
+    return request, _checked_size(item)
+
+
+def _item(key: str, record: Record, settings: Settings) -> Item:
+    item: Item = {settings.key_attribute: {"S": key}}
     for name in settings.extra_attributes:
         value = getattr(record, name)
         item[name] = {"N": str(value)} if isinstance(value, int) else {"S": value}
@@ -59,13 +93,10 @@ def request_of(key: str, record: Record, settings: Settings) -> tuple[Request, i
         item["body"] = {"S": record.body}
         if record.body_encoding:
             item["body_encoding"] = {"S": record.body_encoding}
-    size = _size(item)
-    if size > ITEM_BYTES_MAX:
-        raise ItemError(f"the item has {size} bytes, and DynamoDB takes {ITEM_BYTES_MAX}")
-    return {"PutRequest": {"Item": item}}, size
+    return item
 
 
-def _attributes(record: Record, settings: Settings) -> dict[str, dict[str, Any]]:
+def _attributes(record: Record, settings: Settings) -> Item:
     """Return one attribute a field; a field whose name is taken gets ``field:`` before it, so none is lost."""
     assert record.body is not None
     try:
@@ -74,8 +105,8 @@ def _attributes(record: Record, settings: Settings) -> dict[str, dict[str, Any]]
         raise ItemError(f"the body is not JSON: {error}") from None
     if not isinstance(fields, dict):
         raise ItemError("the body of a hash is not an object")
-    taken = {settings.key_attribute, *settings.extra_attributes}
-    attributes: dict[str, dict[str, Any]] = {}
+    taken = settings.taken
+    attributes: Item = {}
     for field, text in fields.items():
         name, value = (_decoded(field, text)) if record.body_encoding == BASE64 else (field, {"S": text})
         attributes[FIELD_PREFIX + name if name in taken or name.startswith(FIELD_PREFIX) else name] = value
@@ -95,9 +126,11 @@ def _decoded(field: str, text: str) -> tuple[str, dict[str, Any]]:
         return "base64:" + field, value
 
 
-def _size(item: dict[str, dict[str, Any]]) -> int:
-    total = 0
+def _checked_size(item: Item) -> int:
+    size = 0
     for name, typed in item.items():
         (value,) = typed.values()
-        total += len(name.encode()) + (len(value) if isinstance(value, bytes) else len(value.encode()))
-    return total
+        size += len(name.encode()) + (len(value) if isinstance(value, bytes) else len(value.encode()))
+    if size > ITEM_BYTES_MAX:
+        raise ItemError(f"the item has {size} bytes, and DynamoDB takes {ITEM_BYTES_MAX}")
+    return size

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lambdas.contract import SetupError
 
 ITEM_MODES = ("body", "attributes")
+WRITE_MODES = ("batch", "versioned")
 EXTRA_ATTRIBUTES = ("type", "event", "version", "db")
+ATTRIBUTE_CHARS_MAX = 255
+
+DELETED_AT = "deleted_at_ms"
+EXPIRES_AT = "expires_at"
+"""Attributes of a tombstone: what is left of a deleted key where writes are versioned."""
+
+_BODY_ATTRIBUTES = ("body", "obj_name", "body_encoding")
 
 
 @dataclass(frozen=True)
@@ -23,6 +32,24 @@ class Settings:
     backoff_ms_min: int = 25
     backoff_ms_max: int = 2_000
     reserve_ms: int = 1_000
+    connect_timeout_ms: int = 1_000
+    read_timeout_ms: int = 2_000
+    late_effect_ms: int = 4_000
+    write_mode: str = "batch"
+    version_attribute: str = "version"
+    tombstone_ttl_s: int = 86_400
+    concurrency: int = 8
+
+    @property
+    def is_versioned(self) -> bool:
+        """Tell whether each write is conditional on the record's version."""
+        return self.write_mode == "versioned"
+
+    @functools.cached_property
+    def taken(self) -> frozenset[str]:
+        """Return the names that no field of a hash may have as an attribute."""
+        version = (self.version_attribute,) if self.is_versioned else ()
+        return frozenset((self.key_attribute, *self.extra_attributes, *version))
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
@@ -30,29 +57,52 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     table = environ.get("DYNAMO_TABLE", "")
     if not table:
         raise SetupError("DYNAMO_TABLE is not set: name the table that the function writes to")
-    mode = environ.get("DYNAMO_ITEM_MODE", "body")
-    if mode not in ITEM_MODES:
-        raise SetupError(f"DYNAMO_ITEM_MODE is {mode!r}: allowed are {', '.join(ITEM_MODES)}")
     extra = tuple(filter(None, (name.strip() for name in environ.get("DYNAMO_EXTRA_ATTRIBUTES", "").split(","))))
     unknown = [name for name in extra if name not in EXTRA_ATTRIBUTES]
     if unknown:
         raise SetupError(f"DYNAMO_EXTRA_ATTRIBUTES holds {unknown[0]!r}: allowed are {', '.join(EXTRA_ATTRIBUTES)}")
-    key_attribute = environ.get("DYNAMO_KEY_ATTRIBUTE", "id")
-    if not key_attribute or key_attribute in ("body", "obj_name", *extra):
-        raise SetupError(f"DYNAMO_KEY_ATTRIBUTE is {key_attribute!r}, which another attribute has")
     settings = Settings(
         table,
-        mode,
-        key_attribute,
+        _one_of(environ, "DYNAMO_ITEM_MODE", ITEM_MODES),
+        environ.get("DYNAMO_KEY_ATTRIBUTE", Settings.key_attribute),
         extra,
         _number(environ, "DYNAMO_ATTEMPTS_MAX", Settings.attempts_max, 1, 100),
         _number(environ, "DYNAMO_BACKOFF_MS_MIN", Settings.backoff_ms_min, 1, 60_000),
         _number(environ, "DYNAMO_BACKOFF_MS_MAX", Settings.backoff_ms_max, 1, 60_000),
         _number(environ, "DYNAMO_RESERVE_MS", Settings.reserve_ms, 0, 60_000),
+        _number(environ, "DYNAMO_CONNECT_TIMEOUT_MS", Settings.connect_timeout_ms, 1, 900_000),
+        _number(environ, "DYNAMO_READ_TIMEOUT_MS", Settings.read_timeout_ms, 1, 900_000),
+        _number(environ, "DYNAMO_LATE_EFFECT_MS", Settings.late_effect_ms, 0, 900_000),
+        _one_of(environ, "DYNAMO_WRITE_MODE", WRITE_MODES),
+        environ.get("DYNAMO_VERSION_ATTRIBUTE", Settings.version_attribute),
+        _number(environ, "DYNAMO_TOMBSTONE_TTL_S", Settings.tombstone_ttl_s, 60, 315_360_000),
+        _number(environ, "DYNAMO_CONCURRENCY", Settings.concurrency, 1, 256),
     )
     if settings.backoff_ms_min > settings.backoff_ms_max:
         raise SetupError("DYNAMO_BACKOFF_MS_MIN is larger than DYNAMO_BACKOFF_MS_MAX")
+    _check_names(settings)
     return settings
+
+
+def _check_names(settings: Settings) -> None:
+    """See that no two things of an item have one name."""
+    key, version = settings.key_attribute, settings.version_attribute
+    taken = {*_BODY_ATTRIBUTES, *settings.extra_attributes}
+    if settings.is_versioned:
+        taken |= {DELETED_AT, EXPIRES_AT}
+        # The extra attribute of this name is the same number.
+        if not 0 < len(version) <= ATTRIBUTE_CHARS_MAX or version in taken - {"version"}:
+            raise SetupError(f"DYNAMO_VERSION_ATTRIBUTE is {version!r}: empty, too long, or what another attribute has")
+        taken.add(version)
+    if not 0 < len(key) <= ATTRIBUTE_CHARS_MAX or key in taken:
+        raise SetupError(f"DYNAMO_KEY_ATTRIBUTE is {key!r}: empty, too long, or what another attribute has")
+
+
+def _one_of(environ: Mapping[str, str], name: str, allowed: tuple[str, ...]) -> str:
+    text = environ.get(name, allowed[0])
+    if text not in allowed:
+        raise SetupError(f"{name} is {text!r}: allowed are {', '.join(allowed)}")
+    return text
 
 
 def _number(environ: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:

@@ -2,80 +2,66 @@
 
 from __future__ import annotations
 
-import random
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from lambdas.contract import SetupError
+from lambdas.contract import UNBOUNDED_MS, Deadline, SetupError
+from lambdas.dynamodb.calls import (
+    CHECK_KEY,
+    Caller,
+    TimeLeft,
+    Write,
+    code_and_message,
+    is_lost,
+    past_deadline,
+    why_again,
+)
 from lambdas.dynamodb.items import Request
-from lambdas.dynamodb.settings import Settings
+
+log = logging.getLogger(__name__)
 
 BATCH_ITEMS_MAX = 25
 BATCH_BYTES_MAX = 15 * 1024 * 1024
 """DynamoDB takes 16 MB; its own framing needs some of it."""
 
-CHECK_KEY = "utf8:check"
-"""Stored keys begin with ``utf8:`` only before ``utf8:`` or ``base64:``, so this is nobody's."""
-
-THROTTLES = frozenset(
-    {
-        "InternalServerError",
-        "ProvisionedThroughputExceededException",
-        "RequestLimitExceeded",
-        "ServiceUnavailable",
-        "ThrottlingException",
-    }
-)
+RIGHT = "dynamodb:BatchWriteItem"
 
 
 @dataclass(slots=True)
-class Write:
-    """One request under way; ``key`` is unique among those that are written together."""
+class _Run:
+    """The writes of one invocation: its time, what failed for good, and until when a lost call may take effect."""
 
-    key: str
-    request: Request
-    size: int
+    time_left: TimeLeft
+    failed: dict[str, str] = field(default_factory=dict)
+    late_until_ms: int = 0
 
 
-class BatchWriter:
-    """Writes with one retrying layer, this one: the client's own attempts are off."""
+class BatchWriter(Caller):
+    """Writes 25 items a call, none after the deadline: what comes later than a newer value would replace it."""
 
-    def __init__(
-        self,
-        client: Any,
-        settings: Settings,
-        *,
-        sleep: Callable[[float], None] = time.sleep,
-        rng: Callable[[], float] = random.random,
-    ) -> None:
-        self._client = client
-        self._settings = settings
-        self._sleep = sleep
-        self._rng = rng
-
-    def write(self, writes: Sequence[Write], remaining_ms: Callable[[], int]) -> dict[str, str]:
+    def write(self, writes: Sequence[Write], time_left: TimeLeft) -> dict[str, str]:
         """Write all; return key → reason of those that were not.
 
         What DynamoDB leaves unprocessed is driven again with exponential backoff and full jitter, until
-        ``attempts_max`` or the invocation's time is over. Raises `SetupError` where no write can succeed.
+        ``attempts_max``, the deadline or the end of the invocation's time. Raises `SetupError` where no write can
+        succeed.
         """
-        failed: dict[str, str] = {}
-        pending = list(writes)
-        for attempt in range(self._settings.attempts_max):
-            if attempt and not self._pause(attempt, remaining_ms):
-                break
-            left: list[Write] = []
-            for chunk in chunks(pending):
-                left += self._send(chunk, failed)
-            pending = left
-            if not pending:
-                break
-        failed.update((write.key, "DynamoDB left it unprocessed: the table is throttled") for write in pending)
-        return failed
+        run = _Run(time_left)
+        try:
+            pending = list(writes)
+            for attempt in range(self._settings.attempts_max):
+                if attempt and not self._pause(attempt, time_left):
+                    break
+                pending = [write for chunk in chunks(pending) for write in self._send(chunk, run)]
+                if not pending:
+                    break
+        finally:
+            self._outlive_lost_calls(run)
+        run.failed.update((write.key, write.reason) for write in pending)
+        return run.failed
 
     def check(self) -> None:
         """See whether the table is there and may be written; raise `SetupError` where not.
@@ -83,55 +69,52 @@ class BatchWriter:
         It deletes an item that no Redis key can have: the one call that needs no other right than the writes.
         """
         key = {self._settings.key_attribute: {"S": CHECK_KEY}}
-        failed: dict[str, str] = {}
-        self._send([Write(CHECK_KEY, {"DeleteRequest": {"Key": key}}, len(CHECK_KEY))], failed)
-        if failed:
-            raise SetupError(f"the table {self._settings.table} does not take our key: {failed[CHECK_KEY]}")
+        run = _Run(TimeLeft(lambda: UNBOUNDED_MS, Deadline(), lambda: 0))
+        self._send([Write(CHECK_KEY, {"DeleteRequest": {"Key": key}}, len(CHECK_KEY))], run)
+        if run.failed:
+            raise SetupError(f"the table {self._settings.table} does not take our key: {run.failed[CHECK_KEY]}")
 
-    def _pause(self, attempt: int, remaining_ms: Callable[[], int]) -> bool:
-        settings = self._settings
-        bound_ms = min(settings.backoff_ms_max, settings.backoff_ms_min << (attempt - 1))
-        wait_ms = self._rng() * bound_ms
-        if remaining_ms() - wait_ms < settings.reserve_ms:
-            return False
-        self._sleep(wait_ms / 1_000)
-        return True
-
-    def _send(self, chunk: Sequence[Write], failed: dict[str, str]) -> list[Write]:
-        """Send one chunk; note what can never be written in ``failed``, return what is to be sent again."""
+    def _send(self, chunk: Sequence[Write], run: _Run) -> list[Write]:
+        """Send one chunk; note what can never be written in ``run``, return what is to be sent again."""
         table = self._settings.table
+        if run.time_left.is_over():
+            return [_not_written(write, past_deadline(write)) for write in chunk]
+        started_ms = run.time_left.now_ms()
         try:
             answer = self._client.batch_write_item(RequestItems={table: [write.request for write in chunk]})
-        except ClientError as error:
-            return self._refused(chunk, error, failed)
-        except BotoCoreError:
-            return list(chunk)
+        except (ClientError, BotoCoreError) as error:
+            if isinstance(error, BotoCoreError) and is_lost(error):
+                run.late_until_ms = started_ms + self._settings.late_effect_ms
+            return self._refused(chunk, error, run)
         unprocessed = answer.get("UnprocessedItems", {}).get(table, [])
         if not unprocessed:
             return []
         left = {self._key_of(request) for request in unprocessed}
-        return [write for write in chunk if write.key in left]
+        reason = "DynamoDB left it unprocessed: the table is throttled"
+        return [_not_written(write, reason) for write in chunk if write.key in left]
 
-    def _refused(self, chunk: Sequence[Write], error: Any, failed: dict[str, str]) -> list[Write]:
-        code = error.response["Error"]["Code"]
-        message = error.response["Error"].get("Message", "")
-        if code in THROTTLES or error.response["ResponseMetadata"].get("HTTPStatusCode", 0) >= 500:
-            return list(chunk)
-        if code == "ResourceNotFoundException":
-            region = self._client.meta.region_name
-            raise SetupError(
-                f"no table {self._settings.table} in {region}: create it, or name another in DYNAMO_TABLE"
-            ) from None
-        if code in {"AccessDeniedException", "UnrecognizedClientException"}:
-            raise SetupError(
-                f"may not write to the table {self._settings.table}: grant dynamodb:BatchWriteItem on it ({message})"
-            ) from None
+    def _refused(self, chunk: Sequence[Write], error: ClientError | BotoCoreError, run: _Run) -> list[Write]:
+        reason = why_again(error)
+        if reason:
+            return [_not_written(write, reason) for write in chunk]
+        self._raise_if_set_up_wrongly(error, RIGHT)
         if len(chunk) == 1:
-            failed[chunk[0].key] = f"{code}: {message}"
+            run.failed[chunk[0].key] = ": ".join(code_and_message(error))
             return []
         # One bad item rejects the whole call: find it by halves, so that its neighbours are written.
         half = len(chunk) // 2
-        return self._send(chunk[:half], failed) + self._send(chunk[half:], failed)
+        return self._send(chunk[:half], run) + self._send(chunk[half:], run)
+
+    def _outlive_lost_calls(self, run: _Run) -> None:
+        """Answer nothing while a call without an answer may still take effect.
+
+        Once we have answered, the engine may deliver newer values of these keys. Where Lambda ends us first, the engine
+        takes the invocation for lost, and waits in our place.
+        """
+        wait_ms = min(run.late_until_ms - run.time_left.now_ms(), self._settings.late_effect_ms)
+        if wait_ms > 0:
+            log.warning("DynamoDB left a call unanswered: waiting %d ms for what it may still do", wait_ms)
+            self._sleep(wait_ms / 1_000)
 
     def _key_of(self, request: Request) -> str:
         name = self._settings.key_attribute
@@ -152,3 +135,8 @@ def chunks(writes: Sequence[Write]) -> Iterator[list[Write]]:
         size += write.size
     if chunk:
         yield chunk
+
+
+def _not_written(write: Write, reason: str) -> Write:
+    write.reason = reason
+    return write

@@ -189,5 +189,5 @@ class BacklogMachine(RuleBasedStateMachine):
                 assert next_due_ms is None or not waiting or next_due_ms <= max(self.now_ms, min(waiting))
 
 
-BacklogMachine.TestCase.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+BacklogMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestBacklog = BacklogMachine.TestCase

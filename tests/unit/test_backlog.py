@@ -12,7 +12,7 @@ from zlib import crc32
 import pytest
 
 from engine.delivery import backlog as backlog_module
-from engine.delivery import backlog_file
+from engine.delivery import backlog_file, backlog_walk
 from engine.delivery.backlog import Backlog, BacklogRow, rehome
 
 NOW_MS = 1_763_890_010_123
@@ -98,6 +98,19 @@ def test_a_key_that_is_put_while_its_removal_waits_survives(tmp_path: Path) -> N
     backlog.close()
 
 
+def test_a_removal_counts_before_it_is_written(tmp_path: Path) -> None:
+    """What was removed is never taken again, although the file has it still."""
+    backlog = backlog_in(tmp_path)
+    assert backlog.put("r", [row(1), row(2), row(3)]) == ""
+    backlog.remove("r", [b"key:000002"])
+    assert take_all(backlog) == [row(1), row(3)]
+    assert backlog.count("r") == 2
+    backlog.remove("r", [b"key:000001", b"key:000001"])
+    assert take_all(backlog) == [row(3)]
+    assert backlog.routes() == {"r": 1}
+    backlog.close()
+
+
 def test_take_goes_round_in_the_order_of_keys(tmp_path: Path) -> None:
     """Every due row has its turn before any has its second; what is skipped or not due is passed over."""
     backlog = backlog_in(tmp_path)
@@ -134,6 +147,22 @@ def test_due_times_are_known_without_another_look(tmp_path: Path) -> None:
     assert backlog.next_due_ms("r") == NOW_MS + 1_000
     assert backlog.put("r", [row(7, due_ms=NOW_MS + 5)]) == ""
     assert backlog.next_due_ms("r") == NOW_MS + 5
+    backlog.close()
+
+
+def test_rows_that_are_let_go_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many rows that were held when they were due, each look checks a few, and finds one that is free in the end."""
+    monkeypatch.setattr(backlog_walk, "LOOKED_AT_MAX", 10)
+    backlog = backlog_in(tmp_path)
+    assert backlog.put("r", SOME) == ""
+    busy = {row.key for row in SOME}
+    assert backlog.take("r", 10, NOW_MS, busy) == []
+    assert backlog.next_due_ms("r") == NOW_MS + 1_000
+    for number in (1_999, 0, 700):
+        busy.remove(b"key:%06d" % number)
+        looks = [backlog.take("r", 10, NOW_MS, busy) for _ in range(len(SOME) // 10 + 1)]
+        assert [row(number)] in looks
+        busy.add(b"key:%06d" % number)
     backlog.close()
 
 

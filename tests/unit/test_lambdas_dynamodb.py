@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
+from engine.config import DeliverySettings
 from lambdas import contract
 from lambdas.contract import ContractError, Deadline, Record, SetupError
+from lambdas.dynamodb import handler
 from lambdas.dynamodb.calls import TimeLeft, Write
 from lambdas.dynamodb.handler import write
 from lambdas.dynamodb.items import ItemError, request_of, table_key
-from lambdas.dynamodb.settings import Settings, read_settings
+from lambdas.dynamodb.settings import WRITE_MODES, Settings, read_settings
+from lambdas.dynamodb.versioned import VersionedWriter
 from lambdas.dynamodb.writer import BatchWriter, chunks
 
 SETTINGS = Settings("table")
@@ -235,6 +238,11 @@ def test_chunks_are_bounded_by_items_and_bytes() -> None:
         ({"DYNAMO_EXTRA_ATTRIBUTES": "type,size"}, "'size'"),
         ({"DYNAMO_ATTEMPTS_MAX": "none"}, "from 1 to 100"),
         ({"DYNAMO_KEY_ATTRIBUTE": "body"}, "another attribute"),
+        ({"DYNAMO_KEY_ATTRIBUTE": "expires_at", "DYNAMO_WRITE_MODE": "versioned"}, "another attribute"),
+        ({"DYNAMO_WRITE_MODE": "safe"}, "batch, versioned"),
+        ({"DYNAMO_VERSION_ATTRIBUTE": "body", "DYNAMO_WRITE_MODE": "versioned"}, "another attribute"),
+        ({"DYNAMO_VERSION_ATTRIBUTE": "id", "DYNAMO_WRITE_MODE": "versioned"}, "another attribute"),
+        ({"DYNAMO_CONCURRENCY": "0"}, "from 1 to 256"),
         ({"DYNAMO_BACKOFF_MS_MIN": "500", "DYNAMO_BACKOFF_MS_MAX": "100"}, "larger"),
     ],
 )
@@ -244,6 +252,26 @@ def test_wrong_settings_name_the_variable_and_what_is_allowed(environ: dict[str,
         environ = {"DYNAMO_TABLE": "table", **environ}
     with pytest.raises(SetupError, match=words):
         read_settings(environ)
+
+
+def test_settings_reach_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variables choose the writer, and the client's timeouts; the client itself sends nothing twice."""
+    made: list[Any] = []
+    monkeypatch.setattr("boto3.client", lambda service, config: made.append(config))
+    for number, mode in enumerate((BatchWriter, VersionedWriter)):
+        environ = {"DYNAMO_TABLE": "table", "DYNAMO_READ_TIMEOUT_MS": "1500", "DYNAMO_CONCURRENCY": "3"}
+        settings = read_settings({**environ, "DYNAMO_WRITE_MODE": WRITE_MODES[number]})
+        monkeypatch.setattr(handler, "_settings", lambda settings=settings: settings)
+        assert type(handler._writer.__wrapped__()) is mode
+        config = made.pop()
+        assert (config.connect_timeout, config.read_timeout, config.max_pool_connections) == (1.0, 1.5, 3)
+        assert config.retries == {"total_max_attempts": 1}
+
+
+def test_the_defaults_fit_the_engines_margin() -> None:
+    """The function's last call ends within the margin that the engine leaves after a deadline."""
+    margin_ms = DeliverySettings().deadline_margin_ms
+    assert SETTINGS.connect_timeout_ms + SETTINGS.read_timeout_ms < margin_ms <= SETTINGS.late_effect_ms
 
 
 def test_malformed_records_are_told_apart() -> None:

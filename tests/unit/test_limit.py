@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,7 +30,7 @@ def test_successes_give_back_about_a_slot_a_round() -> None:
             limit.succeeded()
         rounds.append(limit.slots)
     assert rounds == sorted(rounds)
-    assert all(later - earlier <= 1 for earlier, later in zip(rounds, rounds[1:], strict=False))
+    assert all(later - earlier <= 1 for earlier, later in pairwise(rounds))
     assert rounds[0] == 2
     assert rounds[-1] == 6
 
