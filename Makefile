@@ -44,7 +44,7 @@ format: $(READY) ## Put the code into the project's format
 bench: $(READY) ## Measure: a table, and reports/bench.json (about 90 seconds; QUICK=1 about 20)
 	@$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
 
-chaos: $(READY) ## Strike a running engine with faults, compare every key: a table, and reports/chaos.json (SEED=N repeats; QUICK=1)
+chaos: $(READY) ## Faults on running parts, every key compared: a table, and reports/chaos.json (SEED=N, QUICK=1)
 	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(QUICK),--quick) $(if $(ONLY),--only '$(ONLY)')
 
 clean: ## Remove what the targets made

@@ -1,0 +1,185 @@
+"""The load: changes at a steady pace, each noted in a ledger before it is sent and when it is answered."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import redis
+
+from tests.chaos.ledger import Answer, Command, Ledger, Sent, word
+
+TICK_S = 0.02
+BEHIND_S_MAX = 0.5
+"""What a stall has made late beyond this is not made up for: no burst follows an outage."""
+ANSWER_S_MAX = 2.0
+PAUSE_AFTER_ERROR_S = 0.03
+SKEW = 2.5
+"""1 would choose all keys alike; at 2.5 a fifth of the keys gets half of the changes."""
+
+
+class Writer:
+    """A thread with one connection, which faults share for their own writes, so that one order holds for all.
+
+    ``port`` is asked before each connection is made: the primary may move.
+    """
+
+    def __init__(
+        self,
+        port: Callable[[], int],
+        rng: random.Random,
+        *,
+        keys: int = 200,
+        rate: float = 300.0,
+        deletes: float = 0.03,
+        key_bytes: int = 0,
+    ) -> None:
+        self.ledger = Ledger()
+        self.keys = key_names(keys, key_bytes)
+        self.rate = rate
+        self.errors = 0
+        self._port = port
+        self._rng = rng
+        self._deletes = deletes
+        self._connection: redis.Connection | None = None
+        self._lock = threading.RLock()
+        self._numbers = 0
+        self._first_lap: list[bytes] = []
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def acknowledged(self) -> int:
+        """Return how many changes the server has acknowledged."""
+        with self._lock:
+            return self.ledger.acknowledged
+
+    def preload(self) -> None:
+        """Give every key a first value, before the engine starts; the writer then begins by changing each again."""
+        self.write_now([self.change(key) for key in self.keys])
+        self._first_lap = self._rng.sample(self.keys, len(self.keys))
+
+    def start(self) -> None:
+        """Begin, or go on after `pause`."""
+        assert self._thread is None
+        self._stopping.clear()
+        self._thread = threading.Thread(target=self._write, name="writer", daemon=True)
+        self._thread.start()
+
+    def pause(self) -> None:
+        """Stop changing keys; return when nothing of it is under way. `execute` goes on working."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def stop(self) -> None:
+        """Stop for good."""
+        self.pause()
+        with self._lock:
+            self._disconnect()
+
+    def reconnect(self) -> None:
+        """Use a new connection from now on."""
+        with self._lock:
+            self._disconnect()
+
+    def pick(self) -> bytes:
+        """Return a key of its own, chosen as its changes choose them (the low numbers are hot)."""
+        with self._lock:
+            return self.keys[int(len(self.keys) * self._rng.random() ** SKEW)]
+
+    def change(self, key: bytes) -> Command:
+        """Return an ``HSET`` of this key with new, unique values; it is not sent.
+
+        Two to four fields: a number and, told apart by it, some others; a field that is left out keeps its last value.
+        """
+        with self._lock:
+            self._numbers += 1
+            fields: list[bytes | str | int] = ["n", self._numbers]
+            for name in self._rng.sample(("name", "größe", "items"), self._rng.randint(1, 3)):
+                fields += [name, f"{name[0]}{self._numbers}-{self._rng.randrange(16**6):06x}"]
+            return ("HSET", key, *fields)
+
+    def execute(self, *command: bytes | str | int | float) -> Any:
+        """Send a command that changes keys, and return its reply; note it in the ledger as the writer's own.
+
+        Raises redis.ConnectionError or redis.TimeoutError where the reply was lost: then the oracle takes both outcomes
+        for possible. Raises redis.ResponseError where the server refused it. Its keys and its strings become known
+        (a destination that holds them invented nothing); for a command that makes new strings (INCR, APPEND …) call
+        ``ledger.computed(key)``.
+        """
+        reply = self.write_now([command])[0]
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    def write_now(self, commands: Sequence[Command]) -> list[Any]:
+        """Send many in one pipeline, as `execute`; errors of the server are among the replies, not raised."""
+        with self._lock:
+            connection = self._connected()
+            entries = [self.ledger.send(tuple(word(argument) for argument in command)) for command in commands]
+            try:
+                connection.send_packed_command(connection.pack_commands([entry.words for entry in entries]))
+                return [self._answer(connection, entry) for entry in entries]
+            except (redis.ConnectionError, redis.TimeoutError):
+                self._disconnect()
+                raise
+
+    def _answer(self, connection: redis.Connection, entry: Sent) -> Any:
+        try:
+            reply = connection.read_response()
+        except redis.ResponseError as error:
+            entry.answer = Answer.REFUSED
+            return error
+        entry.answer = Answer.ACKNOWLEDGED
+        return reply
+
+    def _connected(self) -> redis.Connection:
+        if self._connection is None:
+            connection = redis.Connection(
+                port=self._port(), protocol=2, socket_timeout=ANSWER_S_MAX, socket_connect_timeout=ANSWER_S_MAX
+            )
+            connection.connect()
+            self._connection = connection
+        return self._connection
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(redis.RedisError, OSError):
+                connection.disconnect()
+
+    def _write(self) -> None:
+        due = time.monotonic()
+        while not self._stopping.wait(max(0.0, due - time.monotonic())):
+            now = time.monotonic()
+            late_s = min(now - due, BEHIND_S_MAX)
+            due = now - late_s + TICK_S
+            try:
+                self.write_now([self._choose() for _ in range(self._count())])
+            except (redis.RedisError, OSError):
+                self.errors += 1
+                self._stopping.wait(PAUSE_AFTER_ERROR_S)
+
+    def _count(self) -> int:
+        """Return how many changes one tick makes; the fraction decides by chance."""
+        exact = self.rate * TICK_S
+        return int(exact) + (self._rng.random() < exact % 1)
+
+    def _choose(self) -> Command:
+        if self._first_lap:
+            return self.change(self._first_lap.pop())
+        if self._rng.random() < self._deletes:
+            return ("DEL", self._rng.choice(self.keys))
+        return self.change(self.pick())
+
+
+def key_names(count: int, bytes_min: int = 0) -> list[bytes]:
+    """Return the names of the writer's keys; every 20th is not ASCII. Shorter ones are filled up."""
+    names = [(f"ключ:ü:{n:04d}" if n % 20 == 19 else f"cart:{n:04d}").encode() for n in range(count)]
+    return [name[:-4].ljust(bytes_min - 4, b"-") + name[-4:] for name in names]
