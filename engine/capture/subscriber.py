@@ -175,13 +175,20 @@ class Subscriber:
             elif isinstance(command, SetRoutes):
                 self._set_routes(RouteTable.decode(command.table))
             elif isinstance(command, RepairWanted):
-                self._repair.request(Missed(command.since_ms))
+                self._repair_since(command.since_ms)
             elif isinstance(command, Compared):
                 self._comparison.done(command.number)
         if self._mapping_due_ms and moment_ms >= self._mapping_due_ms:
             self._mapping_due_ms = 0
             self._link.report(MappingChanged())
         return False
+
+    def _repair_since(self, since_ms: int) -> None:
+        self._repair.request(Missed(since_ms))
+        # If we die before it is done, our successor begins here.
+        row = self._row
+        row.set(Counter.HEARD_UNTIL_MS, min(row.get(Counter.HEARD_UNTIL_MS), since_ms))
+        row.set(Counter.SERVER_MARK, 0)
 
     def _set_routes(self, table: RouteTable) -> None:
         self._wanted = interests(table)

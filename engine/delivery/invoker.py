@@ -26,11 +26,11 @@ from engine.delivery.settle import Frame, Ledger
 from engine.delivery.shelf import ROWS_AT_ONCE
 from engine.errors import RedisError
 from engine.lifecycle import ChildLink, Drain, RepairWanted, RoutesInForce, SetRoutes, Stop
-from engine.model import THE_BEGINNING_MS, Change
+from engine.model import THE_BEGINNING_MS, Change, Watermark
 from engine.observe.logs import get_logger
 from engine.ring.codec import decode_changes, watermark_of
 from engine.ring.counters import ChildState, Counter
-from engine.ring.ring import RingReader
+from engine.ring.ring import RingCorrupted, RingReader
 from engine.ring.wake import Wake
 from engine.routes import RouteTable
 
@@ -106,6 +106,9 @@ class Invoker:
         self._lanes: dict[int, RouteLane] = {}
         self._retired: list[RouteLane] = []
         self._marks_to_come: list[int] = []
+        """By ring: the watermarks until what was in a damaged backlog is found."""
+        self._distrusted = [0] * len(spec.readers)
+        """By ring: the watermarks until what was in a damaged part of it is found."""
         self._open_backlog()
         self._set_routes(spec.table)
 
@@ -168,17 +171,30 @@ class Invoker:
         more = False
         for index, (reader, ledger) in enumerate(zip(self._spec.readers, self._ledgers, strict=True)):
             for _ in range(FRAMES_A_TURN_MAX):
-                read = reader.read()
-                if read is None:
+                try:
+                    read = reader.read()
+                    if read is None:
+                        break
+                    changes, end = decode_changes(read[0]), read[1]
+                    watermark = watermark_of(changes)
+                except RingCorrupted as error:
+                    self._skip(index, error)
                     break
-                changes, end = decode_changes(read[0]), read[1]
-                watermark = watermark_of(changes)
                 frame = ledger.add(end, watermark)
                 if watermark is None:
                     self._distribute(changes, frame, is_fenced=end <= self._seen_until[index])
             else:
                 more = True
         return more
+
+    def _skip(self, index: int, error: RingCorrupted) -> None:
+        """Pass over a damaged part of a ring: it is a gap, of all shards, since this ring's last watermark."""
+        reader = self._spec.readers[index]
+        since_ms = reader.watermark.moment_ms or THE_BEGINNING_MS
+        self._ledgers[index].add(reader.skip())
+        self._distrusted[index] = MARKS_OF_A_REPAIR
+        self._link.report(RepairWanted(since_ms))
+        log.error("ring_damaged", error=str(error), since_ms=since_ms)
 
     def _distribute(self, changes: list[Change], frame: Frame, *, is_fenced: bool) -> None:
         row, moment = self._row, monotonic_ms()
@@ -273,11 +289,14 @@ class Invoker:
             if end is not None:
                 reader.release(end)
                 if ledger.watermark is not None and ledger.watermark is not before:
-                    reader.set_watermark(ledger.watermark)
-                    self._note_watermark(index)
+                    self._note_watermark(index, ledger.watermark)
 
-    def _note_watermark(self, index: int) -> None:
-        """Forget a damaged backlog once what was lost with it is found: while it is scanned for, no watermark comes."""
+    def _note_watermark(self, index: int, watermark: Watermark) -> None:
+        """Believe a watermark once what was lost is found: while it is scanned for, none comes."""
+        if self._distrusted[index]:
+            self._distrusted[index] -= 1
+        else:
+            self._spec.readers[index].set_watermark(watermark)
         if self._marks_to_come:
             self._marks_to_come[index] -= 1
             if max(self._marks_to_come) <= 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from engine.model import Change, Watermark
+from engine.ring.ring import RingCorrupted
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[Change])
@@ -24,12 +25,19 @@ def encode_watermark(watermark: Watermark) -> bytes:
 
 
 def watermark_of(changes: list[Change]) -> Watermark | None:
-    """Return the watermark that a frame is, None where it holds changes."""
+    """Return the watermark that a frame is, None where it holds changes; raise `RingCorrupted` where it is neither."""
     if len(changes) != 1 or changes[0].routes:
         return None
-    return Watermark(changes[0].captured_ms, int(changes[0].event))
+    try:
+        return Watermark(changes[0].captured_ms, int(changes[0].event))
+    except ValueError as error:
+        raise RingCorrupted(f"a watermark in a ring makes no sense: {error}") from None
 
 
 def decode_changes(payload: bytes) -> list[Change]:
-    """Return the changes of a frame's payload."""
-    return _decoder.decode(payload)
+    """Return the changes of a frame's payload; raise `RingCorrupted` where it holds something else."""
+    try:
+        return _decoder.decode(payload)
+    # Text that is not UTF-8, and nesting without end, are none of msgspec's own errors.
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise RingCorrupted(f"the payload of a frame in a ring makes no sense: {error}") from None

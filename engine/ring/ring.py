@@ -15,8 +15,8 @@ frame may still be what an older lap left, or zero. So nothing is believed for b
 - a payload of old and new words mixed has to match 32 bits by chance.
 
 What does not match is *not yet visible*: it is read again up to `REREADS_MAX` times, 0.1 s together, thousands of
-times what a store takes to get through. Only then is it `RingCorrupted`. Nothing is skipped, for nothing but a valid
-frame or padding says where the next one starts.
+times what a store takes to get through. Only then is it `RingCorrupted`. Nothing but a valid frame or padding says
+where the next one starts, so all that is written by then is skipped (`RingReader.skip`), and is a gap.
 
 **Room, in memory's order.** *released* must not be seen before the reader's copy is made, or the writer overwrites
 what is still being read. Loads before a later store stay before it, also on Arm, where the store depends on them:
@@ -59,7 +59,7 @@ REREAD_S = 0.000_5
 
 
 class RingCorrupted(EngineError):
-    """A frame stayed wrong: memory was damaged, or a bug wrote there."""
+    """A frame stayed wrong: memory was damaged, or a bug wrote there. Whoever reads it skips, and declares a gap."""
 
 
 class Ring:
@@ -191,6 +191,22 @@ class RingReader:
         """Return how many bytes are written and not released."""
         return self._ring.written - self._ring.released
 
+    def skip(self) -> int:
+        """Pass over all that is written: where a frame is damaged, nobody knows where the next one starts.
+
+        Return the position where reading goes on. Raises `RingCorrupted` where the positions are damaged too.
+        """
+        written = self._ring.written
+        if not self._read <= written <= self._ring.released + self._ring.ring_bytes:
+            raise RingCorrupted(f"a ring's writer can't be at position {written}, its reader is at {self._read}")
+        self._ring.words[READ] = self._read = written
+        return written
+
+    @property
+    def watermark(self) -> Watermark:
+        """Return the last one that was set, by a predecessor perhaps."""
+        return self._ring.watermark
+
     def release(self, position: int) -> None:
         """Give back everything before this position: it is settled."""
         assert self._ring.released <= position <= self._read
@@ -212,7 +228,7 @@ class RingReader:
         found = " ".join(f"{word:#x}" for word in self._ring.data_words[at : at + HEADER_BYTES // WORD_BYTES])
         raise RingCorrupted(
             f"the frame at position {position} of a ring does not match its header ({found})",
-            hint="shared memory is damaged: restart the engine, which makes new rings",
+            hint="shared memory is damaged: what the ring held is found by a scan; is the host's memory sound?",
         )
 
     def _look(self, position: int) -> tuple[bytes | None, int] | None:
