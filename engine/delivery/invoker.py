@@ -26,7 +26,7 @@ from engine.delivery.settle import Frame, Ledger
 from engine.delivery.shelf import ROWS_AT_ONCE
 from engine.errors import RedisError
 from engine.lifecycle import ChildLink, Drain, RepairWanted, RoutesInForce, SetRoutes, Stop
-from engine.model import THE_BEGINNING_MS, Change, Watermark
+from engine.model import EVERY_ROUTE, THE_BEGINNING_MS, Change, RouteMask, Watermark
 from engine.observe.logs import get_logger
 from engine.ring.codec import decode_changes, watermark_of
 from engine.ring.counters import ChildState, Counter
@@ -105,6 +105,8 @@ class Invoker:
         self._draining = False
         self._lanes: dict[int, RouteLane] = {}
         self._retired: list[RouteLane] = []
+        self._strangers: RouteMask = 0
+        """The slots without a lane."""
         self._marks_to_come: list[int] = []
         """By ring: the watermarks until what was in a damaged backlog is found."""
         self._distrusted = [0] * len(spec.readers)
@@ -201,9 +203,13 @@ class Invoker:
         is_fenced = is_fenced and moment < self._fence_ms
         row.add(Counter.CHANGES_READ, len(changes))
         merged = 0
+        # Marked by a table that is no longer in force: for a route that went, whose keys may be another's now.
+        orphans = [change for change in changes if change.routes & self._strangers]
         for slot, lane in self._lanes.items():
             wanted = 1 << slot
             mine = [change for change in changes if change.routes & wanted]
+            if orphans:
+                mine += [one for one in orphans if not one.routes & wanted and lane.wants(one.key, one.event)]
             if mine and is_fenced:
                 lane.add_fenced(mine, frame, self._fence_ms)
             elif mine:
@@ -350,6 +356,7 @@ class Invoker:
             lane.leave_to((*new, *changed), is_retired=True)
         self._retired.extend(self._lanes.values())
         self._lanes = lanes
+        self._strangers = EVERY_ROUTE & ~sum(1 << slot for slot in lanes)
 
     @staticmethod
     def _closed(lane: RouteLane) -> bool:
