@@ -64,7 +64,9 @@ class SqsSink:
         answer = client.send_message_batch(QueueUrl=queue_url(client, self._place), Entries=entries)
         failed = answer.get("Failed") or []
         if not failed:
-            return ""
+            # botocore takes an answer that broke off for an empty one.
+            is_whole = len(answer.get("Successful") or []) == len(call)
+            return "" if is_whole else describe(self._place, _WHAT, "the answer broke off", "it is tried again")
         code, message = str(failed[0].get("Code", "")), str(failed[0].get("Message", ""))
         why = f"{len(failed)} of {len(call)} messages of a call: {code}: {message}"
         return describe(self._place, _WHAT, why, hint_for(code, message, RIGHT))

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from engine.delivery.values import key_text
 from engine.destination.base import DestinationError, Item, Target
+from lambdas.aws import refuse_half_answers
 from lambdas.contract import Record
 from lambdas.dynamodb.items import ItemError, request_of, table_key
 from lambdas.dynamodb.settings import Settings
@@ -213,7 +214,7 @@ class DynamoDb:
         import boto3
         from botocore.config import Config
 
-        return boto3.Session().client(
+        client = boto3.Session().client(
             "dynamodb",
             region_name=self._region or None,
             config=Config(
@@ -224,6 +225,7 @@ class DynamoDb:
                 retries={"mode": "standard", "total_max_attempts": ATTEMPTS_MAX},
             ),
         )
+        return refuse_half_answers(client)
 
 
 def _stored_key_or_none(key: bytes) -> str | None:

@@ -14,6 +14,7 @@ import boto3
 from botocore.config import Config
 
 from lambdas import contract
+from lambdas.aws import refuse_half_answers
 from lambdas.contract import Record, SetupError
 from lambdas.dynamodb.calls import TimeLeft, Write, Writer
 from lambdas.dynamodb.items import ItemError, request_of, table_key, versioned_request_of
@@ -41,6 +42,7 @@ def _writer() -> Writer:
             max_pool_connections=settings.concurrency,
         ),
     )
+    refuse_half_answers(client)
     return VersionedWriter(client, settings) if settings.is_versioned else BatchWriter(client, settings)
 
 

@@ -171,10 +171,21 @@ def broken_versioned(run: Run) -> str:
     return harm(run, BROKEN_AFTER, share=0.5)
 
 
+@fault("dynamodb: late effects", proxies=("dynamo",), settle_s=1.5)
+def late_batches(run: Run) -> str:
+    """A batch that was given up on, and done again, takes effect within the margin: the function outlives it."""
+    return late_by(run, 0.2, 0.5, 0.8)
+
+
 @fault("dynamodb: late effects, versioned writes", proxies=("dynamo",), write_mode="versioned", settle_s=1.5)
 def late(run: Run) -> str:
     """A write that was given up on, and done again, takes effect seconds later: only versions help."""
-    actions: dict[str, Action] = {f"{seconds:g} s late": DelayedEffect(seconds) for seconds in (0.2, 1.0, 3.0)}
+    return late_by(run, 0.2, 1.0, 3.0)
+
+
+def late_by(run: Run, *waits_s: float) -> str:
+    """Have calls take effect so late, answered or not; return how often each did."""
+    actions: dict[str, Action] = {f"{seconds:g} s late": DelayedEffect(seconds) for seconds in waits_s}
     said = harm(run, actions, share=0.3)
     run.writer.pause()
     proxy = run.dynamo_proxy

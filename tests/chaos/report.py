@@ -1,4 +1,4 @@
-"""The report: a table for people, and ``reports/chaos.json``."""
+"""The report: a table for people, ``reports/chaos.json``, and ``reports/chaos.md`` for documents."""
 
 from __future__ import annotations
 
@@ -34,10 +34,33 @@ def machine() -> dict[str, Any]:
 
 
 def write(path: Path, seed: int, is_quick: bool, faults: Sequence[dict[str, Any]], took_s: float) -> None:
-    """Write the report's file."""
+    """Write the report's files."""
     report = {"seed": seed, "quick": is_quick, "took_s": round(took_s, 1), **machine(), "faults": list(faults)}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    path.with_suffix(".md").write_text(markdown(seed, faults, took_s))
+
+
+def markdown(seed: int, faults: Sequence[dict[str, Any]], took_s: float) -> str:
+    """Return the results as a table for documents."""
+    rounds = sum(line["rounds"] for line in faults)
+    written = sum(line["written"] for line in faults)
+    wrong = sum(line[what] for line in faults for what in ("lost", "stale", "invented"))
+    rows = [
+        f"{len(faults)} faults, {rounds} rounds, {written:,} changes acknowledged, {wrong} lost, stale or invented;"
+        f" seed {seed}, {took_s / 60:.0f} minutes.",
+        "",
+        "| fault | written | keys | lost | stale | invented | twice | whole again (s) |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for line in faults:
+        wait = "never" if line["whole_again_s"] is None else f"{line['whole_again_s']:.1f}"
+        counts = " | ".join(
+            f"{line[what]:,}" for what in ("written", "keys", "lost", "stale", "invented", "duplicates")
+        )
+        name = line["name"] if line["struck"] else f"{line['name']} (did not strike)"
+        rows.append(f"| {name} | {counts} | {wait} |")
+    return "\n".join(rows) + "\n"
 
 
 def one_line(line: dict[str, Any]) -> str:

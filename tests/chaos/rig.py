@@ -47,6 +47,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 """Small waits and quick looks, so that a fault passes in seconds; all else is as users have it."""
 
+FUNCTION_SETTINGS = {
+    "DYNAMO_CONNECT_TIMEOUT_MS": "300",
+    "DYNAMO_READ_TIMEOUT_MS": "500",
+    "DYNAMO_LATE_EFFECT_MS": str(SETTINGS["delivery"]["deadline_margin_ms"]),
+}
+"""As the function's README wants them for such a margin."""
+
 ROUTE: dict[str, Any] = {
     "name": "all",
     "function": FUNCTION,
@@ -96,7 +103,8 @@ class Run:
 
     def _function(self) -> FunctionSpec:
         fault = self.fault
-        environment = {"DYNAMO_TABLE": self.table, "DYNAMO_WRITE_MODE": fault.write_mode, **fault.environment}
+        ours = {"DYNAMO_TABLE": self.table, "DYNAMO_WRITE_MODE": fault.write_mode}
+        environment = ours | FUNCTION_SETTINGS | dict(fault.environment)
         return FunctionSpec(
             FUNCTION,
             "lambdas.dynamodb.handler:handler",

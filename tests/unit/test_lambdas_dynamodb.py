@@ -258,6 +258,7 @@ def test_settings_reach_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
     """The variables choose the writer, and the client's timeouts; the client itself sends nothing twice."""
     made: list[Any] = []
     monkeypatch.setattr("boto3.client", lambda service, config: made.append(config))
+    monkeypatch.setattr(handler, "refuse_half_answers", lambda client: client)
     for number, mode in enumerate((BatchWriter, VersionedWriter)):
         environ = {"DYNAMO_TABLE": "table", "DYNAMO_READ_TIMEOUT_MS": "1500", "DYNAMO_CONCURRENCY": "3"}
         settings = read_settings({**environ, "DYNAMO_WRITE_MODE": WRITE_MODES[number]})

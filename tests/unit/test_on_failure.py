@@ -197,6 +197,12 @@ def test_a_partly_failed_call_is_a_failure(
     assert "InternalError: try again" in problem
 
 
+def test_half_an_answer_is_a_failure(queue: Any, delivery: DeliverySettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that broke off has no failed messages, and none that succeeded."""
+    monkeypatch.setattr(botocore.client.BaseClient, "_make_api_call", lambda *_: {"ResponseMetadata": {}})
+    assert "broke off" in sink_for(QUEUE, delivery).write([letter("a")])
+
+
 def test_a_bucket_gets_an_object_a_write(bucket: Any, delivery: DeliverySettings) -> None:
     """One JSON object a line, under prefix, route, and hour in UTC; two writes never share a name."""
     sink = sink_for(f"{BUCKET}/lost/", delivery)
