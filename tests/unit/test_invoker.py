@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from engine.config import AwsSettings, DeliverySettings, RedisSettings, RouteSettings
+from engine.delivery.invoker import MARKS_OF_A_REPAIR, Invoker, InvokerSpec
+from engine.lifecycle import Message, RepairWanted
+from engine.model import THE_BEGINNING_MS, Change, Watermark
+from engine.ring import ring as ring_module
+from engine.ring.codec import encode_changes, encode_watermark
+from engine.ring.counters import Board, StatusRow
+from engine.ring.ring import Ring, RingSet
+from engine.ring.wake import Wake
+from engine.routes import RouteTable
+
+RING_BYTES = 1 << 12
+CARTS = RouteSettings("carts", "f", keys=("cart:*",), events=("hset",))
+
+
+class Link:
+    """What an invoker says."""
+
+    def __init__(self, row: StatusRow) -> None:
+        self.row = row
+        self.said: list[Message] = []
+
+    def report(self, message: Message) -> None:
+        self.said.append(message)
+
+
+class Rig:
+    """An invoker that never fetches: what it reads from its ring stays in its lanes."""
+
+    def __init__(self, folder: Path, *routes: RouteSettings) -> None:
+        self.ring: Ring = RingSet(1, 1, RING_BYTES).ring(0, 0)
+        self.writer = self.ring.writer()
+        self.table = RouteTable.build(routes)
+        self.link = Link(Board(1).row(0))
+        self.wake = Wake()
+        delivery = DeliverySettings(backlog_folder=str(folder))
+        spec = InvokerSpec(
+            0, 1, RedisSettings(), 0, delivery, AwsSettings(), self.table, [self.ring.reader()], self.wake
+        )
+        self.invoker = Invoker(spec, self.link)  # type: ignore[arg-type]
+        self.invoker._fetch_after_ms = 1 << 62
+
+    def reload(self, *routes: RouteSettings) -> None:
+        self.table = RouteTable.build(routes, self.table)
+        self.invoker._set_routes(self.table)
+
+    def offer(self, *keys: bytes, slot: int = 0, event: str = "hset") -> None:
+        assert self.writer.offer(encode_changes([Change(key, event, 1 << slot, 1) for key in keys]))
+
+    def waiting(self) -> dict[str, set[bytes]]:
+        return {lane.route.name: set(lane.waiting) for lane in self.invoker._all_lanes()}
+
+
+@pytest.fixture
+def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+    monkeypatch.setattr(ring_module, "REREADS_MAX", 2)
+    made = Rig(tmp_path, CARTS)
+    yield made
+    made.wake.close()
+
+
+def test_a_damaged_ring_is_a_gap(rig: Rig) -> None:
+    """What a damaged frame and those behind it held is asked for since the ring's last watermark; the rest goes on."""
+    assert rig.writer.offer(encode_watermark(Watermark(1_000, 7)))
+    rig.invoker._turn()
+    rig.offer(b"cart:1")
+    rig.ring.data_words[rig.ring.released >> 3] ^= 1
+    rig.offer(b"cart:2")
+    rig.invoker._turn()
+    assert rig.link.said == [RepairWanted(1_000)]
+    rig.offer(b"cart:3")
+    rig.invoker._turn()
+    assert rig.waiting() == {"carts": {b"cart:3"}}
+
+
+def test_a_frame_without_sense_is_a_gap_from_the_beginning(rig: Rig) -> None:
+    """Where no watermark was ever settled, the whole keyspace is asked for."""
+    assert rig.writer.offer(b"\xc1 no msgpack")
+    rig.invoker._turn()
+    assert rig.link.said == [RepairWanted(THE_BEGINNING_MS)]
+    assert rig.ring.released == rig.writer.written
+
+
+def test_watermarks_are_not_believed_before_the_repair(rig: Rig) -> None:
+    """Those that were on their way when the ring was found damaged say nothing of what it held."""
+    assert rig.writer.offer(b"\xc1")
+    rig.invoker._turn()
+    for number in range(1, MARKS_OF_A_REPAIR + 2):
+        assert rig.writer.offer(encode_watermark(Watermark(number, 7)))
+        rig.invoker._turn()
+        assert rig.ring.watermark.moment_ms == (number if number > MARKS_OF_A_REPAIR else 0)
+
+
+def test_changes_marked_by_an_older_table_find_the_routes_that_want_them(rig: Rig) -> None:
+    """A route that was renamed or split misses nothing of what its old name was marked for; others get none of it."""
+    rig.reload(
+        RouteSettings("small", "f", keys=("cart:[0-4]",), events=("hset",)),
+        RouteSettings("large", "f", keys=("cart:[5-9]",), events=("hset",)),
+        RouteSettings("deleted", "f", keys=("cart:*",), events=("del",)),
+    )
+    rig.offer(b"cart:1", b"cart:7", slot=0)
+    rig.invoker._turn()
+    waiting = rig.waiting()
+    assert waiting["small"] == {b"cart:1"}
+    assert waiting["large"] == {b"cart:7"}
+    assert waiting["deleted"] == set()
+
+
+def test_a_change_marked_for_one_route_stays_that_routes(rig: Rig) -> None:
+    """While the table knows the slot, no other route is asked."""
+    rig.reload(CARTS, RouteSettings("also", "f", keys=("cart:*",), events=("hset",)))
+    rig.offer(b"cart:1", slot=0)
+    rig.invoker._turn()
+    assert rig.waiting() == {"carts": {b"cart:1"}, "also": set()}
