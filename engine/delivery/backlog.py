@@ -24,6 +24,7 @@ from engine.delivery.backlog_rows import (
     COUNT,
     DELETE,
     DUE,
+    EARLIER,
     HOLDS,
     INSERT,
     RANGE,
@@ -90,11 +91,17 @@ class Backlog:
         self._is_unread = False
         """Whether a file is there that could not be opened yet: `take` tries again."""
 
-    def open(self) -> str:
-        """Open the file if there is one; return "", or why it can't be used."""
+    def open(self, due_ms_max: int = 0) -> str:
+        """Open the file if there is one; return "", or why it can't be used.
+
+        A row that is due later than ``due_ms_max`` (Unix time, 0 for no limit) is due now: the host's clock was set
+        back since it was written.
+        """
         try:
             self.damaged = [str(path) for path in _damaged(self._file.path)]
-            self._connected()
+            if self._connected() is not None and due_ms_max:
+                with self._file.transaction(durable=False) as connection:
+                    connection.execute(EARLIER, (due_ms_max,))
         except (sqlite3.Error, OSError) as error:
             reason = self._failed(error)
             self._is_unread = bool(reason)

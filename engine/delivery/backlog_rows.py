@@ -20,6 +20,7 @@ UPDATE = (
     "UPDATE dirty SET event = ?, captured_ms = min(captured_ms, ?), due_ms = ?, attempts = ?"
     " WHERE route = ? AND key = ?"
 )
+EARLIER = "UPDATE dirty SET due_ms = 0 WHERE due_ms > ?"
 DELETE = "DELETE FROM dirty WHERE route = ? AND key = ?"
 HOLDS = "SELECT 1 FROM dirty WHERE route = ? AND key = ?"
 COUNT = "INSERT INTO counts VALUES(?, ?) ON CONFLICT(route) DO UPDATE SET keys = excluded.keys"

@@ -115,7 +115,9 @@ class Invoker:
         self._set_routes(spec.table)
 
     def _open_backlog(self) -> None:
-        problem = self._backlog.open()
+        delivery = self._spec.delivery
+        fence_after_ms = max(delivery.invoke_timeout_ms, delivery.deadline_ms + delivery.deadline_margin_ms)
+        problem = self._backlog.open(now_ms() + delivery.retry_backoff_ms_max + fence_after_ms)
         if problem:
             log.error("backlog_unusable", problem=problem)
         for path in self._backlog.damaged:

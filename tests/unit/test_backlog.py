@@ -150,6 +150,19 @@ def test_due_times_are_known_without_another_look(tmp_path: Path) -> None:
     backlog.close()
 
 
+def test_a_clock_that_was_set_back_delays_nothing(tmp_path: Path) -> None:
+    """A row that is due later than any row could be is due at once after the next start; others keep their time."""
+    backlog = backlog_in(tmp_path)
+    late, soon = NOW_MS + 3_600_000, NOW_MS + 1_000
+    assert backlog.put("r", [row(1, due_ms=late), row(2, due_ms=soon)]) == ""
+    backlog.close()
+    again = Backlog(str(tmp_path), 0, 1, BYTES_MAX)
+    assert again.open(NOW_MS + 60_000) == ""
+    assert [one.key for one in again.take("r", 10, NOW_MS, ())] == [row(1).key]
+    assert {one.key for one in again.take("r", 10, soon, ())} == {row(1).key, row(2).key}
+    again.close()
+
+
 def test_rows_that_are_let_go_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of many rows that were held when they were due, each look checks a few, and finds one that is free in the end."""
     monkeypatch.setattr(backlog_walk, "LOOKED_AT_MAX", 10)
