@@ -7,7 +7,6 @@ why it refused, and the caller still owns its keys.
 
 from __future__ import annotations
 
-import re
 import sqlite3
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Sequence
@@ -16,7 +15,6 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 from engine.delivery.backlog_file import PAGE_BYTES, BacklogFile
 from engine.delivery.backlog_rows import (
@@ -29,15 +27,15 @@ from engine.delivery.backlog_rows import (
     INSERT,
     RANGE,
     SLICE,
-    SOME,
     UPDATE,
     BacklogRow,
     NotABacklog,
     row_of,
+    rows_of,
 )
 from engine.delivery.backlog_walk import Walk
 
-__all__ = ["Backlog", "BacklogRow", "rehome"]
+__all__ = ["Backlog", "BacklogRow"]
 
 REMOVED_KEYS_MAX = 10_000
 REMOVED_KEYS_LIMIT = 100_000
@@ -50,9 +48,6 @@ WALKED_BYTES_MAX = 64 << 20
 SLICE_ROWS_MIN, SLICE_ROWS_MAX = 256, 8_192
 PAUSE_MS = 1_000
 """How long a disk that failed is left alone by reads; puts always try."""
-REHOMED_ROWS = 5_000
-
-_NAME = re.compile(r"invoker-(\d+)-of-(\d+)\.sqlite")
 
 
 @dataclass(slots=True)
@@ -79,7 +74,7 @@ class Backlog:
 
     def __init__(self, folder: str, invoker: int, invokers: int, bytes_max: int) -> None:
         assert 0 <= invoker < invokers
-        self._file = BacklogFile(_path(folder, invoker, invokers), bytes_max)
+        self._file = BacklogFile(path_of(folder, invoker, invokers), bytes_max)
         self.damaged: list[str] = []
         """Damaged files that were moved aside: their keys are to be found by a repair. See `repaired`."""
         self._counts: dict[str, int] = {}
@@ -199,6 +194,11 @@ class Backlog:
     def routes(self) -> dict[str, int]:
         """Return the routes that have keys here, and how many."""
         return {route: count for route in self._counts if (count := self.count(route))}
+
+    def rows(self, route: str) -> Iterator[list[BacklogRow]]:
+        """Yield all rows of a route, some thousands at a time; raises `sqlite3.Error` where they can't be read."""
+        connection = self._connected()
+        return iter(()) if connection is None else rows_of(connection, route)
 
     def close(self) -> None:
         """Flush and close the file."""
@@ -339,62 +339,14 @@ def _goes_on(walk: Walk, taking: _Taking) -> bool:
     return not walk.is_over
 
 
-def rehome(folder: str, invokers: int, bytes_max: int) -> str:
-    """Move the rows of files that were written under another number of invokers; return "" or what went wrong.
-
-    To be called while nobody uses the folder. An old file is removed once all of its rows are durable in their new
-    homes; after a crash or a failure before that, the next call moves them again. A damaged file is moved aside as
-    one of the first invoker's, which lists it.
-    """
-    homes = [Backlog(folder, invoker, invokers, bytes_max) for invoker in range(invokers)]
-    problems = []
-    try:
-        for path in sorted(Path(folder).glob("invoker-*.sqlite")):
-            match = _NAME.fullmatch(path.name)
-            if match is not None and int(match[2]) != invokers:
-                problems.append(_move(BacklogFile(path, bytes_max, _path(folder, 0, invokers).name), homes))
-    except OSError as error:
-        problems.append(f"the backlog {folder} can't be read: {error}")
-    finally:
-        for home in homes:
-            home.close()
-    return "; ".join(filter(None, problems))
-
-
-def _move(source: BacklogFile, homes: Sequence[Backlog]) -> str:
-    try:
-        for route, rows in _read_all(source.connect()):
-            parts: list[list[BacklogRow]] = [[] for _ in homes]
-            for row in rows:
-                parts[crc32(row.key) % len(homes)].append(row)
-            for home, part in zip(homes, parts, strict=True):
-                if reason := home.put(route, part):
-                    return reason
-        source.unlink()
-    except (sqlite3.Error, OSError) as error:
-        reason, moved = source.failed(error)
-        return "" if moved else reason
-    finally:
-        source.close()
-    return ""
-
-
-def _read_all(connection: sqlite3.Connection) -> Iterator[tuple[str, list[BacklogRow]]]:
-    """Yield all rows, some thousands of one route at a time."""
-    for (route,) in connection.execute("SELECT DISTINCT route FROM dirty").fetchall():
-        after: str | bytes = BEGINNING
-        while rows := [row_of(fields) for fields in connection.execute(SOME, (route, after, REHOMED_ROWS))]:
-            yield route, rows
-            after = rows[-1].key
-
-
 def _write_counts(connection: sqlite3.Connection, old: dict[str, int], new: dict[str, int]) -> None:
     changed = [(route, count) for route, count in new.items() if old.get(route) != count]
     if changed:
         connection.executemany(COUNT, changed)
 
 
-def _path(folder: str, invoker: int, invokers: int) -> Path:
+def path_of(folder: str, invoker: int, invokers: int) -> Path:
+    """Return where an invoker has its file."""
     return Path(folder) / f"invoker-{invoker + 1}-of-{invokers}.sqlite"
 
 

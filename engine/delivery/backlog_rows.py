@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -34,6 +35,7 @@ DUE = (
     " WHERE route = ? AND key > ? AND key <= ? AND due_ms <= ? ORDER BY key"
 )
 SOME = "SELECT key, event, captured_ms, due_ms, attempts FROM dirty WHERE route = ? AND key > ? ORDER BY key LIMIT ?"
+ROWS_READ = 5_000
 _TYPES = (bytes, str, int, int, int)
 
 
@@ -60,3 +62,11 @@ def row_of(fields: tuple[Any, ...]) -> BacklogRow:
     if tuple(map(type, fields)) != _TYPES:
         raise NotABacklog("a row is damaged")
     return BacklogRow(*fields)
+
+
+def rows_of(connection: sqlite3.Connection, route: str) -> Iterator[list[BacklogRow]]:
+    """Yield all rows of a route, some thousands at a time, in the order of keys."""
+    after: str | bytes = BEGINNING
+    while rows := [row_of(fields) for fields in connection.execute(SOME, (route, after, ROWS_READ))]:
+        yield rows
+        after = rows[-1].key

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from engine.delivery import backlog as backlog_module
-from engine.delivery.backlog import Backlog, BacklogRow, rehome
+from engine.delivery.backlog import Backlog, BacklogRow
+from engine.delivery.backlog_moves import rehome
 
 BYTES_MAX = 1 << 26
 ROUTES = st.sampled_from(["one", "two"])
