@@ -1,0 +1,83 @@
+"""The real invoker on scripted time: what its modules take from the outside is replaced here, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from engine.delivery import backlog_file, fetch, invoker, route_lane
+from engine.delivery.backlog_file import BacklogFile
+from engine.ring.ring import RingReader
+from tests.simulation.cache import Cache, FakeConnection
+from tests.simulation.functions import Functions
+from tests.simulation.world import World
+
+
+class _Silent:
+    """A log that nobody reads."""
+
+    def __getattr__(self, _name: str) -> Any:
+        return lambda *_, **__: None
+
+
+def install(patch: pytest.MonkeyPatch, world: World, cache: Cache, functions: Functions) -> None:
+    """Put the invoker's modules onto this world."""
+    for module in (invoker, route_lane, backlog_file):
+        patch.setattr(module, "log", _Silent())
+        patch.setattr(module, "now_ms", world.now_ms)
+    for module in (invoker, route_lane):
+        patch.setattr(module, "monotonic_ms", world.monotonic_ms)
+        patch.setattr(module, "random", world.rng)
+    patch.setattr(route_lane, "LambdaTarget", functions.target)
+    patch.setattr(route_lane, "Dispatcher", functions.dispatcher)
+    patch.setattr(route_lane, "failure_sink", functions.sink)
+    patch.setattr(FakeConnection, "cache", cache, raising=False)
+    patch.setattr(fetch, "_Connection", FakeConnection)
+    _install_disk(patch, world)
+    _install_points(patch, world)
+
+
+def _install_disk(patch: pytest.MonkeyPatch, world: World) -> None:
+    # Power supplies don't fail here, processes do.
+    patch.setattr(os, "fsync", lambda _descriptor: None)
+    real = BacklogFile.transaction
+
+    @contextmanager
+    def transaction(self: BacklogFile, *, durable: bool) -> Iterator[sqlite3.Connection]:
+        if world.is_disk_full:
+            world.disk_failed += 1
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = world.rng.choice([sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR])
+            raise error
+        with real(self, durable=durable) as connection:
+            connection.execute("SELECT 1")
+            yield connection
+            world.point()
+        world.point()
+
+    patch.setattr(BacklogFile, "transaction", transaction)
+    set_up = BacklogFile._set_up
+
+    def unsynced(self: BacklogFile, connection: sqlite3.Connection) -> None:
+        set_up(self, connection)
+        self._is_synced = True
+        connection.execute("PRAGMA synchronous=OFF")
+
+    patch.setattr(BacklogFile, "_set_up", unsynced)
+
+
+def _install_points(patch: pytest.MonkeyPatch, world: World) -> None:
+    for name in ("release", "set_watermark"):
+        real = getattr(RingReader, name)
+
+        def pointed(self: RingReader, value: Any, real: Any = real) -> None:
+            world.point()
+            real(self, value)
+            world.point()
+
+        patch.setattr(RingReader, name, pointed)
