@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test lint format bench chaos clean
+.PHONY: help setup demo up test mariadb lint format bench chaos clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ up: $(READY) ## Run the embedded stack (Valkey, DynamoDB, Lambda runtime) until 
 
 test: $(READY) ## Run all tests
 	@$(BIN)/python -m pytest
+
+mariadb: ## Install the server that the tests of lambdas/aurora_mysql start (Debian, Ubuntu); without it they are skipped
+	@tests/parts/mariadb.sh
 
 lint: $(READY) ## Check style and types
 	@$(BIN)/ruff check .

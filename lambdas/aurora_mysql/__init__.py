@@ -1,0 +1,1 @@
+"""Batches of changed keys → rows of Aurora MySQL tables."""

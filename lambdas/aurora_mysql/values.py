@@ -1,0 +1,230 @@
+"""A field's text → an SQL literal of its type, or the reason why it can't be one.  (pure)
+
+Nothing is rounded or cut: what a column can't hold exactly is refused here, or by the server in its strict mode. Only
+``float`` is what it is everywhere.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, NoReturn
+
+Raw = str | bytes
+"""A field's value: text, or bytes that are not UTF-8."""
+
+NULL = "NULL"
+NUMBER_CHARS_MAX = 100
+"""MySQL's numbers have 65 digits at most."""
+UNIX_CHARS_MAX = 25
+"""Decimals are exact up to 28 digits."""
+
+_INT = re.compile(r"[+-]?[0-9]+")
+_DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
+_FINER_THAN_MICROSECONDS = re.compile(r"[.,][0-9]{7}")
+_BOOLS = {"1": "1", "true": "1", "yes": "1", "on": "1", "0": "0", "false": "0", "no": "0", "off": "0"}
+_EPOCH = datetime.datetime(1970, 1, 1)
+_UNITS_PER_SECOND = {"unix_s": 1, "unix_ms": 1_000}
+_TICKS = {"'": "\\'", "\\": "\\\\", "\0": "\\0", "\n": "\\n", "\r": "\\r", "\x1a": "\\Z"}
+_ESCAPES = str.maketrans(_TICKS)
+
+ISO = "iso"
+DATETIME_FORMATS = (ISO, *_UNITS_PER_SECOND)
+
+
+class ValueRefused(ValueError):
+    """This text can't be a value of that column; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column as the server describes it; 0 for what it has no bound for.
+
+    ``digits`` are those after the decimal point: of a number, or of the seconds; ``collation`` is "" for what is no
+    text. ``is_ours`` where the function has added it for a field that the mapping does not name.
+    """
+
+    name: str
+    data_type: str
+    is_nullable: bool = True
+    chars_max: int = 0
+    bytes_max: int = 0
+    digits: int = 0
+    collation: str = ""
+    is_ours: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A type of the mapping: what columns hold it, how it is written, and what stands for no value at all."""
+
+    data_types: frozenset[str]
+    sql_type: str
+    blank: str
+    literal: Callable[[Raw, Column, str], str]
+
+
+def quoted(text: str) -> str:
+    """Return a text as an SQL literal; raise `ValueRefused` where it can't be UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueRefused("it holds half of a surrogate pair, which is no text") from None
+    return f"'{text.translate(_ESCAPES)}'"
+
+
+def hexadecimal(raw: Raw) -> str:
+    """Return bytes (of a text: in UTF-8) as an SQL literal."""
+    return f"X'{_bytes(raw).hex()}'"
+
+
+def _bytes(raw: Raw) -> bytes:
+    if isinstance(raw, bytes):
+        return raw
+    try:
+        return raw.encode()
+    except UnicodeEncodeError:
+        raise ValueRefused("it holds half of a surrogate pair, which is no text") from None
+
+
+def _text(raw: Raw, column: Column, _format: str) -> str:
+    text = _as_text(raw)
+    # Blanks beyond the end are the one thing that the strict mode still cuts off.
+    if column.data_type == "char" and text.endswith(" "):
+        raise ValueRefused("it ends in blanks, which a column of type char drops")
+    _check_length(len(text), column.chars_max, "characters")
+    _check_length(len(text.encode(errors="surrogatepass")) if column.bytes_max else 0, column.bytes_max, "bytes")
+    return quoted(text)
+
+
+def _binary(raw: Raw, column: Column, _format: str) -> str:
+    size = len(_bytes(raw))
+    _check_length(size, column.bytes_max, "bytes")
+    if column.data_type == "binary" and size < column.bytes_max:
+        raise ValueRefused(f"it has {size} bytes, and a column of type binary fills it up to {column.bytes_max}")
+    return hexadecimal(raw)
+
+
+def _int(raw: Raw, _column: Column, _format: str) -> str:
+    text = _as_text(raw)
+    if not _INT.fullmatch(text) or len(text) > NUMBER_CHARS_MAX:
+        raise ValueRefused(f"{_shown(text)} is no whole number")
+    return str(int(text))
+
+
+def _decimal(raw: Raw, column: Column, _format: str) -> str:
+    text = format(_number(raw), "f")
+    whole, _, fraction = text.partition(".")
+    fraction = fraction.rstrip("0")
+    if len(text) > NUMBER_CHARS_MAX:
+        raise ValueRefused(f"{_shown(_as_text(raw))} has more digits than any column")
+    if len(fraction) > column.digits:
+        raise ValueRefused(f"{text} has {len(fraction)} digits after the point, and the column {column.digits}")
+    return f"{whole}.{fraction}" if fraction else whole
+
+
+def _float(raw: Raw, _column: Column, _format: str) -> str:
+    number = float(_number(raw))
+    if number in (float("inf"), float("-inf")):
+        raise ValueRefused(f"{_shown(_as_text(raw))} is larger than any double")
+    text = repr(number)
+    return text if "e" in text else f"{text}e0"
+
+
+def _bool(raw: Raw, _column: Column, _format: str) -> str:
+    text = _as_text(raw)
+    if text.lower() not in _BOOLS:
+        raise ValueRefused(f"{_shown(text)} is none of {', '.join(_BOOLS)}")
+    return _BOOLS[text.lower()]
+
+
+def _datetime(raw: Raw, column: Column, style: str) -> str:
+    text = _as_text(raw)
+    try:
+        moment = _from_iso(text) if style == ISO else _from_unix(text, _UNITS_PER_SECOND[style])
+    except (ValueError, OverflowError):
+        raise ValueRefused(f"{_shown(text)} is no time as {style} writes it") from None
+    if column.data_type == "date":
+        if moment.time() != datetime.time():
+            raise ValueRefused(f"{_shown(text)} has a time of day, and the column is a date")
+        return f"'{moment.date().isoformat()}'"
+    fraction = f"{moment.microsecond:06d}".rstrip("0")
+    if len(fraction) > column.digits:
+        raise ValueRefused(f"{_shown(text)} has parts of a second that the column's {column.digits} digits can't hold")
+    return f"'{moment.isoformat(' ', 'microseconds')}'"
+
+
+def _json(raw: Raw, _column: Column, _format: str) -> str:
+    text = _as_text(raw)
+    try:
+        json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        raise ValueRefused(f"{_shown(text)} is no JSON") from None
+    return quoted(text)
+
+
+def _from_iso(text: str) -> datetime.datetime:
+    """Return the moment in UTC, without its zone; a time that names none is in UTC."""
+    if _FINER_THAN_MICROSECONDS.search(text):
+        raise ValueError(text)
+    moment = datetime.datetime.fromisoformat(text)
+    return moment.astimezone(datetime.UTC).replace(tzinfo=None) if moment.tzinfo else moment
+
+
+def _from_unix(text: str, units_per_second: int) -> datetime.datetime:
+    microseconds = _number(text) * (1_000_000 // units_per_second)
+    if len(text) > UNIX_CHARS_MAX or microseconds != int(microseconds):
+        raise ValueError(text)
+    return _EPOCH + datetime.timedelta(microseconds=int(microseconds))
+
+
+def _number(raw: Raw) -> Decimal:
+    text = _as_text(raw)
+    if not _DECIMAL.fullmatch(text) or len(text) > NUMBER_CHARS_MAX:
+        raise ValueRefused(f"{_shown(text)} is no number")
+    return Decimal(text)
+
+
+def _as_text(raw: Raw) -> str:
+    if isinstance(raw, bytes):
+        raise ValueRefused("it is not UTF-8, and only a binary column holds that")
+    return raw
+
+
+def _check_length(length: int, length_max: int, what: str) -> None:
+    if length_max and length > length_max:
+        raise ValueRefused(f"it has {length} {what}, and the column takes {length_max}")
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 40 else f"{text[:40]}…")
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+_INTS = ("tinyint", "smallint", "mediumint", "int", "bigint")
+_TEXTS = ("tinytext", "text", "mediumtext", "longtext")
+_BLOBS = ("tinyblob", "blob", "mediumblob", "longblob")
+
+KINDS: dict[str, Kind] = {
+    "text": Kind(frozenset({"char", "varchar", *_TEXTS}), "TEXT", "''", _text),
+    "int": Kind(frozenset(_INTS), "BIGINT", "0", _int),
+    "decimal": Kind(frozenset({"decimal"}), "DECIMAL(38,10)", "0", _decimal),
+    "float": Kind(frozenset({"float", "double"}), "DOUBLE", "0", _float),
+    "bool": Kind(frozenset(_INTS), "TINYINT(1)", "0", _bool),
+    "datetime": Kind(frozenset({"datetime", "timestamp", "date"}), "DATETIME(6)", "'1970-01-02'", _datetime),
+    # To MariaDB, JSON is longtext with a check.
+    "json": Kind(frozenset({"json", "mediumtext", "longtext"}), "JSON", "'null'", _json),
+    "binary": Kind(frozenset({"binary", "varbinary", *_BLOBS}), "LONGBLOB", "''", _binary),
+}
+
+
+def json_text(value: Any) -> str:
+    """Return a value as canonical JSON text: equal values give equal texts."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
