@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from engine.delivery.settle import Frame, Ledger
+from engine.model import Watermark
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """A ledger against a list: a position is given back once nothing before it is open, and not sooner.
+
+    A watermark counts from the moment at which all frames before it are settled.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ledger = Ledger()
+        self.end = 0
+        self.model: list[tuple[int, int, Watermark | None]] = []
+        """(end, how many hold it, watermark) of every frame that was not given back."""
+        self.frames: list[Frame] = []
+        self.watermark: Watermark | None = None
+
+    @rule(size=st.integers(1, 100), opened=st.integers(0, 3))
+    def frame_arrives(self, size: int, opened: int) -> None:
+        self.end += size
+        frame = self.ledger.add(self.end)
+        frame.open += opened
+        self.frames.append(frame)
+        self.model.append((self.end, opened, None))
+
+    @rule(moment_ms=st.integers(1, 1_000), mark=st.integers(0, 3))
+    def watermark_arrives(self, moment_ms: int, mark: int) -> None:
+        self.end += 8
+        watermark = Watermark(moment_ms, mark)
+        self.frames.append(self.ledger.add(self.end, watermark))
+        self.model.append((self.end, 0, watermark))
+
+    @precondition(lambda self: any(held for _, held, _ in self.model))
+    @rule(data=st.data())
+    def an_entry_lets_go(self, data: st.DataObject) -> None:
+        """In any order: deliveries end as they like."""
+        index = data.draw(st.sampled_from([index for index, (_, held, _) in enumerate(self.model) if held]))
+        end, held, watermark = self.model[index]
+        self.model[index] = (end, held - 1, watermark)
+        self.frames[index].open -= 1
+
+    @precondition(lambda self: self.frames)
+    @rule(data=st.data())
+    def an_entry_takes_hold(self, data: st.DataObject) -> None:
+        """A frame that is not given back yet may be held once more."""
+        index = data.draw(st.integers(0, len(self.frames) - 1))
+        end, held, watermark = self.model[index]
+        self.model[index] = (end, held + 1, watermark)
+        self.frames[index].open += 1
+
+    @rule()
+    def settle(self) -> None:
+        expected: int | None = None
+        while self.model and not self.model[0][1]:
+            expected, _, watermark = self.model.pop(0)
+            self.frames.pop(0)
+            self.watermark = watermark or self.watermark
+        assert self.ledger.settled() == expected
+
+    @invariant()
+    def the_rest_is_remembered(self) -> None:
+        assert len(self.ledger) == len(self.model)
+        assert self.ledger.watermark == self.watermark
+
+
+LedgerMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestLedger = LedgerMachine.TestCase
+TestLedger.__doc__ = "What a ledger gives back, and when, is what the list of its frames says."

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.config import RouteSettings
+from engine.model import EVERY_ROUTE, THE_BEGINNING_MS, Missed, Watermark
+from engine.routes import RouteTable
+from engine.supervision.checkpoint import Checkpoint
+from engine.supervision.progress import RESTART_VERSIONS_US, Progress
+
+NOW_MS = 50_000
+FOUND = Checkpoint("here", 40_000, 7, 1_000, ("carts",), is_clean=False)
+
+
+def table(*names: str, whole: str = "", previous: RouteTable | None = None) -> RouteTable:
+    """Return a table of these routes; the one called ``whole`` begins with the whole keyspace."""
+    routes = [
+        RouteSettings(name=name, function="f", starting_position="TRIM_HORIZON" if name == whole else "LATEST")
+        for name in names
+    ]
+    return RouteTable.build(routes, previous)
+
+
+def begin(found: Checkpoint | None, *names: str, whole: str = "", is_lost: bool = False) -> Progress:
+    return Progress("here", found, table(*(names or ("carts",)), whole=whole), NOW_MS, is_lost=is_lost)
+
+
+def test_a_first_start_has_missed_nothing() -> None:
+    """Without a checkpoint the engine begins now, and looks for nothing that was before."""
+    progress = begin(None)
+    assert progress.is_first and progress.is_clean
+    assert progress.missed_at_start() == ()
+    assert (progress.watermark_ms, progress.version_floor) == (NOW_MS, 0)
+
+
+def test_a_checkpoint_of_another_server_is_none() -> None:
+    """What was settled elsewhere says nothing of this server."""
+    elsewhere = Checkpoint("elsewhere", 40_000, 7, 1_000, ("carts",))
+    assert begin(elsewhere).is_first
+
+
+def test_a_restart_finds_what_came_since_the_checkpoint() -> None:
+    """The first subscribers look for what changed since, and for nothing before."""
+    progress = begin(FOUND)
+    assert progress.missed_at_start() == (Missed(40_000, 7, 1),)
+    assert not progress.is_first
+    assert not progress.is_clean
+
+
+def test_a_checkpoint_that_is_lost_means_the_whole_keyspace() -> None:
+    """Where a checkpoint was and can't be read, everything may be missing, and something may be in flight."""
+    progress = begin(None, is_lost=True)
+    assert progress.missed_at_start() == (Missed(THE_BEGINNING_MS, 0, 1),)
+    assert not progress.is_first
+    assert not progress.is_clean
+
+
+def test_versions_go_on_above_those_of_before() -> None:
+    """After an end in order from the last version; after a crash above all that an interval may have given out."""
+    clean = Checkpoint("here", 40_000, 7, 1_000, ("carts",), is_clean=True)
+    assert begin(clean).version_floor == 1_000
+    assert begin(FOUND).version_floor == 1_000 + RESTART_VERSIONS_US
+    assert begin(FOUND).checkpoint(0, NOW_MS, is_clean=False).version >= 1_000
+
+
+def test_a_ring_that_has_told_nothing_holds_all_up() -> None:
+    """The watermark is that of the slowest ring; until every ring has one, it stays."""
+    progress = begin(FOUND)
+    progress.advance([Watermark(45_000, 7), Watermark(0, 0)])
+    assert progress.watermark_ms == 40_000
+    progress.advance([])
+    assert progress.watermark_ms == 40_000
+    progress.advance([Watermark(45_000, 7), Watermark(44_000, 7)])
+    assert progress.watermark_ms == 44_000
+
+
+def test_a_mark_counts_only_where_all_agree() -> None:
+    """Idle times are believed by a mark that the server had all the time between the oldest and the newest look."""
+    progress = begin(FOUND)
+    progress.advance([Watermark(45_000, 7), Watermark(44_000, 7)])
+    assert progress.missed_by(0, 0) == (Missed(44_000, 7),)
+    progress.advance([Watermark(46_000, 8), Watermark(45_000, 7)])
+    assert progress.missed_by(0, 0) == (Missed(45_000, 0),)
+
+
+def test_a_successor_begins_where_the_last_one_had_heard() -> None:
+    """What a subscriber had marked is in the rings; one that had heard nothing leaves all since the watermark."""
+    progress = begin(FOUND)
+    assert progress.missed_by(48_000, 9) == (Missed(48_000, 9),)
+    assert progress.missed_by(0, 0) == (Missed(40_000, 7),)
+
+
+def test_a_route_that_begins_with_the_whole_keyspace_has_it_once() -> None:
+    """It is asked for until a watermark is younger than its beginning, through restarts, and never again."""
+    progress = begin(FOUND, "carts", "people", whole="people")
+    (slot,) = [
+        slot for slot, route in table("carts", "people", whole="people").routes.items() if route.name == "people"
+    ]
+    everything = Missed(THE_BEGINNING_MS, 0, 1 << slot)
+    assert progress.missed_at_start() == (Missed(40_000, 7, EVERY_ROUTE & ~(1 << slot) & 0b11), everything)
+    progress.advance([Watermark(NOW_MS, 7)])
+    assert everything in progress.missed_by(48_000, 9)
+    kept = progress.checkpoint(0, NOW_MS, is_clean=False)
+    assert kept.routes == ("carts",)
+    assert everything in begin(kept, "carts", "people", whole="people").missed_at_start()
+    progress.advance([Watermark(NOW_MS + 1, 7)])
+    assert progress.missed_by(48_000, 9) == (Missed(48_000, 9),)
+    kept = progress.checkpoint(0, NOW_MS, is_clean=False)
+    assert kept.routes == ("carts", "people")
+    assert everything not in begin(kept, "carts", "people", whole="people").missed_at_start()
+
+
+def test_a_route_that_went_is_forgotten() -> None:
+    """A route of the same name that comes after it begins anew."""
+    progress = begin(FOUND, "carts", "people")
+    progress.take_routes(table("people"), NOW_MS)
+    assert progress.checkpoint(0, NOW_MS, is_clean=False).routes == ("people",)
+
+
+@given(
+    looks=st.lists(
+        st.lists(st.builds(Watermark, st.integers(0, 100_000), st.integers(0, 2)), min_size=3, max_size=3), max_size=8
+    )
+)
+def test_a_checkpoint_never_runs_ahead_of_a_ring(looks: list[list[Watermark]]) -> None:
+    """Whatever the rings say, what is kept is no newer than what each of them had settled."""
+    progress, expected = begin(FOUND), 40_000
+    for watermarks in looks:
+        progress.advance(watermarks)
+        lowest = min(watermark.moment_ms for watermark in watermarks)
+        expected = lowest or expected
+        kept = progress.checkpoint(5, NOW_MS, is_clean=False)
+        assert kept.watermark_ms == expected
+        assert Progress("here", kept, table("carts"), NOW_MS, is_lost=False).watermark_ms == expected
