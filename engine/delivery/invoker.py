@@ -13,6 +13,7 @@ import select
 import sys
 from collections import deque
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 
 from engine.clock import monotonic_ms, now_ms
@@ -209,9 +210,10 @@ class Invoker:
         orphans = [change for change in changes if change.routes & self._strangers]
         for slot, lane in self._lanes.items():
             wanted = 1 << slot
-            mine = [change for change in changes if change.routes & wanted]
+            # A lane changes what it is given: no two may share one.
+            mine = [one if one.routes == wanted else copy(one) for one in changes if one.routes & wanted]
             if orphans:
-                mine += [one for one in orphans if not one.routes & wanted and lane.wants(one.key, one.event)]
+                mine += [copy(one) for one in orphans if not one.routes & wanted and lane.wants(one.key, one.event)]
             if mine and is_fenced:
                 lane.add_fenced(mine, frame, self._fence_ms)
             elif mine:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from engine.delivery.settle import DURABLE, Frame
 from engine.events import REPAIR
-from engine.model import Change
+from engine.model import Change, Outcome
 
 BARRED_MS = 10
 """How soon a lane looks again at keys that another one has in flight."""
@@ -39,6 +39,8 @@ class Batch:
     fence_ms: int = 0
     payload: bytes = b""
     sent: list[Entry] = field(default_factory=list)
+    verdict: Outcome | None = None
+    """Why it is given up, once its fence has passed; until then its keys stay in flight."""
 
 
 class Lane:
@@ -113,7 +115,8 @@ class Lane:
         if self.retries and self.retries[0][0] <= now_ms:
             batch = heapq.heappop(self.retries)[2]
             self.retrying_keys -= len(batch.entries)
-            self.fold_held(batch.entries)
+            if batch.verdict is None:
+                self.fold_held(batch.entries)
             return batch
         if not self.waiting or not (flush or self._is_due(now_ms)):
             return None

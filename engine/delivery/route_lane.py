@@ -252,12 +252,12 @@ class RouteLane(Lane):
             return
         batch.attempts += counts
         if outcome.failure is Failure.OVERSIZE or policy.gives_up(batch.attempts):
-            self._bury(batch, outcome, unix_ms)
+            self._give_up(batch, outcome, moment_ms, unix_ms)
             return
         old = [entry for entry in failed if policy.is_too_old(entry[0].captured_ms, unix_ms)]
         if old:
             late = Batch(old, batch.attempts, batch.fence_ms, sent.payload, sent.sent)
-            self._bury(late, outcome, unix_ms, "past maximum_record_age_in_seconds; ")
+            self._give_up(late, outcome, moment_ms, unix_ms, "past maximum_record_age_in_seconds; ")
             batch.entries = without(failed, old)
         if batch.entries:
             self._again(batch, outcome, counts, moment_ms)
@@ -286,16 +286,29 @@ class RouteLane(Lane):
             retry_in_ms=wait_ms,
         )
 
-    def _bury(self, batch: Batch, outcome: Outcome, unix_ms: int, note: str = "") -> None:
+    def _give_up(self, batch: Batch, outcome: Outcome, moment_ms: int, unix_ms: int, note: str = "") -> None:
+        """Bury these, but not while their invocation may still write: a newer value must not be there before it."""
+        reason = f"{note}{outcome.reason}" if outcome.failure is Failure.NONE else f"{note}{reason_of(outcome)}"
+        batch.verdict = Outcome(outcome.failure, reason=reason)
+        if batch.fence_ms > moment_ms:
+            self.retry(batch, batch.fence_ms)
+        else:
+            self._bury(batch, batch.verdict, unix_ms)
+
+    def take(self, now_ms: int, *, flush: bool = False) -> Batch | None:
+        """Return the next batch that may start now; bury those that are given up and fenced no longer."""
+        while (batch := super().take(now_ms, flush=flush)) is not None and batch.verdict is not None:
+            self._bury(batch, batch.verdict, now_ms + self._unix_ahead_ms)
+        return batch
+
+    def _bury(self, batch: Batch, told: Outcome, unix_ms: int) -> None:
         """Give these up: to the route's place for failures, in a thread; they are in flight until it has them."""
         assert self._dispatcher is not None
         route, records = self.route, records_in(batch.payload, len(batch.sent))
         known = {entry[0].key: record for entry, record in zip(batch.sent, records, strict=True)}
         record_of = [known.get(entry[0].key) for entry in batch.entries]
-        reason = f"{note}{outcome.reason}" if outcome.failure is Failure.NONE else f"{note}{reason_of(outcome)}"
-        told = Outcome(outcome.failure, reason=reason)
         letters = letters_of(route.name, route.function, batch.entries, record_of, batch.attempts, told, unix_ms)
-        self._dispatcher.submit(Burial(batch.entries, batch.attempts, letters, reason))
+        self._dispatcher.submit(Burial(batch.entries, batch.attempts, letters, told.reason))
 
     def buried(self, burial: Burial, problem: str, moment_ms: int) -> None:
         """Settle what is kept as dead letters; where they can't be kept, keep the records and try again later."""

@@ -45,7 +45,8 @@ class Shelf:
     def free_retries(self, lane: Lane) -> str:
         """Make durable what waits for its next attempt; return "" or why that can't be."""
         for _, _, batch in lane.retries:
-            lane.fold_held(batch.entries)
+            if batch.verdict is None:
+                lane.fold_held(batch.entries)
             if problem := self._free(batch):
                 return problem
         return ""
@@ -88,7 +89,8 @@ class Shelf:
             frame.open -= 1
         freed = {change.key: (change, DURABLE) for change, _ in batch.entries}
         batch.entries = [freed[change.key] for change, _ in batch.entries]
-        batch.sent = [freed[change.key] for change, _ in batch.sent]
+        # Of a batch that is given up, more may have been sent than is left in it.
+        batch.sent = [freed.get(entry[0].key, entry) for entry in batch.sent]
         return ""
 
     def take_back(self, lane: Lane, count: int, moment_ms: int, unix_ms: int) -> None:
