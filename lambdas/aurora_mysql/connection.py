@@ -28,10 +28,13 @@ SQL_MODE = ",".join(
 
 
 class Connection:
-    """One connection to the server, with a session of our own settings. Every error is a `ServerError`."""
+    """One connection to the server, with a session of our own settings. Every error is a `ServerError`.
+
+    ``clock_s`` is the wall clock: others may stand still while Lambda has the container frozen.
+    """
 
     def __init__(
-        self, settings: Settings, credentials: Credentials, *, clock_s: Callable[[], float] = time.monotonic
+        self, settings: Settings, credentials: Credentials, *, clock_s: Callable[[], float] = time.time
     ) -> None:
         self._settings = settings
         self._credentials = credentials

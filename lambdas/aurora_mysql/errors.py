@@ -18,8 +18,8 @@ DUPLICATE_COLUMN = 1060
 READ_ONLY = frozenset({1290, 1836})
 """A server that is, or has become, a reader."""
 
-_CONNECTION_IS_FINE = frozenset({1205, 1213, 1412, 1969, 3024})
-"""Lock wait, deadlock, a table's change, statement timeouts: the same connection may go on."""
+_CONNECTION_IS_FINE = frozenset({1020, 1205, 1213, 1412, 1969, 3024})
+"""A row that has changed, lock wait, deadlock, a table that has changed, statement timeouts: the connection is good."""
 
 _PASSING = (
     _CONNECTION_IS_FINE

@@ -6,13 +6,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from engine.sandbox.lambda_runtime import FunctionSpec
+from lambdas.aurora_mysql import credentials
 from lambdas.aurora_mysql import handler as function
 from lambdas.contract import SetupError
 from tests.mariadb import PASSWORD, USER, MariaDB, mariadb_server, needs_mariadb
+from tests.support import wait_for, whole_path
 
 pytestmark = needs_mariadb
 
@@ -529,3 +533,65 @@ def test_a_server_that_wants_tls(server: MariaDB, set_up: SetUp) -> None:
         assert invoke() == []
     finally:
         server.execute("SET GLOBAL require_secure_transport = 0")
+
+
+def test_iam_on_a_real_connection(server: MariaDB, set_up: SetUp, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The token is the password that the server sees, over TLS, and a new connection brings a new one."""
+    tokens = [f"db.example:3306/?Action=connect&X-Amz-Signature={'a' * 500}{n}" for n in range(2)]
+    made = iter(tokens)
+
+    def login(token: credentials.Token) -> tuple[str, str]:
+        return "iam_user", next(made)
+
+    server.execute(
+        f"CREATE OR REPLACE USER iam_user@'%' IDENTIFIED BY '{tokens[0]}' REQUIRE SSL",
+        "GRANT ALL ON ingest.* TO iam_user@'%'",
+    )
+    set_up(AURORA_USER="iam_user", AURORA_AUTH="iam")
+    monkeypatch.delenv("AURORA_PASSWORD")
+    monkeypatch.setattr(credentials.Token, "login", login)
+    assert invoke(record(0, "cart:1", {"qty": "1"}, 1)) == []
+    ((number,),) = server.execute("SELECT id FROM information_schema.PROCESSLIST WHERE user = 'iam_user'")
+    server.execute(f"ALTER USER iam_user@'%' IDENTIFIED BY '{tokens[1]}'", f"KILL {number}")
+    assert invoke(record(0, "cart:1", {"qty": "2"}, 2)) == []
+    assert cart(server, "1", "quantity") == (2,)
+
+
+def test_a_statement_that_takes_effect_late_replaces_nothing_newer(server: MariaDB, set_up: SetUp) -> None:
+    """A statement that its client gave up, and that the server ends after a newer value came, changes no newer row."""
+    server.execute(
+        "CREATE OR REPLACE TRIGGER slow BEFORE INSERT ON carts FOR EACH ROW "
+        "IF NEW.owner = 'slow' THEN DO GET_LOCK('held', 60); DO RELEASE_LOCK('held'); END IF"
+    )
+    set_up(AURORA_READ_TIMEOUT_MS="300", AURORA_ATTEMPTS_MAX="1")
+    with server.root() as other, other.cursor() as cursor:
+        cursor.execute("SELECT GET_LOCK('held', 1)")
+        assert invoke(record(0, "cart:1", {"owner": "slow"}, 1), record(1, "cart:2", {"owner": "late"}, 1)) == [
+            "0",
+            "1",
+        ]
+        set_up()
+        assert invoke(record(0, "cart:1", {"owner": "new"}, 2)) == []
+        assert cart(server, "2") is None
+        cursor.execute("DO RELEASE_LOCK('held')")
+        wait_for(lambda: cart(server, "2") is not None, "the late statement's effect", 10)
+    assert cart(server, "1", "owner, version") == ("new", 2)
+
+
+def test_the_whole_path(server: MariaDB, set_up: SetUp, tmp_path: Path) -> None:
+    """Hashes that are set, changed and deleted appear as rows, by an engine that knows nothing of tables."""
+    variables = server.environment(AURORA_MAPPING=json.dumps([CARTS]))
+    spec = FunctionSpec("aurora", "lambdas.aurora_mysql.handler:handler", environment=variables)
+    with whole_path(tmp_path, functions=[spec]) as path:
+        route = '[[routes]]\nname = "carts"\nfunction = "aurora"\nkeys = ["cart:*"]\nevents = ["hset", "del"]\n'
+        path.write_config(route, shards=1, invokers=1)
+        path.start()
+        for number in range(300):
+            path.client.hset(f"cart:{number}", mapping={"owner": "a", "qty": number, "total": "1.50"})
+        for number in range(0, 300, 2):
+            path.client.hset(f"cart:{number}", "qty", -1)
+        path.client.delete("cart:7")
+        total = "SELECT COUNT(*), SUM(quantity = -1), SUM(deleted_at IS NOT NULL) FROM carts"
+        wait_for(lambda: server.execute(total) == [(300, 150, 1)], "all rows at their last values")
+        assert path.stop() == 0
+    assert cart(server, "9", "owner, quantity, total") == ("a", 9, Decimal("1.50"))

@@ -1,0 +1,497 @@
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.config import DeliverySettings
+from lambdas.aurora_mysql.layout import Layout, bind, facts_of
+from lambdas.aurora_mysql.mapping import TableMapping, mapping_of, read_mappings
+from lambdas.aurora_mysql.rows import RecordRefused, change_of, row_of
+from lambdas.aurora_mysql.settings import Settings, read_settings
+from lambdas.aurora_mysql.statements import ADDED, Row, chunks, delete, upsert
+from lambdas.aurora_mysql.values import KINDS, Column, Raw, ValueRefused
+from lambdas.contract import Record, SetupError
+
+ROOT = Path(__file__).parents[2]
+
+MAPPING: dict[str, Any] = {
+    "keys": ["cart:*"],
+    "table": "carts",
+    "key": {"column": "id", "prefix": "cart:"},
+    "columns": {"owner": "text", "qty": {"column": "quantity", "type": "int"}},
+}
+ENVIRON = {
+    "AURORA_HOST": "db.example",
+    "AURORA_USER": "writer",
+    "AURORA_PASSWORD": "pa55word",
+    "AURORA_DATABASE": "shop",
+    "AURORA_MAPPING": json.dumps(MAPPING),
+}
+BIN = "utf8mb4_bin"
+# As information_schema tells of them: name, type, nullable, characters, scale, precision, collation, comment.
+KEY = ("id", "varchar", "NO", 64, None, None, BIN, "")
+OWNER = ("owner", "varchar", "YES", 20, None, None, "utf8mb4_general_ci", "")
+QUANTITY = ("quantity", "int", "YES", None, 0, None, None, "")
+DELETED_AT = ("deleted_at", "datetime", "YES", None, None, 3, None, "")
+VERSION = ("version", "bigint", "NO", None, 0, None, None, "")
+PRIMARY = ("PRIMARY", "id", None)
+
+
+def mapping(**more: Any) -> TableMapping:
+    (read,) = read_mappings(json.dumps([MAPPING | more]))
+    return read
+
+
+def layout(*columns: Any, **more: Any) -> Layout:
+    known = {column[0]: column for column in (KEY, OWNER, QUANTITY, DELETED_AT, VERSION, *columns)}
+    return bind(mapping(**more), facts_of(known.values(), [PRIMARY]))
+
+
+def record(key: str = "cart:7", body: str | None = '{"owner":"a"}', version: int = 5, **more: Any) -> Record:
+    return Record("0", key, key, body, version=version, **more)
+
+
+def text_of(one: Record, used: Layout, now_ms: int = 0) -> str:
+    return row_of(change_of(one, (used.mapping,)), used, now_ms).text
+
+
+# --- values -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "raw", "column", "literal"),
+    [
+        ("text", "o'Brien\\ \n\r\0\x1a\"%", Column("c", "text"), "'o\\'Brien\\\\ \\n\\r\\0\\Z\"%'"),
+        ("int", "-007", Column("c", "int"), "-7"),
+        ("int", "+18446744073709551615", Column("c", "bigint"), "18446744073709551615"),
+        ("decimal", "12.500", Column("c", "decimal", digits=1), "12.5"),
+        ("decimal", "1e3", Column("c", "decimal"), "1000"),
+        ("decimal", "-.5", Column("c", "decimal", digits=2), "-0.5"),
+        ("float", "1.5", Column("c", "double"), "1.5e0"),
+        ("float", "1e300", Column("c", "double"), "1e+300"),
+        ("bool", "TRUE", Column("c", "tinyint"), "1"),
+        ("bool", "off", Column("c", "tinyint"), "0"),
+        ("datetime", "2026-01-31T23:30:00-01:00", Column("c", "datetime"), "'2026-02-01 00:30:00.000000'"),
+        ("datetime", "2026-01-31", Column("c", "date"), "'2026-01-31'"),
+        ("json", '{"a": 1}', Column("c", "json"), "'{\"a\": 1}'"),
+        ("binary", b"\0\xff", Column("c", "blob"), "X'00ff'"),
+        ("binary", "é", Column("c", "blob"), "X'c3a9'"),
+    ],
+)
+def test_a_text_becomes_a_literal(kind: str, raw: Raw, column: Column, literal: str) -> None:
+    """Each type is written so that the server can't read it as anything else."""
+    assert KINDS[kind].literal(raw, column, "iso") == literal
+
+
+@pytest.mark.parametrize(
+    ("kind", "raw", "column"),
+    [
+        ("text", b"\xff", Column("c", "text")),
+        ("text", "\ud800", Column("c", "text")),
+        ("text", "abc", Column("c", "varchar", chars_max=2)),
+        ("text", "a  ", Column("c", "varchar", chars_max=2)),
+        ("text", "éé", Column("c", "tinytext", bytes_max=3)),
+        ("text", "a ", Column("c", "char", chars_max=9)),
+        ("int", "1.0", Column("c", "int")),
+        ("int", "", Column("c", "int")),
+        ("int", "٣", Column("c", "int")),
+        ("int", "9" * 101, Column("c", "int")),
+        ("decimal", "0.001", Column("c", "decimal", digits=2)),
+        ("decimal", "NaN", Column("c", "decimal")),
+        ("decimal", "1e999", Column("c", "decimal")),
+        ("float", "inf", Column("c", "double")),
+        ("float", "1e400", Column("c", "double")),
+        ("float", "1_000", Column("c", "double")),
+        ("bool", "2", Column("c", "tinyint")),
+        ("datetime", "yesterday", Column("c", "datetime")),
+        ("datetime", "2026-01-31T10:00:00.5", Column("c", "datetime", digits=0)),
+        ("datetime", "2026-01-31T10:00:00.0000001", Column("c", "datetime", digits=6)),
+        ("datetime", "2026-01-31T10:00:00", Column("c", "date")),
+        ("json", "{", Column("c", "json")),
+        ("json", "NaN", Column("c", "json")),
+        ("json", "[" * 100_000, Column("c", "json")),
+        ("binary", "abc", Column("c", "varbinary", bytes_max=2)),
+        ("binary", "abc", Column("c", "binary", bytes_max=4)),
+    ],
+)
+def test_what_a_column_cannot_hold_exactly_is_refused(kind: str, raw: Raw, column: Column) -> None:
+    """Nothing is rounded, cut, filled up or guessed."""
+    with pytest.raises(ValueRefused):
+        KINDS[kind].literal(raw, column, "iso")
+
+
+@pytest.mark.parametrize(
+    ("style", "text", "literal"),
+    [
+        ("unix_s", "1763890010", "'2025-11-23 09:26:50.000000'"),
+        ("unix_s", "1763890010.25", "'2025-11-23 09:26:50.250000'"),
+        ("unix_ms", "1763890010123", "'2025-11-23 09:26:50.123000'"),
+        ("unix_ms", "-1", "'1969-12-31 23:59:59.999000'"),
+    ],
+)
+def test_a_unix_time_becomes_a_datetime(style: str, text: str, literal: str) -> None:
+    """Seconds and milliseconds since 1970 are moments in UTC."""
+    assert KINDS["datetime"].literal(text, Column("c", "datetime", digits=6), style) == literal
+
+
+@pytest.mark.parametrize("text", ["1e99", "0.0000001", "1" * 26, "x", ""])
+def test_what_is_no_unix_time_is_refused(text: str) -> None:
+    """A number beyond the calendar, or finer than a microsecond, is none."""
+    with pytest.raises(ValueRefused):
+        KINDS["datetime"].literal(text, Column("c", "datetime", digits=6), "unix_s")
+
+
+# --- the mapping --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("glob", "takes", "leaves"),
+    [
+        ("cart:*", ["cart:", "cart:a\nb"], ["xcart:", "car"]),
+        ("a?c", ["abc", "a\udcffc"], ["ac", "abbc"]),
+        ("[^b-d]x", ["ax", "]x"], ["bx", "cx"]),
+        ("[d-b\\]]", ["c", "]"], ["a", "-"]),
+        (r"\*\?", ["*?"], ["ab"]),
+        ("a[b", ["a[b"], ["ab"]),
+        ("[]", [], ["", "[]"]),
+        ("a.c", ["a.c"], ["abc"]),
+    ],
+)
+def test_globs_are_those_of_redis(glob: str, takes: list[str], leaves: list[str]) -> None:
+    """Stars, question marks, classes and backslashes mean what they mean in KEYS."""
+    used = (mapping(keys=[glob]),)
+    assert all(mapping_of(key, used) for key in takes)
+    assert not any(mapping_of(key, used) for key in leaves)
+
+
+def test_the_first_mapping_that_takes_a_key_has_it() -> None:
+    """Mappings are asked in their order."""
+    mappings = read_mappings(
+        json.dumps([MAPPING | {"keys": ["a:*", "b:*"]}, MAPPING | {"keys": ["*"], "table": "rest"}])
+    )
+    assert [getattr(mapping_of(key, mappings), "table", None) for key in ("b:1", "c:1")] == ["carts", "rest"]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"keys": []}, "AURORA_MAPPING[0].keys"),
+        ({"keys": [1]}, "AURORA_MAPPING[0].keys"),
+        ({"table": ""}, "table"),
+        ({"table": "a`b"}, "no name"),
+        ({"key": {}}, "AURORA_MAPPING[0].key.column is missing"),
+        ({"key": {"column": "id", "type": "float"}}, "allowed are text, binary, int"),
+        ({"columns": {"a": "number"}}, 'columns["a"].type'),
+        ({"columns": {"a": 1}}, "an object is expected"),
+        ({"columns": {"a": {"type": "int", "nulable": True}}}, "'nulable', which is no setting"),
+        ({"columns": {"a": {"type": "int", "nullable": "no"}}}, "expected is a value of type bool"),
+        ({"columns": {"a": "int", "b": {"column": "A", "type": "int"}}}, "uses the column A twice"),
+        ({"columns": {"version": "int"}}, "uses the column version twice"),
+        ({"colums": {}}, "'colums', which is no setting"),
+        ({"unknown_fields": "extra"}, "extra_column go together"),
+        ({"unknown_fields": "keep"}, "allowed are ignore, extra, add, fail"),
+        ({"added_columns_max": True}, "of type int"),
+        ({"added_columns_max": 501}, "from 0 to 500"),
+        ({"deletes": "never"}, "allowed are tombstone, delete"),
+        ({"deleted_at_column": ""}, "deleted_at_column is empty"),
+        ({"version_column": ""}, "version_column"),
+    ],
+)
+def test_a_wrong_mapping_says_what_and_where(change: dict[str, Any], told: str) -> None:
+    """Each error names the setting, so that the user need not search."""
+    with pytest.raises(SetupError) as error:
+        mapping(**change)
+    assert told in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "[1]", '"x"', "null"])
+def test_what_is_no_mapping(text: str) -> None:
+    """A text that is no list of objects is a setup error."""
+    with pytest.raises(SetupError, match="AURORA_MAPPING"):
+        read_mappings(text)
+
+
+def test_two_mappings_of_one_table() -> None:
+    """Rows of two mappings could meet in one table, so they are refused."""
+    with pytest.raises(SetupError, match="two mappings for the table carts"):
+        read_mappings(json.dumps([MAPPING, MAPPING | {"table": "Carts"}]))
+
+
+# --- settings -----------------------------------------------------------------------------------
+
+
+def test_the_defaults() -> None:
+    """What the README says is what a user gets."""
+    settings = read_settings(ENVIRON)
+    assert settings == Settings("db.example", "writer", "shop", read_mappings(json.dumps(MAPPING)), password="pa55word")
+    assert "pa55word" not in repr(settings)
+    assert settings.connect_timeout_ms + settings.read_timeout_ms < DeliverySettings().deadline_margin_ms
+
+
+def test_the_readme_documents_every_variable() -> None:
+    """Each variable that is read has its row, with its default, and no other is named."""
+    text = (ROOT / "lambdas/aurora_mysql/README.md").read_text()
+    source = (ROOT / "lambdas/aurora_mysql/settings.py").read_text()
+    pattern = re.compile(r"AURORA_[A-Z_]+")
+    assert set(pattern.findall(text)) == set(pattern.findall(source))
+
+
+def test_a_mapping_from_a_file(tmp_path: Path) -> None:
+    """A name that is relative is looked up in the function's zip."""
+    (tmp_path / "mapping.json").write_text(json.dumps([MAPPING]))
+    environ = ENVIRON | {"AURORA_MAPPING": "mapping.json", "LAMBDA_TASK_ROOT": str(tmp_path)}
+    assert read_settings(environ).mappings[0].table == "carts"
+    with pytest.raises(SetupError, match=r"nowhere\.json"):
+        read_settings(environ | {"AURORA_MAPPING": "nowhere.json"})
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"AURORA_HOST": ""}, "AURORA_HOST"),
+        ({"AURORA_USER": ""}, "AURORA_USER"),
+        ({"AURORA_DATABASE": ""}, "AURORA_DATABASE"),
+        ({"AURORA_MAPPING": ""}, "AURORA_MAPPING"),
+        ({"AURORA_PORT": "x"}, "AURORA_PORT"),
+        ({"AURORA_TLS": "maybe"}, "verify, required, off"),
+        ({"AURORA_AUTH": "kerberos"}, "password, iam"),
+        ({"AURORA_AUTH": "iam"}, "remove AURORA_PASSWORD"),
+        ({"AURORA_SECRET": "arn"}, "both set"),
+        ({"AURORA_BACKOFF_MS_MIN": "3000"}, "larger than"),
+    ],
+)
+def test_wrong_variables(change: dict[str, str], told: str) -> None:
+    """Each error names the variable and the remedy, and shows no password."""
+    with pytest.raises(SetupError, match=told) as error:
+        read_settings(ENVIRON | change)
+    assert "pa55word" not in str(error.value)
+
+
+def test_iam_never_without_tls() -> None:
+    """A token is as good as a password, and is sent as it is."""
+    environ = {name: value for name, value in ENVIRON.items() if name != "AURORA_PASSWORD"} | {"AURORA_AUTH": "iam"}
+    assert read_settings(environ).auth == "iam"
+    with pytest.raises(SetupError, match="AURORA_TLS is off"):
+        read_settings(environ | {"AURORA_TLS": "off"})
+
+
+# --- rows ---------------------------------------------------------------------------------------
+
+
+def test_a_row_and_its_tombstone() -> None:
+    """A hash sets its columns and clears the mark of deletion; a key that is gone leaves mark and version alone."""
+    used = layout()
+    assert used.columns == ("id", "owner", "quantity", "deleted_at", "version")
+    assert text_of(record(body='{"owner":"a","qty":"2"}'), used) == "('7','a',2,NULL,5)"
+    assert text_of(record(body=None), used, 1_763_890_010_123) == "('7',NULL,NULL,'2025-11-23 09:26:50.123',5)"
+    coarse = layout(("deleted_at", "datetime", "YES", None, None, 0, None, ""))
+    assert text_of(record(body=None), coarse, 1_763_890_010_999) == "('7',NULL,NULL,'2025-11-23 09:26:50',5)"
+
+
+def test_a_real_delete_asks_for_an_older_row() -> None:
+    """Where rows are deleted, a delete stands for one key and what is older."""
+    assert text_of(record(body=None), layout(deletes="delete")) == "(`id` = '7' AND COALESCE(`version`, 0) < 5)"
+
+
+def test_missing_fields_and_defaults() -> None:
+    """A default stands for a field that is missing, and a field that is needed fails its record."""
+    columns = {"owner": {"type": "text", "nullable": False}, "qty": {"type": "int", "column": "quantity", "default": 3}}
+    used = layout(columns=columns)
+    assert text_of(record(body='{"owner":"a"}'), used) == "('7','a',3,NULL,5)"
+    assert text_of(record(body=None), used).startswith("('7','',3,")
+    with pytest.raises(RecordRefused, match="'owner' is missing"):
+        text_of(record(body="{}"), used)
+
+
+def test_unknown_fields() -> None:
+    """They are ignored, kept as JSON, or fail their record, as the mapping says."""
+    body = '{"owner":"a","z":"1","b":"2"}'
+    assert text_of(record(body=body), layout()) == "('7','a',NULL,NULL,5)"
+    extra = layout(("extra", "json", "YES", None, None, None, None, ""), unknown_fields="extra", extra_column="extra")
+    assert text_of(record(body=body), extra) == '(\'7\',\'a\',NULL,\'{"b":"2","z":"1"}\',NULL,5)'
+    assert text_of(record(body='{"owner":"a"}'), extra) == "('7','a',NULL,NULL,NULL,5)"
+    with pytest.raises(RecordRefused, match=r"'z' has no column: AURORA_MAPPING does not name it"):
+        text_of(record(body=body), layout(unknown_fields="fail"))
+
+
+def test_columns_that_were_added() -> None:
+    """Such a column is known by its comment, and is NULL where the field is missing; others are left alone."""
+    ours = ("colour", "text", "YES", 65_535, None, None, "utf8mb4_general_ci", ADDED)
+    theirs = ("note", "text", "YES", 65_535, None, None, "utf8mb4_general_ci", "")
+    used = layout(ours, theirs, unknown_fields="add", added_columns_max=2)
+    assert text_of(record(body='{"colour":"red"}'), used) == "('7',NULL,NULL,'red',NULL,5)"
+    assert text_of(record(), used) == "('7','a',NULL,NULL,NULL,5)"
+    assert used.why_not_added("size") == ""
+    assert "another purpose" in used.why_not_added("Note")
+    assert "another purpose" in used.why_not_added("Colour")
+    assert "its name" in used.why_not_added("größe")
+    full = layout(ours, unknown_fields="add", added_columns_max=1)
+    assert "allows no more" in full.why_not_added("size")
+
+
+@pytest.mark.parametrize(
+    ("one", "told"),
+    [
+        (record("cart"), "no mapping"),
+        (record(version=0), "no version"),
+        (record(version=1 << 63), "no version"),
+        (record(body="{"), "not JSON"),
+        (record(body="[]"), "not an object"),
+        (record(body="[" * 100_000), "not JSON"),
+        (record(body='"x"', type="string"), "takes only hashes"),
+        (record("cart:\udc80"), "not UTF-8"),
+        (record("cart:\ud800"), "no text"),
+        (record("cart:" + "x" * 65), "longer than the 64"),
+        (record("cart:a "), "ends in blanks"),
+        (record("%%", id_encoding="base64"), "base64"),
+        (record(body='{"a":"%"}', body_encoding="base64"), "base64"),
+        (record(body='{"YQ==":1}', body_encoding="base64"), "base64"),
+    ],
+)
+def test_records_that_cannot_be_rows(one: Record, told: str) -> None:
+    """Each is refused with its reason, by an error that concerns it alone."""
+    with pytest.raises(RecordRefused) as error:
+        text_of(one, layout())
+    assert told in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["7", "0", "-12"])
+def test_a_key_that_is_a_number(text: str) -> None:
+    """Where the key is a number, only the one way to write it is a key: no two keys meet in one row."""
+    key = ("id", "bigint", "NO", None, 0, None, None, "")
+    used = layout(key, key=MAPPING["key"] | {"type": "int"})
+    assert text_of(record(f"cart:{text}"), used).startswith(f"({text},")
+    for other in (f"0{text}", f"+{text}", f"{text} ", f"{text}.0", "", "-0"):
+        with pytest.raises(RecordRefused, match="no whole number"):
+            text_of(record(f"cart:{other}"), used)
+
+
+def test_a_key_of_any_bytes() -> None:
+    """A binary key column takes every key, blanks at its end too."""
+    key = ("id", "varbinary", "NO", 64, None, None, None, "")
+    used = layout(key, key=MAPPING["key"] | {"type": "binary"})
+    odd = base64.b64encode(b"cart:\xff ").decode()
+    assert text_of(record(odd, id_encoding="base64"), used).startswith("(X'ff20',")
+
+
+def test_a_key_without_the_prefix() -> None:
+    """Stripped and unstripped keys could meet, so a mapping with a prefix takes no key without it."""
+    used = layout(keys=["*"])
+    with pytest.raises(RecordRefused, match="does not begin with 'cart:'"):
+        text_of(record("other:7"), used)
+
+
+# --- layouts ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("indexes", "told"),
+    [
+        ([], "make it the primary key"),
+        ([("PRIMARY", "id", 10)], "make it the primary key"),
+        ([("PRIMARY", "id", None), ("PRIMARY", "owner", None)], "make it the primary key"),
+        ([PRIMARY, ("u", "owner", None)], "the unique index on owner"),
+        ([PRIMARY, ("u", None, None)], "the unique index on"),
+    ],
+)
+def test_indexes_that_an_upsert_cannot_work_with(indexes: list[Any], told: str) -> None:
+    """A row has to be found by its key, and by nothing else that is written."""
+    with pytest.raises(SetupError) as error:
+        bind(mapping(), facts_of([KEY, OWNER, QUANTITY, DELETED_AT, VERSION], indexes))
+    assert told in str(error.value)
+
+
+def test_indexes_that_do_no_harm() -> None:
+    """An index that holds the key, or only columns that are not written, can't name another key's row."""
+    number = ("nr", "bigint", "NO", None, 0, None, None, "")
+    indexes = [("PRIMARY", "nr", None), ("k", "id", None), ("both", "id", None), ("both", "owner", None)]
+    assert bind(mapping(), facts_of([number, KEY, OWNER, QUANTITY, DELETED_AT, VERSION], indexes)).missing == ()
+
+
+def test_all_that_is_wrong_with_a_table_is_told_at_once() -> None:
+    """The user mends the table once."""
+    with pytest.raises(SetupError) as error:
+        bind(mapping(), facts_of([KEY, ("owner", "int", "YES", None, 0, None, None, "")], []))
+    for told in ("no column quantity", "no column version", "column owner: its type is int", "make it the primary key"):
+        assert told in str(error.value)
+
+
+def test_columns_that_may_be_added_are_only_named() -> None:
+    """Where missing columns are added, the layout names them, the key's column never."""
+    facts = facts_of([KEY, VERSION], [PRIMARY])
+    assert bind(mapping(missing_columns="add"), facts).missing == ("owner", "quantity", "deleted_at")
+    with pytest.raises(SetupError, match="no column id"):
+        bind(mapping(missing_columns="add"), facts_of([OWNER, VERSION], [PRIMARY]))
+
+
+@pytest.mark.parametrize(
+    ("collation", "pads"),
+    [(BIN, True), ("utf8mb4_nopad_bin", False), ("utf8mb4_0900_bin", False)],
+)
+def test_collations_that_pad(collation: str, pads: bool) -> None:
+    """Which keys are the same to the server follows from the collation's name."""
+    assert layout((*KEY[:6], collation, "")).pads_keys is pads
+
+
+# --- statements ---------------------------------------------------------------------------------
+
+
+def test_an_upsert_assigns_the_version_last() -> None:
+    """The server assigns from left to right, and compares the version in each: it may change only after all others."""
+    form = upsert(mapping(), ("id", "a`b", "version"))
+    assert form.statement([Row(b"1", "('1',2,3)", 9), Row(b"2", "('2',2,3)", 9)]) == (
+        "INSERT INTO `carts` (`id`, `a``b`, `version`) VALUES ('1',2,3), ('2',2,3) ON DUPLICATE KEY UPDATE "
+        "`a``b` = IF(COALESCE(`version`, 0) < VALUES(`version`), VALUES(`a``b`), `a``b`), "
+        "`version` = IF(COALESCE(`version`, 0) < VALUES(`version`), VALUES(`version`), `version`)"
+    )
+    assert "WHERE FALSE ON DUPLICATE KEY UPDATE" in form.probe
+    assert (
+        delete(mapping()).statement([Row(b"1", "(x)", 3), Row(b"2", "(y)", 3)])
+        == "DELETE FROM `carts` WHERE (x) OR (y)"
+    )
+
+
+def test_rows_are_written_in_the_order_of_their_keys() -> None:
+    """Two statements at once take their locks in one order; numbers are ordered as numbers."""
+    rows = [Row(key, "x", 1) for key in (b"b", b"\xff", b"a")]
+    assert [row.identity for chunk in chunks(rows, 2, 9, 999) for row in chunk] == [b"a", b"b", b"\xff"]
+    numbers = [Row(key, "x", 1) for key in (10, 9, -1)]
+    assert [row.identity for chunk in chunks(numbers, 2, 9, 999) for row in chunk] == [-1, 9, 10]
+
+
+def test_statements_are_bounded_by_rows_and_bytes() -> None:
+    """A statement has at most so many rows and bytes; a row that is larger has one of its own."""
+    rows = [Row(n, "x" * size, size) for n, size in enumerate([10, 10, 10, 50, 10])]
+    assert [[row.size for row in chunk] for chunk in chunks(rows, 2, 2, 999)] == [[10, 10], [10, 50], [10]]
+    assert [[row.size for row in chunk] for chunk in chunks(rows, 2, 9, 30)] == [[10, 10], [10], [50], [10]]
+
+
+# --- the zip ------------------------------------------------------------------------------------
+
+
+def test_the_function_can_be_zipped_alone(tmp_path: Path) -> None:
+    """With what its README packs, and the driver, the handler is imported and nothing of the engine is needed."""
+    archive = tmp_path / "aurora_mysql.zip"
+    parts = [ROOT / "lambdas" / name for name in ("__init__.py", "aws.py", "contract.py")]
+    parts += (ROOT / "lambdas/aurora_mysql").glob("*.py")
+    with zipfile.ZipFile(archive, "w") as packed:
+        for part in parts:
+            packed.write(part, part.relative_to(ROOT))
+    code = (
+        "import sys; sys.modules['engine'] = None; "
+        f"sys.path[:] = [p for p in sys.path if p != {str(ROOT)!r}]; sys.path.insert(0, {str(archive)!r}); "
+        "import lambdas.aurora_mysql.handler as h; print(h.__file__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True
+    )
+    assert done.stdout.startswith(str(archive)), done.stderr
