@@ -24,7 +24,8 @@ PASSWORD = 'o\'pen "sésame"'
 DATABASE = "ingest"
 START_S = 60.0
 
-_TABLES = ("mysql_system_tables.sql", "mysql_performance_tables.sql", "mysql_system_tables_data.sql")
+_TABLES = ("system_tables.sql", "performance_tables.sql", "system_tables_data.sql")
+"""Ends of the names of the server's own scripts, which begin with mysql_ or mariadb_."""
 _SETTINGS = (
     "--innodb-buffer-pool-size=32M",
     "--innodb-log-file-size=16M",
@@ -140,11 +141,11 @@ def _bootstrap(folder: Path) -> None:
     server = binary()
     assert server is not None
     shares = [server.resolve().parents[1] / "share" / name for name in ("mysql", "mariadb")]
-    share = next(one for one in shares if (one / _TABLES[0]).exists())
+    scripts = [next(path for share in shares for path in share.glob(f"*_{name}")) for name in _TABLES]
     password = PASSWORD.replace("'", "''")
     statements = [
         "USE mysql;",
-        *((share / name).read_text() for name in _TABLES),
+        *(script.read_text() for script in scripts),
         "FLUSH PRIVILEGES;",
         "ALTER USER root@localhost IDENTIFIED BY '';",
         "GRANT ALL ON *.* TO root@localhost WITH GRANT OPTION;",

@@ -137,9 +137,11 @@ def bind(mapping: TableMapping, facts: TableFacts) -> Layout:
 def _missing_problems(mapping: TableMapping, missing: Sequence[str]) -> list[str]:
     """Return what is wrong with columns that are not there: the key's can't be added, others only where they may."""
     types = sql_types(mapping)
-    may_add = mapping.missing_columns == "add"
-    told = [column for column in missing if not may_add or column == mapping.key_column]
-    return [f"no column {column}: {statements.add_column(mapping.table, column, types[column])}" for column in told]
+    told = [] if mapping.missing_columns == "add" else [column for column in missing if column != mapping.key_column]
+    problems = [f"no column {one}: {statements.add_column(mapping.table, one, types[one])}" for one in told]
+    if mapping.key_column in missing:
+        problems.append(f"no column {mapping.key_column}, which is to be the key")
+    return problems
 
 
 def _unfit(mapping: TableMapping, column: Column) -> list[str]:

@@ -29,8 +29,7 @@ _FINER_THAN_MICROSECONDS = re.compile(r"[.,][0-9]{7}")
 _BOOLS = {"1": "1", "true": "1", "yes": "1", "on": "1", "0": "0", "false": "0", "no": "0", "off": "0"}
 _EPOCH = datetime.datetime(1970, 1, 1)
 _UNITS_PER_SECOND = {"unix_s": 1, "unix_ms": 1_000}
-_TICKS = {"'": "\\'", "\\": "\\\\", "\0": "\\0", "\n": "\\n", "\r": "\\r", "\x1a": "\\Z"}
-_ESCAPES = str.maketrans(_TICKS)
+_ESCAPES = str.maketrans({"'": "\\'", "\\": "\\\\", "\0": "\\0", "\n": "\\n", "\r": "\\r", "\x1a": "\\Z"})
 
 ISO = "iso"
 DATETIME_FORMATS = (ISO, *_UNITS_PER_SECOND)

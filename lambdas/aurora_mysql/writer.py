@@ -38,6 +38,9 @@ class Writer:
         except SetupError:
             self._schema.forget(mapping)
             raise
+        except ServerError as error:
+            # Rows are found and fail alone: what is left is a change of the table itself.
+            raise SetupError(f"the table {mapping.table} could not be made to fit: {error.message}") from None
 
     def check(self, time_left: TimeLeft) -> None:
         """See whether all tables are there and may be written; raise `SetupError` with all that is wrong.

@@ -3,7 +3,8 @@
 # Without it those tests are skipped, each with the reason.
 set -euo pipefail
 
-if [ -n "$(PATH="$PATH:/usr/sbin:/usr/local/sbin" command -v mariadbd || true)" ]; then
+export PATH="$PATH:/usr/sbin:/usr/local/sbin"
+if command -v mariadbd >/dev/null; then
   echo "mariadbd is there"
   exit 0
 fi
@@ -15,15 +16,15 @@ cannot() {
 }
 
 command -v apt-get >/dev/null || cannot "no apt-get here"
-as_root=()
+as_root=(env DEBIAN_FRONTEND=noninteractive)
 if [ "$(id -u)" != 0 ]; then
   sudo -n true 2>/dev/null || cannot "neither root nor sudo without a password"
-  as_root=(sudo -n)
+  as_root=(sudo -n "${as_root[@]}")
 fi
-export DEBIAN_FRONTEND=noninteractive
-install=(apt-get install -y -qq --no-install-recommends mariadb-server-core)
+# Another installation may be under way.
+install=(apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends mariadb-server-core)
 # The lists of packages may be missing, or older than what the mirrors hold.
 "${as_root[@]}" "${install[@]}" >/dev/null 2>&1 ||
   { "${as_root[@]}" apt-get update -qq && "${as_root[@]}" "${install[@]}" >/dev/null; } ||
   cannot "apt-get could not install mariadb-server-core"
-echo "installed: $(PATH="$PATH:/usr/sbin" mariadbd --version)"
+echo "installed: $(mariadbd --version)"

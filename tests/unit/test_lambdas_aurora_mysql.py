@@ -429,7 +429,7 @@ def test_columns_that_may_be_added_are_only_named() -> None:
     """Where missing columns are added, the layout names them, the key's column never."""
     facts = facts_of([KEY, VERSION], [PRIMARY])
     assert bind(mapping(missing_columns="add"), facts).missing == ("owner", "quantity", "deleted_at")
-    with pytest.raises(SetupError, match="no column id"):
+    with pytest.raises(SetupError, match="no column id, which is to be the key"):
         bind(mapping(missing_columns="add"), facts_of([OWNER, VERSION], [PRIMARY]))
 
 
