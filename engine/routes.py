@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import msgspec
 
 from engine.config import RouteSettings
-from engine.events import EVENTS_OF_ABSENCE, REPAIR, REPAIR_GONE, expand_events, merge_flags, notification_flags
+from engine.events import EVENTS_OF_ABSENCE, REPAIR_GONE, expand_events, merge_flags, notification_flags
 from engine.glob import Matcher, matcher, takes_everything
 from engine.model import ROUTE_SLOTS_MAX, RouteMask
 
@@ -39,45 +39,62 @@ class EventRoutes:
 
 
 def wants(route: RouteSettings) -> Callable[[bytes, str], bool]:
-    """Return what tells whether a route takes this key after this event; what was found unheard counts as any."""
+    """Return what tells whether a route may want a key that has changed, whose newest event is this.
+
+    One change may stand for several events, so a route that wants any event which leaves the key there wants it.
+    """
     patterns = [pattern.encode() for pattern in route.keys]
     matches = (lambda _key: True) if any(map(takes_everything, patterns)) else matcher(patterns)
-    events = {*expand_events(route.events), REPAIR}
+    events = set(expand_events(route.events))
+    if events - EVENTS_OF_ABSENCE:
+        return lambda key, event: bool(matches(key))
     if "del" in events:
         events.add(REPAIR_GONE)
     return lambda key, event: event in events and bool(matches(key))
 
 
+def meaning(route: RouteSettings) -> str:
+    """Return what a mark for this route means: its name, and the keys and events that it takes."""
+    return repr((route.name, route.keys, route.events))
+
+
 class RouteTable(msgspec.Struct, frozen=True):
     """The routes in force, each in its slot; immutable, and the same in every process.
 
-    ``version`` grows with every reload. ``retired`` remembers the slots of routes that went, the oldest
-    first: one that comes back gets its slot again, and nobody else does while there is another choice.
+    ``version`` grows with every reload. A route whose keys or events were changed gets another slot: marks that are on
+    their way mean what they meant. ``retired`` remembers the slots of what went (`meaning`), the oldest first: one that
+    comes back gets its slot again, and nobody else does while there is another choice. ``recycled`` are the slots that
+    had to be given to another one: what marks in them mean is not certain.
     """
 
     version: int
     routes: Mapping[int, RouteSettings]
     retired: tuple[tuple[int, str], ...] = ()
+    recycled: RouteMask = 0
 
     @classmethod
     def build(cls, routes: Sequence[RouteSettings], previous: RouteTable | None = None) -> RouteTable:
-        """Give each route a slot, the one that its name has in ``previous`` where it is there.
+        """Give each route a slot, the one that it has in ``previous`` where it is there with the same keys and events.
 
         Names must differ and be no more than there are slots: the settings are checked for both.
         """
         names = [route.name for route in routes]
         assert len(names) == len(set(names)) and len(names) <= ROUTE_SLOTS_MAX
         before = _slots_before(previous)
-        slots = {name: slot for name, slot in before.items() if name in set(names)}
+        wanted = {meaning(route): route for route in routes}
+        slots = {what: slot for what, slot in before.items() if what in wanted}
         spare = [slot for slot in range(ROUTE_SLOTS_MAX) if slot not in before.values()]
-        spare += [slot for name, slot in before.items() if name not in slots]
-        for name, slot in zip((name for name in names if name not in slots), spare, strict=False):
-            slots[name] = slot
+        spare += [slot for what, slot in before.items() if what not in slots]
+        recycled = previous.recycled if previous else 0
+        for what, slot in zip((what for what in wanted if what not in slots), spare, strict=False):
+            slots[what] = slot
+            recycled |= (slot in before.values()) << slot
         taken = set(slots.values())
         return cls(
             version=previous.version + 1 if previous else 1,
-            routes={slots[route.name]: route for route in routes},
-            retired=tuple((slot, name) for name, slot in before.items() if slot not in taken),
+            routes={slots[what]: route for what, route in wanted.items()},
+            retired=tuple((slot, what) for what, slot in before.items() if slot not in taken),
+            recycled=recycled,
         )
 
     def compile(self) -> dict[bytes, EventRoutes]:
@@ -128,11 +145,11 @@ class RouteTable(msgspec.Struct, frozen=True):
 
 
 def _slots_before(previous: RouteTable | None) -> dict[str, int]:
-    """Return name → slot of all that ever had one: retired ones first, the oldest first."""
+    """Return what a mark means → its slot, of all that ever had one: retired ones first, the oldest first."""
     if previous is None:
         return {}
-    before = {name: slot for slot, name in previous.retired}
-    before.update((route.name, slot) for slot, route in previous.routes.items())
+    before = {what: slot for slot, what in previous.retired}
+    before.update((meaning(route), slot) for slot, route in previous.routes.items())
     return before
 
 

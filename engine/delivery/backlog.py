@@ -110,15 +110,16 @@ class Backlog:
                 Path(name).rename(f"{name}.repaired")
         self.damaged = []
 
-    def put(self, route: str, rows: Sequence[BacklogRow]) -> str:
+    def put(self, route: str, rows: Sequence[BacklogRow], *, replaces: bool = True) -> str:
         """Keep these rows; return "" when they are durable, else why none of them is kept.
 
-        A row replaces that of its key, but for ``captured_ms``, of which the oldest stays.
+        A row replaces that of its key, but for ``captured_ms``, of which the oldest stays; without ``replaces`` the
+        key's own row stays as it is.
         """
         # Once more for a file that was damaged: it is out of the way then.
         for _ in range(2):
             try:
-                self._put(route, rows)
+                self._put(route, rows, replaces)
                 return ""
             except (sqlite3.Error, OSError) as error:
                 if reason := self._failed(error):
@@ -196,9 +197,15 @@ class Backlog:
         return {route: count for route in self._counts if (count := self.count(route))}
 
     def rows(self, route: str) -> Iterator[list[BacklogRow]]:
-        """Yield all rows of a route, some thousands at a time; raises `sqlite3.Error` where they can't be read."""
-        connection = self._connected()
-        return iter(()) if connection is None else rows_of(connection, route)
+        """Yield all rows of a route, some thousands at a time; raises `sqlite3.Error` where the disk refuses."""
+        try:
+            connection = self._connected()
+            if connection is not None:
+                yield from rows_of(connection, route)
+        except (sqlite3.Error, OSError) as error:
+            # A damaged file is out of the way then, and listed.
+            if reason := self._failed(error):
+                raise sqlite3.OperationalError(reason) from error
 
     def close(self) -> None:
         """Flush and close the file."""
@@ -227,7 +234,7 @@ class Backlog:
         self._walks.clear()
         self._committed({})
 
-    def _put(self, route: str, rows: Sequence[BacklogRow]) -> None:
+    def _put(self, route: str, rows: Sequence[BacklogRow], replaces: bool) -> None:
         if not rows:
             return
         self._connected(make=True)
@@ -239,7 +246,7 @@ class Backlog:
         with self._file.transaction(durable=True) as connection:
             counts = self._remove_buffered(connection)
             added = connection.executemany(INSERT, values).rowcount
-            if added < len(values):
+            if added < len(values) and replaces:
                 connection.executemany(UPDATE, values)
             counts[route] = counts.get(route, 0) + added
             _write_counts(connection, self._counts, counts)

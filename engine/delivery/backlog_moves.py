@@ -1,18 +1,16 @@
-"""Rows of a backlog that find a new home before the start: other invokers than before, other routes than before."""
+"""Rows of a backlog that find a new home before the start, because there are more or fewer invokers than before."""
 
 from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from zlib import crc32
 
 from engine.delivery.backlog import Backlog, path_of
 from engine.delivery.backlog_file import BacklogFile
 from engine.delivery.backlog_rows import BacklogRow, rows_of
-
-Wants = Callable[[bytes, str], bool]
 
 _NAME = re.compile(r"invoker-(\d+)-of-(\d+)\.sqlite")
 
@@ -63,35 +61,4 @@ def _put(route: str, rows: Sequence[BacklogRow], homes: Sequence[Backlog]) -> st
     for home, part in zip(homes, parts, strict=True):
         if reason := home.put(route, part):
             return reason
-    return ""
-
-
-def adopt(folder: str, invokers: int, bytes_max: int, wanting: Mapping[str, Wants]) -> str:
-    """Give the rows of routes that are no more to those that want them now; return "" or what went wrong.
-
-    A route may have been renamed while its function was down. What nobody wants stays: its route may come back.
-    ``wanting`` tells of each route by name whether it wants a key. To be called while nobody uses the folder.
-    """
-    problems = []
-    for invoker in range(invokers):
-        home = Backlog(folder, invoker, invokers, bytes_max)
-        # What keeps a file from being read is its invoker's to tell.
-        if not home.open():
-            problems += [_adopt(home, route, wanting) for route in home.routes() if route not in wanting]
-        home.close()
-    return "; ".join(filter(None, problems))
-
-
-def _adopt(home: Backlog, route: str, wanting: Mapping[str, Wants]) -> str:
-    try:
-        for rows in home.rows(route):
-            adopted: set[bytes] = set()
-            for name, wants in wanting.items():
-                mine = [row for row in rows if wants(row.key, row.event)]
-                if mine and (reason := home.put(name, mine)):
-                    return reason
-                adopted.update(row.key for row in mine)
-            home.remove(route, adopted)
-    except sqlite3.Error as error:
-        return f"the keys of route {route} in the backlog can't be read: {error}"
     return ""

@@ -56,9 +56,10 @@ class PayloadBuilder:
     """Makes payloads for one route; ``payload_bytes_max`` is never exceeded."""
 
     def __init__(self, route: RouteSettings, database: int, payload_bytes_max: int) -> None:
-        self._deletes = EVENTS_OF_ABSENCE.intersection(route.events)
-        if self._deletes:
-            self._deletes |= {REPAIR_GONE}
+        self.deletes = EVENTS_OF_ABSENCE.intersection(route.events)
+        """The events after which the function is told of a key that is gone."""
+        if self.deletes:
+            self.deletes |= {REPAIR_GONE}
         self._is_original = route.payload == "original"
         self._database = database
         self._payload_bytes_max = payload_bytes_max
@@ -76,7 +77,7 @@ class PayloadBuilder:
             if value.error:
                 built.refused.append((entry, f"cannot be read: {value.error}"))
                 continue
-            if value.body is None and entry[0].event not in self._deletes:
+            if value.body is None and entry[0].event not in self.deletes:
                 built.settled.append(entry)
                 continue
             part = self._record(_IDS[len(parts)], entry, value)

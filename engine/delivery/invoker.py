@@ -13,7 +13,6 @@ import select
 import sys
 from collections import deque
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import dataclass
 
 from engine.clock import monotonic_ms, now_ms
@@ -21,13 +20,14 @@ from engine.config import AwsSettings, DeliverySettings, RedisSettings
 from engine.delivery.backlog import Backlog
 from engine.delivery.dispatch import Buried, Completion
 from engine.delivery.fetch import Fetcher
+from engine.delivery.lanes import Lanes
 from engine.delivery.retry import Backoff
-from engine.delivery.route_lane import LaneKit, RouteLane
+from engine.delivery.route_lane import LaneKit
 from engine.delivery.settle import Frame, Ledger
 from engine.delivery.shelf import ROWS_AT_ONCE
 from engine.errors import RedisError
 from engine.lifecycle import ChildLink, Drain, RepairWanted, RoutesInForce, SetRoutes, Stop
-from engine.model import EVERY_ROUTE, THE_BEGINNING_MS, Change, RouteMask, Watermark
+from engine.model import THE_BEGINNING_MS, Change, Watermark
 from engine.observe.logs import get_logger
 from engine.ring.codec import decode_changes, watermark_of
 from engine.ring.counters import ChildState, Counter
@@ -104,10 +104,9 @@ class Invoker:
         self._fetch_failures = 0
         self._fetch_after_ms = 0
         self._draining = False
-        self._lanes: dict[int, RouteLane] = {}
-        self._retired: list[RouteLane] = []
-        self._strangers: RouteMask = 0
-        """The slots without a lane."""
+        self._lanes = Lanes(self._kit)
+        self._damaged = 0
+        """Damaged files of the backlog whose keys are being looked for."""
         self._marks_to_come: list[int] = []
         """By ring: the watermarks until what was in a damaged backlog is found."""
         self._distrusted = [0] * len(spec.readers)
@@ -121,15 +120,16 @@ class Invoker:
         problem = self._backlog.open(now_ms() + delivery.retry_backoff_ms_max + fence_after_ms)
         if problem:
             log.error("backlog_unusable", problem=problem)
-        for path in self._backlog.damaged:
-            log.error("backlog_damaged", moved_to=str(path), hint="its keys are found by a scan of the whole keyspace")
-        if self._backlog.damaged:
+        self._note_damage()
+
+    def _note_damage(self) -> None:
+        """Have the keys of a damaged backlog looked for: they may be any."""
+        damaged = self._backlog.damaged
+        if len(damaged) > self._damaged:
+            log.error("backlog_lost", moved_to=damaged, hint="its keys are found by a scan of the whole keyspace")
             self._link.report(RepairWanted(THE_BEGINNING_MS))
             self._marks_to_come = [MARKS_OF_A_REPAIR] * len(self._ledgers)
-        names = {route.name for route in self._spec.table.routes.values()}
-        for name, keys in self._backlog.routes().items():
-            if name not in names:
-                log.warning("backlog_of_no_route", route=name, keys=keys)
+        self._damaged = len(damaged)
 
     def run(self) -> int:
         """Turn until there is nothing left to do."""
@@ -166,10 +166,12 @@ class Invoker:
         """Do what can be done now; return True if there is more that needs no waiting for."""
         more = self._read_rings()
         self._complete()
+        more |= self._lanes.sort_shelves(monotonic_ms())
         started = self._start_batches()
         self._relieve_rings()
         self._release()
         self._gauge()
+        self._note_damage()
         return more or started
 
     def _read_rings(self) -> bool:
@@ -206,38 +208,29 @@ class Invoker:
         is_fenced = is_fenced and moment < self._fence_ms
         row.add(Counter.CHANGES_READ, len(changes))
         merged = 0
-        # Marked by a table that is no longer in force: for a route that went, whose keys may be another's now.
-        orphans = [change for change in changes if change.routes & self._strangers]
-        for slot, lane in self._lanes.items():
-            wanted = 1 << slot
-            # A lane changes what it is given: no two may share one.
-            mine = [one if one.routes == wanted else copy(one) for one in changes if one.routes & wanted]
-            if orphans:
-                mine += [copy(one) for one in orphans if not one.routes & wanted and lane.wants(one.key, one.event)]
-            if mine and is_fenced:
+        for lane, mine in self._lanes.share_out(changes):
+            if is_fenced:
                 lane.add_fenced(mine, frame, self._fence_ms)
-            elif mine:
+            else:
                 merged += lane.add(mine, frame, moment)
         row.add(Counter.CHANGES_COALESCED, merged)
 
     def _complete(self) -> None:
         while self._done:
-            ended = self._done.popleft()
-            lane = self._owner(ended.lane_id)
+            ended, moment_ms = self._done.popleft(), monotonic_ms()
+            lane = self._lanes.by_id(ended.lane_id)
             if isinstance(ended, Buried):
-                lane.buried(ended.burial, ended.problem, monotonic_ms())
+                lane.buried(ended.burial, ended.problem, moment_ms)
             else:
-                lane.complete(ended.batch, ended.outcome, monotonic_ms(), now_ms())
-
-    def _owner(self, lane_id: int) -> RouteLane:
-        for lane in self._lanes.values():
-            if lane.lane_id == lane_id:
-                return lane
-        return next(lane for lane in self._retired if lane.lane_id == lane_id)
+                lane.complete(ended.batch, ended.outcome, moment_ms, now_ms())
+            if lane.strays:
+                self._lanes.hand_on(lane, moment_ms)
+        if self._lanes.retired:
+            self._lanes.close_retired(monotonic_ms())
 
     def _start_batches(self) -> bool:
         started = False
-        for lane in self._all_lanes():
+        for lane in self._lanes.all():
             while monotonic_ms() >= self._fetch_after_ms:
                 if not self._draining:
                     lane.take_back(monotonic_ms())
@@ -245,10 +238,6 @@ class Invoker:
                 if batch is None:
                     break
                 started = True
-                if lane.heirs:
-                    lane.hand_over(batch, monotonic_ms())
-                    if not batch.entries:
-                        continue
                 try:
                     values = self._fetcher.fetch(
                         [(change.key, change.event) for change, _ in batch.entries],
@@ -270,12 +259,10 @@ class Invoker:
         self._row.add(Counter.FETCH_ERRORS, 1)
         log.warning("fetch_failed", error=str(error), attempt=self._fetch_failures, retry_in_ms=wait_ms)
 
-    def _all_lanes(self) -> tuple[RouteLane, ...]:
-        return (*self._lanes.values(), *self._retired)
-
     def _relieve_rings(self) -> None:
         """Move the keys of lanes to disk that would stop the others by filling the rings, or that hold up a drain."""
-        lanes = self._all_lanes()
+        # What a retired lane has in flight ends by itself, and the rest is others'.
+        lanes = tuple(self._lanes.in_force.values())
         if self._draining:
             for lane in lanes:
                 if lane.is_troubled and not lane.is_idle():
@@ -314,57 +301,26 @@ class Invoker:
                 self._backlog.repaired()
 
     def _gauge(self) -> None:
-        waiting = in_flight = fence_ms = backlog = 0
-        for lane in self._all_lanes():
+        waiting = in_flight = fence_ms = 0
+        for lane in self._lanes.all():
             waiting += len(lane.waiting) + len(lane.held)
             in_flight += len(lane.in_flight)
-            backlog += len(lane.shelf)
             fence_ms = max(fence_ms, lane.fence_ms())
         self._row.set(Counter.FENCE_MS, max(fence_ms, self._fence_ms))
-        self._row.set(Counter.KEYS_BACKLOG, backlog)
+        self._row.set(Counter.KEYS_BACKLOG, sum(self._backlog.routes().values()))
         self._row.set(Counter.KEYS_WAITING, waiting)
         self._row.set(Counter.KEYS_IN_FLIGHT, in_flight)
 
     def _is_idle(self) -> bool:
-        return not self._done and all(lane.is_idle() for lane in self._all_lanes())
+        return not self._done and all(lane.is_idle() for lane in self._lanes.all())
 
     def _wait_ms(self) -> int:
         """Return how long nothing can happen by itself, in milliseconds, at least 1: no spinning."""
-        due = [lane.next_due_ms() for lane in self._all_lanes()]
+        due = [lane.next_due_ms() for lane in self._lanes.all()]
         times = [max(time, self._fetch_after_ms) for time in due if time is not None]
         if not times:
             return BEAT_MS_MAX
         return max(1, min(BEAT_MS_MAX, min(times) - monotonic_ms()))
 
     def _set_routes(self, table: RouteTable) -> None:
-        """Open lanes for new routes, turn those of changed ones; a route that went finishes what nobody else wants."""
-        self._retired = [lane for lane in self._retired if not self._closed(lane)]
-        lanes: dict[int, RouteLane] = {}
-        new: list[RouteLane] = []
-        changed: list[RouteLane] = []
-        for slot, route in table.routes.items():
-            old = self._lanes.pop(slot, None)
-            if old is not None:
-                if old.route != route:
-                    old.use(route)
-                    changed.append(old)
-                lanes[slot] = old
-                continue
-            lanes[slot] = RouteLane(route, self._kit)
-            new.append(lanes[slot])
-            # Of keys on disk nobody knows whether they were in flight.
-            lanes[slot].pause(self._fence_ms if len(lanes[slot].shelf) else self._spec.fence_ms)
-        for lane in changed:
-            lane.leave_to(tuple(new), is_retired=False)
-        for lane in self._lanes.values():
-            lane.leave_to((*new, *changed), is_retired=True)
-        self._retired.extend(self._lanes.values())
-        self._lanes = lanes
-        self._strangers = EVERY_ROUTE & ~sum(1 << slot for slot in lanes)
-
-    @staticmethod
-    def _closed(lane: RouteLane) -> bool:
-        if lane.is_idle():
-            lane.release_hands()
-            return True
-        return False
+        self._lanes.set_routes(table, monotonic_ms(), self._spec.fence_ms, self._fence_ms)

@@ -20,9 +20,6 @@ from engine.delivery.settle import DURABLE, Frame
 from engine.events import REPAIR
 from engine.model import Change, Outcome
 
-BARRED_MS = 10
-"""How soon a lane looks again at keys that another one has in flight."""
-
 Entry = tuple[Change, Frame]
 """A dirty key and the oldest frame of its ring that still needs it."""
 
@@ -53,8 +50,6 @@ class Lane:
         self.waiting: dict[bytes, Entry] = {}
         self.held: dict[bytes, Entry] = {}
         self.in_flight: set[bytes] = set()
-        self.barred: dict[bytes, Lane] = {}
-        """Keys that may not be taken while that other lane has them in flight: it was their route's before a reload."""
         self.invocations = 0
         self.failures_in_row = 0
         self.paused_until_ms = 0
@@ -120,11 +115,7 @@ class Lane:
             return batch
         if not self.waiting or not (flush or self._is_due(now_ms)):
             return None
-        entries = self._take_waiting() if not self.barred else self._take_unbarred()
-        if not entries:
-            self.pause(now_ms + BARRED_MS)
-            return None
-        return Batch(entries)
+        return Batch(self._take_waiting())
 
     def next_due_ms(self) -> int | None:
         """Return when `take` may next have something because time passed; None if only events can."""
@@ -168,12 +159,6 @@ class Lane:
             self.in_flight.update(taken)
             return list(taken.values())
         keys = [key for key, _ in zip(self.waiting, range(self.batch_size), strict=False)]
-        self.in_flight.update(keys)
-        return [self.waiting.pop(key) for key in keys]
-
-    def _take_unbarred(self) -> list[Entry]:
-        self.barred = {key: lane for key, lane in self.barred.items() if key in lane.in_flight}
-        keys = [key for key in self.waiting if key not in self.barred][: self.batch_size]
         self.in_flight.update(keys)
         return [self.waiting.pop(key) for key in keys]
 

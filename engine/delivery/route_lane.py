@@ -5,10 +5,8 @@ from __future__ import annotations
 import itertools
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-
-import msgspec
 
 from engine.clock import monotonic_ms, now_ms
 from engine.config import AwsSettings, DeliverySettings, RouteSettings
@@ -21,10 +19,10 @@ from engine.delivery.limit import ConcurrencyLimit, RetryBudget
 from engine.delivery.on_failure import failure_sink
 from engine.delivery.questions import Fetched
 from engine.delivery.retry import Backoff, RetryPolicy, failed_entries, halves, without
-from engine.delivery.settle import DURABLE
+from engine.delivery.settle import Frame
 from engine.delivery.shelf import Shelf
 from engine.delivery.targets.lambda_ import LambdaTarget
-from engine.model import Failure, Outcome
+from engine.model import Change, Failure, Outcome
 from engine.observe.logs import get_logger
 from engine.ring.counters import Counter, StatusRow
 from engine.ring.wake import Wake
@@ -37,6 +35,8 @@ REPORT_ITEM_FAILURES = "ReportBatchItemFailures"
 EVERY_KEY = 1 << 62
 WAITING_BATCHES_MAX = 4
 """Batches that wait in memory before more is taken back from disk."""
+START_LOOK_MS = 10
+"""How soon a lane that may not start yet looks again."""
 SHELF_RETRY_MS = 1_000
 """A disk that refused is asked again after this long."""
 
@@ -57,20 +57,27 @@ class LaneKit:
 class RouteLane(Lane):
     """One route in one invoker. ``lane_id`` is never used twice in a process, unlike a route's slot."""
 
-    def __init__(self, route: RouteSettings, kit: LaneKit) -> None:
+    def __init__(self, route: RouteSettings, kit: LaneKit, version: int = 1, elders: Sequence[RouteLane] = ()) -> None:
         super().__init__(batch_size=1, window_ms=0, slots=1)
         self.lane_id = next(_lane_ids)
         self.flying: list[Batch] = []
         """Batches whose invocation was started and has not ended."""
         self.shelf = Shelf(kit.backlog, route.name)
-        self.heirs: tuple[RouteLane, ...] = ()
-        """Lanes of routes that a reload has made, which take the keys that this one's route does not want any more."""
-        self.is_retired = False
+        self.version = version
+        """Of the route table that made this lane."""
+        self.retired_by = 0
+        """The version of the route table that took its route away; 0 while it is in force."""
+        self.strays: list[Entry] = []
+        """What a retired lane has not delivered: for the lanes that came after it."""
+        self.is_shelf_sorted = False
+        """Whether all that is on disk under the route's name is known to be wanted by it."""
         self.is_troubled = False
         """Whether the newest outcome was a failure of the route as a whole."""
         self._kit = kit
         self._row = kit.row
+        self._elders = tuple(elders)
         self._lost_fence_ms = 0
+        self._starts_at_ms = 0
         self._shelf_due_ms = 0
         # Times on disk are Unix times, but must not jump while we live.
         self._unix_ahead_ms = now_ms() - monotonic_ms()
@@ -100,6 +107,7 @@ class RouteLane(Lane):
         age_s = route.maximum_record_age_in_seconds
         self._policy = RetryPolicy(route.maximum_retry_attempts, age_s * 1_000 if age_s >= 0 else -1)
         self._builder = PayloadBuilder(route, kit.database, kit.delivery.payload_bytes_max)
+        self.deletes = self._builder.deletes
         # A function of the original's knows no deadline: it may write for as long as it may run.
         bounded_ms = kit.delivery.deadline_ms + kit.delivery.deadline_margin_ms
         self._fence_after_ms = kit.delivery.invoke_timeout_ms if is_original else bounded_ms
@@ -120,40 +128,32 @@ class RouteLane(Lane):
             self._dispatcher.close()
             self._target.close()
 
+    def start_at(self, moment_ms: int) -> None:
+        """Start nothing before this time (monotonic): invocations that nobody knows may be delivering these keys."""
+        self._starts_at_ms = moment_ms
+
     # Reloads
 
-    def leave_to(self, heirs: tuple[RouteLane, ...], *, is_retired: bool) -> None:
-        """Leave keys to the lanes of new routes; what is in flight here they don't take before that has ended.
+    def retire(self, version: int) -> None:
+        """Send nothing more: what is in flight ends here, all else is for lanes that came after this one."""
+        self.retired_by = version
+        given_up = [one for one in self.retries if one[2].verdict is not None]
+        left = [one[2] for one in self.retries if one[2].verdict is None]
+        self.retries = given_up
+        self.retrying_keys = sum(len(batch.entries) for _, _, batch in given_up)
+        for batch in left:
+            self.in_flight.difference_update(change.key for change, _ in batch.entries)
+            self.strays += batch.entries
+        self.strays += [*self.waiting.values(), *self.held.values()]
+        self.waiting, self.held = {}, {}
 
-        Otherwise one key could be in flight twice to one function, and its older value arrive last.
-        """
-        self.is_retired = is_retired
-        self.heirs = (*(heir for heir in self.heirs if not heir.is_retired), *heirs)
-        for heir in heirs:
-            heir.barred.update((key, self) for key in self.in_flight if key not in heir.in_flight)
+    def may_still_write(self, moment_ms: int) -> bool:
+        """Tell whether an invocation of this lane may yet have an effect."""
+        return bool(self.flying) or moment_ms < max(self._lost_fence_ms, self._starts_at_ms)
 
-    def hand_over(self, batch: Batch, moment_ms: int) -> None:
-        """Give the keys of a batch that was taken here to the heirs that want them; the rest stays in it."""
-        kept: list[Entry] = []
-        given: list[Entry] = []
-        for entry in batch.entries:
-            key, event = entry[0].key, entry[0].event
-            is_ours = not self.is_retired and self.wants(key, event)
-            takers = [] if is_ours else [heir for heir in self.heirs if heir.wants(key, event)]
-            refused = [heir for heir in takers if not heir.inherit(entry, moment_ms)]
-            (given if takers and not refused else kept).append(entry)
-        self.settle(given)
-        batch.entries = kept
-        if self.is_idle() and not len(self.shelf):
-            self.heirs = ()
-
-    def inherit(self, entry: Entry, moment_ms: int) -> bool:
-        """Take a key over from another lane; False where that has it on disk, and this one can't have."""
-        change, frame = entry
-        if frame is DURABLE and self.shelf.put([entry]):
-            return False
-        self.add([msgspec.structs.replace(change)], frame, moment_ms)
-        return True
+    def is_over(self, moment_ms: int) -> bool:
+        """Tell whether this retired lane has nothing more to do, and nothing more to be waited for."""
+        return self.is_idle() and not self.strays and not self.may_still_write(moment_ms)
 
     # The way out
 
@@ -227,8 +227,15 @@ class RouteLane(Lane):
 
     def settle(self, entries: Sequence[Entry]) -> None:
         """End the delivery of these keys, on disk too."""
-        self.shelf.settled(self, entries)
+        if not self.retired_by:
+            # Rows under the name of a route that went may be another lane's by now.
+            self.shelf.settled(self, entries)
         super().settle(entries)
+
+    def add_fenced(self, changes: Iterable[Change], frame: Frame, due_ms: int) -> None:
+        """Mark keys dirty that a lane before this process may still be delivering."""
+        self._lost_fence_ms = max(self._lost_fence_ms, due_ms)
+        super().add_fenced(changes, frame, due_ms)
 
     def _delivered(self, entries: Sequence[Entry], unix_ms: int) -> None:
         if not entries:
@@ -240,8 +247,16 @@ class RouteLane(Lane):
         row.set(Counter.LAG_MS_MAX, max(row.get(Counter.LAG_MS_MAX), *lags))
         self.settle(entries)
 
+    def _stray(self, entries: Sequence[Entry]) -> None:
+        """Leave these, whose invocation has ended, to the lanes that came after this one."""
+        self.in_flight.difference_update(change.key for change, _ in entries)
+        self.strays += entries
+
     def _failed(self, sent: Batch, failed: list[Entry], outcome: Outcome, moment_ms: int, unix_ms: int) -> None:
         """Decide on the entries that failed: in halves, given up, or again."""
+        if self.retired_by:
+            self._stray(failed)
+            return
         policy, counts = self._policy, self._policy.counts(outcome)
         batch = Batch(failed, sent.attempts, sent.fence_ms, sent.payload, sent.sent)
         bisects = counts and outcome.failure is not Failure.ITEMS and self.route.bisect_batch_on_function_error
@@ -297,9 +312,19 @@ class RouteLane(Lane):
 
     def take(self, now_ms: int, *, flush: bool = False) -> Batch | None:
         """Return the next batch that may start now; bury those that are given up and fenced no longer."""
+        if not self._may_start(now_ms):
+            self.pause(now_ms + START_LOOK_MS)
+            return None
         while (batch := super().take(now_ms, flush=flush)) is not None and batch.verdict is not None:
             self._bury(batch, batch.verdict, now_ms + self._unix_ahead_ms)
         return batch
+
+    def _may_start(self, moment_ms: int) -> bool:
+        """Tell whether no invocation can still write that others began: lanes before this one, or processes."""
+        if self.retired_by:
+            return True
+        self._elders = tuple(one for one in self._elders if one.may_still_write(moment_ms))
+        return moment_ms >= self._starts_at_ms and not self._elders
 
     def _bury(self, batch: Batch, told: Outcome, unix_ms: int) -> None:
         """Give these up: to the route's place for failures, in a thread; they are in flight until it has them."""
@@ -315,6 +340,9 @@ class RouteLane(Lane):
         name, records = self.route.name, len(burial.entries)
         if problem:
             log.error("dead_letter_not_kept", route=name, problem=problem, records=records)
+            if self.retired_by:
+                self._stray(burial.entries)
+                return
             self.retry(Batch(burial.entries, burial.attempts), moment_ms + self._backoff.ms_max)
             return
         self._row.add(Counter.DEAD_LETTERS, records)
@@ -352,8 +380,10 @@ class RouteLane(Lane):
 
     def take_back(self, moment_ms: int) -> None:
         """Take keys back from disk while there is a slot for them, behind those that wait in memory."""
-        is_ready = self.invocations < self.slots and moment_ms >= self.paused_until_ms
-        if is_ready and len(self.shelf) and len(self.waiting) < WAITING_BATCHES_MAX * self.batch_size:
+        if self.invocations >= self.slots or moment_ms < self.paused_until_ms or self.retired_by:
+            return
+        room = WAITING_BATCHES_MAX * self.batch_size - len(self.waiting)
+        if room > 0 and len(self.shelf) and self.is_shelf_sorted and self._may_start(moment_ms):
             self.shelf.take_back(self, self.batch_size, moment_ms, moment_ms + self._unix_ahead_ms)
 
     def empty_out(self, moment_ms: int) -> None:

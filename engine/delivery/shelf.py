@@ -10,7 +10,7 @@ last change that the row stands for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 from engine.delivery.backlog import Backlog, BacklogRow
 from engine.delivery.lane import Batch, Entry, Lane
@@ -41,6 +41,13 @@ class Shelf:
         """Keep these on disk; return "" when they are, else why not."""
         rows = [BacklogRow(change.key, change.event, change.captured_ms, due_ms, attempts) for change, _ in entries]
         return self._backlog.put(self.route, rows)
+
+    def adopt(self, rows: Sequence[BacklogRow], deletes: Container[str]) -> str:
+        """Keep rows of another route; a key that is here keeps its event, unless the row's is one of ``deletes``."""
+        gone = [row for row in rows if row.event in deletes]
+        rest = [row for row in rows if row.event not in deletes]
+        problem = self._backlog.put(self.route, rest, replaces=False) if rest else ""
+        return problem or (self._backlog.put(self.route, gone) if gone else "")
 
     def free_retries(self, lane: Lane) -> str:
         """Make durable what waits for its next attempt; return "" or why that can't be."""

@@ -38,7 +38,12 @@ class Keeper:
             log.warning("checkpoint_of_another_server", found=found.scope, now=planned.scope)
         table = RouteTable.decode(planned.table)
         self._progress = Progress(
-            planned.scope, found, table, planned.server_ms, is_lost=bool(problem) and found is None
+            planned.scope,
+            found,
+            table,
+            planned.server_ms,
+            is_lost=bool(problem) and found is None,
+            interval_ms=settings.supervision.checkpoint_interval_ms,
         )
         self.version_floor = self._progress.version_floor
         self.fence_ms = 0
@@ -77,9 +82,10 @@ class Keeper:
         if not all(row.get(Counter.SERVER_MARK) for row in self._subscribers):
             watermarks = [Watermark(one.moment_ms, 0) for one in watermarks]
         self._progress.advance(watermarks)
-        is_clean = is_clean and all(row.get(Counter.FENCE_MS) <= monotonic_ms() for row in rows)
+        moment_ms = monotonic_ms()
+        is_clean = is_clean and all(row.get(Counter.FENCE_MS) <= moment_ms for row in rows)
         version = max(row.get(Counter.VERSION) for row in rows)
-        problem = self._checkpoints.write(self._progress.checkpoint(version, now_ms(), is_clean=is_clean))
+        problem = self._checkpoints.write(self._progress.checkpoint(version, now_ms(), moment_ms, is_clean=is_clean))
         if problem and not self._is_refused:
             log.error("checkpoint_not_written", problem=problem)
         self._is_refused = bool(problem)

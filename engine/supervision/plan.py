@@ -10,7 +10,7 @@ import msgspec
 
 from engine.config import RouteSettings, Settings
 from engine.errors import ConfigError, EngineError, NotificationsOff, Problem, RedisError
-from engine.routes import RouteTable, wants
+from engine.routes import RouteTable
 from engine.supervision.planner import Answer, Findings, Plan, Refusal
 
 if TYPE_CHECKING:
@@ -75,12 +75,10 @@ def make_plan(settings: Settings, previous: bytes | None) -> Answer:
     """Return the plan, or every reason against it; ``previous`` is the encoded table that is in force."""
     found = examine(settings, RouteTable.decode(previous) if previous else None)
     if found.plan is not None and previous is None:
-        from engine.delivery.backlog_moves import adopt, rehome
+        from engine.delivery.backlog_moves import rehome
 
         delivery = settings.delivery
-        where = (delivery.backlog_folder, delivery.invokers, delivery.backlog_bytes_max)
-        routes = RouteTable.decode(found.plan.table).routes.values()
-        problem = rehome(*where) or adopt(*where, {route.name: wants(route) for route in routes})
+        problem = rehome(delivery.backlog_folder, delivery.invokers, delivery.backlog_bytes_max)
         if problem:
             return Refusal((Problem("delivery.backlog_folder", problem, "mend it, or move the folder away"),))
     return found.plan or found.refusal()

@@ -8,17 +8,27 @@ from engine.model import EVERY_ROUTE, THE_BEGINNING_MS, Missed, RouteMask, Water
 from engine.routes import RouteTable
 from engine.supervision.checkpoint import Checkpoint
 
-RESTART_VERSIONS_US = 2_000_000
-"""Versions that were given out after the checkpoint, at most: an interval's, by a clock that runs as fast as time."""
+RESTART_INTERVALS = 2
+"""Versions that were given out after the checkpoint, in intervals of it: one that passed, and one unseen before it."""
 
 
 class Progress:
     """The watermark of the whole engine, and the routes that still wait for the whole keyspace."""
 
-    def __init__(self, scope: str, found: Checkpoint | None, table: RouteTable, now_ms: int, *, is_lost: bool) -> None:
+    def __init__(
+        self,
+        scope: str,
+        found: Checkpoint | None,
+        table: RouteTable,
+        now_ms: int,
+        *,
+        is_lost: bool,
+        interval_ms: int = 1_000,
+    ) -> None:
         """Begin at what a checkpoint says; ``is_lost`` where there was one that can't be read.
 
-        ``now_ms`` is where a first start begins (Unix time, the server's clock).
+        ``now_ms`` is where a first start begins (Unix time, the server's clock); a checkpoint is kept every
+        ``interval_ms``.
         """
         if found is not None and found.scope != scope:
             found = None
@@ -29,9 +39,10 @@ class Progress:
         self._known = set(found.routes) if found else set()
         if is_lost:
             self._known = {route.name for route in table.routes.values()}
-        self._version = found.version if found else 0
         self._is_clean = found.is_clean if found else not is_lost
-        self.version_floor = self._version + (0 if self._is_clean else RESTART_VERSIONS_US) if found else 0
+        unseen_us = 0 if self._is_clean else RESTART_INTERVALS * interval_ms * 1_000
+        self.version_floor = found.version + unseen_us if found else 0
+        self._version, self._version_ms = 0, 0
         self._began: dict[str, int] = {}
         self.take_routes(table, now_ms)
 
@@ -94,14 +105,21 @@ class Progress:
             del self._began[name]
             self._known.add(name)
 
-    def checkpoint(self, version: int, written_at_ms: int, *, is_clean: bool) -> Checkpoint:
-        """Return what to keep."""
+    def checkpoint(self, version: int, written_at_ms: int, moment_ms: int, *, is_clean: bool) -> Checkpoint:
+        """Return what to keep: ``version`` is the highest that was given out, ``moment_ms`` the monotonic time.
+
+        Versions grow with time: where no key was read for a while, the next one will be higher by that.
+        """
+        if version > self._version:
+            self._version, self._version_ms = version, moment_ms
+        elif version and not is_clean:
+            version += (moment_ms - self._version_ms) * 1_000
         alive = {route.name for route in self._table.routes.values()}
         return Checkpoint(
             self._scope,
             self._baseline_ms,
             self._mark,
-            max(version, self._version),
+            max(version, self.version_floor),
             tuple(sorted(self._known & alive)),
             is_clean,
             written_at_ms,

@@ -406,13 +406,14 @@ def test_trim_horizon_is_the_whole_keyspace_once(tmp_path: Path) -> None:
     with whole_path(tmp_path, functions=functions) as path:
         for number in range(1_000):
             path.client.hset(f"old:{number}", "n", number)
+        # Idle times are told in seconds: what the next start has to find must be told from these.
+        time.sleep(5)
         path.write_config(route + latest)
         path.start()
         wait_for(lambda: len(path.last()) == 1_000, "the whole keyspace")
         wait_for(lambda: b'"all"' in (path.folder / "checkpoint").read_bytes(), "the checkpoint knows it")
         assert {one["function"] for one in path.invocations()} == {"accept"}
         assert path.stop() == 0
-        time.sleep(4)
         before = len(path.records())
         path.start()
         path.client.hset("new", "n", 1)

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import itertools
 import re
+from ast import literal_eval
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,7 +21,7 @@ from engine.events import (
 )
 from engine.glob import escape, matcher, takes_everything
 from engine.model import ROUTE_SLOTS_MAX
-from engine.routes import RouteTable
+from engine.routes import RouteTable, wants
 
 PIECES = [b"*", b"?", b"[", b"]", b"^", b"-", b"\\", b"a", b"b", b"c", b"z", b":", b"\n", b"\x00", b"\x80", b"\xff"]
 PATTERNS = st.lists(st.sampled_from(PIECES), max_size=9).map(b"".join)
@@ -206,7 +208,7 @@ def test_slots_are_stable(generations: list[list[str]]) -> None:
     current: RouteTable | None = None
     for names in generations:
         before = {} if current is None else {route.name: slot for slot, route in current.routes.items()}
-        retired = [] if current is None else list(current.retired)
+        retired = [] if current is None else [(slot, literal_eval(what)[0]) for slot, what in current.retired]
         new = table(names, current)
         assert new.version == (current.version + 1 if current else 1)
         slots = {route.name: slot for slot, route in new.routes.items()}
@@ -236,11 +238,46 @@ def test_retired_slots_are_used_last() -> None:
     full = table([f"r{n}" for n in range(ROUTE_SLOTS_MAX)])
     without = table([f"r{n}" for n in range(ROUTE_SLOTS_MAX) if n not in {5, 7}], full)
     without = table([route.name for slot, route in without.routes.items() if slot != 2], without)
-    assert without.retired == ((5, "r5"), (7, "r7"), (2, "r2"))
+    assert [slot for slot, _ in without.retired] == [5, 7, 2]
+    assert not without.recycled
     names = [route.name for route in without.routes.values()]
     assert table([*names, "new"], without).routes[5].name == "new"
+    assert table([*names, "new"], without).recycled == 1 << 5
     assert table([*names, "new", "r5"], without).routes[7].name == "new"
-    assert table(["all", "other"], full).retired[0] == (2, "r2")
+    assert table(["all", "other"], full).retired[0][0] == 2
+
+
+def test_a_slot_never_means_something_else() -> None:
+    """Other keys or other events are another slot, so that marks on their way mean what they meant; the rest is not."""
+    route = RouteSettings("carts", "f", keys=("cart:*",))
+    first = RouteTable.build([route])
+    for changed in ({"keys": ("cart:1*",)}, {"events": ("hset", "del")}):
+        second = RouteTable.build([msgspec.structs.replace(route, **changed)], first)
+        assert list(second.routes) == [1]
+        assert list(RouteTable.build([route], second).routes) == [0]
+    assert list(RouteTable.build([msgspec.structs.replace(route, function="g", batch_size=1)], first).routes) == [0]
+
+
+@pytest.mark.parametrize(
+    ("events", "event", "is_wanted"),
+    [
+        (("hset",), "hset", True),
+        (("hset",), "expire", True),
+        (("hset",), "del", True),
+        (("hset", "del"), "repair_gone", True),
+        (("del",), "del", True),
+        (("del",), "repair_gone", True),
+        (("del",), "hset", False),
+        (("expired",), "del", False),
+    ],
+)
+def test_a_change_may_stand_for_events_that_it_does_not_name(
+    events: tuple[str, ...], event: str, is_wanted: bool
+) -> None:
+    """Who wants any event that leaves a key there may want a change, whatever the newest event was."""
+    takes = wants(RouteSettings("r", "f", keys=("cart:*",), events=events))
+    assert takes(b"cart:1", event) is is_wanted
+    assert takes(b"user:1", event) is False
 
 
 @given(NAMES, NAMES, st.lists(st.sampled_from([*EVENTS, "*"]), max_size=3), st.lists(st.text(), max_size=3))

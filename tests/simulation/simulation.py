@@ -73,7 +73,7 @@ class Simulation:
     def boot(self, found: Checkpoint | None) -> None:
         """Start a whole engine by what a checkpoint says."""
         table = self.routing.newest
-        self.progress = Progress("here", found, table, self.world.true_ms, is_lost=False)
+        self.progress = Progress("here", found, table, self.world.true_ms, is_lost=False, interval_ms=MARKS_EVERY_MS)
         self.rings, self.board = RingSet(SHARDS, 1, RING_BYTES), Board(1)
         self.capture = Capture(self.world, self.cache, self.rings, table)
         self.judge.new_rings()
@@ -112,7 +112,8 @@ class Simulation:
     def _checkpoint(self, *, is_clean: bool) -> Checkpoint:
         self.progress.advance([self.rings.ring(shard, 0).watermark for shard in range(SHARDS)])
         row = self.board.row(0)
-        return self.progress.checkpoint(row.get(Counter.VERSION), self.world.now_ms(), is_clean=is_clean)
+        version, unix_ms = row.get(Counter.VERSION), self.world.now_ms()
+        return self.progress.checkpoint(version, unix_ms, self.world.mono_ms, is_clean=is_clean)
 
     def _mark(self) -> None:
         self.kept = self._checkpoint(is_clean=False)
@@ -170,7 +171,7 @@ class Simulation:
         self.judge.check_rings(self.capture, self.rings, invoker._backlog)
         if self.world.disk_failed:
             return
-        for lane in invoker._all_lanes():
+        for lane in invoker._lanes.all():
             fenced = sum(len(batch.entries) for _, _, batch in lane.retries if batch.fence_ms or not batch.attempts)
             bound = self.delivery.retrying_keys_max + 2 * lane.batch_size * lane.route.parallelization_factor
             if lane.retrying_keys - fenced > bound:
@@ -255,7 +256,11 @@ class Simulation:
         if not is_over or self.invoker is not invoker:
             self.crash()
             return
-        invoker._backlog.close()
+        try:
+            invoker._backlog.close()
+        except Killed:
+            self.crash()
+            return
         self._link.set_state(ChildState.DRAINED)
         self.judge.check_drained(invoker._backlog)
         is_clean = self.board.row(0).get(Counter.FENCE_MS) <= self.world.mono_ms
@@ -272,8 +277,6 @@ class Simulation:
         self.world.tell(f"crash; checkpoint {self.kept}")
         kept = self.kept
         self.end()
-        # Versions that ran ahead of a clock set back are known to the checkpoint only up to the last read before it.
-        self.cache.behind_ms = 0
         self.rings = RingSet(SHARDS, 1, RING_BYTES)
         self.world.advance(self.world.mono_ms + self.rng.choice([1, 300, 3_000]))
         self.boot(kept)
@@ -309,7 +312,7 @@ class Simulation:
         invoker = self.invoker
         if invoker is None or not self.capture.is_flushed() or invoker._done or not invoker._is_idle():
             return False
-        names = {lane.route.name for lane in invoker._all_lanes()}
+        names = {lane.route.name for lane in invoker._lanes.all()}
         rows = [count for name, count in invoker._backlog.routes().items() if name in names]
         used = sum(reader.used for reader in invoker._spec.readers)
         return not rows and not used
@@ -326,7 +329,7 @@ class Simulation:
                 len(lane.retries),
                 len(lane.shelf),
             )
-            for lane in self.invoker._all_lanes()
+            for lane in self.invoker._lanes.all()
         ]
         return f"{lanes}, used {[reader.used for reader in self.invoker._spec.readers]}"
 

@@ -14,7 +14,7 @@ import pytest
 from engine.delivery import backlog as backlog_module
 from engine.delivery import backlog_file, backlog_walk
 from engine.delivery.backlog import Backlog, BacklogRow
-from engine.delivery.backlog_moves import adopt, rehome
+from engine.delivery.backlog_moves import rehome
 
 NOW_MS = 1_763_890_010_123
 BYTES_MAX = 1 << 30
@@ -485,24 +485,3 @@ def test_a_damaged_file_of_old_is_the_first_invokers_to_repair(tmp_path: Path) -
     homes = homes_in(tmp_path, 2)
     assert [len(home.damaged) for home in homes] == [1, 0]
     assert not (tmp_path / FILE).exists()
-
-
-def test_routes_that_went_leave_their_keys_to_those_that_want_them(tmp_path: Path) -> None:
-    """Rows of a route that was renamed or split go to each route that wants their key; the others wait for it."""
-    backlog = backlog_in(tmp_path)
-    assert backlog.put("was", [row(number) for number in range(6)]) == ""
-    assert backlog.put("even", [row(0, attempts=3)]) == ""
-    backlog.close()
-    wanting = {
-        "even": lambda key, event: key[-1] % 2 == 0,
-        "small": lambda key, event: key < row(2).key,
-        "none": lambda key, event: event == "del",
-    }
-    assert adopt(str(tmp_path), 1, BYTES_MAX, wanting) == ""
-    again = backlog_in(tmp_path)
-    assert again.open() == ""
-    assert again.routes() == {"even": 3, "small": 2, "was": 2}
-    assert keys_of(take_all(again, "even")) == keys_of([row(0), row(2), row(4)])
-    assert keys_of(take_all(again, "small")) == keys_of([row(0), row(1)])
-    assert keys_of(take_all(again, "was")) == keys_of([row(3), row(5)])
-    again.close()

@@ -55,7 +55,7 @@ class Rig:
         assert self.writer.offer(encode_changes([Change(key, event, 1 << slot, 1) for key in keys]))
 
     def waiting(self) -> dict[str, set[bytes]]:
-        return {lane.route.name: set(lane.waiting) for lane in self.invoker._all_lanes()}
+        return {lane.route.name: set(lane.waiting) for lane in self.invoker._lanes.in_force.values()}
 
 
 @pytest.fixture

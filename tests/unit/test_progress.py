@@ -7,7 +7,7 @@ from engine.config import RouteSettings
 from engine.model import EVERY_ROUTE, THE_BEGINNING_MS, Missed, Watermark
 from engine.routes import RouteTable
 from engine.supervision.checkpoint import Checkpoint
-from engine.supervision.progress import RESTART_VERSIONS_US, Progress
+from engine.supervision.progress import RESTART_INTERVALS, Progress
 
 NOW_MS = 50_000
 FOUND = Checkpoint("here", 40_000, 7, 1_000, ("carts",), is_clean=False)
@@ -60,8 +60,17 @@ def test_versions_go_on_above_those_of_before() -> None:
     """After an end in order from the last version; after a crash above all that an interval may have given out."""
     clean = Checkpoint("here", 40_000, 7, 1_000, ("carts",), is_clean=True)
     assert begin(clean).version_floor == 1_000
-    assert begin(FOUND).version_floor == 1_000 + RESTART_VERSIONS_US
-    assert begin(FOUND).checkpoint(0, NOW_MS, is_clean=False).version >= 1_000
+    assert begin(FOUND).version_floor == 1_000 + RESTART_INTERVALS * 1_000_000
+    assert begin(FOUND).checkpoint(0, NOW_MS, 0, is_clean=False).version >= 1_000
+
+
+def test_versions_that_nobody_gave_out_yet_count_as_time_passes() -> None:
+    """A node reads again after a minute, and all crash: the next version was a minute higher, and none goes back."""
+    progress = begin(FOUND)
+    assert progress.checkpoint(5_000_000, NOW_MS, 100, is_clean=False).version == 5_000_000
+    assert progress.checkpoint(5_000_000, NOW_MS, 60_100, is_clean=False).version == 65_000_000
+    assert progress.checkpoint(65_000_001, NOW_MS, 60_200, is_clean=False).version == 65_000_001
+    assert progress.checkpoint(65_000_001, NOW_MS, 99_000, is_clean=True).version == 65_000_001
 
 
 def test_a_ring_that_has_told_nothing_holds_all_up() -> None:
@@ -101,12 +110,12 @@ def test_a_route_that_begins_with_the_whole_keyspace_has_it_once() -> None:
     assert progress.missed_at_start() == (Missed(40_000, 7, EVERY_ROUTE & ~(1 << slot) & 0b11), everything)
     progress.advance([Watermark(NOW_MS, 7)])
     assert everything in progress.missed_by(48_000, 9)
-    kept = progress.checkpoint(0, NOW_MS, is_clean=False)
+    kept = progress.checkpoint(0, NOW_MS, 0, is_clean=False)
     assert kept.routes == ("carts",)
     assert everything in begin(kept, "carts", "people", whole="people").missed_at_start()
     progress.advance([Watermark(NOW_MS + 1, 7)])
     assert progress.missed_by(48_000, 9) == (Missed(48_000, 9),)
-    kept = progress.checkpoint(0, NOW_MS, is_clean=False)
+    kept = progress.checkpoint(0, NOW_MS, 0, is_clean=False)
     assert kept.routes == ("carts", "people")
     assert everything not in begin(kept, "carts", "people", whole="people").missed_at_start()
 
@@ -115,7 +124,7 @@ def test_a_route_that_went_is_forgotten() -> None:
     """A route of the same name that comes after it begins anew."""
     progress = begin(FOUND, "carts", "people")
     progress.take_routes(table("people"), NOW_MS)
-    assert progress.checkpoint(0, NOW_MS, is_clean=False).routes == ("people",)
+    assert progress.checkpoint(0, NOW_MS, 0, is_clean=False).routes == ("people",)
 
 
 @given(
@@ -130,6 +139,6 @@ def test_a_checkpoint_never_runs_ahead_of_a_ring(looks: list[list[Watermark]]) -
         progress.advance(watermarks)
         lowest = min(watermark.moment_ms for watermark in watermarks)
         expected = lowest or expected
-        kept = progress.checkpoint(5, NOW_MS, is_clean=False)
+        kept = progress.checkpoint(5, NOW_MS, 0, is_clean=False)
         assert kept.watermark_ms == expected
         assert Progress("here", kept, table("carts"), NOW_MS, is_lost=False).watermark_ms == expected

@@ -1,54 +1,25 @@
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import orjson
 import pytest
 
-from engine.config import AwsSettings, DeliverySettings, RouteSettings
-from engine.delivery import route_lane
-from engine.delivery.backlog import Backlog
+from engine.config import RouteSettings
 from engine.delivery.dispatch import Burial
 from engine.delivery.lane import Batch
 from engine.delivery.questions import Fetched
 from engine.delivery.route_lane import LaneKit, RouteLane
 from engine.delivery.settle import Ledger
 from engine.model import Change, Failure, Outcome
-from engine.ring.counters import Board, Counter
-from engine.ring.wake import Wake
+from engine.ring.counters import Counter
+from tests.lane_bench import ROUTE, UNIX_MS, Hands, lane_kit
 
-UNIX_MS = 1_000_000
-DELIVERY = DeliverySettings(
-    invoke_timeout_ms=9_000,
-    deadline_ms=1_000,
-    deadline_margin_ms=400,
-    retry_backoff_ms_max=2_000,
-    retrying_keys_max=2,
-)
-ROUTE = RouteSettings(name="carts", function="f", events=("hset",), batch_size=4, parallelization_factor=2)
 LOST = Outcome(Failure.CONNECTION, reason="reset", is_lost=True)
 REFUSED = Outcome(Failure.REFUSED, reason="no such function")
 RAISED = Outcome(Failure.FUNCTION_ERROR, reason="raised")
-
-
-class Hands:
-    """Stands for a lane's threads: what it was given, in order."""
-
-    def __init__(self, *_: object, **__: object) -> None:
-        self.jobs: list[Batch | Burial] = []
-
-    def submit(self, job: Batch | Burial) -> None:
-        self.jobs.append(job)
-
-    def close(self) -> None:
-        pass
-
-    def now_ms(self) -> int:
-        return UNIX_MS
 
 
 class Bench:
@@ -57,6 +28,7 @@ class Bench:
     def __init__(self, kit: LaneKit, route: RouteSettings) -> None:
         self.kit = kit
         self.lane = RouteLane(route, kit)
+        self.lane.is_shelf_sorted = True
         self.ledger = Ledger()
         self._end = 0
 
@@ -91,15 +63,8 @@ Make = Callable[..., Bench]
 @pytest.fixture
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     """Yield what makes a lane of `ROUTE` with other options; all share one backlog."""
-    for name in ("Dispatcher", "LambdaTarget", "failure_sink"):
-        monkeypatch.setattr(route_lane, name, Hands)
-    monkeypatch.setattr(route_lane, "monotonic_ms", lambda: 0)
-    monkeypatch.setattr(route_lane, "now_ms", lambda: UNIX_MS)
-    backlog, wake = Backlog(str(tmp_path / "backlog"), 0, 1, 1 << 26), Wake()
-    kit = LaneKit(0, DELIVERY, AwsSettings(), backlog, Board(1).row(0), deque(), wake)
-    yield lambda **options: Bench(kit, msgspec.structs.replace(ROUTE, **options))
-    backlog.close()
-    wake.close()
+    with lane_kit(tmp_path / "backlog", monkeypatch) as kit:
+        yield lambda **options: Bench(kit, msgspec.structs.replace(ROUTE, **options))
 
 
 def test_what_is_accepted_is_settled(make: Make) -> None:
@@ -315,53 +280,3 @@ def test_a_new_function_is_tried_at_once(make: Make) -> None:
     assert taken is not None
     assert [change.key for change, _ in taken.entries] == [b"b"]
     assert b"a" in bench.lane.in_flight
-
-
-def test_an_heir_waits_for_what_is_in_flight(make: Make) -> None:
-    """A key goes to the route that wants it now, but not while the old one's invocation may write it."""
-    old, heir = make(), make(name="baskets")
-    old.mark(b"a", b"b")
-    batch = old.send()
-    old.lane.leave_to((heir.lane,), is_retired=True)
-    heir.mark(b"a", b"z")
-    taken = heir.lane.take(10)
-    assert taken is not None
-    assert [change.key for change, _ in taken.entries] == [b"z"]
-    old.end(batch, Outcome(), 20)
-    taken = heir.lane.take(1_000)
-    assert taken is not None
-    assert [change.key for change, _ in taken.entries] == [b"a"]
-
-
-def test_what_waits_is_handed_over_to_an_heir(make: Make) -> None:
-    """The old lane gives what it has not sent to who wants it; what nobody wants it delivers itself."""
-    old, heir = make(), make(name="baskets", keys=("a*",))
-    old.mark(b"a1", b"b1")
-    old.lane.leave_to((heir.lane,), is_retired=True)
-    batch = old.lane.take(0)
-    assert batch is not None
-    old.lane.hand_over(batch, 0)
-    assert [change.key for change, _ in batch.entries] == [b"b1"]
-    assert list(heir.lane.waiting) == [b"a1"]
-    assert old.ledger.settled() is None
-
-
-def test_an_heir_does_not_take_what_it_cannot_keep(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key that is on disk alone stays with the old lane where the heir can't have it on disk as well."""
-    old, heir = make(), make(name="baskets")
-    old.mark(b"a")
-    old.lane.shelve(0, 10, with_waiting=True)
-    assert old.ledger.settled() == 10
-    old.lane.take_back(0)
-    old.lane.leave_to((heir.lane,), is_retired=True)
-    batch = old.lane.take(0)
-    assert batch is not None
-
-    def refuse(*_: Any) -> str:
-        return "the disk is full"
-
-    monkeypatch.setattr(heir.lane.shelf, "put", refuse)
-    old.lane.hand_over(batch, 0)
-    assert [change.key for change, _ in batch.entries] == [b"a"]
-    assert not heir.lane.waiting
-    assert len(old.lane.shelf) == 1
