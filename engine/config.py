@@ -79,6 +79,7 @@ class DeliverySettings(Struct, frozen=True, forbid_unknown_fields=True):
     retry_backoff_ms_min: int = 50
     retry_backoff_ms_max: int = 30_000
     retrying_keys_max: int = 20_000
+    waiting_keys_max: int = 200_000
     backlog_folder: str = ".engine/backlog"
     backlog_bytes_max: int = 10_737_418_240
     dead_letter_file: str = ".engine/dead_letters.jsonl"

@@ -51,6 +51,7 @@ LIMITS: dict[str, Limits] = {
     "delivery.deadline_ms": Limits(100, 900_000, "a function runs for 15 minutes at most"),
     "delivery.deadline_margin_ms": Limits(0, 900_000),
     "delivery.retrying_keys_max": Limits(1, 100_000_000),
+    "delivery.waiting_keys_max": Limits(1, 100_000_000),
     "delivery.backlog_bytes_max": Limits(1_048_576, 2**50),
     "delivery.retry_backoff_ms_min": Limits(1, DAY_MS),
     "delivery.retry_backoff_ms_max": Limits(1, DAY_MS),

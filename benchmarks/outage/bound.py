@@ -57,6 +57,11 @@ def bound_of(settings: Settings, key_bytes: int, base_mib: float) -> list[Part]:
             f"{in_rings:,} changes of {change_bytes} bytes in full rings × {entry_bytes} bytes",
         ),
         Part(
+            "keys on disk that stay in memory",
+            _mib(delivery.invokers * delivery.waiting_keys_max * len(settings.routes) * entry_bytes),
+            f"{delivery.invokers} invokers × routes × delivery.waiting_keys_max × {entry_bytes} bytes",
+        ),
+        Part(
             "keys that are tried again or moved",
             _mib(delivery.invokers * aside * len(settings.routes) * entry_bytes),
             f"{delivery.invokers} invokers × routes × (delivery.retrying_keys_max + {ROWS_AT_ONCE:,})"

@@ -23,7 +23,8 @@ from engine.delivery.backlog_rows import (
     DELETE,
     DUE,
     EARLIER,
-    HOLDS,
+    HELD,
+    HELD_AT_ONCE,
     INSERT,
     RANGE,
     SLICE,
@@ -149,15 +150,17 @@ class Backlog:
         if not self.count(route):
             return
         removed, out = self._removed[route], self._walks[route].out
-        for key in keys:
-            if key in removed or self._removed_keys >= REMOVED_KEYS_LIMIT:
-                continue
-            if key not in out and not self._holds(route, key):
-                continue
-            out.pop(key, None)
-            removed.add(key)
-            self._removed_keys += 1
-            self._removed_bytes += len(key)
+        fresh = [key for key in dict.fromkeys(keys) if key not in removed]
+        there = {key for key in fresh if key in out}
+        there.update(self._held(route, [key for key in fresh if key not in there]))
+        for key in fresh:
+            if self._removed_keys >= REMOVED_KEYS_LIMIT:
+                break
+            if key in there:
+                out.pop(key, None)
+                removed.add(key)
+                self._removed_keys += 1
+                self._removed_bytes += len(key)
         if self._removed_keys >= self._flush_at or self._removed_bytes >= REMOVED_BYTES_MAX:
             self.flush()
 
@@ -268,13 +271,21 @@ class Backlog:
         self._removed_keys = self._removed_bytes = 0
         self._flush_at = REMOVED_KEYS_MAX
 
-    def _holds(self, route: str, key: bytes) -> bool:
-        """Tell whether the file has this key; where that can't be read, it may."""
+    def _held(self, route: str, keys: Sequence[bytes]) -> Iterable[bytes]:
+        """Return those of these keys that the file has; all of them where that can't be read: it may."""
+        held: list[bytes] = []
         try:
             connection = self._connected()
-            return connection is not None and connection.execute(HOLDS, (route, key)).fetchone() is not None
+            if connection is None:
+                return held
+            for start in range(0, len(keys), HELD_AT_ONCE):
+                some = keys[start : start + HELD_AT_ONCE]
+                # Always the same number of keys, so that the statement is compiled once.
+                some = [*some, *[some[0]] * (HELD_AT_ONCE - len(some))]
+                held += [key for (key,) in connection.execute(HELD, (route, *some))]
         except (sqlite3.Error, OSError) as error:
-            return bool(self._failed(error))
+            return keys if self._failed(error) else ()
+        return held
 
     def _walk(self, connection: sqlite3.Connection, taking: _Taking) -> None:
         walk = self._walks[taking.route]

@@ -17,13 +17,15 @@ CREATE TABLE counts(route TEXT PRIMARY KEY, keys INTEGER) WITHOUT ROWID;
 # Text sorts before every blob, so this stands before the empty key, which is a legal one.
 BEGINNING = ""
 INSERT = "INSERT OR IGNORE INTO dirty(event, captured_ms, due_ms, attempts, route, key) VALUES(?, ?, ?, ?, ?, ?)"
+# A row that is right already is not written: its page would be, and under load most rows are.
 UPDATE = (
-    "UPDATE dirty SET event = ?, captured_ms = min(captured_ms, ?), due_ms = ?, attempts = ?"
-    " WHERE route = ? AND key = ?"
+    "UPDATE dirty SET event = ?1, captured_ms = min(captured_ms, ?2), due_ms = ?3, attempts = ?4"
+    " WHERE route = ?5 AND key = ?6 AND (event <> ?1 OR captured_ms > ?2 OR due_ms <> ?3 OR attempts <> ?4)"
 )
 EARLIER = "UPDATE dirty SET due_ms = 0 WHERE due_ms > ?"
 DELETE = "DELETE FROM dirty WHERE route = ? AND key = ?"
-HOLDS = "SELECT 1 FROM dirty WHERE route = ? AND key = ?"
+HELD_AT_ONCE = 250
+HELD = f"SELECT key FROM dirty WHERE route = ? AND key IN ({', '.join('?' * HELD_AT_ONCE)})"
 COUNT = "INSERT INTO counts VALUES(?, ?) ON CONFLICT(route) DO UPDATE SET keys = excluded.keys"
 RANGE = "route = ? AND key > ?"
 SLICE = (

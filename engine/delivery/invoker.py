@@ -24,7 +24,6 @@ from engine.delivery.lanes import Lanes
 from engine.delivery.retry import Backoff
 from engine.delivery.route_lane import LaneKit
 from engine.delivery.settle import Frame, Ledger
-from engine.delivery.shelf import ROWS_AT_ONCE
 from engine.errors import RedisError
 from engine.lifecycle import ChildLink, Drain, RepairWanted, RoutesInForce, SetRoutes, Stop
 from engine.model import THE_BEGINNING_MS, Change, Watermark
@@ -41,8 +40,12 @@ BEAT_MS_MAX = 500
 FRAMES_A_TURN_MAX = 64
 MARKS_OF_A_REPAIR = 3
 """Watermarks that are settled before a repair is believed: the first may have been on their way when it was wanted."""
-RING_SHARE_MAX = 2
-"""A lane in trouble may hold up one part in so many of a ring; then its keys move to disk."""
+STUCK_RING_SHARE = 0.5
+"""Of a ring a lane in trouble may hold up; then its keys move to disk."""
+SLOW_RING_SHARE = 0.75
+"""Of a ring a lane may hold up that delivers, if slowly."""
+EASE_REST = 9
+"""For how many times as long as it took nothing more of a lane is moved to disk that delivers, if slowly."""
 SWITCH_INTERVAL_S = 0.0005
 """How long a thread may keep the interpreter's lock from another: the default of 5 ms would be our lag."""
 
@@ -105,6 +108,7 @@ class Invoker:
         self._fetch_after_ms = 0
         self._draining = False
         self._lanes = Lanes(self._kit)
+        self._ease_after_ms = 0
         self._damaged = 0
         """Damaged files of the backlog whose keys are being looked for."""
         self._marks_to_come: list[int] = []
@@ -268,16 +272,23 @@ class Invoker:
                 if lane.is_troubled and not lane.is_idle():
                     lane.empty_out(monotonic_ms())
             return
-        if not any(reader.used > reader.ring_bytes // RING_SHARE_MAX for reader in self._spec.readers):
+        ring_share = max(reader.used / reader.ring_bytes for reader in self._spec.readers)
+        if ring_share <= STUCK_RING_SHARE:
             return
         moment_ms = monotonic_ms()
-        stuck = {lane.lane_id for lane in lanes if lane.is_held_up(moment_ms)}
-        # One that is merely slow is left alone while it holds up nobody else.
-        if not stuck and len(lanes) > 1 and any(not lane.waiting for lane in lanes):
-            stuck = {max(lanes, key=lambda lane: len(lane.waiting) + len(lane.held)).lane_id}
+        stuck = [lane for lane in lanes if lane.is_held_up(moment_ms)]
         for lane in lanes:
-            if lane.retries or lane.lane_id in stuck:
-                lane.shelve(moment_ms, ROWS_AT_ONCE, with_waiting=lane.lane_id in stuck)
+            if lane.retries or lane in stuck:
+                lane.shelve(moment_ms, is_stuck=lane in stuck)
+        # One that is merely slow is left alone while it holds up nobody else.
+        if stuck or ring_share <= SLOW_RING_SHARE or all(lane.waiting for lane in lanes):
+            return
+        if moment_ms >= self._ease_after_ms:
+            slowest = max(lanes, key=lambda lane: len(lane.waiting) + len(lane.held))
+            slowest.ease(moment_ms)
+            ended_ms = monotonic_ms()
+            # Else it might do nothing but move keys to disk, and never come to deliver what would free the ring.
+            self._ease_after_ms = ended_ms + EASE_REST * (ended_ms - moment_ms)
 
     def _release(self) -> None:
         for index, (reader, ledger) in enumerate(zip(self._spec.readers, self._ledgers, strict=True)):

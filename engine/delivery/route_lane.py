@@ -20,7 +20,7 @@ from engine.delivery.on_failure import failure_sink
 from engine.delivery.questions import Fetched
 from engine.delivery.retry import Backoff, RetryPolicy, failed_entries, halves, without
 from engine.delivery.settle import Frame
-from engine.delivery.shelf import Shelf
+from engine.delivery.shelf import ROWS_AT_ONCE, Shelf
 from engine.delivery.targets.lambda_ import LambdaTarget
 from engine.model import Change, Failure, Outcome
 from engine.observe.logs import get_logger
@@ -37,6 +37,8 @@ WAITING_BATCHES_MAX = 4
 """Batches that wait in memory before more is taken back from disk."""
 START_LOOK_MS = 10
 """How soon a lane that may not start yet looks again."""
+FLIGHT_MS_SHORT = 1_000
+"""An invocation that is not answered for longer must not hold up a ring."""
 SHELF_RETRY_MS = 1_000
 """A disk that refused is asked again after this long."""
 
@@ -366,13 +368,33 @@ class RouteLane(Lane):
         """Tell whether keys of this lane wait for something else than their turn."""
         return self.is_troubled or moment_ms < self.paused_until_ms
 
-    def shelve(self, moment_ms: int, keys_max: int, *, with_waiting: bool) -> None:
-        """Have no ring wait for this lane: make durable what it retries, and move what waits out of memory too."""
+    def shelve(self, moment_ms: int, *, is_stuck: bool) -> None:
+        """Have no ring wait for this lane: make durable what it retries, and move all to disk where it ``is_stuck``."""
         if moment_ms < self._shelf_due_ms:
             return
         problem = self.shelf.free_retries(self)
-        if with_waiting:
-            problem = problem or self.shelf.free_flying(self, self.flying) or self.shelf.move_waiting(self, keys_max)
+        if is_stuck:
+            problem = problem or self._free_flying(moment_ms) or self.shelf.move_waiting(self, ROWS_AT_ONCE)
+        self._shelved(problem, moment_ms)
+
+    def ease(self, moment_ms: int) -> None:
+        """Have no ring wait for this lane, which delivers, but too slowly: make durable what has long to wait."""
+        if moment_ms < self._shelf_due_ms:
+            return
+        problem = self._free_flying(moment_ms) or self.shelf.free_waiting(
+            self,
+            ROWS_AT_ONCE,
+            after=WAITING_BATCHES_MAX * self.batch_size,
+            waiting_keys_max=self._kit.delivery.waiting_keys_max,
+        )
+        self._shelved(problem, moment_ms)
+
+    def _free_flying(self, moment_ms: int) -> str:
+        # What has just set out will be back before a row of it is written.
+        until_ms = moment_ms - FLIGHT_MS_SHORT + self._fence_after_ms
+        return self.shelf.free_flying(self, [batch for batch in self.flying if batch.fence_ms <= until_ms])
+
+    def _shelved(self, problem: str, moment_ms: int) -> None:
         if problem:
             self._shelf_due_ms = moment_ms + SHELF_RETRY_MS
             self._row.add(Counter.BACKLOG_REFUSED, 1)

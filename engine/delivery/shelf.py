@@ -11,6 +11,7 @@ last change that the row stands for.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
+from itertools import islice
 
 from engine.delivery.backlog import Backlog, BacklogRow
 from engine.delivery.lane import Batch, Entry, Lane
@@ -83,6 +84,26 @@ class Shelf:
             frame.open -= 1
         for (key, _), _ in taken:
             del lane.waiting[key]
+        return ""
+
+    def free_waiting(self, lane: Lane, keys_max: int, *, after: int, waiting_keys_max: int) -> str:
+        """Make durable keys that wait, behind the first ``after``; return "" or why that can't be.
+
+        They stay in memory, where they take in what changes, as long as no more than ``waiting_keys_max`` wait there.
+        """
+        behind = islice(lane.waiting.values(), after, None)
+        bound = list(islice((entry for entry in behind if entry[1] is not DURABLE), keys_max))
+        if not bound:
+            return ""
+        if problem := self.put(bound):
+            return problem
+        stays = len(lane.waiting) <= waiting_keys_max
+        for change, frame in bound:
+            frame.open -= 1
+            if stays:
+                lane.waiting[change.key] = (change, DURABLE)
+            else:
+                del lane.waiting[change.key]
         return ""
 
     def _free(self, batch: Batch) -> str:

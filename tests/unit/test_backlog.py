@@ -485,3 +485,28 @@ def test_a_damaged_file_of_old_is_the_first_invokers_to_repair(tmp_path: Path) -
     homes = homes_in(tmp_path, 2)
     assert [len(home.damaged) for home in homes] == [1, 0]
     assert not (tmp_path / FILE).exists()
+
+
+def test_many_keys_are_removed_at_once(tmp_path: Path) -> None:
+    """Of keys that are settled those that are on disk are forgotten, however many, whichever else are named."""
+    backlog = backlog_in(tmp_path)
+    assert backlog.put("r", [row(number) for number in range(0, 2_000, 2)]) == ""
+    backlog.remove("r", [row(number).key for number in range(1_500)])
+    backlog.remove("r", [row(0).key, row(1).key])
+    assert backlog.count("r") == 250
+    assert keys_of(take_all(backlog)) == keys_of([row(number) for number in range(1_500, 2_000, 2)])
+    backlog.close()
+
+
+def test_a_row_that_is_right_already_is_not_written(tmp_path: Path) -> None:
+    """The same change again leaves the file as it is: under load most are such."""
+    backlog = backlog_in(tmp_path)
+    assert backlog.put("r", [row(number) for number in range(100)]) == ""
+    connection = backlog._file.connection
+    assert connection is not None
+    before = connection.total_changes
+    assert backlog.put("r", [row(number) for number in range(100)]) == ""
+    assert connection.total_changes - before <= 1
+    assert backlog.put("r", [row(7, attempts=2)]) == ""
+    assert connection.total_changes - before <= 3
+    backlog.close()

@@ -115,7 +115,7 @@ def test_a_row_goes_when_its_key_is_delivered(lane: Lane, shelf: Shelf, backlog:
     assert ledger.settled() == 10
 
 
-@pytest.mark.parametrize("moves", ["waiting", "retries", "flying"])
+@pytest.mark.parametrize("moves", ["waiting", "far", "retries", "flying"])
 def test_a_disk_that_refuses_changes_nothing(
     lane: Lane, shelf: Shelf, backlog: Backlog, monkeypatch: pytest.MonkeyPatch, moves: str
 ) -> None:
@@ -132,6 +132,8 @@ def test_a_disk_that_refuses_changes_nothing(
     fill(monkeypatch)
     if moves == "waiting":
         problem = shelf.move_waiting(lane, 10)
+    elif moves == "far":
+        problem = shelf.free_waiting(lane, 10, after=0, waiting_keys_max=10)
     else:
         problem = shelf.free_retries(lane) if moves == "retries" else shelf.free_flying(lane, [flying])
     assert "full" in problem
@@ -197,3 +199,31 @@ def test_a_second_row_names_the_newest_event() -> None:
     assert batch.entries[0][0].event == "del"
     lane.settle(batch.entries)
     assert ledger.settled() == 20
+
+
+def test_what_waits_far_behind_lets_go_of_its_ring(lane: Lane, shelf: Shelf, backlog: Backlog) -> None:
+    """A slow lane's keys, but for the next ones, get a row and stay: they take in later changes without the disk."""
+    ledger = Ledger()
+    mark(lane, ledger, 10, b"a", b"b")
+    mark(lane, ledger, 20, b"c", b"d")
+    assert shelf.free_waiting(lane, 10, after=1, waiting_keys_max=4) == ""
+    assert set(rows(backlog)) == {b"b", b"c", b"d"}
+    assert list(lane.waiting) == [b"a", b"b", b"c", b"d"]
+    assert ledger.settled() is None
+    batch = lane.take(0)
+    assert batch is not None
+    shelf.settled(lane, batch.entries)
+    lane.settle(batch.entries)
+    assert ledger.settled() == 20
+    later = mark(lane, ledger, 30, b"c")
+    assert later.open == 0
+    mark(lane, ledger, 40, b"d", event="del")
+    assert ledger.settled() == 30
+
+
+def test_what_is_too_much_for_memory_leaves_it(lane: Lane, shelf: Shelf, backlog: Backlog) -> None:
+    """Past the bound a slow lane's keys are on disk alone."""
+    mark(lane, Ledger(), 10, b"a", b"b", b"c")
+    assert shelf.free_waiting(lane, 1, after=1, waiting_keys_max=2) == ""
+    assert list(lane.waiting) == [b"a", b"c"]
+    assert set(rows(backlog)) == {b"b"}
