@@ -54,6 +54,7 @@ class CaptureSettings(Struct, frozen=True, forbid_unknown_fields=True):
     dirty_keys_max: int = 500_000
     read_bytes_max: int = 1_048_576
     key_bytes_max: int = 1_572_864
+    uncoalesced_events_max: int = 100
     repair_keys_per_s_max: int = 20_000
     repair_by_idle_time: bool = True
 
@@ -138,6 +139,7 @@ class RouteSettings(Struct, frozen=True, forbid_unknown_fields=True):
     function_response_types: tuple[str, ...] = ("ReportBatchItemFailures",)
     on_failure: str = ""
     starting_position: Literal["LATEST", "TRIM_HORIZON"] = "LATEST"
+    coalesce: bool = True
     destination: str = ""
 
 

@@ -20,13 +20,19 @@ class Change(msgspec.Struct, array_like=True, gc=False):
     ``event`` is the newest event's name, as Redis names it; ``routes`` the routes that want the key;
     ``captured_ms`` when the oldest event that this change stands for was read from the socket (Unix
     time, milliseconds). Without any route it is a watermark: everything that was published before ``captured_ms``
-    is in this ring, or settled.
+    is in this ring, or settled. ``events`` are all events that it stands for, with their times, the oldest first, where
+    a route wants each of them (``coalesce = false``).
     """
 
     key: bytes
     event: str
     routes: RouteMask
     captured_ms: int
+    events: tuple[tuple[str, int], ...] = ()
+
+    def each(self) -> tuple[tuple[str, int], ...]:
+        """Return all events that are known, with their times; the newest one's name where none were kept apart."""
+        return self.events or ((self.event, self.captured_ms),)
 
 
 EVERY_ROUTE: RouteMask = (1 << ROUTE_SLOTS_MAX) - 1

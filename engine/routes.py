@@ -97,6 +97,10 @@ class RouteTable(msgspec.Struct, frozen=True):
             recycled=recycled,
         )
 
+    def uncoalesced(self) -> RouteMask:
+        """Return the routes that want each event as a record of its own."""
+        return sum(1 << slot for slot, route in self.routes.items() if not route.coalesce)
+
     def compile(self) -> dict[bytes, EventRoutes]:
         """Return event name → who wants it; an event that nobody wants is absent."""
         always: dict[str, RouteMask] = {}

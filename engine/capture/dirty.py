@@ -66,11 +66,18 @@ class DirtyKeys:
     """The dirty keys on their way to the rings; ``keys_max`` bounds them all together.
 
     ``prefix_bytes`` is what stands before the key in a channel; a key that begins with ``mapping_prefix`` is
-    configuration and never data.
+    configuration and never data. Of a key ``uncoalesced_events_max`` events are kept apart at most.
     """
 
     def __init__(
-        self, *, prefix_bytes: int, invokers: int, keys_max: int, key_bytes_max: int, mapping_prefix: bytes
+        self,
+        *,
+        prefix_bytes: int,
+        invokers: int,
+        keys_max: int,
+        key_bytes_max: int,
+        mapping_prefix: bytes,
+        uncoalesced_events_max: int = 100,
     ) -> None:
         assert invokers > 0
         self.buckets: list[dict[bytes, Change]] = [{} for _ in range(invokers)]
@@ -82,6 +89,11 @@ class DirtyKeys:
         self._key_bytes_max = key_bytes_max
         self._mapping_prefix = mapping_prefix
         self._holes = [0] * invokers
+        self.uncoalesced: RouteMask = 0
+        """The routes that want each event."""
+        self._events_max = uncoalesced_events_max
+        self._events = 0
+        """How many events are kept apart, in all keys."""
 
     def __len__(self) -> int:
         return sum(map(len, self.buckets))
@@ -113,6 +125,7 @@ class DirtyKeys:
         mask: RouteMask = 0
         mask_of: Callable[[bytes], RouteMask] | None = None
         unwanted = coalesced = 0
+        uncoalesced = self.uncoalesced
         while (reply := next_reply()) is not False:
             try:
                 kind, _, channel, event = reply
@@ -146,10 +159,18 @@ class DirtyKeys:
             elif (room > 0 and len(key) <= unasked_bytes) or self._admit(key, room, intake):
                 bucket[key] = Change(key, name, mask, now_ms)
                 room -= 1
+            if uncoalesced and mask & uncoalesced:
+                self._keep_apart(bucket.get(key), name, now_ms)
         intake.coalesced = coalesced
         intake.routed = free - room + coalesced + intake.dropped + intake.too_long
         intake.read = intake.routed + unwanted + intake.mappings
         return intake
+
+    def _keep_apart(self, change: Change | None, name: str, now_ms: int) -> None:
+        """Note an event of a key by itself; past the bounds, of a key and of all, it is one with those before it."""
+        if change is not None and len(change.events) < self._events_max and self._events < self._keys_max:
+            change.events += ((name, now_ms),)
+            self._events += 1
 
     def _admit(self, key: bytes, room: int, intake: Intake) -> bool:
         """Tell whether there is room for a key that is long, or one too many; count it where there is not."""
@@ -192,14 +213,22 @@ class DirtyKeys:
             marked += 1
         return marked, left
 
+    def coalesce(self, change: Change) -> None:
+        """Have this change stand for all of its events together."""
+        self._events -= len(change.events)
+        change.events = ()
+
     def forget(self, keys: Iterable[bytes]) -> None:
         """Take these out again: they are nobody's data, and short."""
         for key in keys:
-            self.buckets[crc32(key) % len(self.buckets)].pop(key, None)
+            change = self.buckets[crc32(key) % len(self.buckets)].pop(key, None)
+            self._events -= len(change.events) if change else 0
 
     def remove(self, invoker: int, changes: Sequence[Change]) -> None:
         """Forget these changes, which were taken from this invoker's bucket: a ring has them now."""
         bucket = self.buckets[invoker]
+        if self._events:
+            self._events -= sum(len(change.events) for change in changes)
         if len(changes) == len(bucket):
             bucket.clear()
             self.long_bytes[invoker] = self._holes[invoker] = 0

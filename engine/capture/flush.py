@@ -66,8 +66,11 @@ class Flusher:
                 frame = self._cut(changes, written, has_long=dirty.long_bytes[invoker] > 0)
                 payload = encode_changes(frame)
                 while len(payload) > self._ring.frame_bytes_max:
-                    assert len(frame) > 1, "capture.key_bytes_max is checked against ring.frame_bytes_max"
-                    frame = frame[: len(frame) // 2]
+                    if len(frame) == 1:
+                        # Without its events it fits: capture.key_bytes_max is checked against ring.frame_bytes_max.
+                        assert frame[0].events
+                        dirty.coalesce(frame[0])
+                    frame = frame[: (len(frame) + 1) // 2]
                     payload = encode_changes(frame)
                 # Before the offer: what is released in between only means one try more.
                 released = writer.released

@@ -102,7 +102,9 @@ class Subscriber:
             keys_max=spec.capture.dirty_keys_max,
             key_bytes_max=spec.capture.key_bytes_max,
             mapping_prefix=spec.mapping_prefix.encode(),
+            uncoalesced_events_max=spec.capture.uncoalesced_events_max,
         )
+        self._dirty.uncoalesced = spec.table.uncoalesced()
         self._flusher = Flusher(spec.writers, spec.wakes, spec.ring, link.row)
         self._listener = Listener(
             Subscription(spec.redis, spec.database, spec.shard, spec.capture.read_bytes_max),
@@ -192,6 +194,7 @@ class Subscriber:
 
     def _set_routes(self, table: RouteTable) -> None:
         self._wanted = interests(table)
+        self._dirty.uncoalesced = table.uncoalesced()
         self._for_repairs, self._for_deletes = table.for_repairs().mask, table.for_deletes().mask
         self._repair.set_routes(table)
         new = self._comparison.set_routes(table)

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 import msgspec
 
 from engine.config import RouteSettings
-from engine.delivery.lane import Entry
+from engine.delivery.lane import Entry, Events
 from engine.delivery.questions import Fetched
 from engine.delivery.values import key_text
-from engine.events import EVENTS_OF_ABSENCE, REPAIR_GONE
-from engine.model import OriginalRecord, Record
+from engine.events import EVENTS_OF_ABSENCE, REPAIR_GONE, expand_events
+from engine.model import Change, OriginalRecord, Record
 
 _PREFIX, _SUFFIX = b'{"records":[', b'],"deadline_ms":%d}'
 _FRAMING_BYTES = len(_PREFIX) + len(_SUFFIX) + 20
@@ -24,9 +24,10 @@ _IDS = tuple(str(index) for index in range(10_000))
 class Built:
     """One payload and what became of every entry of the batch.
 
-    ``sent[i]`` is the record with ``record_id`` ``str(i)``. ``settled`` entries need no delivery (their
-    key is gone, and the route does not list why); ``deferred`` ones did not fit; ``refused`` ones can
-    never be delivered, with the reason.
+    ``sent[i]`` is the record with ``record_id`` ``str(i)``: an entry is there once for each of its records. ``settled``
+    entries need no delivery (their key is gone, and the route does not list why); ``deferred`` ones did not fit;
+    ``refused`` ones can never be delivered, with the reason. ``left`` are events of an entry that is sent, but not with
+    these.
     """
 
     payload: bytes = b""
@@ -34,6 +35,11 @@ class Built:
     settled: list[Entry] = field(default_factory=list)
     deferred: list[Entry] = field(default_factory=list)
     refused: list[tuple[Entry, str]] = field(default_factory=list)
+    left: list[tuple[Entry, Events]] = field(default_factory=list)
+
+    def entries(self) -> list[Entry]:
+        """Return what is sent, each entry once."""
+        return list({entry[0].key: entry for entry in self.sent}.values())
 
 
 class _Batch(msgspec.Struct):
@@ -61,6 +67,8 @@ class PayloadBuilder:
         if self.deletes:
             self.deletes |= {REPAIR_GONE}
         self._is_original = route.payload == "original"
+        self._records_max = 1 if self._is_original else route.batch_size
+        self._events = None if route.coalesce else set(expand_events(route.events))
         self._database = database
         self._payload_bytes_max = payload_bytes_max
 
@@ -80,22 +88,37 @@ class PayloadBuilder:
             if value.body is None and entry[0].event not in self.deletes:
                 built.settled.append(entry)
                 continue
-            part = self._record(_IDS[len(parts)], entry, value)
-            if len(part) > room:
-                if not parts and self._is_too_large(part):
-                    built.refused.append((entry, self._too_large(len(part))))
-                    continue
+            if len(parts) >= self._records_max:
                 built.deferred.extend(entries[index:])
                 break
-            room -= len(part) + 1
-            parts.append(part)
-            built.sent.append(entry)
-            if self._is_original:
-                built.deferred.extend(entries[index + 1 :])
+            change = entry[0]
+            events = self._events_of(change) if change.events else ((change.event, change.captured_ms),)
+            taken = 0
+            for event, captured_ms in events:
+                part = self._record(_IDS[len(parts)], entry, value, event, captured_ms)
+                if len(part) > room or len(parts) >= self._records_max:
+                    break
+                room -= len(part) + 1
+                parts.append(part)
+                built.sent.append(entry)
+                taken += 1
+            if not taken and not parts and self._is_too_large(part):
+                built.refused.append((entry, self._too_large(len(part))))
+                continue
+            if taken < len(events):
+                if taken:
+                    built.left.append((entry, events[taken:]))
+                    change.events = events[:taken]
+                built.deferred.extend(entries[index + (taken > 0) :])
                 break
         if parts:
             built.payload = parts[0] if self._is_original else _PREFIX + b",".join(parts) + _SUFFIX % deadline_ms
         return built
+
+    def _events_of(self, change: Change) -> Events:
+        """Return what a key's records tell of: its events that the route wants, or the newest for all."""
+        wanted = [one for one in change.events if self._events and one[0] in self._events]
+        return tuple(wanted) or ((change.event, change.captured_ms),)
 
     def _is_too_large(self, part: bytes) -> bool:
         return len(part) > self._payload_bytes_max - _FRAMING_BYTES
@@ -104,7 +127,7 @@ class PayloadBuilder:
         limit = self._payload_bytes_max
         return f"a record of {size} bytes does not fit into delivery.payload_bytes_max = {limit}"
 
-    def _record(self, record_id: str, entry: Entry, value: Fetched) -> bytes:
+    def _record(self, record_id: str, entry: Entry, value: Fetched, event: str, captured_ms: int) -> bytes:
         change = entry[0]
         try:
             text, encoding = change.key.decode(), ""
@@ -119,11 +142,11 @@ class PayloadBuilder:
                 text,
                 text,
                 value.body,
-                change.event,
+                event,
                 value.type,
                 self._database,
                 value.version,
-                change.captured_ms,
+                captured_ms,
             )
         if encoding:
             record.id_encoding = encoding

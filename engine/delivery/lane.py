@@ -23,6 +23,9 @@ from engine.model import Change, Outcome
 Entry = tuple[Change, Frame]
 """A dirty key and the oldest frame of its ring that still needs it."""
 
+Events = tuple[tuple[str, int], ...]
+"""Names and times of a key's events, the oldest first."""
+
 
 @dataclass(slots=True)
 class Batch:
@@ -47,6 +50,8 @@ class Lane:
         self.batch_size = batch_size
         self.window_ms = window_ms
         self.slots = slots
+        self.coalesces = True
+        """Whether the events of a key become one record."""
         self.waiting: dict[bytes, Entry] = {}
         self.held: dict[bytes, Entry] = {}
         self.in_flight: set[bytes] = set()
@@ -74,6 +79,8 @@ class Lane:
                 opened += 1
             else:
                 if change.event != REPAIR:
+                    if not self.coalesces:
+                        known[0].events = known[0].each() + change.each()
                     if known[1] is DURABLE and known[0].event != change.event:
                         # What is on disk names another event: until this is settled, the ring remembers.
                         place[key] = (known[0], frame)
@@ -146,6 +153,17 @@ class Lane:
             self.retrying_keys += len(batch.entries)
             heapq.heappush(self.retries, (max(due_ms, batch.fence_ms), self._sequence, batch))
 
+    def hold_back(self, entry: Entry, events: Events) -> None:
+        """Keep these events of a key in flight for its next delivery: they did not fit into this one."""
+        change, frame = entry
+        known = self.held.get(change.key)
+        if known is not None:
+            known[0].events = events + known[0].each()
+            return
+        name, moment_ms = events[-1][0], events[0][1]
+        self.held[change.key] = (Change(change.key, name, change.routes, moment_ms, events), frame)
+        frame.open += 1
+
     def pause(self, until_ms: int) -> None:
         """Start nothing before this time: the target is down or asks for less."""
         self.paused_until_ms = max(self.paused_until_ms, until_ms)
@@ -171,6 +189,8 @@ class Lane:
             if held is None:
                 continue
             if held[0].event != REPAIR:
+                if not self.coalesces:
+                    change.events = change.each() + held[0].each()
                 change.event = held[0].event
             if frame is DURABLE:
                 entries[index] = (change, held[1])

@@ -70,7 +70,9 @@ def failed_entries(batch: Batch, outcome: Outcome) -> tuple[list[Entry], Outcome
     if not known:
         reason = "batchItemFailures names a record that was not in the batch"
         return batch.entries, Outcome(Failure.BAD_ANSWER, reason=reason)
-    return [batch.sent[index] for index in sorted(indexes)], outcome
+    # A key may have several records: where its events are not coalesced.
+    failed = {batch.sent[index][0].key: batch.sent[index] for index in sorted(indexes)}
+    return list(failed.values()), outcome
 
 
 def without(entries: Sequence[Entry], failed: Sequence[Entry]) -> list[Entry]:

@@ -101,6 +101,7 @@ class RouteLane(Lane):
         kit, is_original = self._kit, route.payload == "original"
         self.route = route
         self.batch_size = 1 if is_original else route.batch_size
+        self.coalesces = route.coalesce
         self.window_ms = round(route.maximum_batching_window_in_seconds * 1_000)
         self._limit.resize(route.parallelization_factor)
         self.slots = self._limit.slots
@@ -185,7 +186,10 @@ class RouteLane(Lane):
         self.retry(Batch(built.deferred + unread, batch.attempts), moment_ms)
         if not built.sent:
             return
-        batch.entries = batch.sent = built.sent
+        batch.sent = built.sent
+        batch.entries = built.sent if self.coalesces else built.entries()
+        for entry, events in built.left:
+            self.hold_back(entry, events)
         batch.payload = built.payload
         batch.fence_ms = moment_ms + self._fence_after_ms
         # Before it is sent: whoever takes over from us must know.

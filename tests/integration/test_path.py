@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -477,3 +478,32 @@ def kill_all(path: PathUnderTest) -> None:
     path.engine.wait()
     # What it said last would be taken for its successor's.
     (path.folder / "status.json").unlink()
+
+
+def test_a_route_may_be_told_of_each_event(tmp_path: Path) -> None:
+    """With coalesce = false, 400 changes of one key are 400 records, in order; another route of the key has fewer."""
+    each = '[[routes]]\nname = "each"\nfunction = "accept"\ncoalesce = false\n'
+    last = '[[routes]]\nname = "last"\nfunction = "second"\n'
+    functions = (FunctionSpec("accept", "accept"), FunctionSpec("second", "accept"))
+    bound = {"ENGINE_CAPTURE_UNCOALESCED_EVENTS_MAX": "1000"}
+    with whole_path(tmp_path, functions=functions, environment=bound) as path:
+        path.write_config(each + last)
+        path.start()
+        with path.client.pipeline(transaction=False) as pipe:
+            for number in range(400):
+                pipe.hset("cart", "n", number)
+            pipe.execute()
+        wait_for(lambda: path.totals()["keys_in_flight"] == path.totals()["keys_waiting"] == 0, "everything")
+        wait_for(lambda: len(records_of(path, "accept")) >= 400, "each event")
+        assert path.stop() == 0
+        records = records_of(path, "accept")
+        assert len(records) == 400
+        assert records[-1]["body"] == '{"n":"399"}'
+        times = [record["captured_at_ms"] for record in records]
+        assert times == sorted(times)
+        assert 1 <= len(records_of(path, "second")) < 400
+
+
+def records_of(path: PathUnderTest, function: str) -> list[Any]:
+    mine = [one for one in path.invocations() if one["function"] == function]
+    return [record for one in sorted(mine, key=lambda one: one["started_ns"]) for record in one["event"]["records"]]
