@@ -38,7 +38,7 @@ from engine.delivery.backlog_walk import Walk
 
 __all__ = ["Backlog", "BacklogRow"]
 
-REMOVED_KEYS_MAX = 10_000
+REMOVED_KEYS_MAX = 50_000
 REMOVED_KEYS_LIMIT = 100_000
 """Removals kept while the disk refuses them; past it, keys that were delivered are delivered again."""
 REMOVED_BYTES_MAX = 16 << 20
@@ -145,18 +145,20 @@ class Backlog:
             self._paused_until_ms = now_ms + PAUSE_MS
         return taking.rows
 
-    def remove(self, route: str, keys: Iterable[bytes]) -> None:
-        """Forget these keys: they are settled. Buffered until `flush`, a `put`, or when there are many."""
+    def remove(self, route: str, keys: Iterable[bytes], known: Sequence[bytes] = ()) -> None:
+        """Forget these keys, which are settled: those that are here, and those ``known`` to be.
+
+        Buffered until `flush`, a `put`, or when there are many.
+        """
         if not self.count(route):
             return
         removed, out = self._removed[route], self._walks[route].out
         fresh = [key for key in dict.fromkeys(keys) if key not in removed]
-        there = {key for key in fresh if key in out}
-        there.update(self._held(route, [key for key in fresh if key not in there]))
-        for key in fresh:
+        asked = [key for key in fresh if key not in out]
+        for key in (*known, *(key for key in fresh if key in out), *self._held(route, asked)):
             if self._removed_keys >= REMOVED_KEYS_LIMIT:
                 break
-            if key in there:
+            if key not in removed:
                 out.pop(key, None)
                 removed.add(key)
                 self._removed_keys += 1

@@ -21,7 +21,7 @@ from engine.observe.logs import get_logger
 log = get_logger(__name__)
 
 PAGE_BYTES = 4_096
-CACHE_BYTES_MAX = 16 << 20
+CACHE_BYTES_MAX = 48 << 20
 CHECKPOINT_PAGES = 1_000
 WAL_KEPT_BYTES_MAX = 16 << 20
 WAL_ROOM_BYTES_MAX = 128 << 20

@@ -22,7 +22,7 @@ from engine.delivery.dispatch import Buried, Completion
 from engine.delivery.fetch import Fetcher
 from engine.delivery.lanes import Lanes
 from engine.delivery.retry import Backoff
-from engine.delivery.route_lane import LaneKit
+from engine.delivery.route_lane import LaneKit, RouteLane
 from engine.delivery.settle import Frame, Ledger
 from engine.errors import RedisError
 from engine.lifecycle import ChildLink, Drain, RepairWanted, RoutesInForce, SetRoutes, Stop
@@ -44,8 +44,10 @@ STUCK_RING_SHARE = 0.5
 """Of a ring a lane in trouble may hold up; then its keys move to disk."""
 SLOW_RING_SHARE = 0.75
 """Of a ring a lane may hold up that delivers, if slowly."""
-EASE_REST = 9
+EASE_REST = 3
 """For how many times as long as it took nothing more of a lane is moved to disk that delivers, if slowly."""
+BLAMED_RATIO = 4
+"""A lane is slow where another one has so many times fewer keys that wait."""
 SWITCH_INTERVAL_S = 0.0005
 """How long a thread may keep the interpreter's lock from another: the default of 5 ms would be our lag."""
 
@@ -280,15 +282,18 @@ class Invoker:
         for lane in lanes:
             if lane.retries or lane in stuck:
                 lane.shelve(moment_ms, is_stuck=lane in stuck)
-        # One that is merely slow is left alone while it holds up nobody else.
-        if stuck or ring_share <= SLOW_RING_SHARE or all(lane.waiting for lane in lanes):
+        if lanes and not stuck and ring_share > SLOW_RING_SHARE and moment_ms >= self._ease_after_ms:
+            self._ease(lanes, moment_ms)
+
+    def _ease(self, lanes: Sequence[RouteLane], moment_ms: int) -> None:
+        """Have a lane that is merely slow hold up nobody else: where all have as much to do, none is to blame."""
+        slowest = max(lanes, key=lambda lane: len(lane.waiting))
+        if all(len(lane.waiting) * BLAMED_RATIO > len(slowest.waiting) for lane in lanes):
             return
-        if moment_ms >= self._ease_after_ms:
-            slowest = max(lanes, key=lambda lane: len(lane.waiting) + len(lane.held))
-            slowest.ease(moment_ms)
-            ended_ms = monotonic_ms()
-            # Else it might do nothing but move keys to disk, and never come to deliver what would free the ring.
-            self._ease_after_ms = ended_ms + EASE_REST * (ended_ms - moment_ms)
+        slowest.ease(moment_ms)
+        ended_ms = monotonic_ms()
+        # Else it might do nothing but move keys to disk, and never come to deliver what would free the ring.
+        self._ease_after_ms = ended_ms + EASE_REST * (ended_ms - moment_ms)
 
     def _release(self) -> None:
         for index, (reader, ledger) in enumerate(zip(self._spec.readers, self._ledgers, strict=True)):

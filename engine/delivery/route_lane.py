@@ -20,7 +20,7 @@ from engine.delivery.on_failure import failure_sink
 from engine.delivery.questions import Fetched
 from engine.delivery.retry import Backoff, RetryPolicy, failed_entries, halves, without
 from engine.delivery.settle import Frame
-from engine.delivery.shelf import ROWS_AT_ONCE, Shelf
+from engine.delivery.shelf import EASED_ROWS, ROWS_AT_ONCE, Shelf
 from engine.delivery.targets.lambda_ import LambdaTarget
 from engine.model import Change, Failure, Outcome
 from engine.observe.logs import get_logger
@@ -35,6 +35,8 @@ REPORT_ITEM_FAILURES = "ReportBatchItemFailures"
 EVERY_KEY = 1 << 62
 WAITING_BATCHES_MAX = 4
 """Batches that wait in memory before more is taken back from disk."""
+FAIR_BATCHES = 10
+"""Of so many batches one is of keys from disk, also while more wait in memory."""
 START_LOOK_MS = 10
 """How soon a lane that may not start yet looks again."""
 FLIGHT_MS_SHORT = 1_000
@@ -80,6 +82,8 @@ class RouteLane(Lane):
         self._elders = tuple(elders)
         self._lost_fence_ms = 0
         self._starts_at_ms = 0
+        self._batches = 0
+        """Sent since keys were taken back from disk."""
         self._shelf_due_ms = 0
         # Times on disk are Unix times, but must not jump while we live.
         self._unix_ahead_ms = now_ms() - monotonic_ms()
@@ -195,6 +199,7 @@ class RouteLane(Lane):
         # Before it is sent: whoever takes over from us must know.
         row.set(Counter.FENCE_MS, max(row.get(Counter.FENCE_MS), batch.fence_ms))
         self.flying.append(batch)
+        self._batches += 1
         self.invocations += 1
         row.add(Counter.INVOCATIONS, 1)
         row.add(Counter.PAYLOAD_BYTES, len(built.payload))
@@ -387,7 +392,7 @@ class RouteLane(Lane):
             return
         problem = self._free_flying(moment_ms) or self.shelf.free_waiting(
             self,
-            ROWS_AT_ONCE,
+            EASED_ROWS,
             after=WAITING_BATCHES_MAX * self.batch_size,
             waiting_keys_max=self._kit.delivery.waiting_keys_max,
         )
@@ -408,8 +413,11 @@ class RouteLane(Lane):
         """Take keys back from disk while there is a slot for them, behind those that wait in memory."""
         if self.invocations >= self.slots or moment_ms < self.paused_until_ms or self.retired_by:
             return
-        room = WAITING_BATCHES_MAX * self.batch_size - len(self.waiting)
-        if room > 0 and len(self.shelf) and self.is_shelf_sorted and self._may_start(moment_ms):
+        is_idle = len(self.waiting) < WAITING_BATCHES_MAX * self.batch_size
+        # What is on disk is older than what waits: under load that never ends it must have its turn too.
+        is_due = self._batches >= FAIR_BATCHES and len(self.waiting) < self._kit.delivery.waiting_keys_max
+        if (is_idle or is_due) and len(self.shelf) and self.is_shelf_sorted and self._may_start(moment_ms):
+            self._batches = 0
             self.shelf.take_back(self, self.batch_size, moment_ms, moment_ms + self._unix_ahead_ms)
 
     def empty_out(self, moment_ms: int) -> None:

@@ -280,3 +280,22 @@ def test_a_new_function_is_tried_at_once(make: Make) -> None:
     assert taken is not None
     assert [change.key for change, _ in taken.entries] == [b"b"]
     assert b"a" in bench.lane.in_flight
+
+
+def test_keys_on_disk_have_their_turn_under_load(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While more waits in memory than the lane can send, one batch in some is of keys from disk."""
+    monkeypatch.setattr("engine.delivery.route_lane.WAITING_BATCHES_MAX", 1)
+    bench = make(batch_size=1)
+    bench.mark(b"old")
+    bench.lane.shelve(0, is_stuck=True)
+    assert not bench.lane.waiting
+    bench.mark(*(b"new:%d" % number for number in range(50)))
+    sent: list[bytes] = []
+    while len(sent) < 30:
+        bench.lane.take_back(0)
+        batch = bench.send()
+        sent += [change.key for change, _ in batch.entries]
+        bench.end(batch, Outcome(), 0)
+        if len(sent) == 11:
+            assert b"old" in bench.lane.waiting
+    assert not bench.lane.shelf or b"old" in bench.lane.waiting
