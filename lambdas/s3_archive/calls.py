@@ -1,0 +1,110 @@
+"""Time, and what S3's errors mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    EndpointProviderError,
+    NoCredentialsError,
+    ParamValidationError,
+)
+
+from lambdas.contract import Deadline, SetupError
+from lambdas.s3_archive.settings import Settings
+
+DEADLINE_PASSED = "the batch's deadline has passed"
+
+PASSING = frozenset(
+    {
+        "BadDigest",
+        "ConditionalRequestConflict",
+        "ExpiredToken",
+        "IncompleteBody",
+        "InternalError",
+        "OperationAborted",
+        "RequestTimeout",
+        "ServiceUnavailable",
+        "SlowDown",
+        "TemporaryRedirect",
+        "XAmzContentChecksumMismatch",
+        "XAmzContentSHA256Mismatch",
+    }
+)
+"""Errors that say nothing of the object: the same call may succeed a moment later."""
+
+_DENIED = frozenset(
+    {
+        "AccessDenied",
+        "AccountProblem",
+        "AllAccessDisabled",
+        "InvalidAccessKeyId",
+        "InvalidPayer",
+        "NotSignedUp",
+        "SignatureDoesNotMatch",
+    }
+)
+_ELSEWHERE = frozenset({"AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect"})
+_UNUSABLE = (EndpointProviderError, NoCredentialsError, ParamValidationError)
+"""Errors of the client itself, before anything is sent: wrong names, no credentials."""
+
+
+class TimeLeft:
+    """How long an invocation may write: until its batch's deadline, and until Lambda ends it.
+
+    ``remaining_ms`` is what Lambda says, ``now_ms`` Unix time.
+    """
+
+    def __init__(self, remaining_ms: Callable[[], int], deadline: Deadline, now_ms: Callable[[], int]) -> None:
+        self._remaining_ms = remaining_ms
+        self._deadline = deadline
+        self._now_ms = now_ms
+
+    def is_over(self) -> bool:
+        """Tell whether no write may start any more: the deadline has passed."""
+        return self._deadline.has_passed(self._now_ms())
+
+    def allows(self, wait_ms: float, reserve_ms: int) -> bool:
+        """Tell whether after such a wait writes may still start, and Lambda leaves the invocation this reserve."""
+        is_before = self._deadline.remaining_ms(self._now_ms()) > wait_ms
+        return is_before and self._remaining_ms() - wait_ms >= reserve_ms
+
+
+def why_again(error: ClientError | BotoCoreError) -> str:
+    """Return why a failed call is to be made again; "" where that would not help."""
+    if isinstance(error, BotoCoreError):
+        return "" if isinstance(error, _UNUSABLE) else f"S3 did not answer: {error}"
+    code, message = code_and_message(error)
+    status = error.response["ResponseMetadata"].get("HTTPStatusCode", 0)
+    if code in PASSING or "Throttling" in code or status >= 500 or status == 429:
+        return f"the bucket is throttled, or out of order: {code}: {message}"
+    return ""
+
+
+def code_and_message(error: ClientError | BotoCoreError) -> tuple[str, str]:
+    """Return what the error is called, and what it says."""
+    if isinstance(error, BotoCoreError):
+        return type(error).__name__, str(error)
+    told = error.response["Error"]
+    return str(told["Code"]), str(told.get("Message", ""))
+
+
+def raise_if_set_up_wrongly(error: ClientError | BotoCoreError, settings: Settings, region: str) -> None:
+    """Raise `SetupError` where the bucket, the key of its encryption, or the right to one of them, is missing."""
+    code, message = code_and_message(error)
+    bucket, key = settings.bucket, settings.kms_key_id
+    if isinstance(error, BotoCoreError):
+        raise SetupError(f"the bucket {bucket} cannot be called: {message}; see to ARCHIVE_BUCKET") from None
+    if code in {"NoSuchBucket", "InvalidBucketName"}:
+        raise SetupError(f"no bucket {bucket} in {region}: create it, or name another in ARCHIVE_BUCKET") from None
+    if code in _ELSEWHERE:
+        remedy = "name one of the function's own region in ARCHIVE_BUCKET"
+        raise SetupError(f"the bucket {bucket} is not in {region}: {remedy} ({message})") from None
+    if code.startswith("KMS."):
+        which = key or "of the bucket's default encryption"
+        raise SetupError(f"the key {which} cannot be used: see to ARCHIVE_KMS_KEY_ID ({code}: {message})") from None
+    if code in _DENIED:
+        right = f"s3:PutObject on it, and kms:GenerateDataKey on {key}" if key else "s3:PutObject on it"
+        raise SetupError(f"may not write to {bucket}/{settings.prefix}*: grant {right} ({message})") from None

@@ -1,0 +1,82 @@
+"""The function's environment variables, checked once a container."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lambdas.contract import SetupError
+
+PARTITIONS = ("hour", "day")
+PREFIX_BYTES_MAX = 800
+"""S3 takes names of 1,024 bytes; the partition and the object's own name need some of them."""
+
+_BUCKET = re.compile(r"[A-Za-z0-9._-]{3,255}|arn:aws[a-z-]*:s3[a-z-]*:[^\s/]+[:/]\S+")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the function was told; the README of this folder documents each. ``prefix`` is empty or ends in ``/``."""
+
+    bucket: str
+    prefix: str = ""
+    partition: str = "hour"
+    kms_key_id: str = ""
+    attempts_max: int = 8
+    backoff_ms_min: int = 25
+    backoff_ms_max: int = 2_000
+    reserve_ms: int = 1_000
+    connect_timeout_ms: int = 1_000
+    read_timeout_ms: int = 2_000
+
+
+def read_settings(environ: Mapping[str, str]) -> Settings:
+    """Return the settings; raise `SetupError`, which names the variable and the remedy."""
+    settings = Settings(
+        _bucket(environ.get("ARCHIVE_BUCKET", "")),
+        _prefix(environ.get("ARCHIVE_PREFIX", "")),
+        _one_of(environ, "ARCHIVE_PARTITION", PARTITIONS),
+        environ.get("ARCHIVE_KMS_KEY_ID", "").strip(),
+        _number(environ, "ARCHIVE_ATTEMPTS_MAX", Settings.attempts_max, 1, 100),
+        _number(environ, "ARCHIVE_BACKOFF_MS_MIN", Settings.backoff_ms_min, 1, 60_000),
+        _number(environ, "ARCHIVE_BACKOFF_MS_MAX", Settings.backoff_ms_max, 1, 60_000),
+        _number(environ, "ARCHIVE_RESERVE_MS", Settings.reserve_ms, 0, 60_000),
+        _number(environ, "ARCHIVE_CONNECT_TIMEOUT_MS", Settings.connect_timeout_ms, 1, 900_000),
+        _number(environ, "ARCHIVE_READ_TIMEOUT_MS", Settings.read_timeout_ms, 1, 900_000),
+    )
+    if settings.backoff_ms_min > settings.backoff_ms_max:
+        raise SetupError("ARCHIVE_BACKOFF_MS_MIN is larger than ARCHIVE_BACKOFF_MS_MAX")
+    return settings
+
+
+def _bucket(text: str) -> str:
+    if not text:
+        raise SetupError("ARCHIVE_BUCKET is not set: name the bucket that the function writes to")
+    if not _BUCKET.fullmatch(text):
+        raise SetupError(f"ARCHIVE_BUCKET is {text!r}: the name of a bucket, or the ARN of an access point, is allowed")
+    return text
+
+
+def _prefix(text: str) -> str:
+    """Return the prefix with a ``/`` at its end."""
+    prefix = text if not text or text.endswith("/") else f"{text}/"
+    if prefix.startswith("/") or "//" in prefix or not prefix.isprintable():
+        raise SetupError(f"ARCHIVE_PREFIX is {text!r}: folders with one / between them, and none before, are allowed")
+    if len(prefix.encode()) > PREFIX_BYTES_MAX:
+        raise SetupError(f"ARCHIVE_PREFIX is longer than {PREFIX_BYTES_MAX} bytes: shorten it")
+    return prefix
+
+
+def _one_of(environ: Mapping[str, str], name: str, allowed: tuple[str, ...]) -> str:
+    text = environ.get(name, allowed[0])
+    if text not in allowed:
+        raise SetupError(f"{name} is {text!r}: allowed are {', '.join(allowed)}")
+    return text
+
+
+def _number(environ: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
+    text = environ.get(name, str(default))
+    if not text.isdigit() or not low <= int(text) <= high:
+        raise SetupError(f"{name} is {text!r}: a whole number from {low} to {high} is allowed")
+    return int(text)

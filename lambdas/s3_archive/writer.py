@@ -1,0 +1,119 @@
+"""Objects → the bucket, by ``PutObject``, until each is written or has failed with a reason."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import random
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from lambdas.contract import SetupError
+from lambdas.s3_archive.calls import (
+    DEADLINE_PASSED,
+    TimeLeft,
+    code_and_message,
+    raise_if_set_up_wrongly,
+    why_again,
+)
+from lambdas.s3_archive.lines import ArchiveObject
+from lambdas.s3_archive.settings import Settings
+
+CHECK_NAME = ".check"
+"""Athena passes over objects whose names begin with a dot."""
+
+CONTENT_TYPE = "application/gzip"
+
+
+class Refused(Exception):
+    """S3 does not take the object, and would not at a repeat; the text says why."""
+
+
+class ArchiveWriter:
+    """Puts objects into the bucket, one at a time: the one layer that retries."""
+
+    def __init__(
+        self,
+        client: Any,
+        settings: Settings,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        rng: Callable[[], float] = random.random,
+    ) -> None:
+        self._client = client
+        self._settings = settings
+        self._sleep = sleep
+        self._rng = rng
+
+    def write(self, objects: Iterable[ArchiveObject], time_left: TimeLeft) -> dict[str, str]:
+        """Put all; return record_id → reason of those whose object was not put.
+
+        A call that was not answered may have put its object: the repeat replaces it with itself. Raises `SetupError`
+        where no write can succeed.
+        """
+        failed: dict[str, str] = {}
+        for one in objects:
+            reason = self._drive(one, time_left)
+            if reason:
+                failed.update((record_id, reason) for record_id in one.record_ids)
+        return failed
+
+    def check(self) -> None:
+        """See whether the bucket is there and may be written; raise `SetupError` where not.
+
+        It puts an empty object under a fixed name, with the same rights and the same encryption as all others. An
+        outage raises nothing: it passes.
+        """
+        try:
+            self._put(f"{self._settings.prefix}{CHECK_NAME}", b"")
+        except Refused as error:
+            raise SetupError(f"the bucket {self._settings.bucket} does not take our object: {error}") from None
+
+    def _drive(self, one: ArchiveObject, time_left: TimeLeft) -> str:
+        """Put one object, until the attempts or the time are used up; return "" or why it was not put."""
+        reason = ""
+        for attempt in range(self._settings.attempts_max):
+            if attempt and not self._pause(attempt, time_left):
+                break
+            if time_left.is_over():
+                return f"{DEADLINE_PASSED}; before that: {reason}" if reason else DEADLINE_PASSED
+            try:
+                reason = self._put(one.name, one.body)
+            except Refused as error:
+                return str(error)
+            if not reason:
+                return ""
+        return reason
+
+    def _put(self, name: str, body: bytes) -> str:
+        """Make one call; return "" when the object is there, else why to call again."""
+        request = {
+            "Bucket": self._settings.bucket,
+            "Key": name,
+            "Body": body,
+            "ContentType": CONTENT_TYPE,
+            "ChecksumSHA256": base64.b64encode(hashlib.sha256(body).digest()).decode(),
+        }
+        if self._settings.kms_key_id:
+            request |= {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": self._settings.kms_key_id}
+        try:
+            self._client.put_object(**request)
+        except (ClientError, BotoCoreError) as error:
+            if reason := why_again(error):
+                return reason
+            raise_if_set_up_wrongly(error, self._settings, self._client.meta.region_name)
+            raise Refused(": ".join(code_and_message(error))) from None
+        return ""
+
+    def _pause(self, attempt: int, time_left: TimeLeft) -> bool:
+        """Wait before a repeat: exponential backoff, full jitter; False, at once, where there is no time for it."""
+        settings = self._settings
+        bound_ms = min(settings.backoff_ms_max, settings.backoff_ms_min << (attempt - 1))
+        wait_ms = self._rng() * bound_ms
+        if not time_left.allows(wait_ms, settings.reserve_ms):
+            return False
+        self._sleep(wait_ms / 1_000)
+        return True
