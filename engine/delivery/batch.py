@@ -60,6 +60,7 @@ class PayloadBuilder:
         if self._deletes:
             self._deletes |= {REPAIR_GONE}
         self._is_original = route.payload == "original"
+        self._include_expiry = route.include_expiry
         self._database = database
         self._payload_bytes_max = payload_bytes_max
 
@@ -124,6 +125,8 @@ class PayloadBuilder:
                 value.version,
                 change.captured_ms,
             )
+            if value.expires_at_ms and self._include_expiry:
+                record.expires_at_ms = value.expires_at_ms
         if encoding:
             record.id_encoding = encoding
         if value.body_encoding:

@@ -65,6 +65,7 @@ class RouteLane(Lane):
         self.shelf = Shelf(kit.backlog, route.name)
         self.heirs: tuple[RouteLane, ...] = ()
         """Lanes of routes that a reload has made, which take the keys that this one's route does not want any more."""
+        self.include_expiry = False
         self.is_retired = False
         self.is_troubled = False
         """Whether the newest outcome was a failure of the route as a whole."""
@@ -99,6 +100,7 @@ class RouteLane(Lane):
         self.is_troubled = False
         age_s = route.maximum_record_age_in_seconds
         self._policy = RetryPolicy(route.maximum_retry_attempts, age_s * 1_000 if age_s >= 0 else -1)
+        self.include_expiry = route.include_expiry
         self._builder = PayloadBuilder(route, kit.database, kit.delivery.payload_bytes_max)
         # A function of the original's knows no deadline: it may write for as long as it may run.
         bounded_ms = kit.delivery.deadline_ms + kit.delivery.deadline_margin_ms
