@@ -153,7 +153,7 @@ class Fetcher:
         """Return when each key expires; servers before Redis 7 are asked how long it still has."""
         for question in dict.fromkeys((self._expiry_question, EXPIRES_IN)):
             replies, version = self._ask(names, [question] * len(names))
-            expiries = expiries_of(replies, question, version // 1_000)
+            expiries = expiries_of(replies, question, (version - self._ahead) // 1_000)
             if expiries is not None:
                 self._expiry_question = question
                 return expiries

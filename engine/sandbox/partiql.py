@@ -71,8 +71,8 @@ def _answer(backend: Any, statement: dict[str, Any]) -> dict[str, Any]:
 def _insert(backend: Any, table: str, names: list[str], parameters: list[dict[str, Any]]) -> None:
     item = {name.replace("''", "'"): value for name, value in zip(names, parameters, strict=True)}
     key = backend.get_table(table).hash_key_attr
-    if not item[key].get("S", "-"):
-        raise _invalid("The AttributeValue for a key attribute cannot contain an empty string value")
+    if not item.get(key, {}).get("S"):
+        raise _invalid(f"The key attribute {key} is missing, no string, or empty")
     backend.put_item(
         table, item, condition_expression="attribute_not_exists(#k)", expression_attribute_names={"#k": key}
     )
@@ -92,6 +92,8 @@ def _update(backend: Any, match: re.Match[str], parameters: Iterator[dict[str, A
         values[placeholder] = value
         return placeholder
 
+    if _plain(match[3]) != backend.get_table(_plain(match[1])).hash_key_attr:
+        raise _invalid("Where clause does not contain a mandatory equality on all key attributes")
     changes = _CHANGE.findall(match[2])
     sets = [f"{name_of(name)} = {value_of(next(parameters))}" for name, _ in changes if name]
     removes = [name_of(name) for _, name in changes if name]

@@ -126,7 +126,7 @@ def _document(record: Record, settings: Settings) -> AttributeValue:
         if record.type in _PLAIN_PLACE:
             return pairs_of(value, record.body_encoding, _PLAIN_PLACE[record.type])
         return document_of(value, record.body_encoding, numbers=is_hash and settings.numbers)
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise ItemError(str(error)) from None
 
 

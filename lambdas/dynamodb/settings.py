@@ -95,9 +95,10 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
 def _check_names(settings: Settings) -> None:
     """See that no two things of an item have one name."""
     taken = {*BODY_ATTRIBUTES, *settings.extra_attributes, DELETED_AT}
-    names = {"DYNAMO_TTL_ATTRIBUTE": settings.ttl_attribute, "DYNAMO_KEY_ATTRIBUTE": settings.key_attribute}
+    names = {"DYNAMO_KEY_ATTRIBUTE": settings.key_attribute}
     if settings.is_versioned:
-        names = {"DYNAMO_VERSION_ATTRIBUTE": settings.version_attribute, **names}
+        names["DYNAMO_VERSION_ATTRIBUTE"] = settings.version_attribute
+    names["DYNAMO_TTL_ATTRIBUTE"] = settings.ttl_attribute
     for variable, name in names.items():
         # The extra attribute "version" is the same number.
         is_same = variable == "DYNAMO_VERSION_ATTRIBUTE" and name == "version"

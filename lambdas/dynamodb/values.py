@@ -97,6 +97,8 @@ def document_of(value: Any, encoding: str, *, numbers: bool = False, depth: int 
 
 def pairs_of(value: Any, encoding: str, plain: int) -> AttributeValue:
     """Return a list of pairs of which one place (0 or 1) is never base64: ids of streams, scores of sorted sets."""
+    if not isinstance(value, list) or not all(isinstance(pair, list) for pair in value):
+        raise ValueRefused("the body is no list of pairs")
     return {
         "L": [
             {"L": [document_of(part, "" if place == plain else encoding, depth=2) for place, part in enumerate(pair)]}
@@ -126,13 +128,13 @@ def size_of(value: AttributeValue) -> int:
 def _name(field: str) -> str:
     """Return the name of a field in a body in base64: text where it is UTF-8 after all."""
     try:
-        return base64.b64decode(field).decode()
+        return base64.b64decode(field, validate=True).decode()
     except UnicodeDecodeError:
         return "base64:" + field
 
 
 def _text(text: str) -> AttributeValue:
     try:
-        return {"S": base64.b64decode(text).decode()}
+        return {"S": base64.b64decode(text, validate=True).decode()}
     except UnicodeDecodeError:
         return {"B": text}

@@ -57,7 +57,10 @@ def record(key: bytes = b"k", body: str | None = '{"f":"v"}', **fields: Any) -> 
 def _read(value: Any) -> Any:
     """Return what boto3 makes of an item on the wire."""
     if isinstance(value, dict):
-        return {name: base64.b64decode(one) if name == "B" else _read(one) for name, one in value.items()}
+        return {
+            name: base64.b64decode(one) if name == "B" and isinstance(one, str) else _read(one)
+            for name, one in value.items()
+        }
     return [_read(one) for one in value] if isinstance(value, list) else value
 
 
