@@ -155,7 +155,7 @@ def test_versions_grow(client: Any, fetcher: Fetcher):
 
 @pytest.mark.parametrize("question", [EXPIRES_AT, EXPIRES_IN])
 def test_when_keys_expire(client: Any, fetcher: Fetcher, question: str):
-    """The moment is told in Unix time, also where the server only knows how long it is; 0 for keys that stay, or went."""
+    """The moment is told in Unix time, also where the server only knows how long it is; else it is 0."""
     moment_ms = round(time.time() * 1_000) + 3_600_000
     client.set("expires", "v", pxat=moment_ms)
     client.hset("stays", "f", "v")

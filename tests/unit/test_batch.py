@@ -112,7 +112,7 @@ def test_an_unreadable_key_is_refused_alone(place: int) -> None:
 
 
 def test_expiry_is_told_where_the_route_asks() -> None:
-    """A key that expires says when, in routes with `include_expiry`; else, and for keys that stay, the field is absent."""
+    """A key that expires says when, in routes with `include_expiry`; else the field is absent."""
     stays, expires = value(b"a"), value(b"b")
     expires.expires_at_ms = 1_763_890_000_123
     for asks in (False, True):
