@@ -119,10 +119,15 @@ def _read_answer(sock: socket.socket, timeout_s: float) -> Answer:
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     protocol, _, status = first[:12].partition(" ")
     size = headers.get("content-length", "")
-    if protocol not in {"HTTP/1.1", "HTTP/1.0"} or not status.isdigit() or not size.isdigit():
-        raise OSError(f"this is no answer of AWS: {first[:80]!r}")
+    if protocol not in {"HTTP/1.1", "HTTP/1.0"} or not status.isdigit():
+        raise OSError(f"this is no HTTP: {first[:80]!r}")
     if protocol == "HTTP/1.0":
         headers["connection"] = "close"
+    if headers.get("transfer-encoding", "").lower() == "chunked":
+        return int(status), headers, _read_chunks(sock, data[end + 4 :], until)
+    if not size.isdigit():
+        # Where the end is the connection's, nobody can tell a whole answer from half of one.
+        raise OSError("the answer does not say how long it is")
     parts = [data[end + 4 :]]
     missing = int(size) - len(parts[0])
     while missing > 0:
@@ -131,6 +136,27 @@ def _read_answer(sock: socket.socket, timeout_s: float) -> Answer:
     if missing:
         raise OSError("the answer is longer than it says")
     return int(status), headers, b"".join(parts)
+
+
+def _read_chunks(sock: socket.socket, data: bytes, until: float) -> bytes:
+    """Return a body that comes in chunks; AWS sends none, DynamoDB Local does."""
+    parts: list[bytes] = []
+    while True:
+        while (end := data.find(b"\r\n")) < 0:
+            data += _receive(sock, until)
+        try:
+            size = int(data[:end].partition(b";")[0], 16)
+        except ValueError:
+            raise OSError("the answer's chunks are broken") from None
+        data = data[end + 2 :]
+        while len(data) < size + 2:
+            data += _receive(sock, until)
+        if data[size : size + 2] != b"\r\n" or (not size and len(data) > 2):
+            raise OSError("the answer's chunks are broken")
+        if not size:
+            return b"".join(parts)
+        parts.append(data[:size])
+        data = data[size + 2 :]
 
 
 def _receive(sock: socket.socket, until: float) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -84,6 +85,34 @@ def test_an_answer_that_is_not_dynamodbs_is_no_answer(
     """What is no JSON object, or has another checksum, is not taken for an answer without anything in it."""
     with service(0, head=head, text=text) as endpoint, pytest.raises(NoAnswer):
         client_of(endpoint).call("BatchWriteItem", b"{}")
+
+
+CHUNKED = b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{"a":\r\n2\r\n1}\r\n0\r\n\r\n'
+
+
+@pytest.mark.parametrize("size", [5, 20, 45, 60, len(CHUNKED) - 1, len(CHUNKED)])
+@pytest.mark.parametrize("split", [1, 44, 62])
+def test_an_answer_in_chunks(client_of: Callable[[str], Client], size: int, split: int) -> None:
+    """It is whole when its last chunk is there, however it arrives; before that it is none."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                receive(connection)
+                for part in (CHUNKED[:size][:split], CHUNKED[:size][split:]):
+                    connection.sendall(part)
+                    time.sleep(0.01)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        client = client_of(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        if size == len(CHUNKED):
+            assert client.call("BatchWriteItem", b"{}") == {"a": 1}
+        else:
+            with pytest.raises(NoAnswer):
+                client.call("BatchWriteItem", b"{}")
+        thread.join()
 
 
 def test_a_batch_whose_answer_broke_off_is_written_again(client_of: Callable[[str], Client]) -> None:
