@@ -19,6 +19,7 @@ from rich.table import Table
 
 from benchmarks.capture import measure_capture
 from benchmarks.fetch import measure_fetch
+from benchmarks.functions import BATCH_SIZE, FunctionRun, measure_cold_start, measure_dynamodb
 from benchmarks.harness import Figure, figure
 from benchmarks.path import measure_lag, measure_original, measure_saturation
 from benchmarks.ring import measure_ring
@@ -35,14 +36,18 @@ class Plan(msgspec.Struct):
     events: int = 200_000
     lag_s: float = 10.0
     original_s: float = 5.0
+    function_batches: int = 20
+    cold_starts: int = 7
 
 
-QUICK = Plan(runs=1, ring_s=1.0, capture_s=2.0, events=60_000, lag_s=5.0, original_s=3.0)
+QUICK = Plan(
+    runs=1, ring_s=1.0, capture_s=2.0, events=60_000, lag_s=5.0, original_s=3.0, function_batches=6, cold_starts=3
+)
 
 
 def measure_all(plan: Plan, progress: Progress) -> list[Figure]:
     """Measure every part ``plan.runs`` times, one after the other on an otherwise idle machine."""
-    task = progress.add_task("measuring", total=6 * plan.runs)
+    task = progress.add_task("measuring", total=9 * plan.runs)
 
     def repeat(what: str, measure: Callable[[], Any]) -> list[Any]:
         results = []
@@ -58,6 +63,9 @@ def measure_all(plan: Plan, progress: Progress) -> list[Figure]:
     full = repeat("the path at full load", lambda: measure_saturation(plan.events))
     lags = repeat("lag at 1,000 changes/s", lambda: measure_lag(plan.lag_s))
     loops = repeat("the original's loop", lambda: measure_original(plan.original_s))
+    puts = repeat("the DynamoDB function", lambda: measure_dynamodb("batch", plan.function_batches))
+    upserts = repeat("the same, versioned", lambda: measure_dynamodb("versioned", plan.function_batches))
+    starts = repeat("its cold start", lambda: measure_cold_start(plan.cold_starts))
     batches = f"{statistics.median(run.batch_mean for run in full):.0f} keys a batch on average"
     late = f"sender late by at most {max(lag[2] for lag in lags):.1f} ms"
     times = [run.events_per_s / loop for run, loop in zip(full, loops, strict=True)]
@@ -71,7 +79,22 @@ def measure_all(plan: Plan, progress: Progress) -> list[Figure]:
         figure("lag_ms_p99", "ms", "<= 10", [lag[1] for lag in lags], late),
         figure("original_events_per_s", "1/s", "", loops, "connect, read, invoke, one at a time"),
         figure("times_original", "×", ">= 100", times),
+        figure("dynamodb_batch_cpu_us", "µs", "<= 25", [run.cpu_us for run in puts], a_million(puts)),
+        figure("dynamodb_versioned_cpu_us", "µs", "<= 40", [run.cpu_us for run in upserts], a_million(upserts)),
+        figure("dynamodb_cold_start_ms", "ms", "<= 300", starts, "a new interpreter to its first answer, without TLS"),
     ]
+
+
+def a_million(runs: Sequence[FunctionRun]) -> str:
+    """Return what a million changes take, by the medians of these runs."""
+    calls, units, batch_ms = (
+        statistics.median(getattr(run, name) for run in runs) for name in ("calls", "write_units", "batch_ms")
+    )
+    invocations = 1_000_000 // BATCH_SIZE
+    return (
+        f"a million changes: {invocations:,} invocations, {batch_ms * invocations:,.0f} ms of Lambda at the embedded "
+        f"DynamoDB's speed, {calls:,.0f} calls, {units:,.0f} write units"
+    )
 
 
 def meets(item: Figure) -> str:

@@ -130,6 +130,7 @@ class RouteSettings(Struct, frozen=True, forbid_unknown_fields=True):
     keys: tuple[str, ...] = ("*",)
     events: tuple[str, ...] = ("hset",)
     payload: Literal["batch", "original"] = "batch"
+    include_expiry: bool = False
     batch_size: int = 500
     maximum_batching_window_in_seconds: float = 0.0
     parallelization_factor: int = 2

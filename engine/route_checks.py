@@ -67,6 +67,8 @@ def check_options(route: RouteSettings) -> Iterator[Finding]:
     yield from _check_keys(route.keys)
     yield from check_events(route.events)
     yield from _check_numbers(route)
+    if route.include_expiry and route.payload == "original":
+        yield "include_expiry", "has no place in the original's payload", 'set payload = "batch", or leave it out'
     if finding := check_on_failure(route.on_failure):
         yield "on_failure", *finding
     if finding := check_destination(route.destination):

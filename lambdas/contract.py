@@ -1,7 +1,8 @@
 """What the engine hands to a function, and what a function answers. Needs nothing but Python.
 
 A batch is ``{"records": [record, …]}``; a record has ``record_id``, ``id``, ``obj_name``, ``body``, ``event``,
-``type``, ``db``, ``version`` and ``captured_at_ms``. The answer ``{"batchItemFailures": [{"itemIdentifier":
+``type``, ``db``, ``version`` and ``captured_at_ms``, and ``expires_at_ms`` (Unix time) where the key expires and the
+route asks for it by ``include_expiry``. The answer ``{"batchItemFailures": [{"itemIdentifier":
 record_id}]}`` names the records to deliver again, an empty list is success. The payload of the 2020 original is one
 record, ``{"id", "obj_name", "body"}``: a failure is an exception. An empty batch asks whether the function could work.
 
@@ -58,6 +59,8 @@ class Record:
     captured_at_ms: int = 0
     id_encoding: str = ""
     body_encoding: str = ""
+    expires_at_ms: int = 0
+    """Unix time; 0 where the key does not expire, or nobody asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,4 +142,5 @@ def _record(record_id: str, item: dict[str, Any]) -> Record:
         int(item.get("captured_at_ms", 0)),
         str(item.get("id_encoding", "")),
         str(item.get("body_encoding", "")),
+        int(item.get("expires_at_ms", 0)),
     )

@@ -69,6 +69,7 @@ class PayloadBuilder:
         self._is_original = route.payload == "original"
         self._records_max = 1 if self._is_original else route.batch_size
         self._events = None if route.coalesce else set(expand_events(route.events))
+        self._include_expiry = route.include_expiry
         self._database = database
         self._payload_bytes_max = payload_bytes_max
 
@@ -148,6 +149,8 @@ class PayloadBuilder:
                 value.version,
                 captured_ms,
             )
+            if value.expires_at_ms and self._include_expiry:
+                record.expires_at_ms = value.expires_at_ms
         if encoding:
             record.id_encoding = encoding
         if value.body_encoding:

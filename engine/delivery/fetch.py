@@ -24,7 +24,19 @@ import hiredis
 from engine.config import RedisSettings
 from engine.connection import RespConnection
 from engine.connection_errors import refusal
-from engine.delivery.questions import EXISTS, KIND_OF_EVENT, TIME, TYPE, Fetched, ask, interpret, interpret_all
+from engine.delivery.questions import (
+    EXISTS,
+    EXPIRES_AT,
+    EXPIRES_IN,
+    KIND_OF_EVENT,
+    TIME,
+    TYPE,
+    Fetched,
+    ask,
+    expiries_of,
+    interpret,
+    interpret_all,
+)
 from engine.errors import RedisUnreachable
 
 __all__ = ["Fetched", "Fetcher", "Key"]
@@ -62,9 +74,13 @@ class Fetcher:
         self.version = version_floor
         """The highest that was given out (µs); a successor goes on from it."""
         self._ahead = 0
+        self._expiry_question = EXPIRES_AT
 
-    def fetch(self, keys: Sequence[Key], body_chars_max: int | None = None) -> list[Fetched]:
-        """Return the values of these (key, event name) pairs, in their order.
+    def fetch(
+        self, keys: Sequence[Key], body_chars_max: int | None = None, *, include_expiry: bool = False
+    ) -> list[Fetched]:
+        """Return the values of these (key, event name) pairs, in their order, and with
+        ``include_expiry`` when they expire.
 
         With ``body_chars_max``, stop after the pipeline with which the bodies become longer than that: then the
         values are those of the first keys only, of one at least. Raises `RedisUnreachable` or `RedisRefused`; the
@@ -75,7 +91,7 @@ class Fetcher:
         self._drop_if_closed()
         try:
             while len(fetched) < len(keys):
-                values = self._fetch_some(keys[len(fetched) : len(fetched) + self._keys_now])
+                values = self._fetch_some(keys[len(fetched) : len(fetched) + self._keys_now], include_expiry)
                 fetched += values
                 if body_chars_max is not None:
                     chars += sum(len(value.body) for value in values if value.body is not None)
@@ -101,11 +117,11 @@ class Fetcher:
             self._connection.close()
             self._connection = None
 
-    def _fetch_some(self, keys: Sequence[Key]) -> list[Fetched]:
+    def _fetch_some(self, keys: Sequence[Key], include_expiry: bool) -> list[Fetched]:
         """Return the values of the first keys: of as many as one pipeline can read within the bounds."""
         while True:
             try:
-                values = self._fetch(keys)
+                values = self._fetch(keys, include_expiry)
             except _TooLarge:
                 self.close()
                 if len(keys) == 1:
@@ -121,13 +137,27 @@ class Fetcher:
         limit = self._reply_bytes_max
         return Fetched(key, "none", None, "", self.version, error=f"its value is larger than {limit} bytes")
 
-    def _fetch(self, keys: Sequence[Key]) -> list[Fetched]:
+    def _fetch(self, keys: Sequence[Key], include_expiry: bool) -> list[Fetched]:
         names, kinds = [key for key, _ in keys], [KIND_OF_EVENT[event] for _, event in keys]
+        # First, so that no value is older than its expiry: what changes in between has an event of its own.
+        expiries = self._expiries(names) if include_expiry else ()
         replies, version = self._ask(names, kinds)
         fetched, again = interpret_all(names, kinds, replies, version)
         if again:
             self._settle(fetched, again)
+        for value, expires_at_ms in zip(fetched, expiries, strict=False):
+            value.expires_at_ms = expires_at_ms
         return fetched
+
+    def _expiries(self, names: list[bytes]) -> list[int]:
+        """Return when each key expires; servers before Redis 7 are asked how long it still has."""
+        for question in dict.fromkeys((self._expiry_question, EXPIRES_IN)):
+            replies, version = self._ask(names, [question] * len(names))
+            expiries = expiries_of(replies, question, (version - self._ahead) // 1_000)
+            if expiries is not None:
+                self._expiry_question = question
+                return expiries
+        raise refusal(self._connected().address, "tell when keys expire", str(replies[0]))
 
     def _settle(self, fetched: list[Fetched], again: list[tuple[int, str]]) -> None:
         """Ask on for those that the first round left open, until none is left, or the rounds are over."""

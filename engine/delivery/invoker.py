@@ -248,6 +248,7 @@ class Invoker:
                     values = self._fetcher.fetch(
                         [(change.key, change.event) for change, _ in batch.entries],
                         self._spec.delivery.payload_bytes_max,
+                        include_expiry=lane.include_expiry,
                     )
                 except RedisError as error:
                     self._fetch_failed(error)

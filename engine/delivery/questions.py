@@ -18,6 +18,12 @@ EXISTS = "exists"
 """The question whether a stream that has no entries is there: unlike all else, a stream may be empty."""
 
 TIME = b"*1\r\n$4\r\nTIME\r\n"
+
+EXPIRES_AT = "expires-at"
+"""The question when a key expires, in Unix time (Redis 7, Valkey)."""
+
+EXPIRES_IN = "expires-in"
+"""The question in how many milliseconds a key expires, for older servers."""
 ERROR_CHARS_MAX = 200
 
 # Each as (what stands before the key, with a place for its length; what stands after it).
@@ -32,6 +38,8 @@ _COMMANDS: dict[str, tuple[bytes, bytes]] = {
     "json": (b"*3\r\n$8\r\nJSON.GET\r\n$%d\r\n", b"\r\n$1\r\n.\r\n"),
     TYPE: (b"*2\r\n$4\r\nTYPE\r\n$%d\r\n", b"\r\n"),
     EXISTS: (b"*2\r\n$6\r\nEXISTS\r\n$%d\r\n", b"\r\n"),
+    EXPIRES_AT: (b"*2\r\n$11\r\nPEXPIRETIME\r\n$%d\r\n", b"\r\n"),
+    EXPIRES_IN: (b"*2\r\n$4\r\nPTTL\r\n$%d\r\n", b"\r\n"),
 }
 _NONE = type(None)
 _ANSWERS: dict[str, Any] = {
@@ -46,13 +54,16 @@ _ANSWERS: dict[str, Any] = {
     EXISTS: (int,),
 }
 """The types of an answer that is not an error; None is a key that is gone."""
-_VALUE_KINDS = frozenset(_COMMANDS) - {TYPE, EXISTS}
+_VALUE_KINDS = frozenset(_COMMANDS) - {TYPE, EXISTS, EXPIRES_AT, EXPIRES_IN}
 _KIND_OF_CLASS = {"h": "hash", "$": "string", "l": "list", "s": "set", "z": "zset", "t": "stream"}
 _KIND_OF_MODULE_TYPE = {"ReJSON-RL": "json"}
 
 
 class Fetched(msgspec.Struct, gc=False):
-    """What a key holds: ``body`` is None and ``type`` ``none`` where it is gone; ``error`` where it can't be read."""
+    """What a key holds: ``body`` is None and ``type`` ``none`` where it is gone; ``error`` where it can't be read.
+
+    ``expires_at_ms`` is Unix time by the server's clock; 0 where the key does not expire, or was not asked.
+    """
 
     key: bytes
     type: str
@@ -61,6 +72,7 @@ class Fetched(msgspec.Struct, gc=False):
     version: int
     retyped: bool = False
     error: str = ""
+    expires_at_ms: int = 0
 
 
 class _KindOfEvent(dict[str, str]):
@@ -82,6 +94,19 @@ def ask(keys: Iterable[bytes], kinds: Iterable[str]) -> bytes:
         head, tail = _COMMANDS[kind]
         append(head % len(key) + key + tail)
     return b"".join(parts)
+
+
+def expiries_of(replies: Sequence[Any], kind: str, now_ms: int) -> list[int] | None:
+    """Return when each key expires: Unix ms, 0 for never, for keys that are gone, and for those that can't be read.
+
+    None where the server does not know the question. ``kind`` is what was asked, ``now_ms`` the server's time
+    before it.
+    """
+    if any(reply.__class__ is hiredis.ReplyError and "unknown command" in str(reply).lower() for reply in replies):
+        return None
+    since_ms = now_ms if kind == EXPIRES_IN else 0
+    # -1 is a key that does not expire, -2 one that is gone.
+    return [since_ms + reply if isinstance(reply, int) and reply >= 0 else 0 for reply in replies]
 
 
 def interpret_all(

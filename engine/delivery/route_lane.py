@@ -75,6 +75,7 @@ class RouteLane(Lane):
         """What a retired lane has not delivered: for the lanes that came after it."""
         self.is_shelf_sorted = False
         """Whether all that is on disk under the route's name is known to be wanted by it."""
+        self.include_expiry = False
         self.is_troubled = False
         """Whether the newest outcome was a failure of the route as a whole."""
         self._kit = kit
@@ -113,6 +114,7 @@ class RouteLane(Lane):
         self.is_troubled = False
         age_s = route.maximum_record_age_in_seconds
         self._policy = RetryPolicy(route.maximum_retry_attempts, age_s * 1_000 if age_s >= 0 else -1)
+        self.include_expiry = route.include_expiry
         self._builder = PayloadBuilder(route, kit.database, kit.delivery.payload_bytes_max)
         self.deletes = self._builder.deletes
         # A function of the original's knows no deadline: it may write for as long as it may run.

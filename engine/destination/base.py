@@ -11,12 +11,13 @@ from urllib.parse import parse_qsl, urlsplit
 from engine.errors import EngineError
 from lambdas.contract import Record
 
-ITEM_MODES = ("body", "attributes")
+ITEM_MODES = ("body", "attributes", "nested")
 EXTRA_ATTRIBUTES = ("type", "event", "version", "db")
 ATTRIBUTE_CHARS_MAX = 255
 
 _TABLE = re.compile(r"[A-Za-z0-9_.-]{3,255}")
-_OPTIONS = ("item_mode", "key_attribute", "extra_attributes")
+_OPTIONS = ("item_mode", "key_attribute", "extra_attributes", "ttl_attribute", "version_attribute", "numbers")
+_OWN_ATTRIBUTES = {"ttl_attribute": "expires_at", "version_attribute": "version"}
 _FORM = 'as in "dynamodb://TABLE?item_mode=body&key_attribute=id"'
 
 
@@ -32,6 +33,9 @@ class Target:
     item_mode: str = "body"
     key_attribute: str = "id"
     extra_attributes: tuple[str, ...] = ()
+    ttl_attribute: str = "expires_at"
+    version_attribute: str = "version"
+    numbers: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,4 +107,11 @@ def _target(table: str, options: Mapping[str, str]) -> Target:
             raise ValueError(f"extra_attributes holds {name[:100]!r}: allowed are {', '.join(EXTRA_ATTRIBUTES)}")
     if not 0 < len(key) <= ATTRIBUTE_CHARS_MAX or key in ("body", "obj_name", *extra):
         raise ValueError(f"key_attribute is {key[:100]!r}, which is empty, too long, or what another attribute has")
-    return Target(table, mode, key, extra)
+    own = {name: options.get(name, default) for name, default in _OWN_ATTRIBUTES.items()}
+    for option, name in own.items():
+        if not 0 < len(name) <= ATTRIBUTE_CHARS_MAX or name in ("body", "obj_name", key):
+            raise ValueError(f"{option} is {name[:100]!r}, which is empty, too long, or what another attribute has")
+    numbers = options.get("numbers", "off")
+    if numbers not in ("off", "on"):
+        raise ValueError(f"numbers is {numbers[:100]!r}: allowed are off, on")
+    return Target(table, mode, key, extra, **own, numbers=numbers == "on")

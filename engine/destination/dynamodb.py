@@ -2,7 +2,7 @@
 
 Needs ``dynamodb:BatchGetItem`` and ``dynamodb:Scan`` on the table. What an item ought to be is made by the function's
 own code (`lambdas.dynamodb.items`), so that the two can't disagree. What the function adds by itself is passed over:
-its extra attributes, and every number, which no field of Redis ever becomes (versions, times to live).
+its extra attributes, versions and times to live.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from engine.delivery.values import key_text
 from engine.destination.base import DestinationError, Item, Target
 from lambdas.aws import refuse_half_answers
 from lambdas.contract import Record
-from lambdas.dynamodb.items import ItemError, request_of, table_key
+from lambdas.dynamodb.items import ItemError, checked_size, item_of, table_key
 from lambdas.dynamodb.settings import Settings
 
 ATTEMPTS_MAX = 8
@@ -131,9 +131,12 @@ class DynamoDb:
             expected = self._expected(record, extra)
         except ItemError:
             return False
-        if self._target.item_mode == "body":
-            return all(actual.get(name) == expected.get(name) for name in _BODY_ATTRIBUTES)
-        return _fields(actual, extra) == _fields(expected, extra)
+        if self._target.item_mode != "attributes":
+            return all(_wire(actual.get(name)) == expected.get(name) for name in _BODY_ATTRIBUTES)
+        added = (*extra, self._target.ttl_attribute)
+        if self._target.numbers:
+            added += (self._target.version_attribute,)
+        return _fields(actual, added, self._target.numbers) == _fields(expected, added, self._target.numbers)
 
     def refusal(self, record: Record) -> str:
         """Return why DynamoDB would not take the record."""
@@ -152,9 +155,12 @@ class DynamoDb:
                 item_mode=target.item_mode,
                 key_attribute=target.key_attribute,
                 extra_attributes=extra,
+                ttl_attribute=target.ttl_attribute,
+                version_attribute=target.version_attribute,
+                numbers=target.numbers,
             )
-        request, _ = request_of(table_key(record), record, settings)
-        content: _Content = request["PutRequest"]["Item"]
+        content = item_of(table_key(record), record, settings)
+        checked_size(content)
         return content
 
     def _item(self, content: _Content) -> Item | None:
@@ -162,7 +168,7 @@ class DynamoDb:
         key = None if name is None else redis_key(name)
         if key is None:
             return None
-        version = content.get(VERSION, {}).get("N", "")
+        version = content.get(self._target.version_attribute, {}).get("N", "")
         # A field of a hash may be called so too: that is a string.
         is_absent = "N" in content.get(DELETED_AT, {})
         return Item(key, content, is_absent, int(version) if version.isdigit() else 0)
@@ -235,6 +241,20 @@ def _stored_key_or_none(key: bytes) -> str | None:
         return None
 
 
-def _fields(content: _Content, extra: Sequence[str]) -> dict[str, Mapping[str, Any]]:
-    """Return the attributes that stand for the value: no extra ones, and no numbers."""
-    return {name: typed for name, typed in content.items() if name not in extra and "N" not in typed}
+def _fields(content: _Content, added: Sequence[str], numbers: bool) -> dict[str, Any]:
+    """Return the attributes that stand for the value, as on the wire.
+
+    Without ``numbers`` none of them is a number, so what is one was added, under whatever name.
+    """
+    return {
+        name: _wire(typed) for name, typed in content.items() if name not in added and (numbers or "N" not in typed)
+    }
+
+
+def _wire(value: Any) -> Any:
+    """Return an attribute value as it is in JSON: boto3 hands out bytes where that has base64."""
+    if isinstance(value, Mapping):
+        return {name: _wire(member) for name, member in value.items()}
+    if isinstance(value, list):
+        return [_wire(member) for member in value]
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else value

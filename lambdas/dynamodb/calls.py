@@ -6,12 +6,12 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from json import JSONEncoder
 from typing import Any, Protocol
 
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
-
 from lambdas.contract import Deadline, SetupError
-from lambdas.dynamodb.items import Request
+from lambdas.dynamodb.errors import CallRefused, NoAnswer
+from lambdas.dynamodb.items import Item
 from lambdas.dynamodb.settings import Settings
 
 CHECK_KEY = "utf8:check"
@@ -32,18 +32,41 @@ PASSING = frozenset(
 )
 """Errors that say nothing of the items: the same call may succeed a moment later."""
 
+PASSING_STATEMENTS = frozenset(
+    {
+        "InternalServerError",
+        "ProvisionedThroughputExceeded",
+        "RequestLimitExceeded",
+        "ThrottlingError",
+        "TransactionConflict",
+    }
+)
+"""The same of one statement in a batch, where errors have names of their own."""
+
+
+encode = JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode
+
 
 @dataclass(slots=True)
 class Write:
-    """One request under way; ``key`` is unique among those that are written together.
+    """One item under way, None to delete it; ``key`` is unique among those that are written together.
 
     ``reason`` says why it was not written at the last attempt.
     """
 
     key: str
-    request: Request
+    item: Item | None
     size: int
     reason: str = ""
+
+
+class Service(Protocol):
+    """DynamoDB, as `lambdas.dynamodb.client.Client` reaches it."""
+
+    region: str
+
+    def call(self, operation: str, body: bytes) -> dict[str, Any]:
+        """Return the answer; raise `CallRefused` or `NoAnswer` where there is none."""
 
 
 class Writer(Protocol):
@@ -78,11 +101,11 @@ class TimeLeft:
 
 
 class Caller:
-    """A client of DynamoDB, and when to call it again: the one layer that retries."""
+    """DynamoDB, and when to call it again: the one layer that retries."""
 
     def __init__(
         self,
-        client: Any,
+        client: Service,
         settings: Settings,
         *,
         sleep: Callable[[float], None] = time.sleep,
@@ -103,39 +126,30 @@ class Caller:
         self._sleep(wait_ms / 1_000)
         return True
 
-    def _raise_if_set_up_wrongly(self, error: ClientError, right: str) -> None:
+    def _raise_if_set_up_wrongly(self, error: CallRefused, right: str) -> None:
         """Raise `SetupError` where the table, or the right to it, is missing."""
-        code, message = code_and_message(error)
+        self._check_set_up(error.code, error.message, right)
+
+    def _check_set_up(self, code: str, message: str, right: str) -> None:
         table = self._settings.table
-        if code == "ResourceNotFoundException":
-            region = self._client.meta.region_name
+        # The statements of a batch have errors of their own, without "Exception".
+        code = code.removesuffix("Exception")
+        if code == "ResourceNotFound":
+            region = self._client.region
             raise SetupError(f"no table {table} in {region}: create it, or name another in DYNAMO_TABLE") from None
-        if code in {"AccessDeniedException", "UnrecognizedClientException"}:
+        if code in {"AccessDenied", "UnrecognizedClient"}:
             raise SetupError(f"may not write to the table {table}: grant {right} on it ({message})") from None
 
 
-def why_again(error: ClientError | BotoCoreError) -> str:
+def why_again(error: CallRefused | NoAnswer) -> str:
     """Return why a failed call is to be made again; "" where DynamoDB refuses what is in it."""
-    if isinstance(error, BotoCoreError):
+    if isinstance(error, NoAnswer):
         return f"DynamoDB did not answer: {error}"
-    code, message = code_and_message(error)
-    if code in PASSING or error.response["ResponseMetadata"].get("HTTPStatusCode", 0) >= 500:
-        return f"the table is throttled, or out of order: {code}: {message}"
+    if error.code in PASSING or error.status >= 500:
+        return f"the table is throttled, or out of order: {error}"
     return ""
 
 
 def past_deadline(write: Write) -> str:
     """Return the reason of a write that the deadline kept from being sent, or sent again."""
     return f"{DEADLINE_PASSED}; before that: {write.reason}" if write.reason else DEADLINE_PASSED
-
-
-def is_lost(error: BotoCoreError) -> bool:
-    """Tell whether the call may have reached DynamoDB, and take its effect even now."""
-    # Errors of making the connection are no HTTPClientError.
-    return isinstance(error, HTTPClientError)
-
-
-def code_and_message(error: ClientError) -> tuple[str, str]:
-    """Return what DynamoDB calls the error, and what it says of it."""
-    told = error.response["Error"]
-    return str(told["Code"]), str(told.get("Message", ""))

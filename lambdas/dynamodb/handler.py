@@ -10,14 +10,12 @@ from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any
 
-import boto3
-from botocore.config import Config
-
 from lambdas import contract
-from lambdas.aws import refuse_half_answers
 from lambdas.contract import Record, SetupError
 from lambdas.dynamodb.calls import TimeLeft, Write, Writer
-from lambdas.dynamodb.items import ItemError, request_of, table_key, versioned_request_of
+from lambdas.dynamodb.client import Client
+from lambdas.dynamodb.items import Item, ItemError, checked_size, item_of, table_key, versioned_item_of
+from lambdas.dynamodb.puts import PutWriter
 from lambdas.dynamodb.settings import Settings, read_settings
 from lambdas.dynamodb.versioned import VersionedWriter
 from lambdas.dynamodb.writer import BatchWriter
@@ -30,20 +28,17 @@ def _settings() -> Settings:
 
 @functools.cache
 def _writer() -> Writer:
-    """Return the container's writer. ``parameter_validation`` off saves a third of the client's CPU."""
+    """Return the container's writer."""
     settings = _settings()
-    client = boto3.client(
-        "dynamodb",
-        config=Config(
-            parameter_validation=False,
-            connect_timeout=settings.connect_timeout_ms / 1_000,
-            read_timeout=settings.read_timeout_ms / 1_000,
-            retries={"total_max_attempts": 1},
-            max_pool_connections=settings.concurrency,
-        ),
-    )
-    refuse_half_answers(client)
-    return VersionedWriter(client, settings) if settings.is_versioned else BatchWriter(client, settings)
+    return writer_of(settings)(Client(settings), settings)
+
+
+def writer_of(settings: Settings) -> type[BatchWriter | PutWriter | VersionedWriter]:
+    """Return the kind of writer that the modes ask for."""
+    if not settings.is_versioned:
+        return BatchWriter
+    # An UPDATE keeps attributes that it does not name, as those of fields that are gone: only a put replaces them.
+    return PutWriter if settings.item_mode == "attributes" else VersionedWriter
 
 
 def now_ms() -> int:
@@ -88,9 +83,7 @@ def write(settings: Settings, writer: Writer, records: Sequence[Record], time_le
     ``BatchWriteItem`` rejects two requests for one key, so a key's last record stands for all of them; where writes are
     versioned, the one with the highest version.
     """
-    make = request_of
     if settings.is_versioned:
-        make = functools.partial(versioned_request_of, now_ms=time_left.now_ms())
         records = sorted(records, key=attrgetter("version"))
     failed: dict[str, str] = {}
     last: dict[str, Record] = {}
@@ -105,12 +98,21 @@ def write(settings: Settings, writer: Writer, records: Sequence[Record], time_le
         ids.setdefault(key, []).append(record.record_id)
     writes: list[Write] = []
     reasons: dict[str, str] = {}
+    now_ms = time_left.now_ms()
     for key, record in last.items():
         try:
-            writes.append(Write(key, *make(key, record, settings)))
+            item = _item(key, record, settings, now_ms)
+            writes.append(Write(key, item, checked_size(item) if item else len(key)))
         except ItemError as error:
             reasons[key] = str(error)
     reasons.update(writer.write(writes, time_left))
     for key, reason in reasons.items():
         failed.update((record_id, reason) for record_id in ids[key])
     return failed
+
+
+def _item(key: str, record: Record, settings: Settings, now_ms: int) -> Item | None:
+    """Return what the table is to hold of the key; None where nothing."""
+    if settings.is_versioned:
+        return versioned_item_of(key, record, settings, now_ms)
+    return None if record.body is None else item_of(key, record, settings)

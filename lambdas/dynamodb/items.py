@@ -1,4 +1,4 @@
-"""Records → write requests of DynamoDB.  (pure)
+"""Records → items in DynamoDB's own JSON.  (pure)
 
 The table's key is the Redis key as a string. A key that is not UTF-8 is stored as ``base64:…``; so that no two keys
 can meet, a key that itself begins with ``base64:`` or ``utf8:`` is stored with ``utf8:`` before it.
@@ -6,23 +6,19 @@ can meet, a key that itself begins with ``base64:`` or ``utf8:`` is stored with 
 
 from __future__ import annotations
 
-import base64
 import json
 from typing import Any
 
 from lambdas.contract import BASE64, Record
-from lambdas.dynamodb.settings import DELETED_AT, EXPIRES_AT, Settings
+from lambdas.dynamodb.settings import DELETED_AT, Settings
+from lambdas.dynamodb.values import AttributeValue, Digits, attributes_of, document_of, pairs_of, size_of
 
 ITEM_BYTES_MAX = 400 * 1024
 KEY_BYTES_MAX = 2_048
-FIELD_PREFIX = "field:"
 _KEY_PREFIXES = ("base64:", "utf8:")
+_PLAIN_PLACE = {"stream": 0, "zset": 1}
 
-# What is no number is no version: a field of a hash, from before writes were versioned.
-_IS_NEWER = "attribute_not_exists(#v) OR NOT attribute_type(#v, :number) OR #v < :v"
-
-Request = dict[str, Any]
-Item = dict[str, dict[str, Any]]
+Item = dict[str, AttributeValue]
 
 
 class ItemError(ValueError):
@@ -38,99 +34,108 @@ def table_key(record: Record) -> str:
         key = "utf8:" + key
     if not key:
         raise ItemError("an empty key cannot be stored: DynamoDB refuses empty key attributes")
-    if len(key.encode()) > KEY_BYTES_MAX:
+    if _bytes_in(key) > KEY_BYTES_MAX:
         raise ItemError(f"the key is longer than DynamoDB's {KEY_BYTES_MAX} bytes")
     return key
 
 
-def request_of(key: str, record: Record, settings: Settings) -> tuple[Request, int]:
-    """Return the record's part of a ``BatchWriteItem`` and its size in bytes, about as DynamoDB counts it.
-
-    Raises `ItemError` where it can't be an item.
-    """
-    if record.body is None:
-        return {"DeleteRequest": {"Key": {settings.key_attribute: {"S": key}}}}, len(key)
-    item = _item(key, record, settings)
-    return {"PutRequest": {"Item": item}}, _checked_size(item)
-
-
-def versioned_request_of(key: str, record: Record, settings: Settings, now_ms: int) -> tuple[Request, int]:
-    """Return the record's ``PutItem``, which takes effect only on an older version, and its size in bytes.
-
-    A key that is gone leaves a tombstone, or an older value that comes late would bring it back. ``now_ms`` is Unix
-    time. Raises `ItemError` where it can't be an item.
-    """
-    if record.version < 1:
-        raise ItemError("the record has no version, and DYNAMO_WRITE_MODE is versioned")
-    version = {"N": str(record.version)}
-    if record.body is None:
-        item: Item = {settings.key_attribute: {"S": key}}
-        item[DELETED_AT] = {"N": str(now_ms)}
-        item[EXPIRES_AT] = {"N": str(now_ms // 1_000 + settings.tombstone_ttl_s)}
-    else:
-        item = _item(key, record, settings)
-    item[settings.version_attribute] = version
-    request = {
-        "TableName": settings.table,
-        "Item": item,
-        "ConditionExpression": _IS_NEWER,
-        "ExpressionAttributeNames": {"#v": settings.version_attribute},
-        "ExpressionAttributeValues": {":v": version, ":number": {"S": "N"}},
-    }
-    return request, _checked_size(item)
-
-
-def _item(key: str, record: Record, settings: Settings) -> Item:
+def item_of(key: str, record: Record, settings: Settings) -> Item:
+    """Return the item of a record that has a body; raise `ItemError` where there can be none."""
+    assert record.body is not None
     item: Item = {settings.key_attribute: {"S": key}}
     for name in settings.extra_attributes:
         value = getattr(record, name)
         item[name] = {"N": str(value)} if isinstance(value, int) else {"S": value}
-    if settings.item_mode == "attributes" and record.type == "hash":
-        item.update(_attributes(record, settings))
+    if record.expires_at_ms:
+        # Rounded up: DynamoDB may not remove what Redis still has.
+        item[settings.ttl_attribute] = {"N": str(-(-record.expires_at_ms // 1_000))}
+    if settings.item_mode == "attributes":
+        if record.type == "hash":
+            return item | _attributes(record, settings)
     else:
-        if settings.item_mode == "body":
-            item["obj_name"] = {"S": record.obj_name}
-        item["body"] = {"S": record.body}
-        if record.body_encoding:
-            item["body_encoding"] = {"S": record.body_encoding}
+        item["obj_name"] = {"S": record.obj_name}
+        if settings.item_mode == "nested":
+            item["body"] = _document(record, settings)
+            return item
+    item["body"] = {"S": record.body}
+    if record.body_encoding:
+        item["body_encoding"] = {"S": record.body_encoding}
     return item
 
 
-def _attributes(record: Record, settings: Settings) -> Item:
-    """Return one attribute a field; a field whose name is taken gets ``field:`` before it, so none is lost."""
-    assert record.body is not None
+def versioned_item_of(key: str, record: Record, settings: Settings, now_ms: int) -> Item:
+    """Return the item with its version, or the tombstone of a key that is gone. ``now_ms`` is Unix time.
+
+    Without a tombstone, an older value that comes late would bring the key back. Raises `ItemError` where there can be
+    no item.
+    """
+    if record.version < 1:
+        raise ItemError("the record has no version, and DYNAMO_WRITE_MODE is versioned")
+    item: Item
+    if record.body is None:
+        item = {
+            settings.key_attribute: {"S": key},
+            DELETED_AT: {"N": str(now_ms)},
+            settings.ttl_attribute: {"N": str(now_ms // 1_000 + settings.tombstone_ttl_s)},
+        }
+    else:
+        item = item_of(key, record, settings)
+    item[settings.version_attribute] = {"N": str(record.version)}
+    return item
+
+
+def checked_size(item: Item) -> int:
+    """Return an item's size in bytes as DynamoDB counts it; raise `ItemError` where it is too large."""
     try:
-        fields = json.loads(record.body)
-    except ValueError as error:
-        raise ItemError(f"the body is not JSON: {error}") from None
-    if not isinstance(fields, dict):
-        raise ItemError("the body of a hash is not an object")
-    taken = settings.taken
-    attributes: Item = {}
-    for field, text in fields.items():
-        name, value = (_decoded(field, text)) if record.body_encoding == BASE64 else (field, {"S": text})
-        attributes[FIELD_PREFIX + name if name in taken or name.startswith(FIELD_PREFIX) else name] = value
-    return attributes
-
-
-def _decoded(field: str, text: str) -> tuple[str, dict[str, Any]]:
-    """Return a field of a body in base64: text where it is UTF-8 after all, else binary."""
-    raw = base64.b64decode(text)
-    try:
-        value: dict[str, Any] = {"S": raw.decode()}
-    except UnicodeDecodeError:
-        value = {"B": raw}
-    try:
-        return base64.b64decode(field).decode(), value
-    except UnicodeDecodeError:
-        return "base64:" + field, value
-
-
-def _checked_size(item: Item) -> int:
-    size = 0
-    for name, typed in item.items():
-        (value,) = typed.values()
-        size += len(name.encode()) + (len(value) if isinstance(value, bytes) else len(value.encode()))
+        size = sum([_bytes_in(name) + size_of(value) for name, value in item.items()])
+    except UnicodeEncodeError:
+        raise ItemError("it holds text that is not Unicode") from None
     if size > ITEM_BYTES_MAX:
         raise ItemError(f"the item has {size} bytes, and DynamoDB takes {ITEM_BYTES_MAX}")
     return size
+
+
+def _bytes_in(text: str) -> int:
+    if text.isascii():
+        return len(text)
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError:
+        raise ItemError("a name in it is not Unicode") from None
+
+
+def _parsed_hash(record: Record) -> dict[str, Any]:
+    fields = _parsed(record, json.loads)
+    if not isinstance(fields, dict):
+        raise ItemError("the body of a hash is not an object")
+    return fields
+
+
+def _attributes(record: Record, settings: Settings) -> Item:
+    try:
+        return attributes_of(_parsed_hash(record), record.body_encoding, settings.taken, settings.numbers)
+    except ValueError as error:
+        raise ItemError(str(error)) from None
+
+
+def _document(record: Record, settings: Settings) -> AttributeValue:
+    is_hash = record.type == "hash"
+    # Numbers of a JSON text keep their digits: a float would lose some.
+    value = _parsed_hash(record) if is_hash else _parsed(record, _loads_exactly)
+    try:
+        if record.type in _PLAIN_PLACE:
+            return pairs_of(value, record.body_encoding, _PLAIN_PLACE[record.type])
+        return document_of(value, record.body_encoding, numbers=is_hash and settings.numbers)
+    except ValueError as error:
+        raise ItemError(str(error)) from None
+
+
+def _loads_exactly(text: str) -> Any:
+    return json.loads(text, parse_int=Digits, parse_float=Digits, parse_constant=str)
+
+
+def _parsed(record: Record, loads: Any) -> Any:
+    try:
+        return loads(record.body)
+    except (ValueError, RecursionError) as error:
+        raise ItemError(f"the body is not JSON: {error}") from None

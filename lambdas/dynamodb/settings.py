@@ -8,16 +8,15 @@ from dataclasses import dataclass
 
 from lambdas.contract import SetupError
 
-ITEM_MODES = ("body", "attributes")
+ITEM_MODES = ("body", "attributes", "nested")
 WRITE_MODES = ("batch", "versioned")
 EXTRA_ATTRIBUTES = ("type", "event", "version", "db")
 ATTRIBUTE_CHARS_MAX = 255
 
 DELETED_AT = "deleted_at_ms"
-EXPIRES_AT = "expires_at"
-"""Attributes of a tombstone: what is left of a deleted key where writes are versioned."""
+"""The attribute of a tombstone: what is left of a deleted key where writes are versioned."""
 
-_BODY_ATTRIBUTES = ("body", "obj_name", "body_encoding")
+BODY_ATTRIBUTES = ("body", "obj_name", "body_encoding")
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,10 @@ class Settings:
     late_effect_ms: int = 4_000
     write_mode: str = "batch"
     version_attribute: str = "version"
+    ttl_attribute: str = "expires_at"
+    numbers: bool = False
     tombstone_ttl_s: int = 86_400
-    concurrency: int = 8
+    concurrency: int = 4
 
     @property
     def is_versioned(self) -> bool:
@@ -48,8 +49,13 @@ class Settings:
     @functools.cached_property
     def taken(self) -> frozenset[str]:
         """Return the names that no field of a hash may have as an attribute."""
-        version = (self.version_attribute,) if self.is_versioned else ()
-        return frozenset((self.key_attribute, *self.extra_attributes, *version))
+        names = {self.key_attribute, self.ttl_attribute, *self.extra_attributes}
+        if self.is_versioned:
+            names.add(self.version_attribute)
+        if self.numbers:
+            # As numbers, they would make a tombstone, or a version.
+            names |= {DELETED_AT, self.version_attribute}
+        return frozenset(names)
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
@@ -75,6 +81,8 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         _number(environ, "DYNAMO_LATE_EFFECT_MS", Settings.late_effect_ms, 0, 900_000),
         _one_of(environ, "DYNAMO_WRITE_MODE", WRITE_MODES),
         environ.get("DYNAMO_VERSION_ATTRIBUTE", Settings.version_attribute),
+        environ.get("DYNAMO_TTL_ATTRIBUTE", Settings.ttl_attribute),
+        _one_of(environ, "DYNAMO_NUMBERS", ("off", "on")) == "on",
         _number(environ, "DYNAMO_TOMBSTONE_TTL_S", Settings.tombstone_ttl_s, 60, 315_360_000),
         _number(environ, "DYNAMO_CONCURRENCY", Settings.concurrency, 1, 256),
     )
@@ -86,16 +94,17 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
 
 def _check_names(settings: Settings) -> None:
     """See that no two things of an item have one name."""
-    key, version = settings.key_attribute, settings.version_attribute
-    taken = {*_BODY_ATTRIBUTES, *settings.extra_attributes}
+    taken = {*BODY_ATTRIBUTES, *settings.extra_attributes, DELETED_AT}
+    names = {"DYNAMO_KEY_ATTRIBUTE": settings.key_attribute}
     if settings.is_versioned:
-        taken |= {DELETED_AT, EXPIRES_AT}
-        # The extra attribute of this name is the same number.
-        if not 0 < len(version) <= ATTRIBUTE_CHARS_MAX or version in taken - {"version"}:
-            raise SetupError(f"DYNAMO_VERSION_ATTRIBUTE is {version!r}: empty, too long, or what another attribute has")
-        taken.add(version)
-    if not 0 < len(key) <= ATTRIBUTE_CHARS_MAX or key in taken:
-        raise SetupError(f"DYNAMO_KEY_ATTRIBUTE is {key!r}: empty, too long, or what another attribute has")
+        names["DYNAMO_VERSION_ATTRIBUTE"] = settings.version_attribute
+    names["DYNAMO_TTL_ATTRIBUTE"] = settings.ttl_attribute
+    for variable, name in names.items():
+        # The extra attribute "version" is the same number.
+        is_same = variable == "DYNAMO_VERSION_ATTRIBUTE" and name == "version"
+        if not 0 < len(name) <= ATTRIBUTE_CHARS_MAX or (name in taken and not is_same):
+            raise SetupError(f"{variable} is {name!r}: empty, too long, or what another attribute has")
+        taken.add(name)
 
 
 def _one_of(environ: Mapping[str, str], name: str, allowed: tuple[str, ...]) -> str:

@@ -1,6 +1,7 @@
-"""Write requests → the table, each by a ``PutItem`` that takes effect only on an older version.
+"""Versioned items → the table, 25 a call, each taking effect only on an older version.
 
 For several engines on one table: whoever comes late, by whatever clock, never replaces a newer value.
+``BatchExecuteStatement`` is DynamoDB's only batch whose writes have a condition each, and an answer each.
 """
 
 from __future__ import annotations
@@ -10,116 +11,168 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from enum import Enum, auto
+from dataclasses import dataclass, field
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
-
-from lambdas.contract import SetupError
-from lambdas.dynamodb.calls import CHECK_KEY, Caller, TimeLeft, Write, code_and_message, past_deadline, why_again
+from lambdas.contract import UNBOUNDED_MS, Deadline, SetupError
+from lambdas.dynamodb.calls import (
+    CHECK_KEY,
+    PASSING_STATEMENTS,
+    Caller,
+    Service,
+    TimeLeft,
+    Write,
+    encode,
+    past_deadline,
+    why_again,
+)
+from lambdas.dynamodb.errors import CallRefused, NoAnswer
 from lambdas.dynamodb.settings import Settings
+from lambdas.dynamodb.statements import Statements
+from lambdas.dynamodb.writer import chunks
 
-RIGHT = "dynamodb:PutItem"
-NOT_NEWER = "ConditionalCheckFailedException"
+RIGHT = "dynamodb:PartiQLUpdate and dynamodb:PartiQLInsert"
 
 log = logging.getLogger(__name__)
 
 
-class Put(Enum):
-    """What became of a write."""
+@dataclass(slots=True)
+class _Run:
+    """What became of the writes of one invocation; each of its threads has its own."""
 
-    WRITTEN = auto()
-    SUPERSEDED = auto()
-    """The table has this version, or a newer one."""
-    AGAIN = auto()
-    FAILED = auto()
+    failed: dict[str, str] = field(default_factory=dict)
+    superseded: int = 0
+    turned: int = 0
+    """Writes whose first statement was of the wrong kind."""
+
+
+@dataclass(slots=True)
+class _Upsert:
+    """A write, and whether its next statement is an INSERT; ``is_there`` once DynamoDB has said that its item is."""
+
+    write: Write
+    inserts: bool
+    is_there: bool = False
 
 
 class VersionedWriter(Caller):
-    """Writes items one by one, in ``concurrency`` threads that share the client."""
+    """Writes 25 items a call, in up to ``concurrency`` calls at once."""
 
-    def __init__(self, client: Any, settings: Settings, **options: Any) -> None:
+    def __init__(self, client: Service, settings: Settings, **options: Any) -> None:
         super().__init__(client, settings, **options)
-        self._pool = ThreadPoolExecutor(settings.concurrency, "put")
+        self._pool = ThreadPoolExecutor(settings.concurrency, "upsert")
+        self._statements = Statements(settings)
+        self._inserts_first = False
 
     def write(self, writes: Sequence[Write], time_left: TimeLeft) -> dict[str, str]:
         """Write all; return key → reason of those that were not. A newer version in the table is a success.
 
         Raises `SetupError` where no write can succeed. No call is under way any more when this ends.
         """
-        queue = deque(writes)
-        threads = min(self._settings.concurrency, len(writes))
+        queue = deque(chunks(writes))
+        threads = min(self._settings.concurrency, len(queue))
         futures = [self._pool.submit(self._work, queue, time_left) for _ in range(threads)]
         wait(futures)
-        failed: dict[str, str] = {}
-        superseded = 0
-        for future in futures:
-            some_failed, some_superseded = future.result()
-            failed |= some_failed
-            superseded += some_superseded
-        if superseded:
+        runs = [future.result() for future in futures]
+        if superseded := sum(run.superseded for run in runs):
             log.debug(json.dumps({"event": "records_superseded", "records": superseded}))
-        return failed
+        # A statement of the wrong kind costs a write unit and a second one: keys are mostly new, or mostly known.
+        if 2 * sum(run.turned for run in runs) > len(writes):
+            self._inserts_first = not self._inserts_first
+        return {key: reason for run in runs for key, reason in run.failed.items()}
 
     def check(self) -> None:
         """See whether the table is there and may be written; raise `SetupError` where not.
 
-        It puts an item only where it is there already, which it never is: a write like all, that leaves nothing behind.
+        It updates an item that no Redis key can have, and so none. The right to insert shows with the first new key.
         """
-        key = self._settings.key_attribute
-        request = {
-            "TableName": self._settings.table,
-            "Item": {key: {"S": CHECK_KEY}},
-            "ConditionExpression": "attribute_exists(#k)",
-            "ExpressionAttributeNames": {"#k": key},
-        }
-        write = Write(CHECK_KEY, request, 0)
-        if self._put(write) is Put.FAILED:
-            raise SetupError(f"the table {self._settings.table} does not take our key: {write.reason}")
+        key, version = self._settings.key_attribute, self._settings.version_attribute
+        run = _Run()
+        write = Write(CHECK_KEY, {key: {"S": CHECK_KEY}, version: {"N": "1"}}, len(CHECK_KEY))
+        time_left = TimeLeft(lambda: UNBOUNDED_MS, Deadline(), lambda: 0)
+        self._send([_Upsert(write, inserts=False)], run, time_left)
+        if run.failed:
+            raise SetupError(f"the table {self._settings.table} does not take our key: {run.failed[CHECK_KEY]}")
 
-    def _work(self, queue: deque[Write], time_left: TimeLeft) -> tuple[dict[str, str], int]:
-        """Write what the queue holds until it is empty; return what failed and how many were superseded."""
-        failed: dict[str, str] = {}
-        superseded = 0
-        while write := _next(queue):
-            put = self._drive(write, time_left)
-            if put is Put.FAILED:
-                failed[write.key] = write.reason
-            superseded += put is Put.SUPERSEDED
-        return failed, superseded
+    def _work(self, queue: deque[list[Write]], time_left: TimeLeft) -> _Run:
+        """Write the chunks that the queue holds, until it is empty."""
+        run = _Run()
+        while True:
+            # Asking first whether it is empty would be a race.
+            try:
+                chunk = queue.popleft()
+            except IndexError:
+                return run
+            self._drive(chunk, run, time_left)
 
-    def _drive(self, write: Write, time_left: TimeLeft) -> Put:
-        """Send one write until it is settled, or the attempts or the time are used up."""
-        for attempt in range(self._settings.attempts_max):
-            if attempt and not self._pause(attempt, time_left):
-                break
-            if time_left.is_over():
-                write.reason = past_deadline(write)
-                break
-            put = self._put(write)
-            if put is not Put.AGAIN:
-                return put
-        return Put.FAILED
+    def _drive(self, chunk: Sequence[Write], run: _Run, time_left: TimeLeft) -> None:
+        """Send one chunk until all of it is settled, or the attempts or the time are used up."""
+        pending = [_Upsert(write, self._inserts_first) for write in chunk]
+        attempt = 0
+        while pending:
+            turned, again = self._send(pending, run, time_left)
+            pending = turned + again
+            if again:
+                attempt += 1
+                if attempt == self._settings.attempts_max or not self._pause(attempt, time_left):
+                    break
+        run.failed.update((upsert.write.key, upsert.write.reason) for upsert in pending)
 
-    def _put(self, write: Write) -> Put:
+    def _send(self, upserts: Sequence[_Upsert], run: _Run, time_left: TimeLeft) -> tuple[list[_Upsert], list[_Upsert]]:
+        """Send one call; return those whose statement was of the wrong kind, and those to send again later."""
+        if time_left.is_over():
+            run.failed.update((upsert.write.key, past_deadline(upsert.write)) for upsert in upserts)
+            return [], []
+        make = (self._statements.update, self._statements.insert)
+        statements = [make[upsert.inserts](upsert.write.item) for upsert in upserts if upsert.write.item]
         try:
-            self._client.put_item(**write.request)
-        except (ClientError, BotoCoreError) as error:
-            write.reason = why_again(error)
-            if write.reason:
-                return Put.AGAIN
-            code, message = code_and_message(error)
-            if code == NOT_NEWER:
-                return Put.SUPERSEDED
-            self._raise_if_set_up_wrongly(error, RIGHT)
-            write.reason = f"{code}: {message}"
-            return Put.FAILED
-        return Put.WRITTEN
+            answer = self._client.call("BatchExecuteStatement", encode({"Statements": statements}).encode())
+            responses = answer.get("Responses", ())
+            if len(responses) != len(upserts):
+                raise NoAnswer(f"it answers {len(responses)} of {len(upserts)} statements", is_lost=True)
+        except (CallRefused, NoAnswer) as error:
+            return self._refused(upserts, error, run, time_left)
+        turned: list[_Upsert] = []
+        again: list[_Upsert] = []
+        for upsert, response in zip(upserts, responses, strict=True):
+            if refusal := response.get("Error"):
+                self._settle(upsert, refusal, run, turned, again)
+        return turned, again
 
+    def _settle(
+        self, upsert: _Upsert, refusal: dict[str, Any], run: _Run, turned: list[_Upsert], again: list[_Upsert]
+    ) -> None:
+        code, message, write = str(refusal.get("Code")), str(refusal.get("Message", "")), upsert.write
+        if code == "ConditionalCheckFailed" and (upsert.is_there or refusal.get("Item")):
+            run.superseded += 1
+        elif code in {"ConditionalCheckFailed", "DuplicateItem"}:
+            run.turned += not upsert.is_there
+            upsert.inserts = not upsert.inserts
+            # From here on only time to live could remove it: an UPDATE that is refused has met a newer one.
+            upsert.is_there = code == "DuplicateItem"
+            write.reason = "other writers change its item all the time"
+            turned.append(upsert)
+        elif code in PASSING_STATEMENTS:
+            write.reason = f"the table is throttled, or out of order: {code}: {message}"
+            again.append(upsert)
+        else:
+            self._check_set_up(code, message, RIGHT)
+            run.failed[write.key] = f"{code}: {message}"
 
-def _next(queue: deque[Write]) -> Write | None:
-    # Asking first whether it is empty would be a race.
-    try:
-        return queue.popleft()
-    except IndexError:
-        return None
+    def _refused(
+        self, upserts: Sequence[_Upsert], error: CallRefused | NoAnswer, run: _Run, time_left: TimeLeft
+    ) -> tuple[list[_Upsert], list[_Upsert]]:
+        reason = why_again(error)
+        if reason:
+            for upsert in upserts:
+                upsert.write.reason = reason
+            return [], list(upserts)
+        assert isinstance(error, CallRefused)
+        self._raise_if_set_up_wrongly(error, RIGHT)
+        if len(upserts) == 1:
+            run.failed[upserts[0].write.key] = str(error)
+            return [], []
+        # One bad item rejects the whole call: find it by halves, so that its neighbours are written.
+        half = len(upserts) // 2
+        first, second = (self._send(part, run, time_left) for part in (upserts[:half], upserts[half:]))
+        return first[0] + second[0], first[1] + second[1]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-
-from botocore.exceptions import BotoCoreError, ClientError
+from typing import Any
 
 from lambdas.contract import UNBOUNDED_MS, Deadline, SetupError
 from lambdas.dynamodb.calls import (
@@ -14,12 +13,11 @@ from lambdas.dynamodb.calls import (
     Caller,
     TimeLeft,
     Write,
-    code_and_message,
-    is_lost,
+    encode,
     past_deadline,
     why_again,
 )
-from lambdas.dynamodb.items import Request
+from lambdas.dynamodb.errors import CallRefused, NoAnswer
 
 log = logging.getLogger(__name__)
 
@@ -68,9 +66,8 @@ class BatchWriter(Caller):
 
         It deletes an item that no Redis key can have: the one call that needs no other right than the writes.
         """
-        key = {self._settings.key_attribute: {"S": CHECK_KEY}}
         run = _Run(TimeLeft(lambda: UNBOUNDED_MS, Deadline(), lambda: 0))
-        self._send([Write(CHECK_KEY, {"DeleteRequest": {"Key": key}}, len(CHECK_KEY))], run)
+        self._send([Write(CHECK_KEY, None, len(CHECK_KEY))], run)
         if run.failed:
             raise SetupError(f"the table {self._settings.table} does not take our key: {run.failed[CHECK_KEY]}")
 
@@ -81,9 +78,9 @@ class BatchWriter(Caller):
             return [_not_written(write, past_deadline(write)) for write in chunk]
         started_ms = run.time_left.now_ms()
         try:
-            answer = self._client.batch_write_item(RequestItems={table: [write.request for write in chunk]})
-        except (ClientError, BotoCoreError) as error:
-            if isinstance(error, BotoCoreError) and is_lost(error):
+            answer = self._client.call("BatchWriteItem", self._request(chunk))
+        except (CallRefused, NoAnswer) as error:
+            if isinstance(error, NoAnswer) and error.is_lost:
                 run.late_until_ms = started_ms + self._settings.late_effect_ms
             return self._refused(chunk, error, run)
         unprocessed = answer.get("UnprocessedItems", {}).get(table, [])
@@ -93,13 +90,14 @@ class BatchWriter(Caller):
         reason = "DynamoDB left it unprocessed: the table is throttled"
         return [_not_written(write, reason) for write in chunk if write.key in left]
 
-    def _refused(self, chunk: Sequence[Write], error: ClientError | BotoCoreError, run: _Run) -> list[Write]:
+    def _refused(self, chunk: Sequence[Write], error: CallRefused | NoAnswer, run: _Run) -> list[Write]:
         reason = why_again(error)
         if reason:
             return [_not_written(write, reason) for write in chunk]
+        assert isinstance(error, CallRefused)
         self._raise_if_set_up_wrongly(error, RIGHT)
         if len(chunk) == 1:
-            run.failed[chunk[0].key] = ": ".join(code_and_message(error))
+            run.failed[chunk[0].key] = str(error)
             return []
         # One bad item rejects the whole call: find it by halves, so that its neighbours are written.
         half = len(chunk) // 2
@@ -116,7 +114,15 @@ class BatchWriter(Caller):
             log.warning("DynamoDB left a call unanswered: waiting %d ms for what it may still do", wait_ms)
             self._sleep(wait_ms / 1_000)
 
-    def _key_of(self, request: Request) -> str:
+    def _request(self, chunk: Sequence[Write]) -> bytes:
+        name = self._settings.key_attribute
+        requests = [
+            {"PutRequest": {"Item": write.item}} if write.item else {"DeleteRequest": {"Key": {name: {"S": write.key}}}}
+            for write in chunk
+        ]
+        return encode({"RequestItems": {self._settings.table: requests}}).encode()
+
+    def _key_of(self, request: dict[str, Any]) -> str:
         name = self._settings.key_attribute
         if "PutRequest" in request:
             return str(request["PutRequest"]["Item"][name]["S"])

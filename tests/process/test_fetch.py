@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ import redis
 
 from engine.config import RedisSettings
 from engine.delivery.fetch import Fetcher
-from engine.delivery.questions import Fetched
+from engine.delivery.questions import EXPIRES_AT, EXPIRES_IN, Fetched
 from engine.errors import RedisRefused, RedisUnreachable
 from engine.sandbox.valkey import ValkeyServer
 
@@ -150,6 +151,20 @@ def test_versions_grow(client: Any, fetcher: Fetcher):
     assert versions == sorted(set(versions))
     assert before[0] * 1_000_000 + before[1] <= versions[0]
     assert versions[-1] <= after[0] * 1_000_000 + after[1]
+
+
+@pytest.mark.parametrize("question", [EXPIRES_AT, EXPIRES_IN])
+def test_when_keys_expire(client: Any, fetcher: Fetcher, question: str):
+    """The moment is told in Unix time, also where the server only knows how long it is; else it is 0."""
+    moment_ms = round(time.time() * 1_000) + 3_600_000
+    client.set("expires", "v", pxat=moment_ms)
+    client.hset("stays", "f", "v")
+    fetcher._expiry_question = question
+    keys = [(b"expires", "expire"), (b"stays", "hset"), (b"gone", "set")]
+    told = [value.expires_at_ms for value in fetcher.fetch(keys, include_expiry=True)]
+    assert told[1:] == [0, 0]
+    assert abs(told[0] - moment_ms) <= (0 if question == EXPIRES_AT else 50)
+    assert [value.expires_at_ms for value in fetcher.fetch(keys)] == [0, 0, 0]
 
 
 def test_many_keys_with_large_values(client: Any, fetcher: Fetcher):
@@ -415,3 +430,20 @@ def test_a_server_that_is_not_ready(word: str):
         fetcher = Fetcher(RedisSettings(url=server.url), 0, "test")
         with pytest.raises(RedisUnreachable, match=word):
             fetcher.fetch([(b"k", "hset")])
+
+
+def test_an_old_server_is_asked_how_long_keys_have():
+    """Where PEXPIRETIME is unknown, PTTL tells it, from the first keys on, and PEXPIRETIME is not asked again."""
+    answers = {
+        b"PEXPIRETIME": [b"-ERR unknown command `PEXPIRETIME`\r\n"],
+        b"PTTL": [b":5000\r\n"],
+        b"GET": [bulk(b"v")],
+        b"TIME": [time_reply(100)],
+    }
+    with Scripted(answers) as server:
+        fetcher = Fetcher(RedisSettings(url=server.url), 0, "test")
+        for _ in range(2):
+            (value,) = fetcher.fetch([(b"k", "set")], include_expiry=True)
+            assert value.expires_at_ms == 105_000
+        fetcher.close()
+    assert [command[0] for command in server.asked].count(b"PEXPIRETIME") == 1

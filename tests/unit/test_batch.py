@@ -109,3 +109,15 @@ def test_an_unreadable_key_is_refused_alone(place: int) -> None:
     ((refused, reason),) = built.refused
     assert refused[0].key == keys[place]
     assert "NOPERM" in reason
+
+
+def test_expiry_is_told_where_the_route_asks() -> None:
+    """A key that expires says when, in routes with `include_expiry`; else the field is absent."""
+    stays, expires = value(b"a"), value(b"b")
+    expires.expires_at_ms = 1_763_890_000_123
+    for asks in (False, True):
+        builder = PayloadBuilder(RouteSettings("r", "f", include_expiry=asks), 0, 6_000_000)
+        built = builder.build([entry(b"a"), entry(b"b")], [stays, expires])
+        first, second = orjson.loads(built.payload)["records"]
+        assert "expires_at_ms" not in first
+        assert second.get("expires_at_ms") == (1_763_890_000_123 if asks else None)

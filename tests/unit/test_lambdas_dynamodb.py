@@ -6,16 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
 
 from engine.config import DeliverySettings
 from lambdas import contract
 from lambdas.contract import ContractError, Deadline, Record, SetupError
 from lambdas.dynamodb import handler
 from lambdas.dynamodb.calls import TimeLeft, Write
+from lambdas.dynamodb.errors import CallRefused
 from lambdas.dynamodb.handler import write
-from lambdas.dynamodb.items import ItemError, request_of, table_key
-from lambdas.dynamodb.settings import WRITE_MODES, Settings, read_settings
+from lambdas.dynamodb.items import ItemError, item_of, table_key
+from lambdas.dynamodb.puts import PutWriter
+from lambdas.dynamodb.settings import Settings, read_settings
 from lambdas.dynamodb.versioned import VersionedWriter
 from lambdas.dynamodb.writer import BatchWriter, chunks
 
@@ -29,16 +30,16 @@ def record(key: str, body: str | None = '{"f":"v"}', **more: Any) -> Record:
 class ScriptedClient:
     """Answers as DynamoDB does, by a script: what each call does with its requests."""
 
-    class meta:
-        region_name = "eu-west-1"
+    region = "eu-west-1"
 
     def __init__(self, *answers: Callable[[list[Any]], list[Any]]) -> None:
         self.answers = list(answers)
         self.written: dict[str, Any] = {}
         self.calls: list[int] = []
 
-    def batch_write_item(self, RequestItems: dict[str, list[Any]]) -> dict[str, Any]:
-        requests = RequestItems["table"]
+    def call(self, operation: str, body: bytes) -> dict[str, Any]:
+        assert operation == "BatchWriteItem"
+        requests = json.loads(body)["RequestItems"]["table"]
         self.calls.append(len(requests))
         keys = [key_of(request) for request in requests]
         assert len(keys) == len(set(keys)) <= 25, "DynamoDB rejects this call"
@@ -55,11 +56,8 @@ def key_of(request: Any) -> str:
     return str(request["DeleteRequest"]["Key"]["id"]["S"])
 
 
-def error(code: str, status: int = 400) -> ClientError:
-    return ClientError(
-        {"Error": {"Code": code, "Message": "said so"}, "ResponseMetadata": {"HTTPStatusCode": status}},  # type: ignore[typeddict-item]
-        "BatchWriteItem",
-    )
+def error(code: str, status: int = 400) -> CallRefused:
+    return CallRefused(code, "said so", status)
 
 
 def raising(code: str, status: int = 400) -> Callable[[list[Any]], list[Any]]:
@@ -187,22 +185,16 @@ def test_keys_never_meet() -> None:
     assert len(set(keys)) == 4
 
 
-def item_of(one: Record, settings: Settings) -> dict[str, Any]:
-    request, _ = request_of("k", one, settings)
-    item: dict[str, Any] = request["PutRequest"]["Item"]
-    return item
-
-
 def test_the_item_is_the_originals_three_attributes() -> None:
     """By default an item holds id, obj_name and body, as the original's did."""
-    assert item_of(record("k"), SETTINGS) == {"id": {"S": "k"}, "obj_name": {"S": "k"}, "body": {"S": '{"f":"v"}'}}
+    assert item_of("k", record("k"), SETTINGS) == {"id": {"S": "k"}, "obj_name": {"S": "k"}, "body": {"S": '{"f":"v"}'}}
 
 
 def test_attributes_mode_loses_no_field() -> None:
     """One attribute a field; a field with a taken name is kept under another."""
     settings = Settings("table", "attributes", extra_attributes=("version",))
     body = json.dumps({"id": "mine", "field:id": "too", "version": "7", "name": "x"})
-    assert item_of(record("k", body, version=9), settings) == {
+    assert item_of("k", record("k", body, version=9), settings) == {
         "id": {"S": "k"},
         "version": {"N": "9"},
         "field:id": {"S": "mine"},
@@ -211,22 +203,22 @@ def test_attributes_mode_loses_no_field() -> None:
         "name": {"S": "x"},
     }
     with pytest.raises(ItemError):
-        item_of(record("k", "not json"), settings)
+        item_of("k", record("k", "not json"), settings)
 
 
 def test_binary_fields_are_binary_attributes() -> None:
     """Values that are not UTF-8 become binary attributes; a base64 body is marked in body mode."""
     body = json.dumps({base64.b64encode(b"f").decode(): base64.b64encode(b"\xff").decode()})
     one = record("k", body, body_encoding="base64")
-    assert item_of(one, Settings("table", "attributes"))["f"] == {"B": b"\xff"}
-    assert item_of(one, SETTINGS)["body_encoding"] == {"S": "base64"}
+    assert item_of("k", one, Settings("table", "attributes"))["f"] == {"B": "/w=="}
+    assert item_of("k", one, SETTINGS)["body_encoding"] == {"S": "base64"}
 
 
 def test_chunks_are_bounded_by_items_and_bytes() -> None:
     """No call has more than 25 items or 15 MB."""
-    writes = [Write(str(n), {}, 1_000) for n in range(60)]
+    writes = [Write(str(n), None, 1_000) for n in range(60)]
     assert [len(chunk) for chunk in chunks(writes)] == [25, 25, 10]
-    writes = [Write(str(n), {}, 6 * 1024 * 1024) for n in range(5)]
+    writes = [Write(str(n), None, 6 * 1024 * 1024) for n in range(5)]
     assert [len(chunk) for chunk in chunks(writes)] == [2, 2, 1]
 
 
@@ -234,7 +226,7 @@ def test_chunks_are_bounded_by_items_and_bytes() -> None:
     ("environ", "words"),
     [
         ({}, "DYNAMO_TABLE is not set"),
-        ({"DYNAMO_ITEM_MODE": "rows"}, "body, attributes"),
+        ({"DYNAMO_ITEM_MODE": "rows"}, "body, attributes, nested"),
         ({"DYNAMO_EXTRA_ATTRIBUTES": "type,size"}, "'size'"),
         ({"DYNAMO_ATTEMPTS_MAX": "none"}, "from 1 to 100"),
         ({"DYNAMO_KEY_ATTRIBUTE": "body"}, "another attribute"),
@@ -254,19 +246,19 @@ def test_wrong_settings_name_the_variable_and_what_is_allowed(environ: dict[str,
         read_settings(environ)
 
 
-def test_settings_reach_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The variables choose the writer, and the client's timeouts; the client itself sends nothing twice."""
-    made: list[Any] = []
-    monkeypatch.setattr("boto3.client", lambda service, config: made.append(config))
-    monkeypatch.setattr(handler, "refuse_half_answers", lambda client: client)
-    for number, mode in enumerate((BatchWriter, VersionedWriter)):
-        environ = {"DYNAMO_TABLE": "table", "DYNAMO_READ_TIMEOUT_MS": "1500", "DYNAMO_CONCURRENCY": "3"}
-        settings = read_settings({**environ, "DYNAMO_WRITE_MODE": WRITE_MODES[number]})
-        monkeypatch.setattr(handler, "_settings", lambda settings=settings: settings)
-        assert type(handler._writer.__wrapped__()) is mode
-        config = made.pop()
-        assert (config.connect_timeout, config.read_timeout, config.max_pool_connections) == (1.0, 1.5, 3)
-        assert config.retries == {"total_max_attempts": 1}
+@pytest.mark.parametrize(
+    ("write_mode", "item_mode", "kind"),
+    [
+        ("batch", "attributes", BatchWriter),
+        ("versioned", "body", VersionedWriter),
+        ("versioned", "nested", VersionedWriter),
+        ("versioned", "attributes", PutWriter),
+    ],
+)
+def test_the_modes_choose_the_writer(write_mode: str, item_mode: str, kind: type) -> None:
+    """Versioned items go in batches, but where an UPDATE would keep the fields that are gone."""
+    environ = {"DYNAMO_TABLE": "table", "DYNAMO_WRITE_MODE": write_mode, "DYNAMO_ITEM_MODE": item_mode}
+    assert handler.writer_of(read_settings(environ)) is kind
 
 
 def test_the_defaults_fit_the_engines_margin() -> None:
