@@ -26,7 +26,7 @@ from tests.chaos.rig import Run
 
 NAMESPACE = "com.amazonaws.dynamodb.v20120810#"
 JSON = {"Content-Type": "application/x-amz-json-1.0"}
-WRITES = {"BatchWriteItem", "PutItem", "UpdateItem", "DeleteItem", "TransactWriteItems"}
+WRITES = {"BatchWriteItem", "BatchExecuteStatement", "PutItem", "UpdateItem", "DeleteItem", "TransactWriteItems"}
 
 
 def refusal(status: int, code: str, prefix: str = NAMESPACE) -> Answer:

@@ -46,6 +46,27 @@ def test_keys_of_every_byte_value_arrive(tmp_path: Path) -> None:
         assert path.stop() == 0
 
 
+def test_a_key_that_expires_says_when(tmp_path: Path) -> None:
+    """With `include_expiry` records carry the moment, and lose it with the time to live."""
+    with whole_path(tmp_path) as path:
+        path.write_config(
+            ROUTE.replace('events = ["*", ', 'include_expiry = true\nevents = ["*", "expire", "persist", ')
+        )
+        path.start()
+        moment_ms = round(time.time() * 1_000) + 3_600_000
+
+        def told() -> list[int]:
+            return [record.get("expires_at_ms", 0) for record in path.records()]
+
+        path.client.hset("k", "f", "v")
+        wait_for(lambda: told()[-1:] == [0], "a key that stays")
+        path.client.pexpireat("k", moment_ms)
+        wait_for(lambda: told()[-1:] == [moment_ms], "the key that expires")
+        path.client.persist("k")
+        wait_for(lambda: told()[-1:] == [0], "the key that stays again")
+        assert path.stop() == 0
+
+
 def test_every_type_has_a_body(tmp_path: Path) -> None:
     """Strings, lists, sets, sorted sets and streams arrive in their canonical form, and deletes where listed."""
     with whole_path(tmp_path) as path:

@@ -217,3 +217,16 @@ def test_a_table_that_cannot_be_read(error: Exception, part: str) -> None:
     with pytest.raises(DestinationError, match="the table carts cannot be read") as raised:
         table(Client(answers=[error])).get([b"k"])
     assert part in raised.value.hint
+
+
+@pytest.mark.parametrize("mode", ["attributes", "nested"])
+def test_numbers_and_times_to_live_are_compared(mode: str) -> None:
+    """A field that became a number is told from another; a time to live and a version are nobody's field."""
+    options = {"item_mode": mode, "numbers": True, "ttl_attribute": "ttl", "version_attribute": "rev"}
+    one = record(body='{"n":"7","s":"007"}', expires_at_ms=1_763_890_000_000)
+    item = written(one, **options)
+    item = Item(item.key, {**item.content, "rev": {"N": "5"}})
+    db = table(None, **options)
+    assert db.holds(item, record(body='{"n":"7","s":"007"}'))
+    assert not db.holds(item, record(body='{"n":"8","s":"007"}'))
+    assert not db.holds(item, record(body='{"n":"7","s":"7"}'))

@@ -13,6 +13,7 @@ from msgspec.structs import fields
 
 from engine.config import RedisSettings, RouteSettings, Settings
 from engine.errors import ConfigError, Problem
+from engine.route_checks import check_route
 from engine.settings_checks import LIMITS
 from engine.settings_draft import KEYS, SECTIONS
 from engine.settings_file import load_settings
@@ -341,3 +342,10 @@ def test_representations_hide_secrets() -> None:
         assert "hunter2" not in shown
         assert "app" in shown
     assert "password=''" in repr(RedisSettings())
+
+
+def test_the_originals_payload_has_no_place_for_expiry() -> None:
+    """`include_expiry` with the original's payload is a problem that is told, not a field that is missing."""
+    (problem,) = check_route("routes[0]", RouteSettings("r", "f", payload="original", include_expiry=True))
+    assert "include_expiry" in problem.place
+    assert check_route("routes[0]", RouteSettings("r", "f", include_expiry=True)) == []
