@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test mariadb lint format bench outage chaos clean
+.PHONY: help setup demo up test mariadb lint format bench package outage chaos clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ format: $(READY) ## Put the code into the project's format
 
 bench: $(READY) ## Measure: a table, and reports/bench.json (about 90 seconds; QUICK=1 about 20)
 	@$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
+
+package: $(READY) ## Make each function's zip in dist/ (ONLY="NAME …", WITH="FILE …": files for its root)
+	@$(BIN)/python -m lambdas.package $(ONLY) $(foreach file,$(WITH),--with $(file))
 
 outage: $(READY) ## A function is cut off at full load: memory, backlog, and the other route (MINUTES=10; QUICK=1 half of one)
 	@$(BIN)/python -m benchmarks.outage $(if $(QUICK),--quick) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
