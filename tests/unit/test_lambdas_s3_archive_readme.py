@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-import subprocess
-import sys
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -156,25 +153,3 @@ def test_the_route_loads(tmp_path: Path) -> None:
     file.write_text('[redis]\nurl = "redis://localhost:6379/0"\n' + text)
     (route,) = load_settings(str(file), {}, {}).routes
     assert (route.batch_size, route.maximum_batching_window_in_seconds) == (10_000, 60)
-
-
-def test_the_zip_stands_alone(tmp_path: Path) -> None:
-    """What the README has zipped is all that the function imports, and nothing of the engine is."""
-    (command,) = blocks("sh")
-    _, _, name, *paths = command.split()
-    with zipfile.ZipFile(tmp_path / name, "w") as archive:
-        for path in paths:
-            found = [ROOT / path] if path.endswith(".py") else (ROOT / path).rglob("*.py")
-            for file in found:
-                archive.write(file, file.relative_to(ROOT))
-    code = (
-        f"import sys; sys.path.insert(0, {str(tmp_path / name)!r})\n"
-        "import lambdas.s3_archive.handler\n"
-        "ours = {n: m.__file__ for n, m in sys.modules.items() if n.split('.')[0] in {'lambdas', 'engine'}}\n"
-        f"print(len(ours), *[n for n, file in ours.items() if {name!r} not in file])"
-    )
-    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    count, *strangers = result.stdout.split()
-    assert int(count) > 5
-    assert strangers == []
