@@ -30,7 +30,7 @@ class Plan(msgspec.Struct, frozen=True):
     before_s: float = 20.0
     after_s: float = 10.0
     keys: int = 500_000
-    rate: float = 50_000.0
+    rate: float = 30_000.0
     seed: int = 1
 
 
