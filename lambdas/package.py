@@ -23,19 +23,20 @@ _NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
 def functions() -> list[str]:
-    """Return the names of all functions: folders with a handler."""
-    return sorted(path.parent.name for path in ROOT.glob("*/handler.py"))
+    """Return the names of all functions, their folders within this one: those with a handler."""
+    return sorted(path.parent.relative_to(ROOT).as_posix() for path in ROOT.rglob("handler.py"))
 
 
 def handler_of(name: str) -> str:
     """Return what Lambda is told to call."""
-    return f"lambdas.{name}.handler.handler"
+    return f"lambdas.{name.replace('/', '.')}.handler.handler"
 
 
 def sources_of(name: str) -> list[Path]:
     """Return the Python files that a function needs: its own, and what they import of `lambdas`."""
     found: set[Path] = set()
-    open_ends = [ROOT / "__init__.py", *sorted((ROOT / name).rglob("*.py"))]
+    parents = [folder / "__init__.py" for folder in (ROOT / name).parents if folder.is_relative_to(ROOT)]
+    open_ends = [*parents, *sorted((ROOT / name).rglob("*.py"))]
     while open_ends:
         path = open_ends.pop()
         if path not in found:
@@ -56,7 +57,7 @@ def package(name: str, out: Path, extra: Iterable[Path] = ()) -> Path:
 
     Raises OSError, and `subprocess.CalledProcessError` where its requirements can't be installed.
     """
-    target = out / f"{name}.zip"
+    target = out / f"{name.replace('/', '-')}.zip"
     out.mkdir(parents=True, exist_ok=True)
     contents = {path.relative_to(ROOT.parent).as_posix(): path.read_bytes() for path in sources_of(name)}
     contents |= {path.name: path.read_bytes() for path in extra}

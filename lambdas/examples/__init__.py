@@ -1,0 +1,1 @@
+"""Functions to start your own from."""

@@ -1,0 +1,1 @@
+"""A function written for the 2020 original's payload."""

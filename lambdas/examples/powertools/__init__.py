@@ -1,0 +1,1 @@
+"""A function of one's own, with AWS Lambda Powertools."""

@@ -1,0 +1,70 @@
+"""Functions of one's own: the examples, run by the sandbox's runtime and invoked by the engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import orjson
+import pytest
+
+from engine.sandbox.lambda_runtime import FunctionSpec
+from engine.sandbox.stack import DEFAULT_TABLE, Sandbox
+from lambdas.examples.powertools.handler import handler
+from tests.support import wait_for, whole_path
+
+POWERTOOLS = FunctionSpec(
+    "carts",
+    "lambdas.examples.powertools.handler:handler",
+    environment={"POWERTOOLS_METRICS_DISABLED": "true", "AWS_LAMBDA_FUNCTION_NAME": "carts"},
+)
+ORIGINAL = FunctionSpec("original", "lambdas.examples.original.handler:handler", environment={"TABLE": DEFAULT_TABLE})
+
+
+def test_with_powertools_a_record_fails_alone(tmp_path: Path) -> None:
+    """A cart that can't be counted is delivered again until it can be; its neighbours are settled at once."""
+    with whole_path(tmp_path, functions=[POWERTOOLS]) as path:
+        path.write_config('[[routes]]\nname = "carts"\nfunction = "carts"\nevents = ["hset", "del"]\n')
+        path.start()
+        path.client.hset("cart:bad", "tea", "many")
+        for number in range(20):
+            path.client.hset(f"cart:{number}", "tea", number)
+        path.client.delete("cart:0")
+        wait_for(lambda: path.totals()["records_retried"] >= 2, "the bad cart, again")
+        wait_for(lambda: path.totals()["keys_in_flight"] + path.totals()["keys_waiting"] == 1, "all others settled")
+        path.client.hset("cart:bad", "tea", 3)
+        wait_for(lambda: path.totals()["keys_in_flight"] + path.totals()["keys_waiting"] == 0, "the cart, mended")
+        assert path.totals()["records_delivered"] >= 21
+        assert path.stop() == 0
+
+
+def test_with_powertools_nothing_begins_after_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch that comes late fails as a whole, so that the engine delivers its keys again."""
+    monkeypatch.setenv("POWERTOOLS_METRICS_DISABLED", "true")
+    records = [{"record_id": str(number), "id": "cart", "body": '{"tea":"1"}'} for number in range(2)]
+    assert handler({"records": records, "deadline_ms": 1}, None) == {
+        "batchItemFailures": [{"itemIdentifier": "0"}, {"itemIdentifier": "1"}]
+    }
+    assert handler({"records": records, "deadline_ms": 1 << 50}, None) == {"batchItemFailures": []}
+
+
+def test_a_function_of_the_originals_works_unchanged() -> None:
+    """It gets one record an invocation, as the original sends it, and its item is there."""
+    with Sandbox(functions=[ORIGINAL]) as sandbox:
+        body = '{"firstName":"John"}'
+        event = orjson.dumps({"id": "person1", "obj_name": "person1", "body": body})
+        answer = sandbox.lambda_client().invoke(FunctionName="original", Payload=event)
+        assert not answer.get("FunctionError")
+        item = sandbox.dynamodb_client().get_item(TableName=sandbox.table, Key={"id": {"S": "person1"}})["Item"]
+        assert (item["obj_name"]["S"], item["body"]["S"]) == ("person1", body)
+
+
+def test_a_route_for_the_originals_payload_needs_nothing_else(tmp_path: Path) -> None:
+    """With payload = "original" each change is an invocation of its own, with the three fields."""
+    with whole_path(tmp_path) as path:
+        path.write_config('[[routes]]\nname = "old"\nfunction = "accept"\npayload = "original"\n')
+        path.start()
+        for number in range(5):
+            path.client.hset(f"person:{number}", "name", number)
+        wait_for(lambda: len(path.last()) == 5, "every person")
+        assert path.stop() == 0
+        assert {tuple(sorted(one["event"])) for one in path.invocations()} == {("body", "id", "obj_name")}
