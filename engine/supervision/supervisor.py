@@ -47,6 +47,7 @@ from engine.supervision.keeping import Keeper, fence_after_ms
 from engine.supervision.locks import Locks
 from engine.supervision.mains import Duty, Mains, run_main
 from engine.supervision.messages import Decision
+from engine.supervision.notify import ServiceManager
 from engine.supervision.planner import Answer, Plan, Refusal, plan_at_start
 from engine.supervision.process import Closable, bound_sends, fork_process, kill, reap
 from engine.supervision.reload import InForce, Reload, Stage, Teach, with_routes_of
@@ -129,6 +130,7 @@ class Supervisor:
         self._planning = Errand("planner", settings.log, self._selector, self._inherited)
         self._comparing = Errand("comparer", settings.log, self._selector, self._inherited)
         self._comparer, self._compare = Comparer(self._comparing), compare
+        self._manager = ServiceManager(os.environ)
         self._started_at_ms = now_ms()
         self._publish_due_ms = 0
         self._is_unpublished = False
@@ -146,6 +148,7 @@ class Supervisor:
             self._end_all()
 
     def _turn(self) -> None:
+        self._manager.beat(monotonic_ms())
         self._obey_signals()
         for number in tuple(self._channels):
             self._hear(number)
@@ -177,6 +180,7 @@ class Supervisor:
                     log.warning("stopped", by=signal.Signals(number).name)
                     self._exit_status = 128 + number
                     return
+                self._manager.stopping()
                 log.info("draining", within_s=self._settings.supervision.drain_timeout_s)
                 self._children.tell(messages.DrainWanted(), monotonic_ms())
                 self._planning.stop()
@@ -322,6 +326,7 @@ class Supervisor:
             invokers=len(self._children.invokers),
             routes=self._route_names(),
         )
+        self._manager.ready(f"{len(self._children.subscribers)} shards, routes {self._route_names()}")
         self._publish_due_ms = 0
 
     def _route_names(self) -> str:
