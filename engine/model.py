@@ -119,9 +119,9 @@ class Failure(IntEnum):
 class Outcome(msgspec.Struct, frozen=True, gc=False):
     """What became of one invocation.
 
-    ``failed_ids`` names the records to deliver again when ``failure`` is ITEMS; with any other failure
-    all of them failed. ``reason`` is for people and dead letters; ``retry_after_ms`` is the service's
-    own wish, 0 where it has none. ``is_lost`` where nobody knows whether the function still runs, and writes.
+    ``failed_ids`` names the records to deliver again; where it is empty all of them failed, but with ITEMS none.
+    ``reason`` is for people and dead letters; ``retry_after_ms`` is the service's own wish, 0 where it has none.
+    ``is_lost`` where nobody knows whether the function still runs, and writes.
     """
 
     failure: Failure = Failure.NONE

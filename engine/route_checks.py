@@ -11,6 +11,7 @@ from engine.errors import Problem
 from engine.events import COMMANDS_PUBLISHED_AS, EVERY_WRITE, class_of, close_events
 from engine.failure_arns import check_on_failure
 from engine.model import ROUTE_SLOTS_MAX
+from engine.target_arns import parse_target_arn
 
 EVENT_CHARS_MAX = 128
 """Of an event's name; the servers' own have at most 21, a module may name its own as it likes."""
@@ -26,7 +27,7 @@ _FUNCTION = re.compile(
 )
 _FUNCTION_FORMS = (
     "name it by name (dynamodb), by name and alias (dynamodb:live), or by ARN "
-    "(arn:aws:lambda:us-east-1:123456789012:function:dynamodb)"
+    "(arn:aws:lambda:us-east-1:123456789012:function:dynamodb); a Kinesis stream or an SQS queue by ARN"
 )
 
 PlacedRoute = tuple[str, RouteSettings]
@@ -79,7 +80,10 @@ def _check_names(route: RouteSettings) -> Iterator[Finding]:
     name = route.name
     if not (0 < len(name) <= NAME_CHARS_MAX and name.isprintable()):
         yield "name", "must be a printable text", f"1 to {NAME_CHARS_MAX} characters"
-    if not _FUNCTION.fullmatch(route.function):
+    if parse_target_arn(route.function) is not None:
+        if route.payload == "original":
+            yield "payload", "is for functions, and the route's is a stream or a queue", 'set payload = "batch"'
+    elif not _FUNCTION.fullmatch(route.function):
         yield "function", f"{route.function[:200]!r} is no function's name or ARN", _FUNCTION_FORMS
     for kind in route.function_response_types:
         if kind != REPORT_ITEM_FAILURES:

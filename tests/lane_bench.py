@@ -48,7 +48,7 @@ class Hands:
 @contextmanager
 def lane_kit(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[LaneKit]:
     """Yield what lanes of one invoker share; time stands still at 0, and all hands are `Hands`."""
-    for name in ("Dispatcher", "LambdaTarget", "failure_sink"):
+    for name in ("Dispatcher", "make_target", "failure_sink"):
         patch.setattr(route_lane, name, Hands)
     patch.setattr(route_lane, "monotonic_ms", lambda: 0)
     patch.setattr(route_lane, "now_ms", lambda: UNIX_MS)

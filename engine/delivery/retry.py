@@ -61,10 +61,8 @@ def failed_entries(batch: Batch, outcome: Outcome) -> tuple[list[Entry], Outcome
     """Return which entries failed; an identifier that we never sent fails the whole batch."""
     if outcome.failure is Failure.NONE:
         return [], outcome
-    if outcome.failure is not Failure.ITEMS:
-        return batch.entries, outcome
     if not outcome.failed_ids:
-        return [], Outcome()
+        return ([], Outcome()) if outcome.failure is Failure.ITEMS else (batch.entries, outcome)
     indexes = {int(name) for name in outcome.failed_ids if name.isascii() and name.isdigit()}
     known = len(indexes) == len(set(outcome.failed_ids)) and max(indexes) < len(batch.sent)
     if not known:

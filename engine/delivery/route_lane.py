@@ -21,7 +21,8 @@ from engine.delivery.questions import Fetched
 from engine.delivery.retry import Backoff, RetryPolicy, failed_entries, halves, without
 from engine.delivery.settle import Frame
 from engine.delivery.shelf import EASED_ROWS, ROWS_AT_ONCE, Shelf
-from engine.delivery.targets.lambda_ import LambdaTarget
+from engine.delivery.targets.base import Target
+from engine.delivery.targets.make import make_target
 from engine.model import Change, Failure, Outcome
 from engine.observe.logs import get_logger
 from engine.ring.counters import Counter, StatusRow
@@ -31,7 +32,6 @@ from engine.routes import wants
 log = get_logger(__name__)
 
 _lane_ids = itertools.count()
-REPORT_ITEM_FAILURES = "ReportBatchItemFailures"
 EVERY_KEY = 1 << 62
 WAITING_BATCHES_MAX = 4
 """Batches that wait in memory before more is taken back from disk."""
@@ -89,7 +89,7 @@ class RouteLane(Lane):
         # Times on disk are Unix times, but must not jump while we live.
         self._unix_ahead_ms = now_ms() - monotonic_ms()
         self._dispatcher: Dispatcher | None = None
-        self._target: LambdaTarget | None = None
+        self._target: Target | None = None
         self._backoff = Backoff(kit.delivery.retry_backoff_ms_min, kit.delivery.retry_backoff_ms_max)
         self._limit = ConcurrencyLimit(route.parallelization_factor)
         self._budget = RetryBudget()
@@ -121,13 +121,7 @@ class RouteLane(Lane):
         bounded_ms = kit.delivery.deadline_ms + kit.delivery.deadline_margin_ms
         self._fence_after_ms = kit.delivery.invoke_timeout_ms if is_original else bounded_ms
         threads = route.parallelization_factor
-        self._target = LambdaTarget(
-            route.function,
-            kit.aws,
-            kit.delivery,
-            report_item_failures=not is_original and REPORT_ITEM_FAILURES in route.function_response_types,
-            connections_max=threads,
-        )
+        self._target = make_target(route, kit.aws, kit.delivery)
         sink = failure_sink(route, kit.delivery, kit.aws)
         self._dispatcher = Dispatcher(self.lane_id, self._target, sink, threads, kit.done, kit.wake)
 

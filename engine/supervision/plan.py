@@ -169,13 +169,20 @@ def _examine_redis(
 
 def _examine_functions(settings: Settings, routes: tuple[RouteSettings, ...], found: Examination) -> None:
     from engine.delivery.targets.lambda_ import check_functions
+    from engine.delivery.targets.make import check_places
     from engine.delivery.targets.probe import probe_functions
+    from engine.target_arns import parse_target_arn
 
     places = [(f"route {route.name!r}", route.function) for route in routes]
+    arns = {function: parse_target_arn(function) for _, function in places}
+    others = [(place, arn) for place, function in places if (arn := arns[function]) is not None]
+    functions = [(place, function) for place, function in places if arns[function] is None]
     try:
-        problems = check_functions(places, settings.aws, settings.delivery)
+        problems = check_functions(functions, settings.aws, settings.delivery)
+        problems += check_places(others, settings.aws, settings.delivery)
         if not problems:
-            batches = [(f"route {route.name!r}", route.function) for route in routes if route.payload == "batch"]
+            taking_batches = {route.function for route in routes if route.payload == "batch"}
+            batches = [(place, function) for place, function in functions if function in taking_batches]
             problems = probe_functions(batches, settings.aws, settings.delivery)
     except EngineError as error:
         found.add_error("functions", error)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import orjson
 
@@ -71,9 +70,10 @@ class Functions:
         self.poison: set[bytes] = set()
         """Keys that every function refuses."""
 
-    def target(self, function: str, _aws: AwsSettings, delivery: DeliverySettings, **options: Any) -> FakeTarget:
+    def target(self, route: RouteSettings, _aws: AwsSettings, delivery: DeliverySettings) -> FakeTarget:
         """Make what stands for `LambdaTarget`."""
-        return FakeTarget(self.world, function, delivery, bool(options["report_item_failures"]))
+        reports = route.payload != "original" and bool(route.function_response_types)
+        return FakeTarget(self.world, route.function, delivery, reports)
 
     def sink(self, _route: RouteSettings, _delivery: DeliverySettings, _aws: AwsSettings) -> FakeSink:
         """Make what stands for the place of a route's dead letters."""

@@ -33,7 +33,7 @@ def install(patch: pytest.MonkeyPatch, world: World, cache: Cache, functions: Fu
     for module in (invoker, route_lane):
         patch.setattr(module, "monotonic_ms", world.monotonic_ms)
         patch.setattr(module, "random", world.rng)
-    patch.setattr(route_lane, "LambdaTarget", functions.target)
+    patch.setattr(route_lane, "make_target", functions.target)
     patch.setattr(route_lane, "Dispatcher", functions.dispatcher)
     patch.setattr(route_lane, "failure_sink", functions.sink)
     patch.setattr(FakeConnection, "cache", cache, raising=False)

@@ -1,0 +1,48 @@
+"""A Kinesis data stream: a record a changed key, its partition key the Redis key, so that one key has one order."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+from engine.delivery.targets.batches import BatchTarget, Part, Refusal, failure_of
+from engine.target_arns import PARTITION_KEY_BYTES_MAX, STREAM_RECORD_BYTES_MAX
+
+PARTITION_KEY_CHARS_MAX = 256
+
+
+class KinesisTarget(BatchTarget):
+    """One stream, by ``PutRecords``. Limits: 500 records and 5 MiB a call, 1 MiB a record with its partition key."""
+
+    call_records_max = 500
+    call_bytes_max = 5 * 1_048_576
+    record_bytes_max = STREAM_RECORD_BYTES_MAX - PARTITION_KEY_BYTES_MAX
+    rights = "kinesis:PutRecords and kinesis:DescribeStreamSummary"
+
+    def size_of(self, part: Part) -> int:
+        """Return the bytes of the record and its partition key."""
+        return len(part.data) + len(partition_key(part.key).encode())
+
+    def send(self, client: Any, call: Sequence[Part]) -> list[Refusal]:
+        """Put these records."""
+        records = [{"Data": part.data, "PartitionKey": partition_key(part.key)} for part in call]
+        answers = client.put_records(StreamARN=self._place.arn, Records=records).get("Records") or []
+        if len(answers) != len(call):
+            # botocore takes an answer that broke off for an empty one.
+            raise ValueError("the answer broke off")
+        return [
+            Refusal(part.record_id, failure_of(code), f"{code}: {answer.get('ErrorMessage', '')}")
+            for part, answer in zip(call, answers, strict=True)
+            if (code := answer.get("ErrorCode"))
+        ]
+
+    def look(self, client: Any) -> None:
+        """Ask for the stream's summary."""
+        client.describe_stream_summary(StreamARN=self._place.arn)
+
+
+def partition_key(key: str) -> str:
+    """Return a key's partition key: itself where it fits and is not empty, else its digest."""
+    fits = 0 < len(key) <= PARTITION_KEY_CHARS_MAX
+    return key if fits else hashlib.sha256(key.encode()).hexdigest()

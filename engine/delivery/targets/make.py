@@ -1,0 +1,44 @@
+"""Which target a route's ``function`` names."""
+
+from __future__ import annotations
+
+from engine.config import AwsSettings, DeliverySettings, RouteSettings
+from engine.delivery.targets.base import Target
+from engine.delivery.targets.batches import BatchTarget
+from engine.delivery.targets.lambda_ import LambdaTarget
+from engine.errors import Problem
+from engine.target_arns import TargetArn, parse_target_arn
+
+REPORT_ITEM_FAILURES = "ReportBatchItemFailures"
+
+
+def make_target(route: RouteSettings, aws: AwsSettings, delivery: DeliverySettings) -> Target:
+    """Return the route's target; nothing is asked and nothing is opened yet."""
+    threads = route.parallelization_factor
+    place = parse_target_arn(route.function)
+    if place is not None:
+        return _batch_target(place, aws, delivery, threads)
+    reports = route.payload != "original" and REPORT_ITEM_FAILURES in route.function_response_types
+    return LambdaTarget(route.function, aws, delivery, report_item_failures=reports, connections_max=threads)
+
+
+def check_places(places: list[tuple[str, TargetArn]], aws: AwsSettings, delivery: DeliverySettings) -> list[Problem]:
+    """Ask for each (place in the settings, stream or queue) whether it is there and may be written."""
+    problems: list[Problem] = []
+    for place, arn in places:
+        target = _batch_target(arn, aws, delivery, 1)
+        if found := target.problem():
+            problems.append(Problem(place, *found))
+        target.close()
+    return problems
+
+
+def _batch_target(place: TargetArn, aws: AwsSettings, delivery: DeliverySettings, threads: int) -> BatchTarget:
+    # boto3's models of the services are large: they are read where a route needs them.
+    if place.service == "kinesis":
+        from engine.delivery.targets.kinesis import KinesisTarget
+
+        return KinesisTarget(place, aws, delivery, threads)
+    from engine.delivery.targets.sqs import SqsTarget
+
+    return SqsTarget(place, aws, delivery, threads)

@@ -1,0 +1,74 @@
+"""An SQS queue: a message a changed key. In a FIFO queue its group is the Redis key, so that one key has one order."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from engine.delivery.targets.batches import BatchTarget, Part, Refusal, failure_of
+from engine.model import Failure
+from engine.target_arns import QUEUE_MESSAGE_BYTES_MAX
+
+_GROUP = re.compile(r"[A-Za-z0-9!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]{1,128}")
+"""What a group's name may be; other keys are named by their digest."""
+
+_NOT_IN_MESSAGES = str.maketrans({"\ufffe": "\\ufffe", "\uffff": "\\uffff"})
+"""The two characters of JSON that a message may not hold."""
+
+
+class SqsTarget(BatchTarget):
+    """One queue, by ``SendMessageBatch``. Limits: 10 messages and 256 KiB a call, which every queue takes."""
+
+    call_records_max = 10
+    call_bytes_max = QUEUE_MESSAGE_BYTES_MAX
+    record_bytes_max = QUEUE_MESSAGE_BYTES_MAX
+    rights = "sqs:SendMessage and sqs:GetQueueAttributes"
+
+    def size_of(self, part: Part) -> int:
+        """Return the bytes of the message."""
+        return len(message_of(part).encode())
+
+    def send(self, client: Any, call: Sequence[Part]) -> list[Refusal]:
+        """Send these messages."""
+        entries = [{"Id": str(index), "MessageBody": message_of(part)} for index, part in enumerate(call)]
+        if self._place.is_fifo:
+            for entry, part in zip(entries, call, strict=True):
+                entry |= {"MessageGroupId": group_of(part.key), "MessageDeduplicationId": identity_of(part)}
+        answer = client.send_message_batch(QueueUrl=self._url(client), Entries=entries)
+        failed = {str(one["Id"]): one for one in answer.get("Failed") or []}
+        taken = {str(one["Id"]) for one in answer.get("Successful") or []}
+        if len(failed) + len(taken) != len(call):
+            # botocore takes an answer that broke off for an empty one.
+            raise ValueError("the answer broke off")
+        return [_refusal(call[int(index)], one) for index, one in failed.items()]
+
+    def look(self, client: Any) -> None:
+        """Ask for the queue's ARN."""
+        client.get_queue_attributes(QueueUrl=self._url(client), AttributeNames=["QueueArn"])
+
+    def _url(self, client: Any) -> str:
+        return f"{client.meta.endpoint_url.rstrip('/')}/{self._place.account}/{self._place.name}"
+
+
+def _refusal(part: Part, told: Any) -> Refusal:
+    code = str(told.get("Code", ""))
+    is_ours = bool(told.get("SenderFault")) and failure_of(code) is Failure.REFUSED
+    failure = Failure.ITEMS if is_ours else failure_of(code)
+    return Refusal(part.record_id, failure, f"{code}: {told.get('Message', '')}")
+
+
+def message_of(part: Part) -> str:
+    """Return a record as the text of a message."""
+    return part.data.decode().translate(_NOT_IN_MESSAGES)
+
+
+def group_of(key: str) -> str:
+    """Return the group of a key's messages."""
+    return key if _GROUP.fullmatch(key) else hashlib.sha256(key.encode()).hexdigest()
+
+
+def identity_of(part: Part) -> str:
+    """Return what a message is known by for five minutes: the same value, sent again, is dropped by the queue."""
+    return hashlib.sha256(f"{part.identity}-{part.key}".encode()).hexdigest()
