@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test mariadb lint format bench package outage chaos clean
+.PHONY: help setup demo up test mariadb emulator lint format bench package outage chaos clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ test: $(READY) ## Run all tests
 
 mariadb: ## Install the server that the tests of lambdas/aurora_mysql start (Debian, Ubuntu); without it they are skipped
 	@tests/parts/mariadb.sh
+
+emulator: $(READY) ## Fetch AWS's runtime emulator, for the tests of functions under Lambda's own runtime; without it they are skipped
+	@$(BIN)/python tests/parts/lambda_rie.py
 
 lint: $(READY) ## Check style and types
 	@$(BIN)/ruff check .

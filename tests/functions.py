@@ -34,3 +34,15 @@ def gate(event: Any, context: Any) -> None:
     """Fail everything until the marker file is there."""
     if event["records"] and not Path(os.environ["HEALED"]).exists():
         raise RuntimeError("the gate is shut")
+
+
+def moody(event: Any, context: Any) -> Any:
+    """Do what the event says: fail, take too long, or end the process."""
+    print("called with", event, flush=True)
+    if event["do"] == "fail":
+        raise KeyError("missing")
+    if event["do"] == "stall":
+        time.sleep(600)
+    if event["do"] == "exit":
+        os._exit(3)
+    return {"batchItemFailures": event.get("failures", [])}

@@ -7,6 +7,7 @@ from pathlib import Path
 import orjson
 import pytest
 
+from engine.sandbox.dynamodb import DynamoDbServer
 from engine.sandbox.lambda_runtime import FunctionSpec
 from engine.sandbox.stack import DEFAULT_TABLE, Sandbox
 from lambdas.examples.powertools.handler import handler
@@ -68,3 +69,26 @@ def test_a_route_for_the_originals_payload_needs_nothing_else(tmp_path: Path) ->
         wait_for(lambda: len(path.last()) == 5, "every person")
         assert path.stop() == 0
         assert {tuple(sorted(one["event"])) for one in path.invocations()} == {("body", "id", "obj_name")}
+
+
+def test_a_record_that_a_function_of_the_originals_refuses_comes_again(tmp_path: Path) -> None:
+    """What it raises delays that record alone; when its value can be written, it is."""
+    with DynamoDbServer() as database:
+        database.create_table(DEFAULT_TABLE)
+        told = {"TABLE": DEFAULT_TABLE, "AWS_ENDPOINT_URL_DYNAMODB": database.endpoint}
+        with whole_path(tmp_path, functions=[FunctionSpec("original", ORIGINAL.handler, environment=told)]) as path:
+            path.write_config('[[routes]]\nname = "old"\nfunction = "original"\npayload = "original"\n')
+            path.start()
+            # Larger than an item may be.
+            path.client.hset("person:large", "name", "n" * 450_000)
+            for number in range(20):
+                path.client.hset(f"person:{number}", "name", number)
+            wait_for(lambda: path.totals()["records_delivered"] == 20, "its neighbours")
+            wait_for(lambda: path.totals()["records_retried"] >= 2, "the large one, again")
+            path.client.hset("person:large", "name", "Smith")
+            wait_for(lambda: path.totals()["records_delivered"] == 21, "the large one, mended")
+            assert path.stop() == 0
+        client = database.client()
+        assert client.scan(TableName=DEFAULT_TABLE, Select="COUNT")["Count"] == 21
+        item = client.get_item(TableName=DEFAULT_TABLE, Key={"id": {"S": "person:large"}})["Item"]
+        assert item["body"]["S"] == '{"name":"Smith"}'

