@@ -270,7 +270,7 @@ def test_functions(tmp_path: Path, function: str) -> None:
 
 @pytest.mark.parametrize(
     "function",
-    ["", "a b", "x" * 65, "arn:aws:sqs:us-east-1:123456789012:queue", "12345:function:x", "a:b:c", "dynamodb\\n"],
+    ["", "a b", "x" * 65, "arn:aws:sns:us-east-1:123456789012:topic", "12345:function:x", "a:b:c", "dynamodb\\n"],
 )
 def test_no_functions(tmp_path: Path, function: str) -> None:
     """What is no function's name is refused with the forms that there are."""
