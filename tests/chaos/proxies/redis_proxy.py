@@ -235,7 +235,8 @@ class Pipe:
                 self.is_dead = True
             else:
                 self._connecting = asyncio.create_task(self._connect())
-        self.adjust()
+        # Not at once: asyncio of Python 3.11.2 begins to read after this, whatever was said before.
+        asyncio.get_running_loop().call_soon(self.adjust)
 
     async def _connect(self) -> None:
         try:
