@@ -10,32 +10,9 @@ from typing import Any, TypeVar
 from lambdas.aurora_mysql.connection import Connection
 from lambdas.aurora_mysql.errors import GivenUp, Nature, ServerError
 from lambdas.aurora_mysql.settings import Settings
-from lambdas.contract import Deadline
-
-DEADLINE_PASSED = "the batch's deadline has passed"
+from lambdas.repeats import Repeats, TimeLeft, past_deadline
 
 T = TypeVar("T")
-
-
-class TimeLeft:
-    """How long an invocation may write: until its batch's deadline, and until Lambda ends it.
-
-    ``remaining_ms`` is what Lambda says, ``now_ms`` Unix time.
-    """
-
-    def __init__(self, remaining_ms: Callable[[], int], deadline: Deadline, now_ms: Callable[[], int]) -> None:
-        self._remaining_ms = remaining_ms
-        self._deadline = deadline
-        self.now_ms = now_ms
-
-    def is_over(self) -> bool:
-        """Tell whether no write may start any more: the deadline has passed."""
-        return self._deadline.has_passed(self.now_ms())
-
-    def allows(self, wait_ms: float, reserve_ms: int) -> bool:
-        """Tell whether after such a wait writes may still start, and Lambda leaves the invocation this reserve."""
-        is_before = self._deadline.remaining_ms(self.now_ms()) > wait_ms
-        return is_before and self._remaining_ms() - wait_ms >= reserve_ms
 
 
 class Caller:
@@ -55,8 +32,7 @@ class Caller:
     ) -> None:
         self._connection = connection
         self._settings = settings
-        self._sleep = sleep
-        self._rng = rng
+        self._repeats = Repeats(settings, sleep, rng)
 
     def run(self, sql: str, time_left: TimeLeft) -> None:
         """Run a statement that is safe to repeat: after a lost connection nobody knows whether it took effect."""
@@ -73,13 +49,13 @@ class Caller:
     def _drive(self, call: Callable[[], T], time_left: TimeLeft) -> T:
         reason, number = "", 0
         for attempt in range(self._settings.attempts_max):
-            if attempt and not self._pause(attempt, time_left):
+            if attempt and not self._repeats.pause(attempt, time_left):
                 break
             try:
                 self._connection.ready()
                 # To connect takes time, so this is asked last.
                 if time_left.is_over():
-                    raise GivenUp(f"{DEADLINE_PASSED}; before that: {reason}" if reason else DEADLINE_PASSED, number)
+                    raise GivenUp(past_deadline(reason), number)
                 return call()
             except ServerError as error:
                 if error.nature is Nature.SETUP:
@@ -88,13 +64,3 @@ class Caller:
                     raise
                 reason, number = error.message, error.number
         raise GivenUp(reason, number)
-
-    def _pause(self, attempt: int, time_left: TimeLeft) -> bool:
-        """Wait before a repeat: exponential backoff, full jitter; False, at once, where there is no time for it."""
-        settings = self._settings
-        bound_ms = min(settings.backoff_ms_max, settings.backoff_ms_min << (attempt - 1))
-        wait_ms = self._rng() * bound_ms
-        if not time_left.allows(wait_ms, settings.reserve_ms):
-            return False
-        self._sleep(wait_ms / 1_000)
-        return True

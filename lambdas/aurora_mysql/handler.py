@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import os
 import time
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from operator import attrgetter
 from typing import Any
 
 from lambdas import contract
-from lambdas.aurora_mysql.calls import Caller, TimeLeft
+from lambdas.aurora_mysql.calls import Caller
 from lambdas.aurora_mysql.connection import Connection
 from lambdas.aurora_mysql.credentials import credentials_of
 from lambdas.aurora_mysql.errors import GivenUp
@@ -20,6 +19,8 @@ from lambdas.aurora_mysql.rows import Change, RecordRefused, change_of
 from lambdas.aurora_mysql.settings import Settings, read_settings
 from lambdas.aurora_mysql.writer import Writer
 from lambdas.contract import Record, SetupError
+from lambdas.repeats import TimeLeft
+from lambdas.serving import now_ms, serve_batch, serve_single
 
 
 @functools.cache
@@ -34,27 +35,11 @@ def _writer() -> Writer:
     return Writer(Caller(Connection(settings, credentials_of(settings)), settings), settings)
 
 
-def now_ms() -> int:
-    """Return Unix time in milliseconds."""
-    return time.time_ns() // 1_000_000
-
-
 def handler(event: Any, context: Any) -> dict[str, list[dict[str, str]]]:
     """Write a batch, or the original's single record; what failed is in the answer, with its reason logged."""
     if not contract.is_batch(event):
-        _write_single(event, context)
-        return contract.answer(())
-    records, malformed = contract.records_of(event)
-    time_left = TimeLeft(context.get_remaining_time_in_millis, contract.deadline_of(event), now_ms)
-    if not event["records"]:
-        _check(time_left)
-    failed = dict(malformed)
-    failed.update(write(_settings(), _writer(), records, time_left))
-    keys = {record.record_id: record.id for record in records}
-    for record_id, reason in failed.items():
-        line = {"event": "record_failed", "record_id": record_id, "key": keys.get(record_id), "reason": reason}
-        print(json.dumps(line), flush=True)
-    return contract.answer(failed)
+        return serve_single(_single(event), context, now_ms, _write)
+    return serve_batch(event, context, now_ms, _write, _check)
 
 
 def _check(time_left: TimeLeft) -> None:
@@ -64,14 +49,13 @@ def _check(time_left: TimeLeft) -> None:
         raise RuntimeError(f"the database could not be asked whether it may be written: {gone.reason}") from None
 
 
-def _write_single(event: Any, context: Any) -> None:
-    """Write the original's record. It has no version: the time at which it came stands for one."""
-    version = time.time_ns() // 1_000
-    record = dataclasses.replace(contract.single(event), version=version)
-    time_left = TimeLeft(context.get_remaining_time_in_millis, contract.Deadline(), now_ms)
-    failed = write(_settings(), _writer(), [record], time_left)
-    if failed:
-        raise RuntimeError(f"{record.id!r} was not written: {failed[record.record_id]}")
+def _single(event: Any) -> Record:
+    """Return the original's record. It has no version: the time at which it came stands for one."""
+    return dataclasses.replace(contract.single(event), version=time.time_ns() // 1_000)
+
+
+def _write(records: Sequence[Record], time_left: TimeLeft) -> dict[str, str]:
+    return write(_settings(), _writer(), records, time_left)
 
 
 def write(settings: Settings, writer: Writer, records: Sequence[Record], time_left: TimeLeft) -> dict[str, str]:

@@ -6,10 +6,11 @@ import json
 from collections.abc import Iterable
 
 from lambdas.aurora_mysql import statements
-from lambdas.aurora_mysql.calls import Caller, TimeLeft
+from lambdas.aurora_mysql.calls import Caller
 from lambdas.aurora_mysql.errors import DUPLICATE_COLUMN, ServerError
 from lambdas.aurora_mysql.layout import Layout, bind, facts_of
 from lambdas.aurora_mysql.mapping import TableMapping, sql_types
+from lambdas.repeats import TimeLeft
 
 
 class Schema:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lambdas.aurora_mysql.mapping import TableMapping, read_mappings
 from lambdas.contract import SetupError
+from lambdas.environ import check_order, number, one_of, required
 
 AUTHS = ("password", "iam")
 TLS_MODES = ("verify", "required", "off")
@@ -47,34 +48,33 @@ class Settings:
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
     """Return the settings; raise `SetupError`, which names the variable and the remedy."""
-    auth = _one_of(environ, "AURORA_AUTH", AUTHS)
-    tls = _one_of(environ, "AURORA_TLS", TLS_MODES)
+    auth = one_of(environ, "AURORA_AUTH", AUTHS)
+    tls = one_of(environ, "AURORA_TLS", TLS_MODES)
     secret = environ.get("AURORA_SECRET", "")
     _check_auth(environ, auth, tls, secret)
     settings = Settings(
-        _required(environ, "AURORA_HOST", "the cluster's writer endpoint"),
-        "" if secret else _required(environ, "AURORA_USER", "the database user that the function writes as"),
-        _required(environ, "AURORA_DATABASE", "the database that holds the tables"),
+        required(environ, "AURORA_HOST", "the cluster's writer endpoint"),
+        "" if secret else required(environ, "AURORA_USER", "the database user that the function writes as"),
+        required(environ, "AURORA_DATABASE", "the database that holds the tables"),
         read_mappings(_mapping_text(environ)),
-        _number(environ, "AURORA_PORT", Settings.port, 1, 65_535),
+        number(environ, "AURORA_PORT", Settings.port, 1, 65_535),
         environ.get("AURORA_PASSWORD", ""),
         secret,
         auth,
         environ.get("AWS_REGION", environ.get("AWS_DEFAULT_REGION", "")),
         tls,
         _file(environ, "AURORA_TLS_CA"),
-        _number(environ, "AURORA_ATTEMPTS_MAX", Settings.attempts_max, 1, 100),
-        _number(environ, "AURORA_BACKOFF_MS_MIN", Settings.backoff_ms_min, 1, 60_000),
-        _number(environ, "AURORA_BACKOFF_MS_MAX", Settings.backoff_ms_max, 1, 60_000),
-        _number(environ, "AURORA_RESERVE_MS", Settings.reserve_ms, 0, 60_000),
-        _number(environ, "AURORA_CONNECT_TIMEOUT_MS", Settings.connect_timeout_ms, 1, 900_000),
-        _number(environ, "AURORA_READ_TIMEOUT_MS", Settings.read_timeout_ms, 1, 900_000),
-        _number(environ, "AURORA_IDLE_S_MAX", Settings.idle_s_max, 0, 28_800),
-        _number(environ, "AURORA_STATEMENT_ROWS_MAX", Settings.statement_rows_max, 1, 10_000),
-        _number(environ, "AURORA_STATEMENT_BYTES_MAX", Settings.statement_bytes_max, 1_024, 1 << 30),
+        number(environ, "AURORA_ATTEMPTS_MAX", Settings.attempts_max, 1, 100),
+        number(environ, "AURORA_BACKOFF_MS_MIN", Settings.backoff_ms_min, 1, 60_000),
+        number(environ, "AURORA_BACKOFF_MS_MAX", Settings.backoff_ms_max, 1, 60_000),
+        number(environ, "AURORA_RESERVE_MS", Settings.reserve_ms, 0, 60_000),
+        number(environ, "AURORA_CONNECT_TIMEOUT_MS", Settings.connect_timeout_ms, 1, 900_000),
+        number(environ, "AURORA_READ_TIMEOUT_MS", Settings.read_timeout_ms, 1, 900_000),
+        number(environ, "AURORA_IDLE_S_MAX", Settings.idle_s_max, 0, 28_800),
+        number(environ, "AURORA_STATEMENT_ROWS_MAX", Settings.statement_rows_max, 1, 10_000),
+        number(environ, "AURORA_STATEMENT_BYTES_MAX", Settings.statement_bytes_max, 1_024, 1 << 30),
     )
-    if settings.backoff_ms_min > settings.backoff_ms_max:
-        raise SetupError("AURORA_BACKOFF_MS_MIN is larger than AURORA_BACKOFF_MS_MAX")
+    check_order("AURORA_BACKOFF_MS_MIN", settings.backoff_ms_min, "AURORA_BACKOFF_MS_MAX", settings.backoff_ms_max)
     return settings
 
 
@@ -93,7 +93,7 @@ def _check_auth(environ: Mapping[str, str], auth: str, tls: str, secret: str) ->
 
 def _mapping_text(environ: Mapping[str, str]) -> str:
     """Return the mapping: the variable's own text, or that of the file that it names."""
-    text = _required(environ, "AURORA_MAPPING", "which keys go to which table, as JSON, or a file with it").strip()
+    text = required(environ, "AURORA_MAPPING", "which keys go to which table, as JSON, or a file with it").strip()
     if text.startswith(("[", "{")):
         return text
     path = _file(environ, "AURORA_MAPPING")
@@ -107,24 +107,3 @@ def _file(environ: Mapping[str, str], name: str) -> str:
     """Return the path of a file; one that is relative lies in the function's zip."""
     path = environ.get(name, "").strip()
     return os.path.join(environ.get("LAMBDA_TASK_ROOT", ""), path) if path else ""  # noqa: PTH118
-
-
-def _required(environ: Mapping[str, str], name: str, what: str) -> str:
-    value = environ.get(name, "")
-    if not value:
-        raise SetupError(f"{name} is not set: name {what}")
-    return value
-
-
-def _one_of(environ: Mapping[str, str], name: str, allowed: tuple[str, ...]) -> str:
-    text = environ.get(name, allowed[0])
-    if text not in allowed:
-        raise SetupError(f"{name} is {text!r}: allowed are {', '.join(allowed)}")
-    return text
-
-
-def _number(environ: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
-    text = environ.get(name, str(default))
-    if not text.isdigit() or not low <= int(text) <= high:
-        raise SetupError(f"{name} is {text!r}: a whole number from {low} to {high} is allowed")
-    return int(text)

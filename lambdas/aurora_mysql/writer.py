@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lambdas.aurora_mysql import statements
-from lambdas.aurora_mysql.calls import Caller, TimeLeft
+from lambdas.aurora_mysql.calls import Caller
 from lambdas.aurora_mysql.errors import READ_ONLY, WRITER_WANTED, GivenUp, ServerError
 from lambdas.aurora_mysql.layout import Layout
 from lambdas.aurora_mysql.mapping import TableMapping
@@ -14,6 +14,7 @@ from lambdas.aurora_mysql.schema import Schema
 from lambdas.aurora_mysql.settings import Settings
 from lambdas.aurora_mysql.statements import Form, Row
 from lambdas.contract import SetupError
+from lambdas.repeats import TimeLeft
 
 Identity = bytes | int
 

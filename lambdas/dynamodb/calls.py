@@ -9,15 +9,14 @@ from dataclasses import dataclass
 from json import JSONEncoder
 from typing import Any, Protocol
 
-from lambdas.contract import Deadline, SetupError
+from lambdas.contract import SetupError
 from lambdas.dynamodb.errors import CallRefused, NoAnswer
 from lambdas.dynamodb.items import Item
 from lambdas.dynamodb.settings import Settings
+from lambdas.repeats import Repeats, TimeLeft
 
 CHECK_KEY = "utf8:check"
 """Stored keys begin with ``utf8:`` only before ``utf8:`` or ``base64:``, so this is nobody's."""
-
-DEADLINE_PASSED = "the batch's deadline has passed"
 
 PASSING = frozenset(
     {
@@ -79,27 +78,6 @@ class Writer(Protocol):
         """See whether the table is there and may be written; raise `SetupError` where not."""
 
 
-class TimeLeft:
-    """How long an invocation may write: until its batch's deadline, and until Lambda ends it.
-
-    ``remaining_ms`` is what Lambda says, ``now_ms`` Unix time.
-    """
-
-    def __init__(self, remaining_ms: Callable[[], int], deadline: Deadline, now_ms: Callable[[], int]) -> None:
-        self._remaining_ms = remaining_ms
-        self._deadline = deadline
-        self.now_ms = now_ms
-
-    def is_over(self) -> bool:
-        """Tell whether no write may start any more: the deadline has passed."""
-        return self._deadline.has_passed(self.now_ms())
-
-    def allows(self, wait_ms: float, reserve_ms: int) -> bool:
-        """Tell whether after such a wait writes may still start, and Lambda leaves the invocation this reserve."""
-        is_before = self._deadline.remaining_ms(self.now_ms()) > wait_ms
-        return is_before and self._remaining_ms() - wait_ms >= reserve_ms
-
-
 class Caller:
     """DynamoDB, and when to call it again: the one layer that retries."""
 
@@ -114,17 +92,7 @@ class Caller:
         self._client = client
         self._settings = settings
         self._sleep = sleep
-        self._rng = rng
-
-    def _pause(self, attempt: int, time_left: TimeLeft) -> bool:
-        """Wait before a repeat: exponential backoff, full jitter; False, at once, where there is no time for it."""
-        settings = self._settings
-        bound_ms = min(settings.backoff_ms_max, settings.backoff_ms_min << (attempt - 1))
-        wait_ms = self._rng() * bound_ms
-        if not time_left.allows(wait_ms, settings.reserve_ms):
-            return False
-        self._sleep(wait_ms / 1_000)
-        return True
+        self._repeats = Repeats(settings, sleep, rng)
 
     def _raise_if_set_up_wrongly(self, error: CallRefused, right: str) -> None:
         """Raise `SetupError` where the table, or the right to it, is missing."""
@@ -148,8 +116,3 @@ def why_again(error: CallRefused | NoAnswer) -> str:
     if error.code in PASSING or error.status >= 500:
         return f"the table is throttled, or out of order: {error}"
     return ""
-
-
-def past_deadline(write: Write) -> str:
-    """Return the reason of a write that the deadline kept from being sent, or sent again."""
-    return f"{DEADLINE_PASSED}; before that: {write.reason}" if write.reason else DEADLINE_PASSED

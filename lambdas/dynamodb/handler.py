@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
-import time
 from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any
 
 from lambdas import contract
 from lambdas.contract import Record, SetupError
-from lambdas.dynamodb.calls import TimeLeft, Write, Writer
+from lambdas.dynamodb.calls import Write, Writer
 from lambdas.dynamodb.client import Client
 from lambdas.dynamodb.items import Item, ItemError, checked_size, item_of, table_key, versioned_item_of
 from lambdas.dynamodb.puts import PutWriter
 from lambdas.dynamodb.settings import Settings, read_settings
 from lambdas.dynamodb.versioned import VersionedWriter
 from lambdas.dynamodb.writer import BatchWriter
+from lambdas.repeats import TimeLeft
+from lambdas.serving import now_ms, serve_batch, serve_single
 
 
 @functools.cache
@@ -41,40 +41,24 @@ def writer_of(settings: Settings) -> type[BatchWriter | PutWriter | VersionedWri
     return PutWriter if settings.item_mode == "attributes" else VersionedWriter
 
 
-def now_ms() -> int:
-    """Return Unix time in milliseconds."""
-    return time.time_ns() // 1_000_000
-
-
 def handler(event: Any, context: Any) -> dict[str, list[dict[str, str]]]:
     """Write a batch, or the original's single record; what failed is in the answer, with its reason logged."""
     if not contract.is_batch(event):
-        _write_single(event, context)
-        return contract.answer(())
-    records, malformed = contract.records_of(event)
-    time_left = TimeLeft(context.get_remaining_time_in_millis, contract.deadline_of(event), now_ms)
-    if not event["records"]:
-        _writer().check()
-    failed = dict(malformed)
-    failed.update(write(_settings(), _writer(), records, time_left))
-    keys = {record.record_id: record.id for record in records}
-    for record_id, reason in failed.items():
-        line = {"event": "record_failed", "record_id": record_id, "key": keys.get(record_id), "reason": reason}
-        print(json.dumps(line), flush=True)
-    return contract.answer(failed)
+        return serve_single(_single(event), context, now_ms, _write)
+    return serve_batch(event, context, now_ms, _write, lambda _: _writer().check())
 
 
-def _write_single(event: Any, context: Any) -> None:
-    record = contract.single(event)
+def _single(event: Any) -> Record:
     if _settings().is_versioned:
         raise SetupError(
             "DYNAMO_WRITE_MODE=versioned needs batches: the original's single record has no version; "
             "set the route's payload to batch, or DYNAMO_WRITE_MODE to batch"
         )
-    time_left = TimeLeft(context.get_remaining_time_in_millis, contract.Deadline(), now_ms)
-    failed = write(_settings(), _writer(), [record], time_left)
-    if failed:
-        raise RuntimeError(f"{record.id!r} was not written: {failed[record.record_id]}")
+    return contract.single(event)
+
+
+def _write(records: Sequence[Record], time_left: TimeLeft) -> dict[str, str]:
+    return write(_settings(), _writer(), records, time_left)
 
 
 def write(settings: Settings, writer: Writer, records: Sequence[Record], time_left: TimeLeft) -> dict[str, str]:

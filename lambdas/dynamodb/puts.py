@@ -14,9 +14,10 @@ from enum import Enum, auto
 from typing import Any
 
 from lambdas.contract import SetupError
-from lambdas.dynamodb.calls import CHECK_KEY, Caller, TimeLeft, Write, encode, past_deadline, why_again
+from lambdas.dynamodb.calls import CHECK_KEY, Caller, Write, encode, why_again
 from lambdas.dynamodb.errors import CallRefused, NoAnswer
 from lambdas.dynamodb.settings import Settings
+from lambdas.repeats import TimeLeft, past_deadline
 
 RIGHT = "dynamodb:PutItem"
 NOT_NEWER = "ConditionalCheckFailedException"
@@ -88,10 +89,10 @@ class PutWriter(Caller):
     def _drive(self, write: Write, time_left: TimeLeft) -> Put:
         """Send one write until it is settled, or the attempts or the time are used up."""
         for attempt in range(self._settings.attempts_max):
-            if attempt and not self._pause(attempt, time_left):
+            if attempt and not self._repeats.pause(attempt, time_left):
                 break
             if time_left.is_over():
-                write.reason = past_deadline(write)
+                write.reason = past_deadline(write.reason)
                 break
             put = self._put(write, self._is_newer(write))
             if put is not Put.AGAIN:

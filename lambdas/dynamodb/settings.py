@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lambdas.contract import SetupError
+from lambdas.environ import check_order, number, one_of, required
 
 ITEM_MODES = ("body", "attributes", "nested")
 WRITE_MODES = ("batch", "versioned")
@@ -60,34 +61,31 @@ class Settings:
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
     """Return the settings; raise `SetupError`, which names the variable and the remedy."""
-    table = environ.get("DYNAMO_TABLE", "")
-    if not table:
-        raise SetupError("DYNAMO_TABLE is not set: name the table that the function writes to")
+    table = required(environ, "DYNAMO_TABLE", "the table that the function writes to")
     extra = tuple(filter(None, (name.strip() for name in environ.get("DYNAMO_EXTRA_ATTRIBUTES", "").split(","))))
     unknown = [name for name in extra if name not in EXTRA_ATTRIBUTES]
     if unknown:
         raise SetupError(f"DYNAMO_EXTRA_ATTRIBUTES holds {unknown[0]!r}: allowed are {', '.join(EXTRA_ATTRIBUTES)}")
     settings = Settings(
         table,
-        _one_of(environ, "DYNAMO_ITEM_MODE", ITEM_MODES),
+        one_of(environ, "DYNAMO_ITEM_MODE", ITEM_MODES),
         environ.get("DYNAMO_KEY_ATTRIBUTE", Settings.key_attribute),
         extra,
-        _number(environ, "DYNAMO_ATTEMPTS_MAX", Settings.attempts_max, 1, 100),
-        _number(environ, "DYNAMO_BACKOFF_MS_MIN", Settings.backoff_ms_min, 1, 60_000),
-        _number(environ, "DYNAMO_BACKOFF_MS_MAX", Settings.backoff_ms_max, 1, 60_000),
-        _number(environ, "DYNAMO_RESERVE_MS", Settings.reserve_ms, 0, 60_000),
-        _number(environ, "DYNAMO_CONNECT_TIMEOUT_MS", Settings.connect_timeout_ms, 1, 900_000),
-        _number(environ, "DYNAMO_READ_TIMEOUT_MS", Settings.read_timeout_ms, 1, 900_000),
-        _number(environ, "DYNAMO_LATE_EFFECT_MS", Settings.late_effect_ms, 0, 900_000),
-        _one_of(environ, "DYNAMO_WRITE_MODE", WRITE_MODES),
+        number(environ, "DYNAMO_ATTEMPTS_MAX", Settings.attempts_max, 1, 100),
+        number(environ, "DYNAMO_BACKOFF_MS_MIN", Settings.backoff_ms_min, 1, 60_000),
+        number(environ, "DYNAMO_BACKOFF_MS_MAX", Settings.backoff_ms_max, 1, 60_000),
+        number(environ, "DYNAMO_RESERVE_MS", Settings.reserve_ms, 0, 60_000),
+        number(environ, "DYNAMO_CONNECT_TIMEOUT_MS", Settings.connect_timeout_ms, 1, 900_000),
+        number(environ, "DYNAMO_READ_TIMEOUT_MS", Settings.read_timeout_ms, 1, 900_000),
+        number(environ, "DYNAMO_LATE_EFFECT_MS", Settings.late_effect_ms, 0, 900_000),
+        one_of(environ, "DYNAMO_WRITE_MODE", WRITE_MODES),
         environ.get("DYNAMO_VERSION_ATTRIBUTE", Settings.version_attribute),
         environ.get("DYNAMO_TTL_ATTRIBUTE", Settings.ttl_attribute),
-        _one_of(environ, "DYNAMO_NUMBERS", ("off", "on")) == "on",
-        _number(environ, "DYNAMO_TOMBSTONE_TTL_S", Settings.tombstone_ttl_s, 60, 315_360_000),
-        _number(environ, "DYNAMO_CONCURRENCY", Settings.concurrency, 1, 256),
+        one_of(environ, "DYNAMO_NUMBERS", ("off", "on")) == "on",
+        number(environ, "DYNAMO_TOMBSTONE_TTL_S", Settings.tombstone_ttl_s, 60, 315_360_000),
+        number(environ, "DYNAMO_CONCURRENCY", Settings.concurrency, 1, 256),
     )
-    if settings.backoff_ms_min > settings.backoff_ms_max:
-        raise SetupError("DYNAMO_BACKOFF_MS_MIN is larger than DYNAMO_BACKOFF_MS_MAX")
+    check_order("DYNAMO_BACKOFF_MS_MIN", settings.backoff_ms_min, "DYNAMO_BACKOFF_MS_MAX", settings.backoff_ms_max)
     _check_names(settings)
     return settings
 
@@ -105,17 +103,3 @@ def _check_names(settings: Settings) -> None:
         if not 0 < len(name) <= ATTRIBUTE_CHARS_MAX or (name in taken and not is_same):
             raise SetupError(f"{variable} is {name!r}: empty, too long, or what another attribute has")
         taken.add(name)
-
-
-def _one_of(environ: Mapping[str, str], name: str, allowed: tuple[str, ...]) -> str:
-    text = environ.get(name, allowed[0])
-    if text not in allowed:
-        raise SetupError(f"{name} is {text!r}: allowed are {', '.join(allowed)}")
-    return text
-
-
-def _number(environ: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
-    text = environ.get(name, str(default))
-    if not text.isdigit() or not low <= int(text) <= high:
-        raise SetupError(f"{name} is {text!r}: a whole number from {low} to {high} is allowed")
-    return int(text)

@@ -14,22 +14,21 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
-from lambdas.contract import UNBOUNDED_MS, Deadline, SetupError
+from lambdas.contract import SetupError
 from lambdas.dynamodb.calls import (
     CHECK_KEY,
     PASSING_STATEMENTS,
     Caller,
     Service,
-    TimeLeft,
     Write,
     encode,
-    past_deadline,
     why_again,
 )
 from lambdas.dynamodb.errors import CallRefused, NoAnswer
 from lambdas.dynamodb.settings import Settings
 from lambdas.dynamodb.statements import Statements
 from lambdas.dynamodb.writer import chunks
+from lambdas.repeats import TimeLeft, past_deadline, unbounded
 
 RIGHT = "dynamodb:PartiQLUpdate and dynamodb:PartiQLInsert"
 
@@ -89,7 +88,7 @@ class VersionedWriter(Caller):
         key, version = self._settings.key_attribute, self._settings.version_attribute
         run = _Run()
         write = Write(CHECK_KEY, {key: {"S": CHECK_KEY}, version: {"N": "1"}}, len(CHECK_KEY))
-        time_left = TimeLeft(lambda: UNBOUNDED_MS, Deadline(), lambda: 0)
+        time_left = unbounded()
         self._send([_Upsert(write, inserts=False)], run, time_left)
         if run.failed:
             raise SetupError(f"the table {self._settings.table} does not take our key: {run.failed[CHECK_KEY]}")
@@ -114,14 +113,14 @@ class VersionedWriter(Caller):
             pending = turned + again
             if again:
                 attempt += 1
-                if attempt == self._settings.attempts_max or not self._pause(attempt, time_left):
+                if attempt == self._settings.attempts_max or not self._repeats.pause(attempt, time_left):
                     break
         run.failed.update((upsert.write.key, upsert.write.reason) for upsert in pending)
 
     def _send(self, upserts: Sequence[_Upsert], run: _Run, time_left: TimeLeft) -> tuple[list[_Upsert], list[_Upsert]]:
         """Send one call; return those whose statement was of the wrong kind, and those to send again later."""
         if time_left.is_over():
-            run.failed.update((upsert.write.key, past_deadline(upsert.write)) for upsert in upserts)
+            run.failed.update((upsert.write.key, past_deadline(upsert.write.reason)) for upsert in upserts)
             return [], []
         make = (self._statements.update, self._statements.insert)
         statements = [make[upsert.inserts](upsert.write.item) for upsert in upserts if upsert.write.item]

@@ -7,17 +7,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lambdas.contract import UNBOUNDED_MS, Deadline, SetupError
+from lambdas.contract import SetupError
 from lambdas.dynamodb.calls import (
     CHECK_KEY,
     Caller,
-    TimeLeft,
     Write,
     encode,
-    past_deadline,
     why_again,
 )
 from lambdas.dynamodb.errors import CallRefused, NoAnswer
+from lambdas.repeats import TimeLeft, past_deadline, unbounded
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +50,7 @@ class BatchWriter(Caller):
         try:
             pending = list(writes)
             for attempt in range(self._settings.attempts_max):
-                if attempt and not self._pause(attempt, time_left):
+                if attempt and not self._repeats.pause(attempt, time_left):
                     break
                 pending = [write for chunk in chunks(pending) for write in self._send(chunk, run)]
                 if not pending:
@@ -66,7 +65,7 @@ class BatchWriter(Caller):
 
         It deletes an item that no Redis key can have: the one call that needs no other right than the writes.
         """
-        run = _Run(TimeLeft(lambda: UNBOUNDED_MS, Deadline(), lambda: 0))
+        run = _Run(unbounded())
         self._send([Write(CHECK_KEY, None, len(CHECK_KEY))], run)
         if run.failed:
             raise SetupError(f"the table {self._settings.table} does not take our key: {run.failed[CHECK_KEY]}")
@@ -75,7 +74,7 @@ class BatchWriter(Caller):
         """Send one chunk; note what can never be written in ``run``, return what is to be sent again."""
         table = self._settings.table
         if run.time_left.is_over():
-            return [_not_written(write, past_deadline(write)) for write in chunk]
+            return [_not_written(write, past_deadline(write.reason)) for write in chunk]
         started_ms = run.time_left.now_ms()
         try:
             answer = self._client.call("BatchWriteItem", self._request(chunk))

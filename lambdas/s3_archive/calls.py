@@ -1,8 +1,6 @@
-"""Time, and what S3's errors mean."""
+"""What S3's errors mean."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 from botocore.exceptions import (
     BotoCoreError,
@@ -12,10 +10,8 @@ from botocore.exceptions import (
     ParamValidationError,
 )
 
-from lambdas.contract import Deadline, SetupError
+from lambdas.contract import SetupError
 from lambdas.s3_archive.settings import Settings
-
-DEADLINE_PASSED = "the batch's deadline has passed"
 
 PASSING = frozenset(
     {
@@ -49,27 +45,6 @@ _DENIED = frozenset(
 _ELSEWHERE = frozenset({"AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect"})
 _UNUSABLE = (EndpointProviderError, NoCredentialsError, ParamValidationError)
 """Errors of the client itself, before anything is sent: wrong names, no credentials."""
-
-
-class TimeLeft:
-    """How long an invocation may write: until its batch's deadline, and until Lambda ends it.
-
-    ``remaining_ms`` is what Lambda says, ``now_ms`` Unix time.
-    """
-
-    def __init__(self, remaining_ms: Callable[[], int], deadline: Deadline, now_ms: Callable[[], int]) -> None:
-        self._remaining_ms = remaining_ms
-        self._deadline = deadline
-        self._now_ms = now_ms
-
-    def is_over(self) -> bool:
-        """Tell whether no write may start any more: the deadline has passed."""
-        return self._deadline.has_passed(self._now_ms())
-
-    def allows(self, wait_ms: float, reserve_ms: int) -> bool:
-        """Tell whether after such a wait writes may still start, and Lambda leaves the invocation this reserve."""
-        is_before = self._deadline.remaining_ms(self._now_ms()) > wait_ms
-        return is_before and self._remaining_ms() - wait_ms >= reserve_ms
 
 
 def why_again(error: ClientError | BotoCoreError) -> str:

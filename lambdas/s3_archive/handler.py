@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import time
 from collections.abc import Sequence
@@ -15,10 +14,11 @@ from botocore.config import Config
 from lambdas import contract
 from lambdas.aws import refuse_half_answers
 from lambdas.contract import Record
-from lambdas.s3_archive.calls import TimeLeft
+from lambdas.repeats import TimeLeft
 from lambdas.s3_archive.lines import Line, RecordRefused, line_of, objects_of
 from lambdas.s3_archive.settings import Settings, read_settings
 from lambdas.s3_archive.writer import ArchiveWriter
+from lambdas.serving import serve_batch, serve_single
 
 
 @functools.cache
@@ -54,27 +54,12 @@ def now_ms() -> int:
 def handler(event: Any, context: Any) -> dict[str, list[dict[str, str]]]:
     """Archive a batch, or the original's single record; what failed is in the answer, with its reason logged."""
     if not contract.is_batch(event):
-        _write_single(event, context)
-        return contract.answer(())
-    records, malformed = contract.records_of(event)
-    time_left = TimeLeft(context.get_remaining_time_in_millis, contract.deadline_of(event), now_ms)
-    if not event["records"]:
-        _writer().check()
-    failed = dict(malformed)
-    failed.update(write(_settings(), _writer(), records, time_left))
-    keys = {record.record_id: record.id for record in records}
-    for record_id, reason in failed.items():
-        line = {"event": "record_failed", "record_id": record_id, "key": keys.get(record_id), "reason": reason}
-        print(json.dumps(line), flush=True)
-    return contract.answer(failed)
+        return serve_single(contract.single(event), context, now_ms, _write)
+    return serve_batch(event, context, now_ms, _write, lambda _: _writer().check())
 
 
-def _write_single(event: Any, context: Any) -> None:
-    record = contract.single(event)
-    time_left = TimeLeft(context.get_remaining_time_in_millis, contract.Deadline(), now_ms)
-    failed = write(_settings(), _writer(), [record], time_left)
-    if failed:
-        raise RuntimeError(f"{record.id!r} was not archived: {failed[record.record_id]}")
+def _write(records: Sequence[Record], time_left: TimeLeft) -> dict[str, str]:
+    return write(_settings(), _writer(), records, time_left)
 
 
 def write(settings: Settings, writer: ArchiveWriter, records: Sequence[Record], time_left: TimeLeft) -> dict[str, str]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lambdas.contract import SetupError
+from lambdas.environ import check_order, number, one_of, required
 
 PARTITIONS = ("hour", "day")
 PREFIX_BYTES_MAX = 800
@@ -34,25 +35,22 @@ class Settings:
 def read_settings(environ: Mapping[str, str]) -> Settings:
     """Return the settings; raise `SetupError`, which names the variable and the remedy."""
     settings = Settings(
-        _bucket(environ.get("ARCHIVE_BUCKET", "")),
+        _bucket(required(environ, "ARCHIVE_BUCKET", "the bucket that the function writes to")),
         _prefix(environ.get("ARCHIVE_PREFIX", "")),
-        _one_of(environ, "ARCHIVE_PARTITION", PARTITIONS),
+        one_of(environ, "ARCHIVE_PARTITION", PARTITIONS),
         environ.get("ARCHIVE_KMS_KEY_ID", "").strip(),
-        _number(environ, "ARCHIVE_ATTEMPTS_MAX", Settings.attempts_max, 1, 100),
-        _number(environ, "ARCHIVE_BACKOFF_MS_MIN", Settings.backoff_ms_min, 1, 60_000),
-        _number(environ, "ARCHIVE_BACKOFF_MS_MAX", Settings.backoff_ms_max, 1, 60_000),
-        _number(environ, "ARCHIVE_RESERVE_MS", Settings.reserve_ms, 0, 60_000),
-        _number(environ, "ARCHIVE_CONNECT_TIMEOUT_MS", Settings.connect_timeout_ms, 1, 900_000),
-        _number(environ, "ARCHIVE_READ_TIMEOUT_MS", Settings.read_timeout_ms, 1, 900_000),
+        number(environ, "ARCHIVE_ATTEMPTS_MAX", Settings.attempts_max, 1, 100),
+        number(environ, "ARCHIVE_BACKOFF_MS_MIN", Settings.backoff_ms_min, 1, 60_000),
+        number(environ, "ARCHIVE_BACKOFF_MS_MAX", Settings.backoff_ms_max, 1, 60_000),
+        number(environ, "ARCHIVE_RESERVE_MS", Settings.reserve_ms, 0, 60_000),
+        number(environ, "ARCHIVE_CONNECT_TIMEOUT_MS", Settings.connect_timeout_ms, 1, 900_000),
+        number(environ, "ARCHIVE_READ_TIMEOUT_MS", Settings.read_timeout_ms, 1, 900_000),
     )
-    if settings.backoff_ms_min > settings.backoff_ms_max:
-        raise SetupError("ARCHIVE_BACKOFF_MS_MIN is larger than ARCHIVE_BACKOFF_MS_MAX")
+    check_order("ARCHIVE_BACKOFF_MS_MIN", settings.backoff_ms_min, "ARCHIVE_BACKOFF_MS_MAX", settings.backoff_ms_max)
     return settings
 
 
 def _bucket(text: str) -> str:
-    if not text:
-        raise SetupError("ARCHIVE_BUCKET is not set: name the bucket that the function writes to")
     if not _BUCKET.fullmatch(text):
         raise SetupError(f"ARCHIVE_BUCKET is {text!r}: the name of a bucket, or the ARN of an access point, is allowed")
     return text
@@ -66,17 +64,3 @@ def _prefix(text: str) -> str:
     if len(prefix.encode()) > PREFIX_BYTES_MAX:
         raise SetupError(f"ARCHIVE_PREFIX is longer than {PREFIX_BYTES_MAX} bytes: shorten it")
     return prefix
-
-
-def _one_of(environ: Mapping[str, str], name: str, allowed: tuple[str, ...]) -> str:
-    text = environ.get(name, allowed[0])
-    if text not in allowed:
-        raise SetupError(f"{name} is {text!r}: allowed are {', '.join(allowed)}")
-    return text
-
-
-def _number(environ: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
-    text = environ.get(name, str(default))
-    if not text.isdigit() or not low <= int(text) <= high:
-        raise SetupError(f"{name} is {text!r}: a whole number from {low} to {high} is allowed")
-    return int(text)

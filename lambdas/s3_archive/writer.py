@@ -12,13 +12,8 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from lambdas.contract import SetupError
-from lambdas.s3_archive.calls import (
-    DEADLINE_PASSED,
-    TimeLeft,
-    code_and_message,
-    raise_if_set_up_wrongly,
-    why_again,
-)
+from lambdas.repeats import Repeats, TimeLeft, past_deadline
+from lambdas.s3_archive.calls import code_and_message, raise_if_set_up_wrongly, why_again
 from lambdas.s3_archive.lines import ArchiveObject
 from lambdas.s3_archive.settings import Settings
 
@@ -45,8 +40,7 @@ class ArchiveWriter:
     ) -> None:
         self._client = client
         self._settings = settings
-        self._sleep = sleep
-        self._rng = rng
+        self._repeats = Repeats(settings, sleep, rng)
 
     def write(self, objects: Iterable[ArchiveObject], time_left: TimeLeft) -> dict[str, str]:
         """Put all; return record_id → reason of those whose object was not put.
@@ -76,10 +70,10 @@ class ArchiveWriter:
         """Put one object, until the attempts or the time are used up; return "" or why it was not put."""
         reason = ""
         for attempt in range(self._settings.attempts_max):
-            if attempt and not self._pause(attempt, time_left):
+            if attempt and not self._repeats.pause(attempt, time_left):
                 break
             if time_left.is_over():
-                return f"{DEADLINE_PASSED}; before that: {reason}" if reason else DEADLINE_PASSED
+                return past_deadline(reason)
             try:
                 reason = self._put(one.name, one.body)
             except Refused as error:
@@ -107,13 +101,3 @@ class ArchiveWriter:
             raise_if_set_up_wrongly(error, self._settings, self._client.meta.region_name)
             raise Refused(": ".join(code_and_message(error))) from None
         return ""
-
-    def _pause(self, attempt: int, time_left: TimeLeft) -> bool:
-        """Wait before a repeat: exponential backoff, full jitter; False, at once, where there is no time for it."""
-        settings = self._settings
-        bound_ms = min(settings.backoff_ms_max, settings.backoff_ms_min << (attempt - 1))
-        wait_ms = self._rng() * bound_ms
-        if not time_left.allows(wait_ms, settings.reserve_ms):
-            return False
-        self._sleep(wait_ms / 1_000)
-        return True

@@ -16,11 +16,12 @@ from engine.sandbox import aws
 from engine.sandbox.aws import sandbox_environment
 from lambdas.aws import refuse_half_answers
 from lambdas.contract import Deadline
-from lambdas.dynamodb.calls import TimeLeft, Write
+from lambdas.dynamodb.calls import Write
 from lambdas.dynamodb.client import Client
 from lambdas.dynamodb.errors import NoAnswer
 from lambdas.dynamodb.settings import Settings
 from lambdas.dynamodb.writer import BatchWriter
+from lambdas.repeats import TimeLeft
 
 ANSWER = b'{"UnprocessedItems": {}}'
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-amz-json-1.0\r\n%bContent-Length: %d\r\n\r\n"

@@ -14,10 +14,11 @@ import pytest
 from engine.sandbox.aws import sandbox_environment
 from engine.sandbox.dynamodb import DynamoDbServer
 from lambdas.contract import Deadline, Record
-from lambdas.dynamodb.calls import TimeLeft
 from lambdas.dynamodb.client import Client
-from lambdas.dynamodb.handler import now_ms, write, writer_of
+from lambdas.dynamodb.handler import write, writer_of
 from lambdas.dynamodb.settings import Settings
+from lambdas.repeats import TimeLeft
+from lambdas.serving import now_ms
 
 TABLE = "late"
 LATE_EFFECT_MS = 2_500

@@ -13,7 +13,7 @@ from botocore.exceptions import ClientError
 from moto import mock_aws
 
 from lambdas.aurora_mysql import connection as connections
-from lambdas.aurora_mysql.calls import DEADLINE_PASSED, Caller, TimeLeft
+from lambdas.aurora_mysql.calls import Caller
 from lambdas.aurora_mysql.connection import Connection
 from lambdas.aurora_mysql.credentials import Password, Secret, Token, credentials_of
 from lambdas.aurora_mysql.errors import GivenUp, Nature, ServerError, understood
@@ -22,6 +22,7 @@ from lambdas.aurora_mysql.settings import Settings
 from lambdas.aurora_mysql.statements import Form, Row
 from lambdas.aurora_mysql.writer import Writer
 from lambdas.contract import UNBOUNDED_MS, Deadline, SetupError
+from lambdas.repeats import DEADLINE_PASSED, TimeLeft
 
 MAPPINGS = read_mappings('{"keys": ["*"], "table": "t", "key": {"column": "k"}, "columns": {"f": "text"}}')
 

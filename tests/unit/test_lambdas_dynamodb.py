@@ -11,7 +11,7 @@ from engine.config import DeliverySettings
 from lambdas import contract
 from lambdas.contract import ContractError, Deadline, Record, SetupError
 from lambdas.dynamodb import handler
-from lambdas.dynamodb.calls import TimeLeft, Write
+from lambdas.dynamodb.calls import Write
 from lambdas.dynamodb.errors import CallRefused
 from lambdas.dynamodb.handler import write
 from lambdas.dynamodb.items import ItemError, item_of, table_key
@@ -19,6 +19,7 @@ from lambdas.dynamodb.puts import PutWriter
 from lambdas.dynamodb.settings import Settings, read_settings
 from lambdas.dynamodb.versioned import VersionedWriter
 from lambdas.dynamodb.writer import BatchWriter, chunks
+from lambdas.repeats import TimeLeft
 
 SETTINGS = Settings("table")
 

@@ -16,9 +16,9 @@ from moto import mock_aws
 from engine.sandbox import partiql
 from lambdas.contract import ContractError, Deadline, SetupError, records_of
 from lambdas.dynamodb import handler as function
-from lambdas.dynamodb.calls import TimeLeft
 from lambdas.dynamodb.errors import CallRefused, NoAnswer
 from lambdas.dynamodb.settings import Settings
+from lambdas.repeats import TimeLeft
 
 NOW_MS = 1_763_890_000_000
 DEADLINE_MS = NOW_MS + 10_000

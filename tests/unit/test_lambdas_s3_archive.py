@@ -387,7 +387,7 @@ def test_the_originals_payload(world: World) -> None:
     (line,) = world.lines()
     assert (line["key"], line["value"]) == ("person1", '{"a":"b"}')
     assert (line["captured_at"], line["version"]) == ("2025-11-23T09:26:40.000Z", NOW_MS * 1_000)
-    with pytest.raises(RuntimeError, match="'person1' was not archived: the body is not JSON"):
+    with pytest.raises(RuntimeError, match="'person1' was not written: the body is not JSON"):
         function.handler({"id": "person1", "body": "{"}, Context())
     with pytest.raises(ContractError):
         function.handler({"id": 7}, Context())
