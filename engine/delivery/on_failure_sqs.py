@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import msgspec
 import orjson
 
 from engine.config import AwsSettings, DeliverySettings
+from engine.delivery.calls import calls_of
 from engine.delivery.dead_letter import DeadLetter, encode_letter
 from engine.delivery.on_failure_aws import EXPECTED, describe, failure_text, hint_for, make_client, queue_url
+from engine.delivery.targets.sqs import CALL_MESSAGES_MAX, text_of
 from engine.failure_arns import FailureArn
-
-MESSAGES_MAX = 10
-CALL_BYTES_MAX = 262_144
-"""What all messages of a call may hold. Queues that were made so take up to 1 MiB; every queue takes this."""
+from engine.target_arns import QUEUE_MESSAGE_BYTES_MAX
 
 RIGHT = "sqs:SendMessage"
 _WHAT = "send dead letters"
@@ -52,7 +51,7 @@ class SqsSink:
                 messages.append(message)
         try:
             client = self._ready()
-            for call in calls_of(messages):
+            for call in calls_of(messages, _size_of, CALL_MESSAGES_MAX, QUEUE_MESSAGE_BYTES_MAX):
                 if problem := self._send(client, call):
                     return problem
         except EXPECTED as error:
@@ -81,8 +80,8 @@ class SqsSink:
 def message_of(letter: DeadLetter) -> str | None:
     """Return a letter as the text of a message, with as much of its record as fits; None if nothing of it does."""
     for shorter in _shorter(letter):
-        text = _text(encode_letter(shorter))
-        if len(text.encode()) <= CALL_BYTES_MAX:
+        text = text_of(encode_letter(shorter))
+        if _size_of(text) <= QUEUE_MESSAGE_BYTES_MAX:
             return text
     return None
 
@@ -97,21 +96,5 @@ def _shorter(letter: DeadLetter) -> Iterator[DeadLetter]:
     yield msgspec.structs.replace(letter, truncated=True, record=msgspec.UNSET)
 
 
-def _text(encoded: bytes) -> str:
-    # The two characters of JSON that a message may not hold.
-    return encoded.decode().replace("\ufffe", "\\ufffe").replace("\uffff", "\\uffff")
-
-
-def calls_of(messages: Iterable[str]) -> Iterator[list[str]]:
-    """Yield the messages of each call, in order, within the limits of a call."""
-    call: list[str] = []
-    size = 0
-    for message in messages:
-        more = len(message.encode())
-        if call and (len(call) == MESSAGES_MAX or size + more > CALL_BYTES_MAX):
-            yield call
-            call, size = [], 0
-        call.append(message)
-        size += more
-    if call:
-        yield call
+def _size_of(text: str) -> int:
+    return len(text.encode())

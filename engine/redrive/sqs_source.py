@@ -10,7 +10,7 @@ from typing import Any
 from engine.clock import now_ms
 from engine.config import AwsSettings, DeliverySettings
 from engine.delivery.on_failure_aws import EXPECTED, describe, failure_text, hint_for, make_client, queue_url
-from engine.delivery.on_failure_sqs import MESSAGES_MAX
+from engine.delivery.targets.sqs import CALL_MESSAGES_MAX
 from engine.failure_arns import FailureArn
 from engine.redrive.source import Item, SourceError, in_chunks
 
@@ -91,7 +91,7 @@ class SqsSource:
         try:
             answer = self._client.receive_message(
                 QueueUrl=self._url(),
-                MaxNumberOfMessages=MESSAGES_MAX,
+                MaxNumberOfMessages=CALL_MESSAGES_MAX,
                 VisibilityTimeout=VISIBLE_AFTER_S,
                 WaitTimeSeconds=_WAIT_S,
                 AttributeNames=["SentTimestamp"],
@@ -127,8 +127,8 @@ class SqsSource:
         return ""
 
     def _entries(self, names: Sequence[str]) -> Iterator[list[dict[str, str]]]:
-        for start in range(0, len(names), MESSAGES_MAX):
-            part = names[start : start + MESSAGES_MAX]
+        for start in range(0, len(names), CALL_MESSAGES_MAX):
+            part = names[start : start + CALL_MESSAGES_MAX]
             yield [{"Id": str(index), "ReceiptHandle": self._kept[name]} for index, name in enumerate(part)]
 
     def _url(self) -> str:

@@ -14,13 +14,15 @@ from botocore.exceptions import ClientError, NoCredentialsError
 from moto import mock_aws
 
 from engine.config import AwsSettings, DeliverySettings, RouteSettings
+from engine.delivery.calls import calls_of
 from engine.delivery.dead_letter import DeadLetter, FileSink
 from engine.delivery.on_failure import FailureSink, check_on_failure, failure_sink
 from engine.delivery.on_failure_aws import failure_text
 from engine.delivery.on_failure_s3 import S3Sink, object_name, route_folder
-from engine.delivery.on_failure_sqs import CALL_BYTES_MAX, SqsSink, calls_of, message_of
+from engine.delivery.on_failure_sqs import SqsSink, message_of
 from engine.failure_arns import FailureArn, parse_failure_arn
 from engine.route_checks import check_options
+from engine.target_arns import QUEUE_MESSAGE_BYTES_MAX
 
 QUEUE = "arn:aws:sqs:eu-west-1:123456789012:failed"
 BUCKET = "arn:aws:s3:::failed-carts"
@@ -142,7 +144,7 @@ def test_a_message_holds_any_key(queue: Any, delivery: DeliverySettings) -> None
 
 def test_a_letter_too_large_for_a_message_loses_its_body(queue: Any, delivery: DeliverySettings) -> None:
     """It says so, and keeps all else: the value is read anew when it is sent again."""
-    assert sink_for(QUEUE, delivery).write([letter("large", "x" * CALL_BYTES_MAX), letter("small")]) == ""
+    assert sink_for(QUEUE, delivery).write([letter("large", "x" * QUEUE_MESSAGE_BYTES_MAX), letter("small")]) == ""
     found = {message["id"]: message for message in messages_in(queue)}
     assert found["large"]["truncated"] is True
     assert found["large"]["record"] == {"record_id": "0", "id": "large", "version": 7}
@@ -151,7 +153,7 @@ def test_a_letter_too_large_for_a_message_loses_its_body(queue: Any, delivery: D
 
 def test_a_long_key_costs_the_whole_record() -> None:
     """A key that fits once, and not twice, leaves the letter without its record."""
-    text = message_of(letter("k" * (CALL_BYTES_MAX * 2 // 3), None))
+    text = message_of(letter("k" * (QUEUE_MESSAGE_BYTES_MAX * 2 // 3), None))
     assert text is not None
     found = orjson.loads(text)
     assert found["truncated"] is True
@@ -160,7 +162,7 @@ def test_a_long_key_costs_the_whole_record() -> None:
 
 def test_a_key_too_large_for_any_message_goes_to_the_file(queue: Any, delivery: DeliverySettings) -> None:
     """Nothing is lost, and nothing is held up, by a key that no queue can hold."""
-    long = "k" * CALL_BYTES_MAX
+    long = "k" * QUEUE_MESSAGE_BYTES_MAX
     assert sink_for(QUEUE, delivery).write([letter(long), letter("small")]) == ""
     assert [message["id"] for message in messages_in(queue)] == ["small"]
     (line,) = Path(delivery.dead_letter_file).read_bytes().splitlines()
@@ -171,9 +173,9 @@ def test_a_key_too_large_for_any_message_goes_to_the_file(queue: Any, delivery: 
 def test_calls_keep_both_limits() -> None:
     """No call holds more than ten messages, or more bytes than a queue takes; nothing is left out or reordered."""
     messages = [str(index) + "x" * size for index, size in enumerate([10, 200_000, 60_000, 60_000, *[5] * 25])]
-    calls = list(calls_of(messages))
+    calls = list(calls_of(messages, len, 10, QUEUE_MESSAGE_BYTES_MAX))
     assert [message for call in calls for message in call] == messages
-    assert all(len(call) <= 10 and sum(map(len, call)) <= CALL_BYTES_MAX for call in calls)
+    assert all(len(call) <= 10 and sum(map(len, call)) <= QUEUE_MESSAGE_BYTES_MAX for call in calls)
     assert [len(call) for call in calls] == [3, 10, 10, 6]
 
 

@@ -9,28 +9,19 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import boto3
 import msgspec
 from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    ConnectTimeoutError,
-    EndpointConnectionError,
-    HTTPClientError,
-    NoCredentialsError,
-    NoRegionError,
-    ProxyConnectionError,
-    SSLError,
-)
-from botocore.exceptions import ConnectionError as WireError
+from botocore.exceptions import ClientError
 
 from engine.clock import monotonic_ms, now_ms
 from engine.config import AwsSettings, DeliverySettings
+from engine.delivery.calls import calls_of
 from engine.delivery.targets.answers import ACCEPTED, short, with_hint
+from engine.delivery.targets.wire import EXPECTED, hint_of, is_of_the_wire, may_be_lost
 from engine.model import Failure, Outcome
 from engine.target_arns import TargetArn
 
@@ -49,11 +40,7 @@ THROTTLES = frozenset(
         "TooManyRequestsException",
     }
 )
-_EXPECTED = (ClientError, BotoCoreError, ValueError)
-_WIRE = (HTTPClientError, WireError)
-_NOT_SENT = (ConnectTimeoutError, EndpointConnectionError, ProxyConnectionError, SSLError)
-_CREDENTIALS_HINT = "give AWS credentials: a role, a profile, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-_WAY_HINT = "check its region, and the way there: firewall, proxy, VPC endpoint"
+_EXPECTED = (ClientError, *EXPECTED)
 
 
 class _Named(msgspec.Struct):
@@ -137,7 +124,7 @@ class BatchTarget(ABC):
         fitting = [part for part in parts if self.size_of(part) <= self.record_bytes_max]
         until_ms = monotonic_ms() + self._delivery.deadline_ms
         is_lost, taken = False, 0
-        for call in self._calls_of(fitting):
+        for call in calls_of(fitting, self.size_of, self.call_records_max, self.call_bytes_max):
             failure, reason = Failure.NONE, ""
             if taken and monotonic_ms() >= until_ms:
                 failure, reason = Failure.TIMEOUT, "the calls before this one took all of delivery.deadline_ms"
@@ -186,19 +173,6 @@ class BatchTarget(ABC):
                 )
             return self._client
 
-    def _calls_of(self, parts: Sequence[Part]) -> Iterator[list[Part]]:
-        call: list[Part] = []
-        size = 0
-        for part in parts:
-            more = self.size_of(part)
-            if call and (len(call) == self.call_records_max or size + more > self.call_bytes_max):
-                yield call
-                call, size = [], 0
-            call.append(part)
-            size += more
-        if call:
-            yield call
-
     def _too_large(self, part: Part) -> Refusal:
         what = (
             f"a record of {self.size_of(part)} bytes is more than the {self.record_bytes_max} of a {self._place.kind}"
@@ -213,14 +187,9 @@ class BatchTarget(ABC):
             failure = failure_of(code, status)
             reason = f"{code}: {told.get('Message', '')}"
             return failure, with_hint(reason, self._hint(code)), status >= 500
-        if isinstance(error, _WIRE):
-            return Failure.CONNECTION, with_hint(str(error), _WAY_HINT), not isinstance(error, _NOT_SENT)
-        hint = _CREDENTIALS_HINT if isinstance(error, NoCredentialsError) else "check AWS's own settings"
-        return (
-            Failure.REFUSED,
-            with_hint(str(error), "set aws.region" if isinstance(error, NoRegionError) else hint),
-            False,
-        )
+        failure = Failure.CONNECTION if is_of_the_wire(error) else Failure.REFUSED
+        hint = hint_of(error, "its region") or "check AWS's own settings"
+        return failure, with_hint(str(error), hint), may_be_lost(error)
 
     def _hint(self, code: str) -> str:
         if "AccessDenied" in code:

@@ -17,21 +17,7 @@ from urllib.parse import quote
 import boto3
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    ConnectionError,
-    ConnectTimeoutError,
-    EndpointConnectionError,
-    HTTPClientError,
-    NoCredentialsError,
-    NoRegionError,
-    ProxyConnectionError,
-    ReadTimeoutError,
-    SSLError,
-)
-from urllib3.exceptions import HTTPError
-from urllib3.exceptions import ReadTimeoutError as BodyTimeoutError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from engine import __version__
 from engine.clock import monotonic_ms
@@ -39,25 +25,16 @@ from engine.config import AwsSettings, DeliverySettings
 from engine.delivery.targets.answers import hint_for, outcome_of, short, with_hint
 from engine.delivery.targets.aws import SERVICE, access_to, http_session, make_client, region_of
 from engine.delivery.targets.service_clock import ServiceClock
+from engine.delivery.targets.wire import EXPECTED, SILENCE, concerns_all, hint_of, is_of_the_wire, may_be_lost
 from engine.errors import Problem
 from engine.model import Failure, Outcome
 
 ANSWER_BYTES_MAX = 6 * 1024 * 1024 + 64 * 1024
 """Lambda's own limit of 6 MB for an answer, and room."""
 
-_WIRE = (HTTPClientError, ConnectionError, HTTPError)
-"""What goes wrong on a request's way, as against before it sets out."""
-
 _CHECK_TIMEOUT_MS_MAX = 10_000
 _HEADERS = {"Content-Type": "application/json", "User-Agent": f"ingest-engine/{__version__}"}
-_NO_CREDENTIALS_HINT = "give AWS credentials: a role, a profile, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-_NO_REGION_HINT = "set aws.region, or AWS_REGION"
-_TLS_HINT = "if a proxy or endpoint has a certificate of its own, name its authority's file in AWS_CA_BUNDLE"
-_UNREACHABLE_HINT = "check aws.region, aws.lambda_endpoint_url, and the way there: firewall, proxy, VPC endpoint"
-
-
-_NOT_SENT = (ConnectTimeoutError, EndpointConnectionError, ProxyConnectionError, SSLError)
-"""What goes wrong before the function can have heard of anything."""
+_WHERE = "aws.region, aws.lambda_endpoint_url"
 
 
 class LambdaTarget:
@@ -89,7 +66,7 @@ class LambdaTarget:
         """Invoke with one payload; every expected failure is an outcome."""
         try:
             status, headers, body = self._ready().send(payload)
-        except (BotoCoreError, HTTPError, ValueError) as error:
+        except EXPECTED as error:
             return self._not_sent(error)
         self._clock.heard(str(headers.get("Date") or ""), monotonic_ms())
         if len(body) > ANSWER_BYTES_MAX:
@@ -101,14 +78,14 @@ class LambdaTarget:
         return outcome_of(status, headers, body, self._function, report_item_failures=self._report_item_failures)
 
     def _not_sent(self, error: Exception) -> Outcome:
-        if isinstance(error, ReadTimeoutError | BodyTimeoutError):
+        if isinstance(error, SILENCE):
             limit_ms = self._delivery.invoke_timeout_ms
             reason = f"no answer within delivery.invoke_timeout_ms = {limit_ms}"
             return Outcome(Failure.TIMEOUT, reason=reason, is_lost=True)
-        failure = Failure.CONNECTION if isinstance(error, _WIRE) else Failure.REFUSED
-        is_lost = failure is Failure.CONNECTION and not isinstance(error, _NOT_SENT)
-        hint = _hint(error)
-        return Outcome(failure, reason=with_hint(str(error), hint) if hint else short(str(error)), is_lost=is_lost)
+        failure = Failure.CONNECTION if is_of_the_wire(error) else Failure.REFUSED
+        hint = hint_of(error, _WHERE)
+        reason = with_hint(str(error), hint) if hint else short(str(error))
+        return Outcome(failure, reason=reason, is_lost=may_be_lost(error))
 
     def _ready(self) -> _Sender:
         with self._lock:
@@ -194,8 +171,8 @@ class _Check:
         except ClientError as error:
             return _refusal(function, self._clients[region], error)
         except (BotoCoreError, ValueError) as error:
-            hint = _hint(error) or hint_for("")
-            if not _concerns_all(error):
+            hint = hint_of(error, _WHERE) or hint_for("")
+            if not concerns_all(error):
                 return f"function {function} can't be invoked: {short(str(error))}", hint
             self._regions_out[region] = f"Lambda can't be asked for functions: {short(str(error))}", hint
             return self._regions_out[region]
@@ -213,20 +190,3 @@ def _refusal(function: str, client: Any, error: Any) -> tuple[str, str] | None:
         return f"not allowed to invoke {function} in {where}", hint_for(code)
     message = error.response.get("Error", {}).get("Message", "")
     return f"function {function} can't be invoked: {short(f'{code}: {message}')}", hint_for(code)
-
-
-def _concerns_all(error: Exception) -> bool:
-    """Return whether no other function can be asked for either."""
-    return isinstance(error, (*_WIRE, NoCredentialsError, NoRegionError))
-
-
-def _hint(error: Exception) -> str:
-    if isinstance(error, NoCredentialsError):
-        return _NO_CREDENTIALS_HINT
-    if isinstance(error, NoRegionError):
-        return _NO_REGION_HINT
-    if isinstance(error, SSLError):
-        return _TLS_HINT
-    if isinstance(error, _WIRE):
-        return _UNREACHABLE_HINT
-    return ""

@@ -11,6 +11,8 @@ from engine.delivery.targets.batches import BatchTarget, Part, Refusal, failure_
 from engine.model import Failure
 from engine.target_arns import QUEUE_MESSAGE_BYTES_MAX
 
+CALL_MESSAGES_MAX = 10
+
 _GROUP = re.compile(r"[A-Za-z0-9!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]{1,128}")
 """What a group's name may be; other keys are named by their digest."""
 
@@ -21,7 +23,7 @@ _NOT_IN_MESSAGES = str.maketrans({"\ufffe": "\\ufffe", "\uffff": "\\uffff"})
 class SqsTarget(BatchTarget):
     """One queue, by ``SendMessageBatch``. Limits: 10 messages and 256 KiB a call, which every queue takes."""
 
-    call_records_max = 10
+    call_records_max = CALL_MESSAGES_MAX
     call_bytes_max = QUEUE_MESSAGE_BYTES_MAX
     record_bytes_max = QUEUE_MESSAGE_BYTES_MAX
     rights = "sqs:SendMessage and sqs:GetQueueAttributes"
@@ -61,7 +63,12 @@ def _refusal(part: Part, told: Any) -> Refusal:
 
 def message_of(part: Part) -> str:
     """Return a record as the text of a message."""
-    return part.data.decode().translate(_NOT_IN_MESSAGES)
+    return text_of(part.data)
+
+
+def text_of(data: bytes) -> str:
+    """Return JSON as the text of a message."""
+    return data.decode().translate(_NOT_IN_MESSAGES)
 
 
 def group_of(key: str) -> str:
