@@ -37,12 +37,18 @@ def cli() -> None:
 
 @cli.command()
 @click.option("--shards", type=int, help="Subscriber processes, each with its part of the keyspace.")
+@click.option("--slice", "slice_", metavar="I/K", help="This host's part of the keys: number I, from 0, of K.")
 @click.option("--invokers", type=int, help="Invoker processes, which read values and invoke functions.")
 @click.option("--redis-url", metavar="URL", help="The server, as redis://HOST:PORT/DB or rediss://…")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
 @_config
 def start(
-    shards: int | None, invokers: int | None, redis_url: str | None, log_level: str | None, config: str | None
+    shards: int | None,
+    slice_: str | None,
+    invokers: int | None,
+    redis_url: str | None,
+    log_level: str | None,
+    config: str | None,
 ) -> int:
     """Run the engine until it is stopped.
 
@@ -51,6 +57,7 @@ def start(
     """
     flags = {
         "capture.shards": shards,
+        "capture.slice": slice_,
         "delivery.invokers": invokers,
         "redis.url": redis_url,
         "log.level": log_level,

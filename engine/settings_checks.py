@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from engine.ring.codec import CHANGE_BYTES_MAX
 from engine.route_checks import EVENT_CHARS_MAX
 from engine.settings_draft import Draft
+from engine.slices import parse_slice, shards_max
 
 DAY_MS = 86_400_000
 LAMBDA_PAYLOAD_BYTES_MAX = 6_291_556
@@ -87,6 +88,7 @@ def check_values(draft: Draft) -> None:
         if not draft.get(key).strip():
             draft.say(draft.place(key), "is empty", "leave it out for its default")
     _check_rings(draft)
+    _check_slice(draft)
     _check_backoff(draft, "delivery.retry_backoff_ms")
     _check_backoff(draft, "supervision.restart_backoff_ms")
     _check_tls(draft)
@@ -118,6 +120,18 @@ def _check_rings(draft: Draft) -> None:
             draft.place("ring.ring_bytes", "capture.shards", "delivery.invokers"),
             f"shards × invokers × ring_bytes is {shared_bytes} bytes of shared memory",
             f"allowed: {SHARED_BYTES_MAX}",
+        )
+
+
+def _check_slice(draft: Draft) -> None:
+    """See that every shard of the slice gets a byte of its own."""
+    shards, slices = draft.get("capture.shards"), parse_slice(draft.get("capture.slice")).count
+    most = shards_max(slices)
+    if shards > most:
+        draft.say(
+            draft.place("capture.shards", "capture.slice"),
+            f"a slice of {slices} can't be cut into {shards} shards: each needs a byte that keys end in",
+            f"set capture.shards to {most} or fewer",
         )
 
 

@@ -70,6 +70,10 @@ class Draft:
         """Return whether anybody said this key."""
         return key in self.values
 
+    def forget(self, key: str) -> None:
+        """Take a value back that was found wrong, so that its default stands."""
+        self.values.pop(key, None)
+
     def settings(self) -> Settings:
         """Return the tree."""
         sections = {

@@ -6,6 +6,7 @@ The order in the environment: the original's variables, ``REDIS_URL``, ``ENGINE_
 from __future__ import annotations
 
 import re
+import socket
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,12 +18,14 @@ from engine.redis_url import FORMS, BadRedisUrl, split_url
 from engine.route_checks import PlacedRoute, check_events, check_regions, check_route, check_together, region_of
 from engine.settings_checks import check_values
 from engine.settings_draft import KEYS, Draft, closest, hint_for_key
+from engine.slices import FORMS as FORMS_OF_SLICES
+from engine.slices import BadSlice, parse_slice
 
 _FILE_BYTES_MAX = 4_194_304
 _SECRET_BYTES_MAX = 65_536
-_ENVIRONMENT = {f"ENGINE_{key.replace('.', '_').upper()}": key for key in KEYS}
+_ENVIRONMENT = {f"ENGINE_{key.replace('.', '_').upper()}": key for key in KEYS} | {"ENGINE_SLICE": "capture.slice"}
 _KUBERNETES = re.compile(r"\w+(_SERVICE_HOST|_SERVICE_PORT(_\w+)?|_PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
-_FLAGS = {"capture.shards": "--shards", "delivery.invokers": "--invokers"}
+_FLAGS = {"capture.shards": "--shards", "capture.slice": "--slice", "delivery.invokers": "--invokers"}
 
 _EXAMPLE_ROUTE = 'add to the file: [[routes]] name = "carts" function = "dynamodb", each on a line of its own'
 
@@ -41,6 +44,7 @@ def load_settings(path: str | None, environ: Mapping[str, str], flags: Mapping[s
     _split_url(draft)
     _find_aws(draft, environ)
     _find_function_cfg(draft, environ)
+    _settle_slice(draft)
     check_values(draft)
     mapped = _check_all_routes(draft)
     _check_region(draft, mapped)
@@ -155,6 +159,17 @@ def _split_url(draft: Draft) -> None:
             draft.say(place, f"the URL and {draft.place(key)} give different {name}s", "keep one of them")
         elif value:
             draft.set(key, value, place)
+
+
+def _settle_slice(draft: Draft) -> None:
+    """Replace what the host name has to tell."""
+    try:
+        named = parse_slice(draft.get("capture.slice"), socket.gethostname())
+    except BadSlice as error:
+        draft.say(draft.place("capture.slice"), f"{draft.get('capture.slice')[:40]!r} {error}", FORMS_OF_SLICES)
+        draft.forget("capture.slice")
+    else:
+        draft.set("capture.slice", str(named), draft.place("capture.slice"))
 
 
 def _find_aws(draft: Draft, environ: Mapping[str, str]) -> None:

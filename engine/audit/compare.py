@@ -19,6 +19,7 @@ from engine.delivery.fetch import Fetched
 from engine.delivery.questions import KIND_OF_EVENT, TYPE
 from engine.destination.base import Destination
 from engine.events import REPAIR, REPAIR_GONE, expand_events
+from engine.slices import WHOLE, Slice
 
 KEYS_AT_ONCE = 100
 """Of one question to the destination."""
@@ -41,6 +42,7 @@ class RouteAudit:
         *,
         database: int,
         mapping_prefix: str = "",
+        part: Slice = WHOLE,
         is_absence_known: bool = False,
         is_spared: Callable[[bytes], bool] = lambda key: False,
         progress: Progress = lambda what, done, total: None,
@@ -53,7 +55,7 @@ class RouteAudit:
         self._sleep = sleep
         self._is_spared = is_spared
         self._pace = Pace(options.keys_per_s_max)
-        self._is_wanted = wanted_keys(route, mapping_prefix)
+        self._is_wanted = wanted_keys(route, mapping_prefix, part)
         self._judge = Judge(route, database, destination)
         self._event = _hint(route)
         self._report = RouteReport(route.name, route.destination, is_absence_known)

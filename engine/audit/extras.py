@@ -11,6 +11,7 @@ from engine.audit.verdict import is_absence_known
 from engine.config import RouteSettings
 from engine.destination.base import Destination, Item
 from engine.glob import matcher
+from engine.slices import WHOLE, Slice
 
 KEYS_AT_ONCE = 500
 """Of one pipeline of ``EXISTS``."""
@@ -27,10 +28,10 @@ class Looked:
     absent: list[bytes]
 
 
-def wanted_keys(route: RouteSettings, mapping_prefix: str) -> Callable[[bytes], bool]:
-    """Return the test whether the route delivers a key; the original's mapping hashes are never delivered."""
+def wanted_keys(route: RouteSettings, mapping_prefix: str, part: Slice = WHOLE) -> Callable[[bytes], bool]:
+    """Return the test whether the route delivers a key here; the original's mapping hashes are never delivered."""
     matches, prefix = matcher([pattern.encode() for pattern in route.keys]), mapping_prefix.encode()
-    return lambda key: bool(matches(key)) and not (prefix and key.startswith(prefix))
+    return lambda key: bool(matches(key)) and part.owns(key) and not (prefix and key.startswith(prefix))
 
 
 def spared_keys(routes: Iterable[RouteSettings], may_evict: bool) -> Callable[[bytes], bool]:

@@ -22,6 +22,7 @@ from engine.config import RouteSettings, Settings
 from engine.destination.base import Destination
 from engine.errors import EngineError
 from engine.events import EVENTS_OF_ABSENCE, REPAIR_GONE
+from engine.slices import parse_slice
 
 SETTLE_MS = 1_000
 """A key that was deleted just now is on its way: it is looked at again after so long."""
@@ -105,7 +106,7 @@ class _Search:
         settle_ms: int,
         sleep: Callable[[float], None],
     ) -> None:
-        self._is_wanted = wanted_keys(route, settings.original.mapping_prefix)
+        self._is_wanted = wanted_keys(route, settings.original.mapping_prefix, parse_slice(settings.capture.slice))
         self._server = server
         self._destination = destination
         self._is_spared = is_spared

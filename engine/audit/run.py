@@ -18,6 +18,7 @@ from engine.destination.base import Destination, parse_destination
 from engine.destination.dynamodb import DynamoDb
 from engine.errors import ConfigError, EngineError, Problem
 from engine.route_checks import region_of
+from engine.slices import parse_slice
 
 
 def no_engine(unheard: int) -> EngineError:
@@ -79,6 +80,7 @@ def audit_routes(
                     options,
                     database=database,
                     mapping_prefix=settings.original.mapping_prefix,
+                    part=parse_slice(settings.capture.slice),
                     is_absence_known=is_absence_known(route, may_evict),
                     is_spared=is_spared,
                     progress=progress,

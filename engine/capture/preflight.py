@@ -20,6 +20,7 @@ from engine.connection import RespConnection, pack
 from engine.connection_errors import refusal
 from engine.errors import RedisRefused
 from engine.routes import RouteTable
+from engine.slices import parse_slice, scope_of
 
 MAPPINGS_MAX = 1_000
 MAPPING_FIELDS_MAX = 100
@@ -51,7 +52,8 @@ def prepare_capture(settings: Settings, table: RouteTable) -> CapturePlan:
         _check_mode(connection)
         warnings = [_see_to_notifications(connection, redis, needed_flags(table, settings.original.mapping_prefix))]
         sample, warning = _sample(connection, settings.capture.sample_keys_max)
-        shards = plan_shards(settings.capture.shards, database, sample)
+        part = parse_slice(settings.capture.slice)
+        shards = plan_shards(settings.capture.shards, database, sample, part, settings.original.mapping_prefix.encode())
         warnings += [warning, imbalance(shards, sample)]
         time: Any = connection.call("TIME")
         if isinstance(time, hiredis.ReplyError):
@@ -61,7 +63,7 @@ def prepare_capture(settings: Settings, table: RouteTable) -> CapturePlan:
             database,
             _describe(connection),
             tuple(filter(None, warnings)),
-            scope=f"{connection.address}/{database}",
+            scope=scope_of(f"{connection.address}/{database}", part),
             server_ms=int(time[0]) * 1_000 + int(time[1]) // 1_000,
         )
     finally:

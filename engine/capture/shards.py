@@ -18,6 +18,9 @@ from itertools import accumulate
 
 import msgspec
 
+from engine import glob
+from engine.slices import ALL_BYTES, WHOLE, Slice
+
 SHARDS_MAX = 64
 _SPECIAL = frozenset(b"]\\^-[*?")
 _PRIOR = 0.05
@@ -46,32 +49,42 @@ def channel_prefix(database: int) -> bytes:
     return b"__keyspace@%d__:" % database
 
 
-def plan_shards(count: int, database: int, sample: Iterable[bytes]) -> tuple[Shard, ...]:
-    """Cut the keyspace into shards of about equal shares of the sampled keys; the same every time."""
+def plan_shards(
+    count: int, database: int, sample: Iterable[bytes], part: Slice = WHOLE, mapping_prefix: bytes = b""
+) -> tuple[Shard, ...]:
+    """Cut a slice of the keyspace into shards of about equal shares of the sampled keys; the same every time.
+
+    Keys of the sample that are not of the slice don't count. The first shard of a slice hears of every mapping hash,
+    whose it may be: all hosts have the same routes.
+    """
     assert 1 <= count <= SHARDS_MAX
     prefix = channel_prefix(database)
-    if count == 1:
-        return (Shard(0, (prefix + b"*",), bytes(range(256)), True),)
+    if count == 1 and part.is_whole:
+        return (Shard(0, (prefix + b"*",), ALL_BYTES, True),)
     shards = []
-    for index, members in enumerate(_cut(count, _counts(sample))):
+    own = part.last_bytes
+    for index, members in enumerate(_cut(count, _counts(sample), own)):
         patterns = [prefix + b"*[" + byte_class(members) + b"]"]
-        if index == 0:
+        takes_empty_key = index == 0 and part.takes_empty_key
+        if takes_empty_key:
             patterns.append(prefix)
-        shards.append(Shard(index, tuple(patterns), members, index == 0))
+        if index == 0 and mapping_prefix and not part.is_whole:
+            patterns.append(prefix + glob.escape(mapping_prefix) + b"*")
+        shards.append(Shard(index, tuple(patterns), members, takes_empty_key))
     return tuple(shards)
 
 
 def imbalance(shards: Iterable[Shard], sample: Iterable[bytes]) -> str:
     """Return a warning where one shard gets far more than its share of the sample, else ""."""
     plan, counts = tuple(shards), _counts(sample)
-    total = sum(counts)
+    total = sum(counts[byte] for shard in plan for byte in shard.last_bytes)
     if len(plan) < 2 or not total:
         return ""
     shares = [sum(counts[byte] for byte in shard.last_bytes) / total for shard in plan]
     busiest = max(range(len(plan)), key=shares.__getitem__)
     if shares[busiest] < _HOT / len(plan):
         return ""
-    endings = sum(map(bool, counts))
+    endings = sum(bool(counts[byte]) for shard in plan for byte in shard.last_bytes)
     return (
         f"shard {busiest + 1} of {len(plan)} gets {shares[busiest]:.0%} of the sampled keys: shards are cut by the "
         f"last byte of a key, and theirs takes {endings} value{'s' if endings > 1 else ''}; "
@@ -92,10 +105,15 @@ def _counts(sample: Iterable[bytes]) -> list[int]:
     return counts
 
 
-def _cut(count: int, counts: Sequence[int]) -> list[bytes]:
-    """Return each shard's bytes: neighbours where that is about as even as any cut can be."""
+def _cut(count: int, counts: Sequence[int], own: bytes) -> list[bytes]:
+    """Return each shard's part of these bytes: neighbours where that is about as even as any cut can be."""
+    return [bytes(own[place] for place in places) for places in _cut_places(count, [counts[byte] for byte in own])]
+
+
+def _cut_places(count: int, counts: Sequence[int]) -> list[bytes]:
+    assert count <= len(counts)
     # Bytes that the sample did not show may come later: each weighs a little.
-    prior = max(1.0, sum(counts) * _PRIOR) / 256
+    prior = max(1.0, sum(counts) * _PRIOR) / len(counts)
     weights = [sampled + prior for sampled in counts]
     neighbours = _cut_in_runs(count, weights)
     if sum(map(bool, counts)) < 2:
@@ -118,11 +136,12 @@ def _cut_in_runs(count: int, weights: Sequence[float]) -> list[bytes]:
     """
     before = [0.0, *accumulate(weights)]
     costs = [weight * weight for weight in before]
-    rounds = [[0] * 257]
+    size = len(weights)
+    rounds = [[0] * (size + 1)]
     for runs in range(2, count + 1):
-        previous, starts, costs_now = rounds[-1], [0] * 257, [0.0] * 257
-        latest = 255
-        for end in range(256, runs - 1, -1):
+        previous, starts, costs_now = rounds[-1], [0] * (size + 1), [0.0] * (size + 1)
+        latest = size - 1
+        for end in range(size, runs - 1, -1):
             cost, latest = min(
                 (costs[start] + (before[end] - before[start]) ** 2, start)
                 for start in range(max(previous[end], runs - 1), min(latest, end - 1) + 1)
@@ -130,7 +149,7 @@ def _cut_in_runs(count: int, weights: Sequence[float]) -> list[bytes]:
             costs_now[end], starts[end] = cost, latest
         costs = costs_now
         rounds.append(starts)
-    cut, end = [], 256
+    cut, end = [], size
     for starts in reversed(rounds):
         cut.append(bytes(range(starts[end], end)))
         end = starts[end]
@@ -139,9 +158,9 @@ def _cut_in_runs(count: int, weights: Sequence[float]) -> list[bytes]:
 
 def _cut_scattered(count: int, counts: Sequence[int], weights: Sequence[float]) -> list[bytes]:
     """Give the sampled bytes out, the heaviest first, to the lightest shard; then the others, run by run."""
-    sampled = sorted((byte for byte in range(256) if counts[byte]), key=lambda byte: (-counts[byte], byte))
+    sampled = sorted((byte for byte in range(len(counts)) if counts[byte]), key=lambda byte: (-counts[byte], byte))
     pieces = [[byte] for byte in sampled]
-    others = [byte for byte in range(256) if not counts[byte]]
+    others = [byte for byte in range(len(counts)) if not counts[byte]]
     size = max(1, len(others) // count)
     pieces += [others[start : start + size] for start in range(0, len(others), size)]
     cut: list[list[int]] = [[] for _ in range(count)]

@@ -59,6 +59,8 @@ def status_view(status: Mapping[str, Any]) -> RenderableType:
     head = Text(f"engine {status['version']}, process {status['pid']}: ")
     head.append(status["state"], style="green" if status["state"] == "ready" else "yellow")
     head.append(f", up {up_s:,} s")
+    if status.get("slice", "0/1") != "0/1":
+        head.append(f", slice {status['slice']}")
     settled_ms = status.get("settled_until_ms", 0)
     if settled_ms > THE_BEGINNING_MS:
         behind_s = max(0, status["updated_at_ms"] - settled_ms) / 1_000

@@ -9,6 +9,7 @@ from engine.observe import logs
 from engine.ring.counters import Board, Counter
 from engine.ring.ring import RingSet
 from engine.routes import RouteTable
+from engine.slices import server_of
 from engine.supervision.checkpoint import CheckpointFile
 from engine.supervision.children import Child
 from engine.supervision.planner import Plan
@@ -35,7 +36,9 @@ class Keeper:
         if problem:
             log.error("checkpoint_damaged", problem=problem, used="the one before" if found else "none")
         if found is not None and found.scope != planned.scope:
-            log.warning("checkpoint_of_another_server", found=found.scope, now=planned.scope)
+            is_known = server_of(found.scope) == server_of(planned.scope)
+            what = "checkpoint_of_another_slice" if is_known else "checkpoint_of_another_server"
+            log.warning(what, found=found.scope, now=planned.scope)
         table = RouteTable.decode(planned.table)
         self._progress = Progress(
             planned.scope,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from engine.model import EVERY_ROUTE, THE_BEGINNING_MS, Missed, RouteMask, Watermark
 from engine.routes import RouteTable
+from engine.slices import server_of
 from engine.supervision.checkpoint import Checkpoint
 
 RESTART_INTERVALS = 2
@@ -30,7 +31,10 @@ class Progress:
         ``now_ms`` is where a first start begins (Unix time, the server's clock); a checkpoint is kept every
         ``interval_ms``.
         """
+        version = found.version if found is not None else 0
         if found is not None and found.scope != scope:
+            # Of another slice: what is in this one now, nobody here has listened to.
+            is_lost = server_of(found.scope) == server_of(scope)
             found = None
         self.is_first = found is None and not is_lost
         self._scope = scope
@@ -41,7 +45,7 @@ class Progress:
             self._known = {route.name for route in table.routes.values()}
         self._is_clean = found.is_clean if found else not is_lost
         unseen_us = 0 if self._is_clean else RESTART_INTERVALS * interval_ms * 1_000
-        self.version_floor = found.version + unseen_us if found else 0
+        self.version_floor = version + unseen_us if version and not self.is_first else 0
         self._version, self._version_ms = 0, 0
         self._began: dict[str, int] = {}
         self.take_routes(table, now_ms)

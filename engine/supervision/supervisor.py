@@ -322,11 +322,13 @@ class Supervisor:
         log.info(
             "ready",
             server=self._planned.server,
+            slice=self._settings.capture.slice,
             shards=len(self._children.subscribers),
             invokers=len(self._children.invokers),
             routes=self._route_names(),
         )
-        self._manager.ready(f"{len(self._children.subscribers)} shards, routes {self._route_names()}")
+        part, shards = self._settings.capture.slice, len(self._children.subscribers)
+        self._manager.ready(f"{shards} shards of slice {part}, routes {self._route_names()}")
         self._publish_due_ms = 0
 
     def _route_names(self) -> str:
@@ -419,6 +421,7 @@ class Supervisor:
                 self._children,
                 self._board.rows,
                 self._reload.newest,
+                part=self._settings.capture.slice,
                 settled_until_ms=self._keeper.settled_until_ms,
                 now_ms=now_ms(),
                 moment_ms=monotonic_ms(),

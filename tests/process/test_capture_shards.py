@@ -9,6 +9,7 @@ from engine.capture.shards import channel_prefix, plan_shards
 from engine.config import RedisSettings
 from engine.connection import NOTHING, RespConnection, pack
 from engine.sandbox.valkey import ValkeyServer
+from engine.slices import Slice
 
 KEYS = [
     b"",
@@ -45,6 +46,29 @@ def test_the_server_delivers_each_key_once(server: ValkeyServer, count: int, sam
     assert sum(heard, Counter()) == Counter(KEYS)
     for shard, keys in zip(plan, heard, strict=True):
         assert all(map(shard.owns, keys))
+
+
+@pytest.mark.parametrize(("slices", "count"), [(2, 1), (3, 2), (5, 3), (16, 1)])
+def test_the_server_delivers_each_key_to_one_slice(server: ValkeyServer, slices: int, count: int) -> None:
+    """Several hosts' patterns together get each key's event once; a mapping hash's, every host does."""
+    redis = RedisSettings(url=server.url)
+    plans = [plan_shards(count, 0, DIGITS, Slice(index, slices), b"__map[p]__") for index in range(slices)]
+    shards = [[RespConnection.open(redis, name="shard", protocol=2) for _ in plan] for plan in plans]
+    writer = RespConnection.open(redis, name="writer")
+    mapping = b"__map[p]__carts"
+    try:
+        for plan, connections in zip(plans, shards, strict=True):
+            for shard, connection in zip(plan, connections, strict=True):
+                connection.pipeline(pack("PSUBSCRIBE", *shard.patterns), len(shard.patterns))
+        writer.pipeline(b"".join(pack("HSET", key, "a", "b") for key in [*KEYS, mapping]), len(KEYS) + 1)
+        heard = [sum(map(keys_until_pong, connections), Counter()) for connections in shards]
+    finally:
+        for connection in (*(one for host in shards for one in host), writer):
+            connection.close()
+    assert all(host.pop(mapping) for host in heard)
+    assert sum(heard, Counter()) == Counter(KEYS)
+    for index, host in enumerate(heard):
+        assert all(map(Slice(index, slices).owns, host))
 
 
 def keys_until_pong(connection: RespConnection) -> Counter[bytes]:

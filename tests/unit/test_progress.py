@@ -40,6 +40,15 @@ def test_a_checkpoint_of_another_server_is_none() -> None:
     assert begin(elsewhere).is_first
 
 
+def test_a_checkpoint_of_another_slice_means_the_whole_slice() -> None:
+    """Where the same server was cut otherwise, nobody here has listened to what is in the slice now."""
+    other = Checkpoint("here slice 0/3", 40_000, 7, 1_000, ("carts",), is_clean=True)
+    progress = begin(other)
+    assert progress.missed_at_start() == (Missed(THE_BEGINNING_MS, 0, 1),)
+    assert not progress.is_first
+    assert progress.version_floor >= 1_000
+
+
 def test_a_restart_finds_what_came_since_the_checkpoint() -> None:
     """The first subscribers look for what changed since, and for nothing before."""
     progress = begin(FOUND)
