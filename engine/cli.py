@@ -122,6 +122,38 @@ def status(config: str | None, as_json: bool) -> int:
 
 
 @cli.command()
+@click.option("--namespace", default="IngestEngine", show_default=True, help="CloudWatch's namespace.")
+@click.option("--name", default="ingest-engine", show_default=True, help="What the engine is called: its dimension.")
+@click.option("--every-s", type=click.IntRange(1, 3_600), help="Go on until stopped (default: one reading).")
+@click.option("--put", is_flag=True, help="Send them by PutMetricData, rather than print embedded metric format.")
+@_config
+def metrics(namespace: str, name: str, every_s: int | None, put: bool, config: str | None) -> int:
+    """Tell CloudWatch of the engine that runs here: its lag, gaps, dead letters, failures and what waits.
+
+    Prints lines that CloudWatch Logs makes metrics of. One reading has counters since the engine's start; with
+    --every-s they are of the time since the reading before, and that no engine runs is told too (Running = 0).
+    """
+    settings = _load(config, {})
+
+    from engine.clock import now_ms
+    from engine.observe import reporter
+    from engine.supervision.status import read_status
+
+    def read() -> Mapping[str, Any]:
+        return read_status(settings.supervision.status_file, now_ms())
+
+    if put:
+        sink = reporter.to_cloudwatch(namespace, name, settings.aws)
+    else:
+        sink = reporter.to_lines(namespace, name, lambda line: print(line, flush=True))
+    if every_s is None:
+        reporter.report_once(read, sink)
+    else:
+        reporter.report_every(every_s, read, sink, _complain)
+    return 0
+
+
+@cli.command()
 @click.option("--route", metavar="NAME", help="This route alone (default: all that name a destination).")
 @click.option("--repair", is_flag=True, help="Have the running engine deliver again what differs.")
 @click.option("--keys-per-s", type=click.IntRange(1, 10_000_000), default=5_000, show_default=True, help="At most.")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 from engine.slices import Slice
@@ -20,6 +23,11 @@ def beside(path: PathUnderTest, name: str) -> PathUnderTest:
 
 def keys_of(path: PathUnderTest) -> set[str]:
     return {record["id"] for record in path.records()}
+
+
+def metrics_of(host: PathUnderTest) -> str:
+    command = [sys.executable, "-m", "engine", "metrics", "--config", str(host.config)]
+    return subprocess.run(command, env=host.environment, capture_output=True, text=True, check=True).stdout
 
 
 def delivered(host: PathUnderTest) -> int:
@@ -43,6 +51,8 @@ def test_two_engines_deliver_each_key_once_between_them(tmp_path: Path) -> None:
             assert other.status()["slice"] == "1/2"
             mine = sum(Slice(0, 2).owns(key.encode()) for key in KEYS)
             wait_for(lambda: delivered(one) + delivered(other) >= len(KEYS), "all is counted")
+            told = json.loads(metrics_of(other))
+            assert (told["Slice"], told["RecordsDelivered"], told["Gaps"]) == ("1/2", len(KEYS) - mine, 0)
             assert (delivered(one), delivered(other)) == (mine, len(KEYS) - mine)
         finally:
             other.stop()

@@ -222,3 +222,13 @@ def test_output_that_nobody_reads(home: Path) -> None:
     result = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False, env=environment)
     assert result.stdout == "{"
     assert result.stderr == ""
+
+
+def test_metrics_without_an_engine() -> None:
+    """One reading of an engine that does not run is an error of one line, and nothing is printed as a metric."""
+    Path("engine.toml").write_text(ROUTE)
+    result = engine("metrics")
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1
+    assert "no engine runs here" in result.stderr

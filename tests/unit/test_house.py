@@ -65,6 +65,8 @@ PURE = {
     "engine.redrive.letters",
     "engine.ring.codec",
     "engine.ring.layout",
+    "engine.slices",
+    "engine.observe.metrics",
     "engine.supervision.children",
     "engine.supervision.messages",
     "engine.supervision.reload",
