@@ -17,14 +17,17 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from benchmarks import cost
 from benchmarks.capture import measure_capture
+from benchmarks.cost import Cost, cost_of
 from benchmarks.fetch import measure_fetch
-from benchmarks.functions import BATCH_SIZE, FunctionRun, measure_cold_start, measure_dynamodb
+from benchmarks.functions import measure_cold_start, measure_dynamodb
 from benchmarks.harness import Figure, figure
 from benchmarks.path import measure_lag, measure_original, measure_saturation
 from benchmarks.ring import measure_ring
 
 REPORT = Path("reports/bench.json")
+SMALL_BATCHES = 300
 
 
 class Plan(msgspec.Struct):
@@ -45,9 +48,9 @@ QUICK = Plan(
 )
 
 
-def measure_all(plan: Plan, progress: Progress) -> list[Figure]:
+def measure_all(plan: Plan, progress: Progress) -> tuple[list[Figure], list[Cost]]:
     """Measure every part ``plan.runs`` times, one after the other on an otherwise idle machine."""
-    task = progress.add_task("measuring", total=9 * plan.runs)
+    task = progress.add_task("measuring", total=10 * plan.runs)
 
     def repeat(what: str, measure: Callable[[], Any]) -> list[Any]:
         results = []
@@ -65,36 +68,27 @@ def measure_all(plan: Plan, progress: Progress) -> list[Figure]:
     loops = repeat("the original's loop", lambda: measure_original(plan.original_s))
     puts = repeat("the DynamoDB function", lambda: measure_dynamodb("batch", plan.function_batches))
     upserts = repeat("the same, versioned", lambda: measure_dynamodb("versioned", plan.function_batches))
+    size = max(1, round(statistics.median(lag.records_per_invocation for lag in lags)))
+    small = repeat(f"the same, {size} records a batch", lambda: measure_dynamodb("batch", SMALL_BATCHES, size))
     starts = repeat("its cold start", lambda: measure_cold_start(plan.cold_starts))
     batches = f"{statistics.median(run.batch_mean for run in full):.0f} keys a batch on average"
-    late = f"sender late by at most {max(lag[2] for lag in lags):.1f} ms"
+    late = f"sender late by at most {max(lag.late_ms for lag in lags):.1f} ms"
     times = [run.events_per_s / loop for run, loop in zip(full, loops, strict=True)]
-    return [
+    figures = [
         figure("capture_cpu_us", "µs", "<= 1.0", [run["cpu_us_per_event"] for run in captures]),
         figure("ring_events_per_s", "1/s", ">= 4000000", rings, "256 events a frame"),
         figure("fetch_cpu_us", "µs", "", fetches, "read, body and record of a hash of two fields"),
         figure("engine_cpu_us", "µs", "<= 10", [run.cpu_us for run in full], batches),
         figure("engine_events_per_s", "1/s", "", [run.events_per_s for run in full], batches),
-        figure("lag_ms_p50", "ms", "<= 3", [lag[0] for lag in lags], late),
-        figure("lag_ms_p99", "ms", "<= 10", [lag[1] for lag in lags], late),
+        figure("lag_ms_p50", "ms", "<= 3", [lag.p50_ms for lag in lags], late),
+        figure("lag_ms_p99", "ms", "<= 10", [lag.p99_ms for lag in lags], late),
         figure("original_events_per_s", "1/s", "", loops, "connect, read, invoke, one at a time"),
         figure("times_original", "×", ">= 100", times),
-        figure("dynamodb_batch_cpu_us", "µs", "<= 25", [run.cpu_us for run in puts], a_million(puts)),
-        figure("dynamodb_versioned_cpu_us", "µs", "<= 40", [run.cpu_us for run in upserts], a_million(upserts)),
+        figure("dynamodb_batch_cpu_us", "µs", "<= 25", [run.cpu_us for run in puts]),
+        figure("dynamodb_versioned_cpu_us", "µs", "<= 40", [run.cpu_us for run in upserts]),
         figure("dynamodb_cold_start_ms", "ms", "<= 300", starts, "a new interpreter to its first answer, without TLS"),
     ]
-
-
-def a_million(runs: Sequence[FunctionRun]) -> str:
-    """Return what a million changes take, by the medians of these runs."""
-    calls, units, batch_ms = (
-        statistics.median(getattr(run, name) for run in runs) for name in ("calls", "write_units", "batch_ms")
-    )
-    invocations = 1_000_000 // BATCH_SIZE
-    return (
-        f"a million changes: {invocations:,} invocations, {batch_ms * invocations:,.0f} ms of Lambda at the embedded "
-        f"DynamoDB's speed, {calls:,.0f} calls, {units:,.0f} write units"
-    )
+    return figures, [cost_of("batch", puts), cost_of("versioned", upserts), cost_of("batch", small)]
 
 
 def meets(item: Figure) -> str:
@@ -139,11 +133,13 @@ def main() -> int:
     console = Console()
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
-        figures = measure_all(plan, progress)
+        figures, costs = measure_all(plan, progress)
     console.print(table_of(figures))
+    console.print(cost.table_of(costs))
     REPORT.parent.mkdir(exist_ok=True)
     report = {
         "figures": figures,
+        "cost_per_million_changes": costs,
         "machine": machine(),
         "plan": plan,
         "measured_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

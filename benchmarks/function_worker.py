@@ -50,6 +50,7 @@ def work(batches: int, size: int) -> dict[str, float]:
     items = batches * size
     written = sum(body.count(b'"PutRequest"') + body.count(b'"Statement"') for body in calls)
     return {
+        "batch_size": size,
         "cpu_us": cpu_s / items * 1e6,
         "batch_ms": wall_s / batches * 1e3,
         "calls": len(calls) / items * 1e6,

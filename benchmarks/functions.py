@@ -28,17 +28,18 @@ class FunctionRun(msgspec.Struct):
     ``write_units`` are those of a million changes; a versioned statement that is refused is counted too.
     """
 
+    batch_size: int
     cpu_us: float
     batch_ms: float
     calls: float
     write_units: float
 
 
-def measure_dynamodb(write_mode: str, batches: int) -> FunctionRun:
-    """Run the function in this mode over so many batches of 500 records."""
+def measure_dynamodb(write_mode: str, batches: int, batch_size: int = BATCH_SIZE) -> FunctionRun:
+    """Run the function in this mode over so many batches of this size."""
     with DynamoDbServer() as server:
         server.create_table(TABLE)
-        answer = _run(server.endpoint, "work", str(batches), str(BATCH_SIZE), DYNAMO_WRITE_MODE=write_mode)
+        answer = _run(server.endpoint, "work", str(batches), str(batch_size), DYNAMO_WRITE_MODE=write_mode)
     return msgspec.json.decode(answer, type=FunctionRun)
 
 

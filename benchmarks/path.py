@@ -47,8 +47,18 @@ def measure_saturation(events: int, batch_size: int = 1_000) -> Saturation:
     return Saturation(cpu_s / events * 1e6, events / elapsed_s, events / batches)
 
 
-def measure_lag(seconds: float) -> tuple[float, float, float]:
-    """Change keys at 1,000 a second; return lag p50 and p99, and the sender's own worst lateness, in ms.
+@dataclass(frozen=True)
+class Lag:
+    """Lag p50 and p99, the sender's own worst lateness, in ms; and how many records an invocation had."""
+
+    p50_ms: float
+    p99_ms: float
+    late_ms: float
+    records_per_invocation: float
+
+
+def measure_lag(seconds: float) -> Lag:
+    """Change keys at 1,000 a second.
 
     Lag is from HSET answered to the request that carries the change, or a newer one of its key, being
     received whole at the function.
@@ -58,6 +68,7 @@ def measure_lag(seconds: float) -> tuple[float, float, float]:
         hset_scheduled(bench.redis_port, 500, LAG_RATE, 500, prefix="warm")
         answered, late_ns = hset_scheduled(bench.redis_port, changes, LAG_RATE, LAG_KEYS)
         wait_until(lambda: bench.totals()["keys_waiting"] + bench.totals()["keys_in_flight"] == 0, "idle")
+        totals = bench.totals()
         bench.stop()
         arrivals = _arrivals(bench)
     lags = []
@@ -66,7 +77,8 @@ def measure_lag(seconds: float) -> tuple[float, float, float]:
         place = bisect.bisect_left(seen, (number, 0))
         lags.append((seen[place][1] - moment) / 1e6)
     lags.sort()
-    return lags[len(lags) // 2], lags[int(len(lags) * 0.99)], late_ns / 1e6
+    batch = totals["records_delivered"] / totals["invocations"]
+    return Lag(lags[len(lags) // 2], lags[int(len(lags) * 0.99)], late_ns / 1e6, batch)
 
 
 def _arrivals(bench: Rig) -> dict[int, list[tuple[int, int]]]:
