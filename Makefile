@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test mariadb emulator lint format bench package outage chaos clean
+.PHONY: help setup demo up test mariadb emulator lint format bench package deploy outage chaos clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,10 @@ bench: $(READY) ## Measure: a table, and reports/bench.json (about 90 seconds; Q
 
 package: $(READY) ## Make each function's zip in dist/ (ONLY="NAME …", WITH="FILE …": files for its root)
 	@$(BIN)/python -m lambdas.package $(ONLY) $(foreach file,$(WITH),--with $(file))
+
+deploy: $(READY) ## The whole thing as a stack of AWS (BUCKET=name; STACK, ARCHITECTURE, PARAMETERS): config/README.md
+	@BUCKET='$(BUCKET)' STACK='$(or $(STACK),ingest-engine)' ARCHITECTURE='$(or $(ARCHITECTURE),arm64)' \
+	  PARAMETERS='$(PARAMETERS)' BIN='$(BIN)' config/sam/deploy.sh
 
 outage: $(READY) ## A function is cut off at full load: memory, backlog, and the other route (MINUTES=10; QUICK=1 half of one)
 	@$(BIN)/python -m benchmarks.outage $(if $(QUICK),--quick) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))

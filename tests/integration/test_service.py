@@ -9,8 +9,10 @@ import shlex
 import shutil
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from engine.cli import cli
@@ -19,6 +21,7 @@ from engine.supervision.notify import ServiceManager
 from tests.support import ROUTE, wait_for, whole_path
 
 UNIT = Path(__file__).parents[2] / "config" / "systemd" / "ingest-engine.service"
+UNITS = sorted(UNIT.parent.glob("*.service"))
 
 
 def heard(sock: socket.socket) -> list[str]:
@@ -102,11 +105,44 @@ def test_the_unit_starts_what_there_is() -> None:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
-def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.stem)
+def test_the_unit_is_one_that_systemd_takes(tmp_path: Path, unit: Path) -> None:
     """systemd finds nothing wrong with it, and little that it leaves exposed."""
-    text = re.sub(r"^(Exec\w+=|Documentation=)\S+", r"\1/bin/true", UNIT.read_text(), flags=re.MULTILINE)
-    copy = tmp_path / UNIT.name
+    text = re.sub(r"^(Exec\w+=|Documentation=)\S+", r"\1/bin/true", unit.read_text(), flags=re.MULTILINE)
+    copy = tmp_path / unit.name
     copy.write_text(text.replace("Documentation=/bin/true", "Documentation=file:/bin/true"))
     done = subprocess.run(["systemd-analyze", "verify", "--man=no", str(copy)], capture_output=True, text=True)
-    complaints = [line for line in done.stderr.splitlines() if UNIT.name in line]
+    complaints = [line for line in done.stderr.splitlines() if unit.name in line]
     assert complaints == []
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root, for a namespace of processes"
+)
+def test_as_process_1_it_reaps_orphans(tmp_path: Path) -> None:
+    """In a container the engine is process 1: a child of nobody that ends there leaves nothing behind."""
+    with whole_path(tmp_path) as path:
+        path.write_config(ROUTE)
+        start = f"{sys.executable} -m engine start --config {path.config}"
+        # Its own child ends at once, and leaves a grandchild to process 1.
+        orphan = "(sh -c 'sleep 1 & :') ; exec"
+        command = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", f"{orphan} {start}"]
+        log = (tmp_path / "engine.log").open("w")
+        outer = subprocess.Popen(command, env=path.environment, cwd=tmp_path, stdout=log, stderr=log)
+        try:
+            wait_for(lambda: path.status().get("state") == "ready", "ready")
+            assert path.status()["pid"] == 1
+            (supervisor,) = psutil.Process(outer.pid).children()
+            wait_for(lambda: "sleep" not in names_below(supervisor), "the orphan to be gone")
+            path.client.hset("cart:1", "n", 1)
+            wait_for(lambda: b"cart:1" in path.last(), "the cart")
+            supervisor.terminate()
+            assert outer.wait(60) == 0
+        finally:
+            outer.kill()
+            outer.wait()
+
+
+def names_below(process: psutil.Process) -> set[str]:
+    """Return what runs below a process, the dead that nobody has reaped among it."""
+    return {child.name() for child in process.children(recursive=True)}
