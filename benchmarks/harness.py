@@ -80,6 +80,8 @@ class Rig:
     lambda_endpoint: str
     engine: subprocess.Popen[bytes]
     folder: Path
+    server_pid: int
+    runtime_pid: int
 
     @property
     def journal(self) -> Path:
@@ -117,6 +119,11 @@ def wait_until(condition: Callable[[], bool], what: str, wait_s_max: float = WAI
         time.sleep(0.02)
 
 
+def stand_in(folder: Path) -> FunctionSpec:
+    """Return the function that accepts whatever comes, and runs nothing."""
+    return FunctionSpec("accept", "accept", concurrency_max=100)
+
+
 @contextmanager
 def rig(
     *,
@@ -126,11 +133,16 @@ def rig(
     parallelization_factor: int = 2,
     journal_payloads: bool = False,
     with_journal: bool = True,
+    function: Callable[[Path], FunctionSpec] = stand_in,
+    more: str = "",
 ) -> Iterator[Rig]:
-    """Run the server, the function stand-in and the engine until the block ends."""
+    """Run the server, the function and the engine until the block ends.
+
+    ``function`` is called ``accept``, and made for the folder of the run; ``more`` are lines of the route's settings.
+    """
     folder = Path(tempfile.mkdtemp(prefix="engine-bench-"))
     journal = folder / "journal.jsonl" if with_journal else None
-    functions = [FunctionSpec("accept", "accept", concurrency_max=100)]
+    functions = [function(folder)]
     try:
         with (
             ValkeyServer() as server,
@@ -146,9 +158,10 @@ def rig(
                     batch_size=batch_size,
                     parallelization_factor=parallelization_factor,
                 )
+                + more
             )
             engine = start_engine(config, folder, runtime.endpoint)
-            bench = Rig(server.url, server.port, runtime.endpoint, engine, folder)
+            bench = Rig(server.url, server.port, runtime.endpoint, engine, folder, server.pid, runtime.pid)
             try:
                 yield bench
             finally:

@@ -1,0 +1,130 @@
+"""What a run takes of the machine, by process: CPU, memory, context switches, descriptors, bytes on the wire."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import hiredis
+import msgspec
+import psutil
+
+from benchmarks.harness import Rig
+from benchmarks.load import connect
+from engine.connection import pack
+
+ROLES = ("server", "subscribers", "invokers", "supervisor", "function")
+
+
+class RoleCost(msgspec.Struct, frozen=True):
+    """What the processes of one role took, a change: CPU in µs, context switches."""
+
+    role: str
+    cpu_us: float
+    switches: float
+
+
+class Accounts(msgspec.Struct, frozen=True):
+    """What a run took. ``busy`` is the part of all cores that was used by anybody, the load's sender too."""
+
+    roles: list[RoleCost]
+    server_in_bytes: float
+    server_out_bytes: float
+    """A change, over the server's connections: in, and out to applications and engine."""
+    busy: float
+    fullest_role: str
+    fullest_share: float
+    """The process that used most of one core, and how much of it."""
+
+    def cpu_us(self, *roles: str) -> float:
+        """Return the CPU of these roles together."""
+        return sum(one.cpu_us for one in self.roles if one.role in roles)
+
+    @property
+    def engine_cpu_us(self) -> float:
+        """Return the engine's CPU a change."""
+        return self.cpu_us("subscribers", "invokers", "supervisor")
+
+
+@dataclass
+class _Seen:
+    cpu_s: dict[int, float] = field(default_factory=dict)
+    switches: dict[int, int] = field(default_factory=dict)
+
+
+class Meter:
+    """Reads the machine when it is made, and again when asked."""
+
+    def __init__(self, rig: Rig) -> None:
+        self._rig = rig
+        self._roles = dict(_roles(rig))
+        self._before = self._look()
+        self._wire_before = wire_bytes(rig.redis_port)
+        self._times = psutil.cpu_times()
+
+    def accounts(self, changes: int, took_s: float) -> Accounts:
+        """Return what was taken since, a change."""
+        now, wire, times = self._look(), wire_bytes(self._rig.redis_port), psutil.cpu_times()
+        cpu = {pid: now.cpu_s.get(pid, before) - before for pid, before in self._before.cpu_s.items()}
+        switches = {pid: now.switches.get(pid, before) - before for pid, before in self._before.switches.items()}
+        roles = []
+        for role in ROLES:
+            pids = [pid for pid in cpu if self._roles[pid] == role]
+            cpu_us = sum(cpu[pid] for pid in pids) / changes * 1e6
+            roles.append(RoleCost(role, round(cpu_us, 3), round(sum(switches[pid] for pid in pids) / changes, 4)))
+        fullest = max(cpu, key=cpu.__getitem__)
+        idle = (times.idle - self._times.idle) + (getattr(times, "iowait", 0.0) - getattr(self._times, "iowait", 0.0))
+        total = sum(times) - sum(self._times)
+        return Accounts(
+            roles,
+            round((wire[0] - self._wire_before[0]) / changes, 1),
+            round((wire[1] - self._wire_before[1]) / changes, 1),
+            round(1 - idle / total, 3) if total else 0.0,
+            self._roles[fullest],
+            round(cpu[fullest] / took_s, 3),
+        )
+
+    def _look(self) -> _Seen:
+        seen = _Seen()
+        for pid in self._roles:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process = psutil.Process(pid)
+                times, switched = process.cpu_times(), process.num_ctx_switches()
+                seen.cpu_s[pid] = times.user + times.system
+                seen.switches[pid] = switched.voluntary + switched.involuntary
+        return seen
+
+
+def _roles(rig: Rig) -> Iterable[tuple[int, str]]:
+    yield rig.server_pid, "server"
+    for process in psutil.Process(rig.engine.pid).children(recursive=True):
+        title = " ".join(process.cmdline())
+        child = "subscribers" if "subscriber" in title else "invokers" if "invoker" in title else "supervisor"
+        yield process.pid, child
+    yield rig.engine.pid, "supervisor"
+    runtime = psutil.Process(rig.runtime_pid)
+    for process in (runtime, *runtime.children(recursive=True)):
+        yield process.pid, "function"
+
+
+def wire_bytes(port: int) -> tuple[int, int]:
+    """Return what the server has read and written over all connections."""
+    sock, reader = connect(port), hiredis.Reader()
+    sock.sendall(pack("INFO", "stats"))
+    while (reply := reader.gets()) is False:
+        reader.feed(sock.recv(1 << 16))
+    sock.close()
+    facts = dict(line.split(":", 1) for line in bytes(reply).decode().splitlines() if ":" in line)
+    return int(facts["total_net_input_bytes"]), int(facts["total_net_output_bytes"])
+
+
+def own_memory(pid: int) -> int:
+    """Return the bytes that only this process has."""
+    return int(psutil.Process(pid).memory_full_info().uss)
+
+
+def descriptors(engine_pid: int) -> int:
+    """Return how many descriptors the engine's processes hold together."""
+    root = psutil.Process(engine_pid)
+    return sum(process.num_fds() for process in (root, *root.children(recursive=True)))

@@ -1,0 +1,1 @@
+"""Open-loop load: commands that are sent when they are due, whatever the answers take."""

@@ -1,0 +1,108 @@
+"""What the engine costs those beside it: the application's own latency, and the memory of keys that wait."""
+
+from __future__ import annotations
+
+import os
+import signal
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from benchmarks.accounting import own_memory
+from benchmarks.drive.keys import Keyspace
+from benchmarks.drive.schedule import Arrivals
+from benchmarks.drive.sender import Load, drive
+from benchmarks.harness import Rig, rig, wait_until
+from benchmarks.lag.histogram import percentiles_of
+from benchmarks.load import hset_distinct
+from engine.sandbox.valkey import ValkeyServer
+
+
+class HsetRatio(msgspec.Struct, frozen=True):
+    """The application's HSET p99 with the engine beside it, and without, in ms; a ratio for each pair."""
+
+    with_ms: list[float]
+    without_ms: list[float]
+
+    @property
+    def ratios(self) -> list[float]:
+        """Return with / without, pair by pair."""
+        return [one / other for one, other in zip(self.with_ms, self.without_ms, strict=True)]
+
+
+def measure_hset_ratio(pairs: int, seconds: float, rate_per_s: float, seed: int) -> HsetRatio:
+    """Send the same load to a server that the engine watches, and to one that nobody watches, in turn."""
+    with_ms: list[float] = []
+    without_ms: list[float] = []
+    with rig(with_journal=False) as watched, ValkeyServer() as alone:
+        for pair in range(pairs):
+            load = Load(Arrivals("poisson", rate_per_s=rate_per_s), Keyspace(10_000), seconds=seconds, seed=seed + pair)
+            ports = [(watched.redis_port, with_ms), (alone.port, without_ms)]
+            # Who is first changes: what a machine does in the meantime is then no one's advantage.
+            for port, times in ports if pair % 2 == 0 else reversed(ports):
+                folder = Path(tempfile.mkdtemp(prefix="drive-", dir=watched.folder))
+                times.append(percentiles_of(drive(port, load, folder).answered_ns).p99_ms)
+                time.sleep(0.2)
+    return HsetRatio(with_ms, without_ms)
+
+
+class WaitingMemory(msgspec.Struct, frozen=True):
+    """Bytes that a key takes while it waits: in a subscriber's dirty set, and in an invoker's lane."""
+
+    subscriber_bytes: float
+    invoker_bytes: float
+    subscriber_keys: int
+    invoker_keys: int
+
+
+def measure_waiting_memory(keys: int = 600_000) -> WaitingMemory:
+    """Stop the function, change distinct keys until lane and rings are full, and see what the processes grew by."""
+    with rig(with_journal=False, more="") as bench:
+        children = psutil.Process(bench.engine.pid).children()
+        titles = {one.pid: " ".join(one.cmdline()) for one in children}
+        pids = {role: next(pid for pid, title in titles.items() if role in title) for role in ("subscriber", "invoker")}
+        _send(bench, 20_000, first=keys)
+        bench.wait("records_delivered", 20_000)
+        wait_until(lambda: bench.totals()["keys_in_flight"] == 0, "nothing is in flight")
+        before = {role: own_memory(pid) for role, pid in pids.items()}
+        os.kill(bench.runtime_pid, signal.SIGSTOP)
+        try:
+            _send(bench, keys, first=0)
+            _until_still(bench)
+            totals = bench.totals()
+            grown = {role: own_memory(pid) - before[role] for role, pid in pids.items()}
+        finally:
+            os.kill(bench.runtime_pid, signal.SIGCONT)
+    waiting = totals["keys_waiting"] + totals["keys_in_flight"]
+    return WaitingMemory(
+        round(grown["subscriber"] / max(1, totals["dirty_keys"]), 1),
+        round(grown["invoker"] / max(1, waiting), 1),
+        totals["dirty_keys"],
+        waiting,
+    )
+
+
+def _send(bench: Rig, keys: int, first: int) -> None:
+    hset_distinct(bench.redis_port, keys, prefix=f"from{first}")
+
+
+def _until_still(bench: Rig) -> None:
+    """Return when everything that was sent waits somewhere."""
+    seen: list[tuple[int, int, int]] = []
+    wait_until(lambda: _look(bench, seen), "the keys wait")
+
+
+def _look(bench: Rig, seen: list[tuple[int, int, int]]) -> bool:
+    totals = bench.totals()
+    seen.append((totals["events_read"], totals["dirty_keys"], totals["keys_waiting"]))
+    time.sleep(1.1)
+    return len(seen) >= 2 and seen[-1] == seen[-2]
+
+
+def median_ratio(found: HsetRatio) -> float:
+    """Return the median of the pairs."""
+    return statistics.median(found.ratios)

@@ -1,0 +1,93 @@
+"""The check that trusts nobody: what Redis holds at the end against what arrived, or against the table itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import boto3
+import hiredis
+import msgspec
+import numpy as np
+
+from benchmarks.drive.commands import NUMBER_FIELD, key_name, key_number
+from benchmarks.drive.sender import Plan
+from benchmarks.lag.function import number_and_due
+from benchmarks.lag.stages import Received
+from benchmarks.load import connect
+from engine.connection import pack
+
+PIPELINE = 1_000
+EXAMPLES_MAX = 5
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """Keys whose destination differs from Redis: not there, older, or with a value that nobody wrote."""
+
+    keys: int
+    lost: int
+    stale: int
+    invented: int
+    examples: list[str] = []
+
+    @property
+    def is_well(self) -> bool:
+        """Tell whether none differs."""
+        return not (self.lost or self.stale or self.invented)
+
+
+def in_redis(port: int, plan: Plan) -> dict[int, int]:
+    """Return key's number → its value's number, of every key that the plan names; 0 where it is gone."""
+    keys = np.unique(plan.key_numbers).tolist()
+    found: dict[int, int] = {}
+    sock, reader = connect(port), hiredis.Reader(encoding="utf-8")
+    for start in range(0, len(keys), PIPELINE):
+        part = keys[start : start + PIPELINE]
+        sock.sendall(b"".join(pack("HGET", key_name(key), NUMBER_FIELD) + pack("GET", key_name(key)) for key in part))
+        replies = list(_replies(sock, reader, 2 * len(part)))
+        for key, of_hash, of_string in zip(part, replies[::2], replies[1::2], strict=True):
+            value = of_hash if isinstance(of_hash, str) else of_string
+            found[key] = int(value.split("|")[0]) if isinstance(value, str) else 0
+    sock.close()
+    return found
+
+
+def _replies(sock: Any, reader: hiredis.Reader, count: int) -> Iterator[Any]:
+    while count:
+        reply = reader.gets()
+        if reply is False:
+            data = sock.recv(1 << 18)
+            if not data:
+                raise ConnectionError("the server closed the connection")
+            reader.feed(data)
+            continue
+        count -= 1
+        yield reply
+
+
+def arrived(received: Received) -> dict[int, int]:
+    """Return key's number → the number of the value that arrived last."""
+    order = np.argsort(received.column("invoked_ns"), kind="stable")
+    keys, numbers = received.column("key")[order].tolist(), received.column("number")[order].tolist()
+    return dict(zip(keys, numbers, strict=True))
+
+
+def in_table(endpoint: str, region: str, table: str, credentials: Mapping[str, str]) -> dict[int, int]:
+    """Return key's number → its item's value's number."""
+    client = boto3.client("dynamodb", endpoint_url=endpoint, region_name=region, **credentials)
+    found: dict[int, int] = {}
+    for page in client.get_paginator("scan").paginate(TableName=table, ConsistentRead=True):
+        for item in page["Items"]:
+            number, _ = number_and_due(item["body"]["S"])
+            found[key_number(item["id"]["S"])] = number
+    return found
+
+
+def compare(truth: Mapping[int, int], held: Mapping[int, int], changes: int) -> Verdict:
+    """Return how the destination differs from Redis; numbers above ``changes`` were never written."""
+    lost = [key for key, number in truth.items() if number and key not in held]
+    # One that Redis does not hold any more counts as newer than all.
+    stale = [key for key, number in truth.items() if key in held and held[key] != number and held[key] <= changes]
+    invented = [key for key, number in held.items() if key not in truth or number > changes]
+    examples = [f"key {key}: {held.get(key)} rather than {truth.get(key)}" for key in [*lost, *stale, *invented]]
+    return Verdict(len(truth), len(lost), len(stale), len(invented), examples[:EXAMPLES_MAX])

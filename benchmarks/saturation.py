@@ -1,0 +1,87 @@
+"""The highest rate at which the lag stays within a limit, found by doubling and halving; and what limits it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import msgspec
+
+from benchmarks.drive.keys import Keyspace
+from benchmarks.drive.schedule import Arrivals
+from benchmarks.drive.sender import Load
+from benchmarks.trial import Ground, Trial
+
+FULL = 0.95
+"""A process, or the host, that is used this much has nothing left."""
+
+
+class Search(msgspec.Struct, frozen=True):
+    """How it is searched: from which rate, for how long a trial, and how often halved."""
+
+    from_rate_per_s: float = 20_000.0
+    limit_ms: float = 250.0
+    seconds: float = 4.0
+    halvings: int = 3
+    rate_per_s_max: float = 1_000_000.0
+
+
+class Saturation(msgspec.Struct, frozen=True):
+    """What was found: ``rate_per_s`` is the highest that held, 0 where none did; all ``trials`` in order."""
+
+    rate_per_s: float
+    limited_by: str
+    trials: list[Trial]
+
+
+def holds(trial: Trial, limit_ms: float) -> bool:
+    """Tell whether a trial's lag stayed within the limit, with nothing missing, on its schedule."""
+    return trial.kept_schedule and not trial.missing and trial.lag.count > 0 and trial.lag.p99_ms <= limit_ms
+
+
+def search_rate(run: Callable[[float], Trial], search: Search) -> Saturation:
+    """Double the rate until it does not hold, then halve what lies between."""
+    trials: list[Trial] = []
+
+    def try_rate(rate_per_s: float) -> bool:
+        trials.append(run(rate_per_s))
+        return holds(trials[-1], search.limit_ms)
+
+    low, high = 0.0, search.from_rate_per_s
+    while try_rate(high):
+        low, high = high, 2 * high
+        if high > search.rate_per_s_max:
+            return Saturation(low, "the search's own bound", trials)
+    for _ in range(search.halvings):
+        middle = (low + high) / 2
+        if try_rate(middle):
+            low = middle
+        else:
+            high = middle
+    failed = min((one for one in trials if not holds(one, search.limit_ms)), key=lambda one: one.wanted_per_s)
+    return Saturation(round(low), limit_of(failed), trials)
+
+
+def limit_of(trial: Trial) -> str:
+    """Return what had nothing left in a trial that did not hold."""
+    accounts = trial.accounts
+    if accounts.busy >= FULL:
+        by = ", ".join(f"{one.role} {one.cpu_us:.1f} µs" for one in accounts.roles)
+        return (
+            f"the host: its {os.cpu_count()} cores are {accounts.busy:.0%} used by all that runs on it ({by} a change)"
+        )
+    if accounts.fullest_share >= FULL:
+        return f"one process of the {accounts.fullest_role}, which uses {accounts.fullest_share:.0%} of a core"
+    if not trial.kept_schedule:
+        return "the load's sender, which could not keep its schedule"
+    return f"the engine: the host was {accounts.busy:.0%} used, and no process filled a core"
+
+
+def measure_saturation_rate(place: Ground, keyspace: Keyspace, search: Search, seed: int) -> Saturation:
+    """Search on a running path."""
+
+    def run(rate_per_s: float) -> Trial:
+        load = Load(Arrivals(rate_per_s=rate_per_s), keyspace, seconds=search.seconds, seed=seed)
+        return place.run(load)
+
+    return search_rate(run, search)
