@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -14,14 +14,17 @@ NUMBER_FIELD, DUE_FIELD = "n", "d"
 NUMBER_DIGITS, DUE_DIGITS = 12, 19
 VALUE_BYTES_MAX = 1_000_000
 
+STRINGS_FROM = 900_000_000
+"""The numbers of keys that hold strings: HSET is refused on those."""
+
 Kind = Literal["hset", "string", "delete", "expire"]
 
 
 class Mix(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is sent, by weight, and how large values are.
 
-    ``hset`` sets a hash of ``fields`` fields that hold ``value_bytes`` together; ``string`` a SET of the same content;
-    ``delete`` a DEL; ``expire`` an EXPIRE of ten minutes.
+    ``hset`` sets a hash of ``fields`` fields that hold ``value_bytes`` together; ``string`` a SET of the same content,
+    on keys of its own; ``delete`` a DEL and ``expire`` an EXPIRE of ten minutes, on the hashes.
     """
 
     hset: float = 1.0
@@ -64,19 +67,25 @@ def key_number(name: str) -> int:
     return int(name[len(PREFIX) :])
 
 
-def templates(mix: Mix) -> dict[Kind, bytes]:
-    """Return what ``%`` makes a command of with (key's number, change's number, when it was due)."""
+class Template(NamedTuple):
+    """``text % (key's number, change's number, when it was due)[:arity]`` is the command."""
+
+    text: bytes
+    arity: int
+
+
+def templates(mix: Mix) -> dict[Kind, Template]:
+    """Return what makes each kind of command."""
     check(mix)
     filler = _filler(mix)
     content = [NUMBER_FIELD.encode(), b"%%0%dd" % NUMBER_DIGITS, DUE_FIELD.encode(), b"%%0%dd" % DUE_DIGITS, *filler]
     key = PREFIX.encode() + b"%%0%dd" % KEY_DIGITS
     text = b"|".join((b"%%0%dd" % NUMBER_DIGITS, b"%%0%dd" % DUE_DIGITS, *filler[1::2]))
     return {
-        "hset": _packed([b"HSET", key, *content]),
-        "string": _packed([b"SET", key, text]),
-        # What is not wanted is taken in, and shown in no digits.
-        "delete": _packed([b"DEL", key]) + b"%.0s%.0s",
-        "expire": _packed([b"EXPIRE", key, b"600"]) + b"%.0s%.0s",
+        "hset": Template(_packed([b"HSET", key, *content]), 3),
+        "string": Template(_packed([b"SET", key, text]), 3),
+        "delete": Template(_packed([b"DEL", key]), 1),
+        "expire": Template(_packed([b"EXPIRE", key, b"600"]), 1),
     }
 
 

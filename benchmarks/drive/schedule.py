@@ -89,7 +89,8 @@ def _at_rates(pieces: list[tuple[float, float, float]]) -> Offsets:
         moments = 2 * wanted / (first + np.sqrt(np.maximum(first * first + 2 * slope * wanted, 0)) + 1e-300)
         found.append(begins_s + moments)
         begins_s, carried = begins_s + seconds, total
-    return (np.concatenate(found) * NS).astype(np.int64)
+    offsets: Offsets = np.rint(np.concatenate(found) * NS).astype(np.int64)
+    return offsets
 
 
 def read_trace(path: str, seconds: float) -> Offsets:

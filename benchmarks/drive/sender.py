@@ -92,10 +92,12 @@ def lay_out(load: Load) -> Plan:
     # Streams of their own: more changes do not make other keys of the first ones.
     streams = np.random.default_rng(load.seed).spawn(3)
     offsets = schedule.offsets_of(load.arrivals, load.seconds, streams[0])
-    _, weights = commands.weights(load.mix)
+    names, weights = commands.weights(load.mix)
     shares = np.cumsum(weights) / sum(weights)
     kinds = np.searchsorted(shares, streams[2].random(len(offsets)), side="right").astype(np.uint8)
-    return Plan(offsets, keys.pick(load.keyspace, len(offsets), streams[1]), kinds)
+    numbers = keys.pick(load.keyspace, len(offsets), streams[1])
+    numbers[kinds == names.index("string")] += commands.STRINGS_FROM
+    return Plan(offsets, numbers, kinds)
 
 
 class Driver:
@@ -195,11 +197,11 @@ class _Sender:
         due = (self._due[first:last] + self.started_ns).tolist()
         triples = zip(numbers, range(first + 1, last + 1), due, strict=True)
         if self._is_uniform:
-            template = self._templates[self._plan.kinds[first]]
-            data = b"".join([template % one for one in triples])
+            text, arity = self._templates[self._plan.kinds[first]]
+            data = b"".join([text % one for one in triples] if arity == 3 else [text % one[:arity] for one in triples])
         else:
-            kinds = self._plan.kinds[first:last].tolist()
-            data = b"".join([self._templates[kind] % one for kind, one in zip(kinds, triples, strict=True)])
+            made = [self._templates[kind] for kind in self._plan.kinds[first:last].tolist()]
+            data = b"".join([text % one[:arity] for (text, arity), one in zip(made, triples, strict=True)])
         self._pending = memoryview(data)
         self.late_ns[first:last] = now - self._due[first:last]
         self._made = last

@@ -1,0 +1,45 @@
+"""What the model knows of the engine: measured by ``make bench``, or as its README tells of another machine.  (pure)"""
+
+from __future__ import annotations
+
+import msgspec
+
+from benchmarks.capacity.usl import Usl
+
+
+class Calibration(msgspec.Struct, frozen=True):
+    """Costs of the engine, its server and its function on one machine, each with its unit.
+
+    CPU times: ``capture_cpu_us`` of a subscriber, an event; ``key_cpu_us`` of an invoker, a key (read, body, record,
+    settling), and ``value_cpu_us_per_kib`` for each KiB of its value; ``invoke_cpu_us`` of an invoker, an invocation.
+    Redis's own: ``server_cpu_us`` an HSET with nobody listening, ``notify_cpu_us`` what notifications add to it,
+    ``pattern_cpu_us`` what each pattern adds, ``read_cpu_us`` the read of a key. ``idle_lag_ms`` is the median lag
+    where nothing waits, before the function. ``waiting_key_bytes`` is the memory of a key that waits, without its name.
+    An invocation takes ``function_ms`` and ``function_item_ms`` an item.
+    """
+
+    capture_cpu_us: float = 0.76
+    key_cpu_us: float = 4.6
+    invoke_cpu_us: float = 420.0
+    value_cpu_us_per_kib: float = 1.0
+    server_cpu_us: float = 1.9
+    notify_cpu_us: float = 0.3
+    pattern_cpu_us: float = 0.25
+    read_cpu_us: float = 1.0
+    idle_lag_ms: float = 1.1
+    waiting_key_bytes: float = 200.0
+    event_wire_bytes: float = 90.0
+    function_ms: float = 8.0
+    function_item_ms: float = 0.3
+    shards_usl: Usl | None = None
+    invokers_usl: Usl | None = None
+    is_measured: bool = False
+    """Whether these are of the machine that ``make bench`` ran on, rather than the documented ones."""
+
+    def key_us(self, value_bytes: float) -> float:
+        """Return an invoker's CPU a key of this size, without its part of an invocation."""
+        return self.key_cpu_us + self.value_cpu_us_per_kib * value_bytes / 1024
+
+    def engine_us(self, value_bytes: float, records_per_invocation: float) -> float:
+        """Return the engine's CPU of a key that is captured once and delivered once."""
+        return self.capture_cpu_us + self.key_us(value_bytes) + self.invoke_cpu_us / records_per_invocation

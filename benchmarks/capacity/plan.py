@@ -1,0 +1,285 @@
+"""From what is wanted to what it takes: shards, invokers, hosts, concurrency, write units, money, what breaks first.
+
+The model is a chain of stations: the server's one thread, subscribers, invokers, slots of the function. Each is kept
+below `BUSY_MAX` of what it can do, and the lag's percentile is the sum of what each adds
+(`benchmarks.capacity.queueing`), which errs on the side of more lag. Coalescing is counted within the time that a key
+waits at light load and the batching window; under overload there is more of it.  (pure)
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from benchmarks.capacity.calibration import Calibration
+from benchmarks.capacity.prices import Host, Prices
+from benchmarks.capacity.queueing import distinct_share, wait_ms
+
+BUSY_MAX = 0.6
+"""Of a subscriber's or invoker's core: the rest is for bursts, repairs and what the host does besides."""
+SERVER_BUSY_MAX = 0.8
+BATCH_SIZE = 500
+SLOTS_A_INVOKER = 10
+"""``parallelization_factor`` at most."""
+SHARDS_MAX, INVOKERS_MAX, SLICES_MAX = 64, 64, 32
+RING_BYTES = 8_388_608
+LANE_KEYS_MAX, DIRTY_KEYS_MAX = 200_000, 500_000
+KEY_NAME_BYTES = 32
+HOURS_A_MONTH = 730
+SECONDS_A_MONTH = HOURS_A_MONTH * 3_600
+
+
+class Wish(msgspec.Struct, frozen=True):
+    """What is wanted: changes a second, of so many keys, of this size; the lag's percentile within ``lag_ms``.
+
+    ``skew`` is Zipf's exponent, 0 for uniform. ``window_s`` is the route's ``maximum_batching_window_in_seconds``.
+    """
+
+    rate_per_s: float
+    keys: float
+    value_bytes: float = 200.0
+    lag_ms: float = 250.0
+    percentile: float = 99.0
+    skew: float = 0.0
+    window_s: float = 0.0
+
+
+class Limit(msgspec.Struct, frozen=True):
+    """The rate at which one part has nothing left."""
+
+    part: str
+    rate_per_s: float
+
+
+class Server(msgspec.Struct, frozen=True):
+    """Redis's own thread: how much of it is used without the engine, with it, and what its patterns alone take."""
+
+    busy_without: float
+    busy_with: float
+    busy_by_patterns: float
+
+
+class Costs(msgspec.Struct, frozen=True):
+    """A month's cost, in the currency of the prices."""
+
+    hosts: float
+    lambda_requests: float
+    lambda_time: float
+    write_units: float
+
+    @property
+    def total(self) -> float:
+        """Return the sum."""
+        return self.hosts + self.lambda_requests + self.lambda_time + self.write_units
+
+
+class Deployment(msgspec.Struct, frozen=True):
+    """What it takes. ``delivered_per_s`` are changes less those that coalesce; ``cores`` those that are used."""
+
+    wish: Wish
+    shards: int
+    invokers: int
+    hosts: int
+    host: Host
+    cores: float
+    memory_gib: float
+    network_gbit_s: float
+    delivered_per_s: float
+    records_per_invocation: float
+    invocations_per_s: float
+    concurrency: int
+    lag_ms: float
+    write_units_per_s: float
+    server: Server
+    costs: Costs
+    limits: list[Limit]
+
+    @property
+    def breaks_first(self) -> Limit:
+        """Return the part that has nothing left at the lowest rate."""
+        return min(self.limits, key=lambda limit: limit.rate_per_s)
+
+
+class Impossible(ValueError):
+    """What is wanted can't be had; the message says which part refuses, and what could be changed."""
+
+
+def deploy(wish: Wish, known: Calibration, prices: Prices) -> Deployment:
+    """Return the cheapest deployment that does what is wanted; raise `Impossible`."""
+    _check(wish)
+    window_s = wish.window_s + known.idle_lag_ms / 1_000
+    share = distinct_share(wish.rate_per_s, wish.keys, window_s, wish.skew)
+    delivered = wish.rate_per_s * share
+    concurrency, batch, lag = _slots(wish, known, delivered)
+    core = min(host.relative_core for host in prices.hosts)
+    shards = max(1, math.ceil(wish.rate_per_s * known.capture_cpu_us / 1e6 / core / BUSY_MAX))
+    key_us = known.key_us(wish.value_bytes) + known.invoke_cpu_us / batch
+    invokers = _invokers(delivered * key_us / 1e6 / core / BUSY_MAX, concurrency, known)
+    server = _server(wish, known, shards, delivered)
+    cores = (wish.rate_per_s * known.capture_cpu_us + delivered * key_us) / 1e6 / core
+    network = (wish.rate_per_s * known.event_wire_bytes + 2 * delivered * (wish.value_bytes + 200)) * 8 / 1e9
+    memory = _memory_gib(wish, known, shards, invokers)
+    host, hosts = _hosts(prices, shards + invokers, memory, network)
+    invocations = delivered / batch
+    units = delivered * math.ceil((wish.value_bytes + 100) / prices.dynamodb.write_unit_bytes)
+    function_s = invocations * (known.function_ms + batch * known.function_item_ms) / 1_000
+    return Deployment(
+        wish=wish,
+        shards=shards,
+        invokers=invokers,
+        hosts=hosts,
+        host=host,
+        cores=cores,
+        memory_gib=memory,
+        network_gbit_s=network,
+        delivered_per_s=delivered,
+        records_per_invocation=batch,
+        invocations_per_s=invocations,
+        concurrency=concurrency,
+        lag_ms=lag,
+        write_units_per_s=units,
+        server=server,
+        costs=Costs(
+            hosts * host.hour * HOURS_A_MONTH,
+            invocations * SECONDS_A_MONTH / 1e6 * prices.function.million_requests,
+            function_s * SECONDS_A_MONTH * prices.function.memory_gb * prices.function.gb_second,
+            units * SECONDS_A_MONTH / 1e6 * prices.dynamodb.million_write_units,
+        ),
+        limits=_limits(known, share, core, shards, invokers, concurrency, wish),
+    )
+
+
+def _check(wish: Wish) -> None:
+    for name in ("rate_per_s", "keys", "value_bytes", "lag_ms"):
+        value = getattr(wish, name)
+        if not (math.isfinite(value) and value > 0):
+            raise Impossible(f"{name} is {value:g}: more than 0 is wanted")
+    if not 50 <= wish.percentile < 100:
+        raise Impossible(f"percentile is {wish.percentile:g}: from 50 to below 100 is wanted")
+    if not 0 <= wish.skew <= 5:
+        raise Impossible(f"skew is {wish.skew:g}: from 0 (uniform) to 5 is wanted")
+    if wish.value_bytes > 400_000:
+        raise Impossible(f"value_bytes is {wish.value_bytes:,.0f}: an item of DynamoDB holds 400 KB")
+    if not 0 <= wish.window_s <= 300:
+        raise Impossible(f"window_s is {wish.window_s:g}: a batching window is from 0 to 300 s")
+
+
+def _slots(wish: Wish, known: Calibration, delivered: float) -> tuple[int, float, float]:
+    """Return the fewest invocations at once that keep the lag, the records of each, and that lag."""
+    alone_ms = known.idle_lag_ms + wish.window_s * 1_000 + known.function_ms + known.function_item_ms
+    if alone_ms > wish.lag_ms:
+        raise Impossible(
+            f"a lag of {wish.lag_ms:g} ms: one change alone takes {alone_ms:.1f} ms, of which the function has "
+            f"{known.function_ms + known.function_item_ms:.1f} and the batching window {wish.window_s * 1_000:.0f}"
+        )
+    most = SLOTS_A_INVOKER * INVOKERS_MAX * SLICES_MAX
+    low, high = 0, 1
+    while (found := _lag(wish, known, delivered, high)) is None:
+        low, high = high, 2 * high
+        if high > most:
+            raise Impossible(
+                f"{delivered:,.0f} deliveries a second within {wish.lag_ms:g} ms: more than {most:,} invocations "
+                "at once; a faster function, or a longer lag, would do"
+            )
+    while high - low > 1:
+        middle = (low + high) // 2
+        if (better := _lag(wish, known, delivered, middle)) is None:
+            low = middle
+        else:
+            high, found = middle, better
+    return high, *found
+
+
+def _lag(wish: Wish, known: Calibration, delivered: float, slots: int) -> tuple[float, float] | None:
+    """Return the records an invocation and the lag (ms) with so many slots; None where it is more than is wanted.
+
+    While slots are free each change is sent alone. Else a slot's next batch is what came while all were busy: in a
+    steady state b = D·(f + b·i)/S; a change waits for the next slot that frees, one every T/S on average. A window
+    gathers more.
+    """
+    each_s, item_s = known.function_ms / 1_000, known.function_item_ms / 1_000
+    if delivered * (item_s + each_s / BATCH_SIZE) > slots * BUSY_MAX:
+        return None
+    gathered = max(1.0, delivered * wish.window_s / slots)
+    batch = max(gathered, delivered * each_s / (slots - delivered * item_s))
+    if batch > BATCH_SIZE:
+        return None
+    takes_ms = known.function_ms + batch * known.function_item_ms
+    if batch > gathered:
+        waits_ms = takes_ms / slots * math.log(1 / (1 - wish.percentile / 100))
+    else:
+        waits_ms = wait_ms(slots, delivered / batch, takes_ms, wish.percentile)
+    lag_ms = known.idle_lag_ms + wish.window_s * 1_000 + waits_ms + takes_ms
+    return (batch, lag_ms) if lag_ms <= wish.lag_ms else None
+
+
+def _invokers(cores: float, concurrency: int, known: Calibration) -> int:
+    """Return how many invokers do what so many cores would, by the fitted law where there is one."""
+    wanted = max(1, math.ceil(cores), math.ceil(concurrency / SLOTS_A_INVOKER))
+    law = known.invokers_usl
+    if law is None:
+        return wanted
+    count = wanted
+    while law.efficiency(count) * count < cores:
+        count += 1
+        if count > law.peak or count > INVOKERS_MAX * SLICES_MAX:
+            raise Impossible(
+                f"{cores:.1f} cores of invokers: by the fitted law, more than {law.peak:.0f} make it slower"
+            )
+    return count
+
+
+def _server(wish: Wish, known: Calibration, shards: int, delivered: float) -> Server:
+    patterns = known.pattern_cpu_us * shards
+    without = wish.rate_per_s * known.server_cpu_us / 1e6
+    added = wish.rate_per_s * (known.notify_cpu_us + patterns) + delivered * known.read_cpu_us
+    busy = without + added / 1e6
+    if busy > SERVER_BUSY_MAX:
+        raise Impossible(
+            f"{wish.rate_per_s:,.0f} changes/s of one server: its one thread would be {busy:.0%} used, and is "
+            f"{without:.0%} without the engine; spread the keys over more servers, or have the engine read a replica"
+        )
+    return Server(without, busy, wish.rate_per_s * patterns / 1e6)
+
+
+def _memory_gib(wish: Wish, known: Calibration, shards: int, invokers: int) -> float:
+    """Return the memory in an outage: rings, and keys that wait up to the settings' bounds, beside the processes."""
+    lanes = min(wish.keys, LANE_KEYS_MAX * invokers) * (known.waiting_key_bytes + KEY_NAME_BYTES)
+    dirty = min(wish.keys, DIRTY_KEYS_MAX * shards) * (known.waiting_key_bytes + KEY_NAME_BYTES)
+    processes = (1 + shards + invokers) * 40 * 2**20
+    return (shards * invokers * RING_BYTES + lanes + dirty + processes) / 2**30
+
+
+def _hosts(prices: Prices, processes: int, memory: float, network: float) -> tuple[Host, int]:
+    """Return the cheapest hosts with a core for each process, alike, a slice each."""
+    choices = []
+    for host in prices.hosts:
+        count = max(
+            math.ceil(processes / host.cores),
+            math.ceil(memory / (0.8 * host.memory_gib)),
+            math.ceil(network / (BUSY_MAX * host.network_gbit_s)),
+        )
+        if count <= SLICES_MAX:
+            choices.append((count * host.hour, count, host))
+    if not choices:
+        raise Impossible(
+            f"{processes} processes: more than {SLICES_MAX} of the largest host; name a larger one in the prices"
+        )
+    _, count, host = min(choices, key=lambda choice: choice[:2])
+    return host, count
+
+
+def _limits(
+    known: Calibration, share: float, core: float, shards: int, invokers: int, concurrency: int, wish: Wish
+) -> list[Limit]:
+    """Return the rate at which each part has nothing left, with full batches and the coalescing of the plan."""
+    server_us = known.server_cpu_us + known.notify_cpu_us + known.pattern_cpu_us * shards + share * known.read_cpu_us
+    key_us = known.key_us(wish.value_bytes) + known.invoke_cpu_us / BATCH_SIZE
+    slot_us = 1_000 * (known.function_item_ms + known.function_ms / BATCH_SIZE)
+    return [
+        Limit("the server's one thread", 1e6 / server_us),
+        Limit("the subscribers", shards * 1e6 * core / known.capture_cpu_us),
+        Limit("the invokers", invokers * 1e6 * core / key_us / share),
+        Limit("the function's concurrency", concurrency * 1e6 / slot_us / share),
+    ]

@@ -1,0 +1,100 @@
+"""Lag: histograms that add up, changes that are found by themselves or by a newer value, a check that can fail."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.drive.sender import Plan, Sent
+from benchmarks.lag.check import arrived, compare
+from benchmarks.lag.histogram import Histogram, merged, percentiles_of
+from benchmarks.lag.stages import NEVER, Clocks, Received, lags_of
+
+MS = 1_000_000
+times = st.lists(st.integers(0, 10**12), min_size=1, max_size=200)
+
+
+@given(st.lists(times, min_size=1, max_size=4))
+def test_histograms_add_up_over_processes(parts: list[list[int]]) -> None:
+    """The sum of several processes' histograms, encoded and read again, tells what one of everything tells."""
+    encoded = []
+    for part in parts:
+        one = Histogram()
+        one.add_ns(np.array(part))
+        encoded.append(one.encoded())
+    everything = np.concatenate([np.array(part) for part in parts])
+    assert merged(encoded).percentiles() == percentiles_of(everything)
+
+
+def test_percentiles_are_exact_to_three_digits() -> None:
+    """Of 1 to 10,000 ms each percentile is where it should be, and nothing is told of nothing."""
+    found = percentiles_of(np.arange(1, 10_001) * MS)
+    assert found.count == 10_000
+    assert found.p50_ms == pytest.approx(5_000, rel=0.001)
+    assert found.p99_ms == pytest.approx(9_900, rel=0.001)
+    assert found.p999_ms == pytest.approx(9_990, rel=0.001)
+    assert found.max_ms == pytest.approx(10_000, rel=0.001)
+    assert percentiles_of(np.array([], np.int64)).count == 0
+
+
+def sent(keys: list[int]) -> Sent:
+    """Return changes of these keys, one a ms from 0, each answered after half of one."""
+    count = len(keys)
+    plan = Plan(np.arange(count) * MS, np.array(keys, np.uint32), np.zeros(count, np.uint8))
+    return Sent(plan, 0, np.zeros(count, np.int64), np.full(count, MS // 2), 0.0)
+
+
+def received(*rows: tuple[int, int, int]) -> Received:
+    """Return arrivals (key, number, at ms), captured and fetched before."""
+    return Received(
+        np.array([(key, number, 0, at - 2, (at - 1) * 1_000, at * MS, (at + 1) * MS) for key, number, at in rows])
+    )
+
+
+def test_each_stage_has_its_lag() -> None:
+    """A change that arrives has its time at each stage, from when it was due."""
+    lags = lags_of(sent([5, 5, 8]), received((5, 1, 10), (5, 2, 20), (8, 3, 30)), Clocks(0))
+    assert {stage: (lag / MS).tolist() for stage, lag in lags.items()} == {
+        "acknowledged": [0.5, 0.5, 0.5],
+        "captured": [8, 17, 26],
+        "fetched": [9, 18, 27],
+        "invoked": [10, 19, 28],
+        "committed": [11, 20, 29],
+    }
+
+
+def test_a_newer_value_stands_for_an_older_change() -> None:
+    """A change that was coalesced into a later one of its key arrived with that; of another key, never."""
+    lags = lags_of(sent([5, 5, 8, 9]), received((5, 2, 20), (8, 3, 30)), Clocks(0))
+    assert (lags["invoked"][:3] / MS).tolist() == [20, 19, 28]
+    assert lags["invoked"][3] == NEVER
+
+
+def test_the_first_of_several_arrivals_counts() -> None:
+    """A value that comes twice arrived the first time; and a newer one that overtook an older brought that along."""
+    lags = lags_of(sent([5, 5]), received((5, 1, 40), (5, 1, 30), (5, 2, 20)), Clocks(0))
+    assert (lags["invoked"] / MS).tolist() == [20, 19]
+
+
+def test_clocks_are_brought_together() -> None:
+    """What is told in Unix time is moved to the clock of the sender."""
+    lags = lags_of(sent([5]), received((5, 1, 10)), Clocks(3 * MS))
+    assert lags["captured"][0] == 11 * MS
+    assert lags["invoked"][0] == 10 * MS
+
+
+def test_the_check_finds_what_is_wrong() -> None:
+    """A key that is missing, one that is older, one that nobody wrote: each is counted, and a well one is not."""
+    truth = {1: 10, 2: 20, 3: 30, 4: 0}
+    assert compare(truth, {1: 10, 2: 20, 3: 30}, 30).is_well
+    found = compare(truth, {1: 10, 2: 19, 9: 5}, 30)
+    assert (found.lost, found.stale, found.invented) == (1, 1, 1)
+    assert compare(truth, {1: 10, 2: 20, 3: 99}, 30).invented == 1
+    assert compare(truth, {1: 10, 2: 20, 3: 30, 4: 7}, 30).stale == 1
+
+
+def test_the_last_arrival_is_what_a_destination_holds() -> None:
+    """Of several arrivals of a key the last in time counts, not the newest: that is what the check is for."""
+    assert arrived(received((5, 2, 20), (5, 1, 30))) == {5: 1}
