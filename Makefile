@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test mariadb emulator lint format bench package deploy outage chaos clean
+.PHONY: help setup demo up test mariadb emulator lint format bench report compare bench-gate plan scenario soak package deploy outage chaos clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,8 +47,28 @@ format: $(READY) ## Put the code into the project's format
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(READY) ## Measure: a table, and reports/bench.json (about 90 seconds; QUICK=1 about 20)
-	@$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
+bench: $(READY) ## Measure: a table, reports/bench.json, bench.html and bench.md (about 6 minutes; QUICK=1 two; SEED=)
+	@$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(if $(SEED),--seed $(SEED))
+
+report: $(READY) ## Write the pages again (FILE=reports/bench.json)
+	@$(BIN)/python -m benchmarks.report $(FILE)
+
+compare: $(READY) ## Two results, with the noise in mind (A=… B=…; REFERENCE=original_events_per_s)
+	@$(BIN)/python -m benchmarks.compare $(A) $(B) $(if $(REFERENCE),--reference $(REFERENCE))
+
+bench-gate: $(READY) ## Fail where a ratio of the last bench is worse than the baseline's, beyond the noise
+	@$(BIN)/python -m benchmarks.gate
+
+plan: $(READY) ## What a deployment takes (RATE=50000 KEYS=2000000 BYTES=400 LAG_MS=250; SKEW=, WINDOW_S=, PRICES=, FROM=)
+	@$(BIN)/python -m benchmarks.plan --rate '$(RATE)' --keys '$(KEYS)' $(if $(BYTES),--bytes $(BYTES)) \
+	  $(if $(LAG_MS),--lag-ms $(LAG_MS)) $(if $(SKEW),--skew $(SKEW)) $(if $(WINDOW_S),--window-s $(WINDOW_S)) \
+	  $(if $(PRICES),--prices '$(PRICES)') $(if $(FROM),--from '$(FROM)')
+
+scenario: $(READY) ## One load of benchmarks/scenarios (NAME=steady, or a file; SEED=, SECONDS=)
+	@$(BIN)/python -m benchmarks.scenario $(NAME) $(if $(SEED),--seed $(SEED)) $(if $(SECONDS),--seconds $(SECONDS))
+
+soak: $(READY) ## Long at half of saturation: nothing lost, memory flat (MINUTES=20; RATE=)
+	@$(BIN)/python -m benchmarks.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(RATE),--rate $(RATE))
 
 package: $(READY) ## Make each function's zip in dist/ (ONLY="NAME …", WITH="FILE …": files for its root)
 	@$(BIN)/python -m lambdas.package $(ONLY) $(foreach file,$(WITH),--with $(file))

@@ -120,17 +120,20 @@ def measure_capture(seconds: float = 3.0) -> dict[str, float]:
             assert subscriber.pid is not None
             process = psutil.Process(subscriber.pid)
             counted = {counter: row.get(counter) for counter in _SUMMED}
-            cpu, started = process.cpu_times(), time.perf_counter()
+            redis = psutil.Process(server.pid)
+            cpu, server_cpu, started = process.cpu_times(), redis.cpu_times(), time.perf_counter()
             time.sleep(seconds)
-            cpu_now, elapsed_s = process.cpu_times(), time.perf_counter() - started
+            cpu_now, server_now, elapsed_s = process.cpu_times(), redis.cpu_times(), time.perf_counter() - started
             counted = {counter: row.get(counter) - before for counter, before in counted.items()}
     ours.close()
     wake.close()
+    server_s = server_now.user + server_now.system - server_cpu.user - server_cpu.system
     used_s = cpu_now.user + cpu_now.system - cpu.user - cpu.system
     events = counted[Counter.EVENTS_READ]
     assert events, "no events came"
     return {
         "cpu_us_per_event": used_s / events * 1e6,
+        "server_us_per_event": server_s / events * 1e6,
         "user_us_per_event": (cpu_now.user - cpu.user) / events * 1e6,
         "events_per_s": events / elapsed_s,
         "cpu_share": used_s / elapsed_s,

@@ -52,7 +52,8 @@ parallelization_factor = {parallelization_factor}
 class Figure(msgspec.Struct):
     """One figure of ``reports/bench.json``: the median of several runs, and how far they lay apart.
 
-    ``spread`` is (highest − lowest) / median; ``goal`` says what is wanted, as ``<= 1.0`` or ``>= 100``.
+    ``runs`` are what each run showed. ``spread`` is (highest − lowest) / median; ``goal`` says what is wanted, as
+    ``<= 1.0`` or ``>= 100``.
     """
 
     name: str
@@ -61,6 +62,16 @@ class Figure(msgspec.Struct):
     spread: float
     goal: str
     note: str = ""
+    runs: list[float] = []
+
+    @property
+    def met(self) -> str:
+        """Return yes or no, or nothing where there is no goal."""
+        if not self.goal:
+            return ""
+        relation, _, bound = self.goal.partition(" ")
+        met = self.value <= float(bound) if relation == "<=" else self.value >= float(bound)
+        return "yes" if met else "no"
 
 
 def figure(name: str, unit: str, goal: str, runs: Sequence[float], note: str = "") -> Figure:
@@ -68,7 +79,7 @@ def figure(name: str, unit: str, goal: str, runs: Sequence[float], note: str = "
     assert runs
     middle = statistics.median(runs)
     spread = (max(runs) - min(runs)) / middle if middle else 0.0
-    return Figure(name, round(middle, 3), unit, round(spread, 3), goal, note)
+    return Figure(name, round(middle, 3), unit, round(spread, 3), goal, note, [round(run, 4) for run in runs])
 
 
 @dataclass

@@ -34,14 +34,18 @@ def read_replies(sock: socket.socket, reader: hiredis.Reader, count: int) -> Non
         count -= 1
 
 
-def hset_distinct(port: int, keys: int, prefix: str = "cart", pipeline: int = 200) -> float:
-    """Set this many distinct hashes of two fields as fast as they are accepted; return the seconds."""
+def hset_distinct(port: int, keys: int, prefix: str = "cart", pipeline: int = 200, more_bytes: int = 0) -> float:
+    """Set this many distinct hashes as fast as they are accepted; return the seconds.
+
+    They have two fields, and a third with ``more_bytes`` where it is wanted.
+    """
+    more = ("more", "x" * more_bytes) if more_bytes else ()
     sock, reader = connect(port), hiredis.Reader()
     started = time.perf_counter()
     for first in range(0, keys, pipeline):
         count = min(pipeline, keys - first)
         commands = [
-            pack("HSET", f"{prefix}:{number:07d}", "item", f"tea-{number}", "count", number % 9)
+            pack("HSET", f"{prefix}:{number:07d}", "item", f"tea-{number}", "count", number % 9, *more)
             for number in range(first, first + count)
         ]
         sock.sendall(b"".join(commands))

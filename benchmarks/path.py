@@ -30,9 +30,9 @@ class Saturation:
     batch_mean: float
 
 
-def measure_saturation(events: int, batch_size: int = 1_000) -> Saturation:
+def measure_saturation(events: int, batch_size: int = 1_000, shards: int = 1, invokers: int = 1) -> Saturation:
     """Set distinct keys as fast as the server takes them; watch until the last is accepted."""
-    with rig(batch_size=batch_size) as bench:
+    with rig(batch_size=batch_size, shards=shards, invokers=invokers) as bench:
         hset_distinct(bench.redis_port, WARM_UP, prefix="warm")
         bench.wait("records_delivered", WARM_UP)
         before, cpu_before = bench.totals(), bench.cpu_s()

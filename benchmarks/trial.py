@@ -16,7 +16,9 @@ import msgspec
 import numpy as np
 
 from benchmarks.accounting import Accounts, Meter
-from benchmarks.drive.sender import Driver, Load, Sent
+from benchmarks.drive.keys import Keyspace
+from benchmarks.drive.schedule import Arrivals
+from benchmarks.drive.sender import Driver, Load, Sent, drive
 from benchmarks.harness import Rig, rig, wait_until
 from benchmarks.lag import check
 from benchmarks.lag.check import Verdict
@@ -149,16 +151,17 @@ class Ground:
         )
 
     def _received(self, clocks: Clocks, since_ns: int) -> Received:
-        """Return what has arrived since; the journal is only grown, so what was there before is left out."""
+        """Return what has arrived of this run, values by when they were due and deletes by when they came."""
         if self.table is not None:
             everything = read_notes(self.rig.folder)
         else:
             everything = read_journal(self.rig.journal, clocks)
-        # By when it was due: a value of an earlier trial, delivered again, is none of this one.
-        return Received(everything.rows[everything.column("due_ns") >= since_ns])
+        is_delete = everything.column("number") == 0
+        came = np.where(is_delete, everything.column("invoked_ns"), everything.column("due_ns"))
+        return Received(everything.rows[came >= since_ns])
 
     def _verdict(self, sent: Sent, received: Received) -> Verdict:
-        truth = check.in_redis(self.rig.redis_port, sent.plan)
+        truth = check.in_redis(self.rig.redis_port, sent.plan, sent.started_ns)
         if self.table is not None:
             environment = sandbox_environment(dynamodb_endpoint=self.table.endpoint)
             held = check.in_table(
@@ -193,7 +196,7 @@ def ground(shape: Shape) -> Iterator[Ground]:
     more = f"events = {msgspec.json.encode(shape.events).decode()}\n"
     if shape.sink == "stand-in":
         with _rig(shape, more, journal_payloads=True) as running:
-            yield Ground(running, shape, None)
+            yield _warmed(Ground(running, shape, None))
         return
     with DynamoDbServer() as table:
         table.create_table(TABLE)
@@ -207,4 +210,13 @@ def ground(shape: Shape) -> Iterator[Ground]:
             return FunctionSpec("accept", "benchmarks.lag.function:store", concurrency_max=4, environment=environment)
 
         with _rig(shape, more, with_journal=False, function=function) as running:
-            yield Ground(running, shape, table)
+            yield _warmed(Ground(running, shape, table))
+
+
+def _warmed(place: Ground) -> Ground:
+    """Have connections made and modules imported, as they are after a second of any load."""
+    load = Load(Arrivals(rate_per_s=1_000.0), Keyspace(1_000), seconds=1.0, seed=0)
+    folder = Path(tempfile.mkdtemp(prefix="drive-", dir=place.rig.folder))
+    drive(place.rig.redis_port, load, folder)
+    place.settle()
+    return place

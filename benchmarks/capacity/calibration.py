@@ -15,7 +15,6 @@ class Calibration(msgspec.Struct, frozen=True):
     Redis's own: ``server_cpu_us`` an HSET with nobody listening, ``notify_cpu_us`` what notifications add to it,
     ``pattern_cpu_us`` what each pattern adds, ``read_cpu_us`` the read of a key. ``idle_lag_ms`` is the median lag
     where nothing waits, before the function. ``waiting_key_bytes`` is the memory of a key that waits, without its name.
-    An invocation takes ``function_ms`` and ``function_item_ms`` an item.
     """
 
     capture_cpu_us: float = 0.76
@@ -29,8 +28,6 @@ class Calibration(msgspec.Struct, frozen=True):
     idle_lag_ms: float = 1.1
     waiting_key_bytes: float = 200.0
     event_wire_bytes: float = 90.0
-    function_ms: float = 8.0
-    function_item_ms: float = 0.3
     shards_usl: Usl | None = None
     invokers_usl: Usl | None = None
     is_measured: bool = False

@@ -13,7 +13,7 @@ import math
 import msgspec
 
 from benchmarks.capacity.calibration import Calibration
-from benchmarks.capacity.prices import Host, Prices
+from benchmarks.capacity.prices import Host, LambdaPrices, Prices
 from benchmarks.capacity.queueing import distinct_share, wait_ms
 
 BUSY_MAX = 0.6
@@ -111,7 +111,7 @@ def deploy(wish: Wish, known: Calibration, prices: Prices) -> Deployment:
     window_s = wish.window_s + known.idle_lag_ms / 1_000
     share = distinct_share(wish.rate_per_s, wish.keys, window_s, wish.skew)
     delivered = wish.rate_per_s * share
-    concurrency, batch, lag = _slots(wish, known, delivered)
+    concurrency, batch, lag = _slots(wish, known, prices.function, delivered)
     core = min(host.relative_core for host in prices.hosts)
     shards = max(1, math.ceil(wish.rate_per_s * known.capture_cpu_us / 1e6 / core / BUSY_MAX))
     key_us = known.key_us(wish.value_bytes) + known.invoke_cpu_us / batch
@@ -123,7 +123,8 @@ def deploy(wish: Wish, known: Calibration, prices: Prices) -> Deployment:
     host, hosts = _hosts(prices, shards + invokers, memory, network)
     invocations = delivered / batch
     units = delivered * math.ceil((wish.value_bytes + 100) / prices.dynamodb.write_unit_bytes)
-    function_s = invocations * (known.function_ms + batch * known.function_item_ms) / 1_000
+    function = prices.function
+    function_s = invocations * (function.invocation_ms + batch * function.item_ms) / 1_000
     return Deployment(
         wish=wish,
         shards=shards,
@@ -146,7 +147,7 @@ def deploy(wish: Wish, known: Calibration, prices: Prices) -> Deployment:
             function_s * SECONDS_A_MONTH * prices.function.memory_gb * prices.function.gb_second,
             units * SECONDS_A_MONTH / 1e6 * prices.dynamodb.million_write_units,
         ),
-        limits=_limits(known, share, core, shards, invokers, concurrency, wish),
+        limits=_limits(known, prices.function, share, core, shards, invokers, concurrency, wish),
     )
 
 
@@ -165,17 +166,17 @@ def _check(wish: Wish) -> None:
         raise Impossible(f"window_s is {wish.window_s:g}: a batching window is from 0 to 300 s")
 
 
-def _slots(wish: Wish, known: Calibration, delivered: float) -> tuple[int, float, float]:
+def _slots(wish: Wish, known: Calibration, function: LambdaPrices, delivered: float) -> tuple[int, float, float]:
     """Return the fewest invocations at once that keep the lag, the records of each, and that lag."""
-    alone_ms = known.idle_lag_ms + wish.window_s * 1_000 + known.function_ms + known.function_item_ms
+    alone_ms = known.idle_lag_ms + wish.window_s * 1_000 + function.invocation_ms + function.item_ms
     if alone_ms > wish.lag_ms:
         raise Impossible(
             f"a lag of {wish.lag_ms:g} ms: one change alone takes {alone_ms:.1f} ms, of which the function has "
-            f"{known.function_ms + known.function_item_ms:.1f} and the batching window {wish.window_s * 1_000:.0f}"
+            f"{function.invocation_ms + function.item_ms:.1f} and the batching window {wish.window_s * 1_000:.0f}"
         )
     most = SLOTS_A_INVOKER * INVOKERS_MAX * SLICES_MAX
     low, high = 0, 1
-    while (found := _lag(wish, known, delivered, high)) is None:
+    while (found := _lag(wish, known, function, delivered, high)) is None:
         low, high = high, 2 * high
         if high > most:
             raise Impossible(
@@ -184,28 +185,30 @@ def _slots(wish: Wish, known: Calibration, delivered: float) -> tuple[int, float
             )
     while high - low > 1:
         middle = (low + high) // 2
-        if (better := _lag(wish, known, delivered, middle)) is None:
+        if (better := _lag(wish, known, function, delivered, middle)) is None:
             low = middle
         else:
             high, found = middle, better
     return high, *found
 
 
-def _lag(wish: Wish, known: Calibration, delivered: float, slots: int) -> tuple[float, float] | None:
+def _lag(
+    wish: Wish, known: Calibration, function: LambdaPrices, delivered: float, slots: int
+) -> tuple[float, float] | None:
     """Return the records an invocation and the lag (ms) with so many slots; None where it is more than is wanted.
 
     While slots are free each change is sent alone. Else a slot's next batch is what came while all were busy: in a
     steady state b = D·(f + b·i)/S; a change waits for the next slot that frees, one every T/S on average. A window
     gathers more.
     """
-    each_s, item_s = known.function_ms / 1_000, known.function_item_ms / 1_000
+    each_s, item_s = function.invocation_ms / 1_000, function.item_ms / 1_000
     if delivered * (item_s + each_s / BATCH_SIZE) > slots * BUSY_MAX:
         return None
     gathered = max(1.0, delivered * wish.window_s / slots)
     batch = max(gathered, delivered * each_s / (slots - delivered * item_s))
     if batch > BATCH_SIZE:
         return None
-    takes_ms = known.function_ms + batch * known.function_item_ms
+    takes_ms = function.invocation_ms + batch * function.item_ms
     if batch > gathered:
         waits_ms = takes_ms / slots * math.log(1 / (1 - wish.percentile / 100))
     else:
@@ -271,12 +274,19 @@ def _hosts(prices: Prices, processes: int, memory: float, network: float) -> tup
 
 
 def _limits(
-    known: Calibration, share: float, core: float, shards: int, invokers: int, concurrency: int, wish: Wish
+    known: Calibration,
+    function: LambdaPrices,
+    share: float,
+    core: float,
+    shards: int,
+    invokers: int,
+    concurrency: int,
+    wish: Wish,
 ) -> list[Limit]:
     """Return the rate at which each part has nothing left, with full batches and the coalescing of the plan."""
     server_us = known.server_cpu_us + known.notify_cpu_us + known.pattern_cpu_us * shards + share * known.read_cpu_us
     key_us = known.key_us(wish.value_bytes) + known.invoke_cpu_us / BATCH_SIZE
-    slot_us = 1_000 * (known.function_item_ms + known.function_ms / BATCH_SIZE)
+    slot_us = 1_000 * (function.item_ms + function.invocation_ms / BATCH_SIZE)
     return [
         Limit("the server's one thread", 1e6 / server_us),
         Limit("the subscribers", shards * 1e6 * core / known.capture_cpu_us),

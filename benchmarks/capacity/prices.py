@@ -17,11 +17,16 @@ class PricesError(Exception):
 
 
 class LambdaPrices(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A million requests, a GB-second, and the functions' memory."""
+    """A million requests, a GB-second, and the function's memory and time.
+
+    An invocation takes ``invocation_ms`` and ``item_ms`` an item.
+    """
 
     million_requests: Positive
     gb_second: Positive
     memory_gb: Positive
+    invocation_ms: Positive
+    item_ms: Positive
 
 
 class DynamoDbPrices(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

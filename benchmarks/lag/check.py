@@ -10,7 +10,7 @@ import hiredis
 import msgspec
 import numpy as np
 
-from benchmarks.drive.commands import NUMBER_FIELD, key_name, key_number
+from benchmarks.drive.commands import DUE_FIELD, NUMBER_FIELD, key_name, key_number
 from benchmarks.drive.sender import Plan
 from benchmarks.lag.function import number_and_due
 from benchmarks.lag.stages import Received
@@ -36,18 +36,25 @@ class Verdict(msgspec.Struct, frozen=True):
         return not (self.lost or self.stale or self.invented)
 
 
-def in_redis(port: int, plan: Plan) -> dict[int, int]:
-    """Return key's number → its value's number, of every key that the plan names; 0 where it is gone."""
+def in_redis(port: int, plan: Plan, since_ns: int = 0) -> dict[int, int]:
+    """Return key's number → its value's number, of every key that the plan names; 0 where it is gone.
+
+    Keys whose value was due before (monotonic ns) are left out: what this run did to them left them as they were.
+    """
     keys = np.unique(plan.key_numbers).tolist()
     found: dict[int, int] = {}
     sock, reader = connect(port), hiredis.Reader(encoding="utf-8")
     for start in range(0, len(keys), PIPELINE):
         part = keys[start : start + PIPELINE]
-        sock.sendall(b"".join(pack("HGET", key_name(key), NUMBER_FIELD) + pack("GET", key_name(key)) for key in part))
+        sock.sendall(
+            b"".join(pack("HMGET", key_name(key), NUMBER_FIELD, DUE_FIELD) + pack("GET", key_name(key)) for key in part)
+        )
         replies = list(_replies(sock, reader, 2 * len(part)))
         for key, of_hash, of_string in zip(part, replies[::2], replies[1::2], strict=True):
-            value = of_hash if isinstance(of_hash, str) else of_string
-            found[key] = int(value.split("|")[0]) if isinstance(value, str) else 0
+            words = of_string.split("|") if isinstance(of_string, str) else of_hash
+            number, due_ns = (int(words[0]), int(words[1])) if isinstance(words, list) and words[0] else (0, since_ns)
+            if due_ns >= since_ns:
+                found[key] = number
     sock.close()
     return found
 

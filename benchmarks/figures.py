@@ -1,0 +1,191 @@
+"""What was measured → figures, series to draw, the model's calibration."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from benchmarks.capacity.calibration import Calibration
+from benchmarks.capacity.usl import Unidentifiable, Usl, fit
+from benchmarks.cost import Cost, cost_of
+from benchmarks.guest import HsetRatio
+from benchmarks.harness import Figure, figure
+from benchmarks.lag.stages import StageLag
+from benchmarks.path import Saturation as FullLoad
+from benchmarks.results import LoadPoint, Series, StageCost, StagePoint, Throughput
+from benchmarks.suite import MORE_BYTES, Measured
+from benchmarks.trial import Trial
+
+PREDICTED_SHARDS = 8
+
+
+def _median(values: Sequence[float]) -> float:
+    return statistics.median(values)
+
+
+def calibrate(found: Measured) -> Calibration:
+    """Return what the model is to know, of this machine."""
+    capture = _median([run["cpu_us_per_event"] for run in found.captures])
+    full, small = (_median([run.cpu_us for run in runs]) for runs in (found.full, found.small))
+    many, few = (_median([run.batch_mean for run in runs]) for runs in (found.full, found.small))
+    invoke = max(0.0, (small - full) / (1 / few - 1 / many)) if few < many else 0.0
+    more = _median(found.large_fetches) - _median(found.fetches)
+    server = found.server[0]
+    waiting = found.waiting[0]
+    return Calibration(
+        capture_cpu_us=round(capture, 3),
+        key_cpu_us=round(max(0.1, full - capture - invoke / many), 3),
+        invoke_cpu_us=round(invoke, 1),
+        value_cpu_us_per_kib=round(max(0.0, more / (MORE_BYTES / 1024)), 3),
+        server_cpu_us=round(server.hset_us, 3),
+        notify_cpu_us=round(server.notify_us, 3),
+        pattern_cpu_us=round(server.pattern_us, 3),
+        read_cpu_us=round(server.read_us, 3),
+        idle_lag_ms=round(_median([one.lag.p50_ms for one in found.light]), 3),
+        waiting_key_bytes=max(waiting.subscriber_bytes, waiting.invoker_bytes),
+        is_measured=True,
+    )
+
+
+def scaling_law(found: Measured) -> Usl | None:
+    """Return the law by the CPU of an event with more shards, as if each had cores of its own; None without one."""
+    points = [(1, 1e6 / _median([run.cpu_us for run in found.full]))]
+    points += [(count, count * 1e6 / _median([one.cpu_us for one in runs])) for count, runs in found.by_shards.items()]
+    try:
+        return fit(points)
+    except Unidentifiable:
+        return None
+
+
+def figures_of(found: Measured) -> list[Figure]:
+    """Return every figure, with the runs that it is of."""
+    return [*_engine_figures(found), *_lag_figures(found), *_guest_figures(found), *_function_figures(found)]
+
+
+def _engine_figures(found: Measured) -> list[Figure]:
+    capture = [run["cpu_us_per_event"] for run in found.captures]
+    headroom = [run["server_us_per_event"] / run["cpu_us_per_event"] for run in found.captures]
+    gaps = sum(run["gaps"] for run in found.captures)
+    batches = f"distinct keys, {_median([run.batch_mean for run in found.full]):.0f} a batch on average"
+    times = [run.events_per_s / loop for run, loop in zip(found.full, found.originals, strict=True)]
+    figures = [
+        figure("parse_us", "µs", "", found.parses, "hiredis alone, an event: this machine's yardstick"),
+        figure("capture_cpu_us", "µs", "<= 1.0", capture),
+        figure("capture_headroom", "×", ">= 2", headroom, f"a subscriber's events/s over a primary's; {gaps:.0f} gaps"),
+        figure("ring_events_per_s", "1/s", ">= 4000000", found.rings, "256 events a frame"),
+        figure("fetch_cpu_us", "µs", "", found.fetches, "read, body and record of a hash of two fields"),
+        figure("engine_cpu_us", "µs", "<= 6", [run.cpu_us for run in found.full], batches),
+        figure("engine_events_per_s", "1/s", "", [run.events_per_s for run in found.full], batches),
+        figure("original_events_per_s", "1/s", "", found.originals, "connect, read, invoke, one at a time"),
+        figure("times_original", "×", ">= 100", times),
+    ]
+    law = scaling_law(found)
+    if law is not None:
+        efficiency = round(law.efficiency(PREDICTED_SHARDS), 3)
+        figures.append(figure("scaling_efficiency", "×", ">= 0.85", [efficiency], _predicted()))
+    return figures
+
+
+def _lag_figures(found: Measured) -> list[Figure]:
+    saturation, halves, light, table = found.saturation, found.halves, found.light, found.table
+    judged = [one.verdict for one in (*table, *halves)]
+    wrong = sum(one.lost + one.stale + one.invented for one in judged) + sum(one.missing for one in (*table, *halves))
+    half = f"at {halves[0].wanted_per_s:,.0f} changes/s; {_late(halves)}; {wrong} lost, stale or invented"
+    limit = f"limited by {saturation.limited_by}"
+    return [
+        figure("saturation_events_per_s", "1/s", "", [saturation.rate_per_s], limit),
+        figure("half_lag_ms_p50", "ms", "<= 2", [one.lag.p50_ms for one in halves], half),
+        figure("half_lag_ms_p99", "ms", "<= 8", [one.lag.p99_ms for one in halves]),
+        figure("half_lag_ms_p999", "ms", "<= 25", [one.lag.p999_ms for one in halves]),
+        figure("lag_ms_p50", "ms", "<= 3", [one.lag.p50_ms for one in light], f"at 1,000 changes/s; {_late(light)}"),
+        figure("lag_ms_p99", "ms", "<= 10", [one.lag.p99_ms for one in light]),
+        figure("dynamodb_lag_ms_p99", "ms", "<= 60", [one.lag.p99_ms for one in table], f"at 500/s; {_late(table)}"),
+    ]
+
+
+def _guest_figures(found: Measured) -> list[Figure]:
+    waiting = found.waiting[0]
+    most = max(waiting.subscriber_bytes, waiting.invoker_bytes)
+    where = f"{waiting.subscriber_bytes:.0f} in a dirty set, {waiting.invoker_bytes:.0f} in an invoker's lane"
+    return [
+        figure("hset_p99_ratio", "×", "<= 1.05", found.hset.ratios, _hset_note(found.hset)),
+        figure("dirty_key_bytes", "B", "<= 200", [most], where),
+    ]
+
+
+def _function_figures(found: Measured) -> list[Figure]:
+    start = "a new interpreter to its first answer, without TLS"
+    return [
+        figure("dynamodb_batch_cpu_us", "µs", "<= 25", [run.cpu_us for run in found.puts]),
+        figure("dynamodb_versioned_cpu_us", "µs", "<= 40", [run.cpu_us for run in found.upserts]),
+        figure("dynamodb_cold_start_ms", "ms", "<= 300", found.starts, start),
+    ]
+
+
+def _late(trials: Sequence[Trial]) -> str:
+    kept = all(one.kept_schedule for one in trials)
+    late = max(one.sender_late.p99_ms for one in trials)
+    return f"sender {'on' if kept else 'NOT on'} schedule, late by {late:.1f} ms at its p99"
+
+
+def _hset_note(hset: HsetRatio) -> str:
+    with_ms, without_ms = statistics.median(hset.with_ms), statistics.median(hset.without_ms)
+    return f"{with_ms:.2f} ms with the engine, {without_ms:.2f} without, at 2,000/s; both share the cores"
+
+
+def _predicted() -> str:
+    return f"predicted for 1 → {PREDICTED_SHARDS} shards, by the CPU an event with 1, 2 and 4"
+
+
+def series_of(found: Measured) -> Series:
+    """Return what is drawn."""
+    trials = [*found.light[:1], *found.halves[:1], *found.saturation.trials]
+    # Two digits of the rate: the search may have come by the same one.
+    by_rate = {float(f"{one.wanted_per_s:.2g}"): one for one in reversed(trials)}
+    return Series(
+        lag_over_load=[_point(one) for _, one in sorted(by_rate.items())],
+        stages=[_stage(one) for one in _middle(found.halves).stages],
+        throughput_over_shards=_throughput(found.full, found.by_shards),
+        throughput_over_invokers=_throughput(found.full, found.by_invokers),
+        cpu_by_stage=_stage_costs(found),
+        memory=[],
+    )
+
+
+def _middle(trials: Sequence[Trial]) -> Trial:
+    return sorted(trials, key=lambda one: one.lag.p99_ms)[len(trials) // 2]
+
+
+def _point(trial: Trial) -> LoadPoint:
+    lag = trial.lag
+    return LoadPoint(
+        trial.wanted_per_s,
+        trial.rate_per_s,
+        lag.p50_ms,
+        lag.p90_ms,
+        lag.p99_ms,
+        lag.p999_ms,
+        lag.max_ms,
+        trial.sender_late.p99_ms,
+        trial.accounts.busy,
+    )
+
+
+def _stage(one: StageLag) -> StagePoint:
+    return StagePoint(one.stage, one.lag.p50_ms, one.lag.p99_ms, one.lag.p999_ms)
+
+
+def _throughput(full: Sequence[FullLoad], more: dict[int, list[FullLoad]]) -> list[Throughput]:
+    by_count = {1: list(full), **more}
+    return [Throughput(count, round(_median([run.events_per_s for run in runs]))) for count, runs in by_count.items()]
+
+
+def _stage_costs(found: Measured) -> list[StageCost]:
+    """Return the CPU of every part, an event, at half of saturation."""
+    trial = _middle(found.halves)
+    return [StageCost(one.role, one.cpu_us) for one in trial.accounts.roles]
+
+
+def costs_of(found: Measured) -> list[Cost]:
+    """Return what a million changes cost."""
+    return [cost_of("batch", found.puts), cost_of("versioned", found.upserts), cost_of("batch", found.small_puts)]

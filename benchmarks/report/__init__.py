@@ -1,0 +1,1 @@
+"""Results → pages: one HTML file that needs nothing else, and Markdown."""

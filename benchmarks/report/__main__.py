@@ -1,0 +1,26 @@
+"""``make report``: the pages, from results that are there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from benchmarks.report.pages import write_pages
+from benchmarks.results import REPORT, ResultsError, read
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path), default=REPORT)
+def main(file: Path) -> None:
+    """Write the HTML page and the Markdown of FILE beside it."""
+    try:
+        results = read(file)
+    except ResultsError as error:
+        raise click.ClickException(str(error)) from error
+    for path in write_pages(results, file.parent):
+        click.echo(f"written to {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""The report's two forms, of the same content."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from benchmarks.capacity.calibration import Calibration
+from benchmarks.capacity.plan import Impossible, Wish, deploy
+from benchmarks.capacity.prices import FILE, PricesError, read_prices
+from benchmarks.plan import rows_of
+from benchmarks.report import charts
+from benchmarks.results import Results
+
+EXAMPLE = Wish(rate_per_s=20_000, keys=1_000_000, value_bytes=400, lag_ms=250)
+_TEMPLATES = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns, and rows of text."""
+
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+
+
+def write_pages(results: Results, folder: Path) -> list[Path]:
+    """Write ``bench.html`` and ``bench.md``; return where they are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = content_of(results)
+    loader = jinja2.FileSystemLoader(_TEMPLATES)
+    written = []
+    for name, escapes in (("bench.html", True), ("bench.md", False)):
+        environment = jinja2.Environment(loader=loader, autoescape=escapes, trim_blocks=True, lstrip_blocks=True)
+        path = folder / name
+        path.write_text(environment.get_template(f"{name}.j2").render(**content))
+        written.append(path)
+    return written
+
+
+def content_of(results: Results) -> dict[str, object]:
+    """Return what both forms tell."""
+    drawn = charts.all_of(results.series)
+    plan, plan_note = plan_of(results.calibration)
+    return {
+        "results": results,
+        "figures": figures_of(results),
+        "notes": [(one.name, one.note) for one in results.figures if one.note],
+        "charts": [(chart, Markup(chart.svg)) for chart in drawn],
+        "costs": costs_of(results),
+        "example": f"{EXAMPLE.rate_per_s:,.0f} changes/s of {EXAMPLE.keys:,.0f} keys, {EXAMPLE.value_bytes:,.0f} bytes",
+        "plan": plan,
+        "plan_note": plan_note,
+        "machine": {**results.machine, **results.versions},
+    }
+
+
+def figures_of(results: Results) -> Table:
+    """Return the figures, as they are read."""
+    rows = []
+    for one in results.figures:
+        value = f"{one.value:,.0f}" if one.value >= 1_000 else f"{one.value:,.2f}"
+        relation, _, bound = one.goal.partition(" ")
+        goal = f"{'≤' if relation == '<=' else '≥'} {float(bound):,g}" if bound else ""
+        spread = f"{one.spread:.0%}" if len(one.runs) > 1 else "–"
+        rows.append((one.name, f"{value} {one.unit}", spread, goal or "–", one.met or "–"))
+    return Table(("figure", "median", "spread", "goal", "met"), rows)
+
+
+def costs_of(results: Results) -> Table:
+    """Return what a million changes cost."""
+    rows = [
+        (
+            one.mode,
+            f"{one.records_per_invocation:,.0f}",
+            f"{one.lambda_requests:,.0f}",
+            f"{one.lambda_ms:,.0f}",
+            f"{one.write_units:,.0f}",
+        )
+        for one in results.cost_per_million_changes
+    ]
+    return Table(("write mode", "records an invocation", "Lambda requests", "Lambda ms", "write units"), rows)
+
+
+def plan_of(known: Calibration | None) -> tuple[Table, str]:
+    """Return the plan of an example, and what it rests on."""
+    try:
+        prices = read_prices(FILE)
+        plan = deploy(EXAMPLE, known or Calibration(), prices)
+    except (Impossible, PricesError) as error:
+        return Table((), []), str(error)
+    basis = "this run's calibration" if known is not None else "the documented figures of another machine"
+    return Table(
+        ("part", "what", "note"), rows_of(plan, prices)
+    ), f"By {basis}, and the prices of {prices.as_of} in {FILE}."

@@ -1,0 +1,171 @@
+"""Everything that ``make bench`` measures, part by part."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from benchmarks.capture import measure_capture
+from benchmarks.drive.keys import Keyspace
+from benchmarks.drive.schedule import Arrivals
+from benchmarks.drive.sender import Load
+from benchmarks.fetch import measure_fetch
+from benchmarks.functions import FunctionRun, measure_cold_start, measure_dynamodb
+from benchmarks.guest import HsetRatio, WaitingMemory, measure_hset_ratio, measure_waiting_memory
+from benchmarks.parse import measure_parse
+from benchmarks.path import Saturation as FullLoad
+from benchmarks.path import measure_original, measure_saturation
+from benchmarks.ring import measure_ring
+from benchmarks.saturation import Saturation, Search, measure_saturation_rate
+from benchmarks.server import ServerCosts, measure_server
+from benchmarks.trial import Shape, Trial, ground
+
+MORE_BYTES = 8_192
+SMALL_BATCH = 50
+LIGHT_PER_S, TABLE_PER_S, HSET_PER_S = 1_000.0, 500.0, 2_000.0
+KEYSPACE = Keyspace(100_000)
+SCALED_SHARDS = (2, 4)
+SCALED_INVOKERS = (2,)
+
+
+class Effort(msgspec.Struct, frozen=True):
+    """How often and how long each part is measured."""
+
+    runs: int = 3
+    seconds: float = 8.0
+    short_s: float = 2.0
+    events: int = 200_000
+    search: Search = Search()
+    original_s: float = 4.0
+    function_batches: int = 20
+    small_batches: int = 300
+    cold_starts: int = 7
+    pairs: int = 3
+    waiting_keys: int = 600_000
+
+
+QUICK = Effort(
+    runs=1,
+    seconds=3.0,
+    short_s=1.0,
+    events=50_000,
+    search=Search(from_rate_per_s=40_000.0, seconds=2.0, halvings=1),
+    original_s=2.0,
+    function_batches=6,
+    small_batches=60,
+    cold_starts=3,
+    pairs=1,
+    waiting_keys=450_000,
+)
+
+Repeat = Callable[[str, int, Callable[[], Any]], list[Any]]
+"""Measure a part so often, under this name, and return what each time showed."""
+
+
+@dataclass
+class Measured:
+    """What was measured, before it is put into figures."""
+
+    rings: list[float] = field(default_factory=list)
+    parses: list[float] = field(default_factory=list)
+    captures: list[dict[str, float]] = field(default_factory=list)
+    fetches: list[float] = field(default_factory=list)
+    large_fetches: list[float] = field(default_factory=list)
+    server: list[ServerCosts] = field(default_factory=list)
+    full: list[FullLoad] = field(default_factory=list)
+    small: list[FullLoad] = field(default_factory=list)
+    by_shards: dict[int, list[FullLoad]] = field(default_factory=dict)
+    by_invokers: dict[int, list[FullLoad]] = field(default_factory=dict)
+    saturation: Saturation = field(default_factory=lambda: Saturation(0, "", []))
+    halves: list[Trial] = field(default_factory=list)
+    light: list[Trial] = field(default_factory=list)
+    table: list[Trial] = field(default_factory=list)
+    hset: HsetRatio = field(default_factory=lambda: HsetRatio([], []))
+    waiting: list[WaitingMemory] = field(default_factory=list)
+    originals: list[float] = field(default_factory=list)
+    puts: list[FunctionRun] = field(default_factory=list)
+    upserts: list[FunctionRun] = field(default_factory=list)
+    small_puts: list[FunctionRun] = field(default_factory=list)
+    starts: list[float] = field(default_factory=list)
+
+
+def parts(effort: Effort) -> int:
+    """Return how many measurements there are, for a bar."""
+    singles = 3 + len(SCALED_SHARDS) + len(SCALED_INVOKERS)
+    return singles + effort.runs * 14 + effort.pairs
+
+
+def measure_all(effort: Effort, seed: int, repeat: Repeat) -> Measured:
+    """Measure everything, one part after the other, on an otherwise idle machine."""
+    runs, found = effort.runs, Measured()
+    found.parses = repeat("hiredis alone", runs, measure_parse)
+    found.rings = repeat("rings", runs, lambda: measure_ring(effort.short_s))
+    found.captures = repeat("capture", runs, lambda: measure_capture(effort.short_s))
+    found.fetches = repeat("reads", runs, measure_fetch)
+    found.large_fetches = repeat("reads of large values", runs, lambda: measure_fetch(MORE_BYTES))
+    found.server = repeat("the server alone", 1, lambda: measure_server(effort.short_s))
+    found.full = repeat("full load", runs, lambda: measure_saturation(effort.events))
+    found.small = repeat("full load, small batches", runs, lambda: measure_saturation(effort.events, SMALL_BATCH))
+    for count in SCALED_SHARDS:
+        found.by_shards[count] = repeat(f"full load, {count} shards", 1, partial(_at_full_load, effort, shards=count))
+    for count in SCALED_INVOKERS:
+        found.by_invokers[count] = repeat(
+            f"full load, {count} invokers", 1, partial(_at_full_load, effort, invokers=count)
+        )
+    _measure_lags(effort, seed, repeat, found)
+    found.hset = _hset(effort, seed, repeat)
+    found.waiting = repeat("keys that wait", 1, lambda: measure_waiting_memory(effort.waiting_keys))
+    found.originals = repeat("the original's loop", runs, lambda: measure_original(effort.original_s))
+    _measure_functions(effort, repeat, found)
+    return found
+
+
+def _at_full_load(effort: Effort, **shape: int) -> FullLoad:
+    return measure_saturation(effort.events, **shape)
+
+
+def _measure_lags(effort: Effort, seed: int, repeat: Repeat, found: Measured) -> None:
+    with ground(Shape()) as place:
+
+        def at(rate_per_s: float) -> Trial:
+            place.forget()
+            arrivals = Arrivals("poisson", rate_per_s=rate_per_s)
+            return place.run(Load(arrivals, KEYSPACE, seconds=effort.seconds, seed=seed))
+
+        found.light = repeat("lag at 1,000 changes/s", effort.runs, lambda: at(LIGHT_PER_S))
+        place.forget()
+        (found.saturation,) = repeat(
+            "the search for saturation", 1, lambda: measure_saturation_rate(place, KEYSPACE, effort.search, seed)
+        )
+        half = max(found.saturation.rate_per_s, LIGHT_PER_S) / 2
+        found.halves = repeat("lag at half of it", effort.runs, lambda: at(half))
+    with ground(Shape(sink="dynamodb", batch_size=100)) as place:
+        arrivals = Arrivals("poisson", rate_per_s=TABLE_PER_S)
+        load = Load(arrivals, Keyspace(20_000), seconds=effort.seconds, seed=seed)
+        found.table = repeat("lag to DynamoDB", effort.runs, lambda: place.run(load))
+
+
+def _hset(effort: Effort, seed: int, repeat: Repeat) -> HsetRatio:
+    pairs = iter(range(effort.pairs))
+    found = repeat(
+        "the application's HSET",
+        effort.pairs,
+        lambda: measure_hset_ratio(1, effort.seconds / 2, HSET_PER_S, seed + next(pairs)),
+    )
+    return HsetRatio([one.with_ms[0] for one in found], [one.without_ms[0] for one in found])
+
+
+def _measure_functions(effort: Effort, repeat: Repeat, found: Measured) -> None:
+    runs = effort.runs
+    found.puts = repeat("the DynamoDB function", runs, lambda: measure_dynamodb("batch", effort.function_batches))
+    found.upserts = repeat("the same, versioned", runs, lambda: measure_dynamodb("versioned", effort.function_batches))
+    size = max(1, round(statistics.median(one.records_per_invocation for one in found.light)))
+    found.small_puts = repeat(
+        f"the same, {size} records a batch", runs, lambda: measure_dynamodb("batch", effort.small_batches, size)
+    )
+    found.starts = repeat("its cold start", runs, lambda: measure_cold_start(effort.cold_starts))
