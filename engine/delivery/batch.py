@@ -93,28 +93,53 @@ class PayloadBuilder:
                 built.deferred.extend(entries[index:])
                 break
             change = entry[0]
-            events = self._events_of(change) if change.events else ((change.event, change.captured_ms),)
-            taken = 0
-            for event, captured_ms in events:
-                part = self._record(_IDS[len(parts)], entry, value, event, captured_ms)
-                if len(part) > room or len(parts) >= self._records_max:
-                    break
-                room -= len(part) + 1
-                parts.append(part)
-                built.sent.append(entry)
-                taken += 1
-            if not taken and not parts and self._is_too_large(part):
-                built.refused.append((entry, self._too_large(len(part))))
-                continue
-            if taken < len(events):
-                if taken:
-                    built.left.append((entry, events[taken:]))
-                    change.events = events[:taken]
-                built.deferred.extend(entries[index + (taken > 0) :])
+            if change.events:
+                room, is_full = self._add_events(built, parts, entry, value, room)
+            else:
+                part = self._record(_IDS[len(parts)], entry, value, change.event, change.captured_ms)
+                is_full = len(part) > room
+                if not is_full:
+                    room -= len(part) + 1
+                    parts.append(part)
+                    built.sent.append(entry)
+                elif not parts and self._is_too_large(part):
+                    built.refused.append((entry, self._too_large(len(part))))
+                    continue
+            if is_full:
+                is_begun = bool(built.left)
+                built.deferred.extend(entries[index + is_begun :])
                 break
         if parts:
             built.payload = parts[0] if self._is_original else _PREFIX + b",".join(parts) + _SUFFIX % deadline_ms
         return built
+
+    def _add_events(
+        self, built: Built, parts: list[bytes], entry: Entry, value: Fetched, room: int
+    ) -> tuple[int, bool]:
+        """Add a record for each event of a key; return the room that is left, and whether some had none.
+
+        Those are left for the next payload; where no event fits alone, the entry is refused.
+        """
+        change = entry[0]
+        events = self._events_of(change)
+        taken = 0
+        for event, captured_ms in events:
+            if len(parts) >= self._records_max:
+                break
+            part = self._record(_IDS[len(parts)], entry, value, event, captured_ms)
+            if len(part) > room:
+                if not parts and self._is_too_large(part):
+                    built.refused.append((entry, self._too_large(len(part))))
+                    return room, False
+                break
+            room -= len(part) + 1
+            parts.append(part)
+            built.sent.append(entry)
+            taken += 1
+        if 0 < taken < len(events):
+            built.left.append((entry, events[taken:]))
+            change.events = events[:taken]
+        return room, taken < len(events)
 
     def _events_of(self, change: Change) -> Events:
         """Return what a key's records tell of: its events that the route wants, or the newest for all."""

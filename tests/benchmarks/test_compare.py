@@ -1,0 +1,120 @@
+"""Comparison and gate: a true change is found, noise is none, too few runs say nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from benchmarks.compare import against, compare, judge, main
+from benchmarks.gate import Baseline, gate, ratios_of
+from benchmarks.gate import main as gate_main
+from benchmarks.harness import Figure, figure
+from benchmarks.results import ResultsError, write
+from tests.benchmarks.samples import results, runs
+
+
+def cost(middle: float, seed: int = 1, count: int = 5) -> Figure:
+    return figure("engine_cpu_us", "µs", "<= 6", runs(middle, 0.04, count, seed))
+
+
+def rate(middle: float, seed: int = 1) -> Figure:
+    return figure("times_original", "×", ">= 100", runs(middle, 0.04, 5, seed))
+
+
+def test_a_true_change_is_found() -> None:
+    """A fifth more cost is worse, a fifth less better; of a rate it is the other way round."""
+    assert judge(cost(5.0), cost(6.0, 2)).word == "worse"
+    assert judge(cost(5.0), cost(4.0, 2)).word == "better"
+    assert judge(rate(300), rate(360, 2)).word == "better"
+    assert judge(rate(300), rate(240, 2)).word == "worse"
+
+
+@pytest.mark.parametrize("seed", range(2, 22))
+def test_noise_is_no_change(seed: int) -> None:
+    """Runs of the same thing get no verdict, whatever the noise drew."""
+    assert judge(cost(5.0), cost(5.0, seed)).word == "no verdict"
+
+
+def test_too_few_runs_say_nothing() -> None:
+    """With two runs on a side there is no verdict, however far they lie apart."""
+    assert judge(cost(5.0), cost(9.0, count=2)).word == "too few runs"
+
+
+def test_the_interval_holds_the_ratio() -> None:
+    """The interval contains what it is of, and widens with the noise."""
+    calm = judge(cost(5.0), cost(6.0, 2))
+    wild = judge(
+        figure("a", "µs", "", runs(5.0, 0.3, 5, 3)),
+        figure("a", "µs", "", runs(6.0, 0.3, 5, 4)),
+    )
+    assert calm.low <= calm.ratio <= calm.high
+    assert wild.high - wild.low > calm.high - calm.low
+
+
+def test_a_reference_takes_the_machine_out() -> None:
+    """On a machine of half the speed times double and rates halve; by a reference of the same runs all is as it was."""
+    fast = [
+        figure("original_events_per_s", "1/s", "", [400, 410, 390]),
+        figure("engine_cpu_us", "µs", "<= 6", [5, 5.1, 5]),
+    ]
+    slow = [
+        figure("original_events_per_s", "1/s", "", [200, 205, 195]),
+        figure("engine_cpu_us", "µs", "<= 6", [10, 10.2, 10]),
+    ]
+    one, other = results(fast), results(slow)
+    assert compare(one, other)[1].word == "worse"
+    (verdict,) = compare(against(one, "original_events_per_s"), against(other, "original_events_per_s"))
+    assert verdict.word == "no verdict"
+    assert verdict.ratio == pytest.approx(1, rel=0.05)
+    with pytest.raises(ResultsError, match="nothing"):
+        against(one, "nothing")
+
+
+def test_the_command_compares_files(tmp_path: Path) -> None:
+    """Two files are compared figure by figure; one that is none is refused in a sentence."""
+    write(results([cost(5.0)]), tmp_path / "a.json")
+    write(results([cost(6.0, 2)]), tmp_path / "b.json")
+    done = CliRunner().invoke(main, [str(tmp_path / "a.json"), str(tmp_path / "b.json"), "--json"])
+    assert json.loads(done.output)[0]["word"] == "worse"
+    refused = CliRunner().invoke(main, [str(tmp_path / "a.json"), str(tmp_path / "c.json")])
+    assert refused.exit_code == 1
+    assert refused.output.startswith("Error: ")
+
+
+def measured(slower: float, seed: int, machine: float = 1.0) -> list[Figure]:
+    """Return the figures of a run on a machine of this speed, with an engine that is so much slower."""
+    yardstick = runs(0.2 / machine, 0.02, 5, seed)
+    engine = [by * 25 * slower for by in yardstick]
+    return [figure("parse_us", "µs", "", yardstick), figure("engine_cpu_us", "µs", "<= 6", engine)]
+
+
+def test_the_gate_fails_on_a_regression_alone(tmp_path: Path) -> None:
+    """A machine of half the speed passes; an engine a quarter slower does not; nor one that was not measured."""
+    baseline = Baseline("then", ratios_of(results(measured(1.0, 1))))
+    assert gate(baseline, results(measured(1.0, 2, machine=0.5)))[1] == []
+    assert gate(baseline, results(measured(1.05, 3)))[1] == []
+    (failed,) = gate(baseline, results(measured(1.25, 4)))[1]
+    assert "engine_cpu_us" in failed
+    (missing,) = gate(baseline, results(measured(1.0, 5)[:1]))[1]
+    assert "was not measured" in missing
+
+
+def test_the_gate_s_command(tmp_path: Path) -> None:
+    """A baseline is made from results, passed by them, failed by slower ones, and asked for where there is none."""
+    good, bad, base = (tmp_path / name for name in ("good.json", "bad.json", "base.json"))
+    write(results(measured(1.0, 1)), good)
+    write(results(measured(1.5, 2)), bad)
+
+    def run(*arguments: str) -> tuple[int, str]:
+        done = CliRunner().invoke(gate_main, ["--baseline", str(base), *arguments])
+        return done.exit_code, done.output
+
+    assert run("--results", str(good))[0] == 1
+    assert run("--results", str(good), "--update")[0] == 0
+    assert run("--results", str(good))[0] == 0
+    code, output = run("--results", str(bad))
+    assert code == 1
+    assert "engine_cpu_us" in output

@@ -1,0 +1,132 @@
+"""Scenarios, the search, the soak's slope, and a small trial on real parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+from click.testing import CliRunner
+
+from benchmarks.accounting import Accounts, RoleCost
+from benchmarks.drive.keys import Keyspace
+from benchmarks.drive.schedule import Arrivals
+from benchmarks.drive.sender import Load
+from benchmarks.lag.check import Verdict
+from benchmarks.lag.histogram import Percentiles
+from benchmarks.saturation import Search, limit_of, search_rate
+from benchmarks.scenario import FOLDER, Scenario, ScenarioError, main, names, read_scenario
+from benchmarks.soak import Sample, slope_per_hour
+from benchmarks.trial import Shape, Trial, ground
+
+
+def trial(rate: float, p99_ms: float, *, busy: float = 0.5, fullest: float = 0.5, missing: int = 0) -> Trial:
+    return Trial(
+        wanted_per_s=rate,
+        rate_per_s=rate,
+        changes=1_000,
+        kept_schedule=True,
+        sender_late=Percentiles(),
+        lag=Percentiles(1_000, 1, 2, p99_ms, p99_ms, p99_ms),
+        stages=[],
+        missing=missing,
+        verdict=Verdict(10, 0, 0, 0),
+        accounts=Accounts([RoleCost("server", 2.0, 0.1)], 1, 1, busy, "invokers", fullest),
+        records=1_000,
+        invocations=10,
+        seed=1,
+    )
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_scenario_is_one(name: str) -> None:
+    """Each file of the project is a scenario, with a sentence about it."""
+    assert read_scenario(name).about.endswith(".")
+
+
+def test_there_is_one_for_each_question() -> None:
+    """Steady, ramp, saturation, burst, hot keys, large values, outage, mixed types, and the way to a table."""
+    wanted = {"steady", "ramp", "saturation", "burst", "hot_keys", "large_values", "outage", "mixed", "table"}
+    assert set(names()) == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("about = 1", "Expected `str`"),
+        ('about = "a."\nsecond = 1', "second"),
+        ('about = "a."\n[mix]\nfields = 1', "fields"),
+        ('about = "a."\n[arrivals]\nkind = "never"', "kind"),
+        ('about = "a."\n[keyspace]\ncount = 0', "count"),
+        ('about = "a."\n[outage]\nfrom_s = 1.0\nseconds = 99.0', "outage"),
+        ("about = ", "scenario.toml"),
+    ],
+)
+def test_a_scenario_that_cannot_be_is_refused(tmp_path: Path, text: str, says: str) -> None:
+    """What is wrong in a file is told with the file and the setting, by the command in one sentence."""
+    path = tmp_path / "scenario.toml"
+    path.write_text(text)
+    with pytest.raises(ScenarioError, match=says):
+        read_scenario(str(path))
+    done = CliRunner().invoke(main, [str(path)])
+    assert done.exit_code == 1
+    assert done.output.startswith("Error: ")
+    with pytest.raises(ScenarioError, match="steady"):
+        read_scenario("nonsense")
+
+
+@pytest.mark.parametrize("limit", [23_000.0, 90_000.0, 19_000.0])
+def test_the_search_finds_the_limit(limit: float) -> None:
+    """Of a path whose lag leaves the limit at a rate, the search finds that rate from below, as near as it halves."""
+    found = search_rate(lambda rate: trial(rate, 10 if rate <= limit else 900), Search(halvings=6))
+    assert found.rate_per_s <= limit
+    assert found.rate_per_s >= limit * 0.93
+    assert len(found.trials) <= 12
+
+
+def test_changes_that_never_arrive_do_not_hold() -> None:
+    """A trial with a change missing is over the limit, however quick the others were."""
+    found = search_rate(lambda rate: trial(rate, 1, missing=1 if rate > 30_000 else 0), Search(halvings=3))
+    assert found.rate_per_s <= 30_000
+
+
+def test_what_limits_is_named() -> None:
+    """A full host, a full process, and neither are told apart."""
+    assert limit_of(trial(1, 900, busy=0.99)).startswith("the host")
+    assert "invokers" in limit_of(trial(1, 900, fullest=0.99))
+    assert limit_of(trial(1, 900)).startswith("the engine")
+    late = msgspec.structs.replace(trial(1, 900), kept_schedule=False)
+    assert "sender" in limit_of(late)
+
+
+def test_the_slope_of_memory() -> None:
+    """Memory that grows by a tenth an hour has that slope, one that swings about a level has none."""
+    growing = [Sample(at, 100 + 10 * at / 3_600, 50, 0) for at in range(0, 1_200, 5)]
+    assert slope_per_hour(growing) == pytest.approx(0.1, rel=0.02)
+    swinging = [Sample(at, 100 + (at // 5 % 2), 50, 0) for at in range(0, 1_200, 5)]
+    assert abs(slope_per_hour(swinging)) < 0.01
+    spiked = [Sample(at, 500.0 if at == 600 else 100.0, 50, 0) for at in range(0, 1_200, 5)]
+    assert slope_per_hour(spiked) == 0
+
+
+@pytest.mark.parametrize("sink", ["stand-in", "dynamodb"])
+def test_every_change_is_accounted_for(sink: str) -> None:
+    """On real parts each change of a small load has its lag at every stage, and each key is what Redis holds."""
+    load = Load(Arrivals("poisson", rate_per_s=300.0), Keyspace(50), seconds=1.0, seed=3)
+    with ground(msgspec.convert({"sink": sink, "batch_size": 50}, Shape)) as place:
+        found = place.run(load)
+    assert found.changes == found.lag.count > 200
+    assert found.missing == 0
+    assert found.verdict.is_well
+    assert found.verdict.keys == 50
+    wanted = ["acknowledged", "captured", "fetched", "invoked"] + (["committed"] if sink == "dynamodb" else [])
+    assert [one.stage for one in found.stages] == wanted
+    assert all(one.lag.count == found.changes for one in found.stages)
+    assert found.records <= found.changes
+    assert {one.role for one in found.accounts.roles} >= {"server", "subscribers", "invokers", "supervisor", "function"}
+
+
+def test_scenarios_are_where_they_are_looked_for() -> None:
+    """The folder is there, and a scenario's defaults are a load that can be laid out."""
+    assert FOLDER.is_dir()
+    assert Scenario(about="x.").load(1).seconds == 10
