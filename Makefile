@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test mariadb emulator lint format bench report compare bench-gate plan scenario soak package deploy outage chaos clean
+.PHONY: help setup demo up test mariadb emulator lint format bench report compare bench-gate plan scenario record soak package deploy outage chaos clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,8 +64,12 @@ plan: $(READY) ## What a deployment takes (RATE=50000 KEYS=2000000 BYTES=400 LAG
 	  $(if $(LAG_MS),--lag-ms $(LAG_MS)) $(if $(SKEW),--skew $(SKEW)) $(if $(WINDOW_S),--window-s $(WINDOW_S)) \
 	  $(if $(PRICES),--prices '$(PRICES)') $(if $(FROM),--from '$(FROM)')
 
-scenario: $(READY) ## One load of benchmarks/scenarios (NAME=steady, or a file; SEED=, SECONDS=)
-	@$(BIN)/python -m benchmarks.scenario $(NAME) $(if $(SEED),--seed $(SEED)) $(if $(SECONDS),--seconds $(SECONDS))
+scenario: $(READY) ## One load of benchmarks/scenarios (NAME=steady, or a file; SEED=, SECONDS=, SINK=, REDIS_URL=)
+	@$(BIN)/python -m benchmarks.scenario $(NAME) $(if $(SEED),--seed $(SEED)) $(if $(SECONDS),--seconds $(SECONDS)) \
+	  $(if $(SINK),--sink $(SINK))
+
+record: $(READY) ## When keys change on the server of REDIS_URL, as a trace for a scenario (SECONDS=60 FILE=trace.txt)
+	@$(BIN)/python -m benchmarks.record $(if $(SECONDS),--seconds $(SECONDS)) $(if $(FILE),--file '$(FILE)')
 
 soak: $(READY) ## Long at half of saturation: nothing lost, memory flat (MINUTES=20; RATE=)
 	@$(BIN)/python -m benchmarks.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(RATE),--rate $(RATE))

@@ -13,10 +13,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from benchmarks import cost, results
-from benchmarks.figures import calibrate, costs_of, figures_of, series_of
+from benchmarks.figures import calibrate, costs_of, figures_of, series_of, soak_figures
 from benchmarks.harness import Figure
 from benchmarks.report.pages import write_pages
-from benchmarks.results import MemoryPoint, Results, Series
+from benchmarks.results import MemoryPoint, Results
+from benchmarks.servers import ServerError
 from benchmarks.soak import REPORT as SOAK
 from benchmarks.soak import Soak
 from benchmarks.suite import QUICK, Effort, measure_all, parts
@@ -39,14 +40,21 @@ def table_of(figures: Sequence[Figure]) -> Table:
     return table
 
 
-def with_soak(series: Series, path: Path = SOAK) -> Series:
-    """Return the series with the memory of the last soak, where there was one."""
+def last_soak(path: Path = SOAK) -> Soak | None:
+    """Return what the last soak showed, where there was one."""
     try:
-        soak = msgspec.json.decode(path.read_bytes(), type=Soak)
+        return msgspec.json.decode(path.read_bytes(), type=Soak)
     except (OSError, msgspec.MsgspecError):
-        return series
+        return None
+
+
+def with_soak(told: Results, soak: Soak | None) -> Results:
+    """Return the results with the soak's figures, and its memory over time."""
+    if soak is None:
+        return told
     points = [MemoryPoint(one.at_s, one.memory_mib, one.keys_waiting, one.descriptors) for one in soak.samples]
-    return msgspec.structs.replace(series, memory=points)
+    series = msgspec.structs.replace(told.series, memory=points)
+    return msgspec.structs.replace(told, figures=[*told.figures, *soak_figures(soak)], series=series)
 
 
 @click.command()
@@ -68,10 +76,11 @@ def main(quick: bool, seed: int) -> None:
                 progress.advance(task)
             return found
 
-        measured = measure_all(effort, seed, repeat)
+        try:
+            measured = measure_all(effort, seed, repeat)
+        except ServerError as error:
+            raise click.ClickException(str(error)) from error
     figures, costs = figures_of(measured), costs_of(measured)
-    console.print(table_of(figures))
-    console.print(cost.table_of(costs))
     told = Results(
         figures=figures,
         machine=results.machine(),
@@ -80,10 +89,13 @@ def main(quick: bool, seed: int) -> None:
         quick=quick,
         measured_at=results.now(),
         repeat=f"make bench{' QUICK=1' if quick else ''}{f' SEED={seed}' if seed != 1 else ''}",
-        series=with_soak(series_of(measured)),
+        series=series_of(measured),
         cost_per_million_changes=costs,
         calibration=calibrate(measured),
     )
+    told = with_soak(told, last_soak())
+    console.print(table_of(told.figures))
+    console.print(cost.table_of(costs))
     results.write(told)
     pages = write_pages(told, results.REPORT.parent)
     console.print(f"written to {results.REPORT}, {', '.join(map(str, pages))}")

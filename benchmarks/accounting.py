@@ -6,14 +6,14 @@ import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-import hiredis
 import msgspec
 import psutil
 
 from benchmarks.harness import Rig
-from benchmarks.load import connect
-from engine.connection import pack
+from benchmarks.load import Where, info
 
+ELSEWHERE = -1
+"""In place of the process id of a server that is not ours: what it tells of itself is taken."""
 ROLES = ("server", "subscribers", "invokers", "supervisor", "function")
 
 
@@ -60,19 +60,20 @@ class Meter:
         self._rig = rig
         self._roles = dict(_roles(rig))
         self._before = self._look()
-        self._wire_before = wire_bytes(rig.redis_port)
+        self._wire_before = wire_bytes(rig.redis)
         self._times = psutil.cpu_times()
 
     def accounts(self, changes: int, took_s: float) -> Accounts:
         """Return what was taken since, a change."""
-        now, wire, times = self._look(), wire_bytes(self._rig.redis_port), psutil.cpu_times()
+        now, wire, times = self._look(), wire_bytes(self._rig.redis), psutil.cpu_times()
         cpu = {pid: now.cpu_s.get(pid, before) - before for pid, before in self._before.cpu_s.items()}
         switches = {pid: now.switches.get(pid, before) - before for pid, before in self._before.switches.items()}
         roles = []
         for role in ROLES:
             pids = [pid for pid in cpu if self._roles[pid] == role]
             cpu_us = sum(cpu[pid] for pid in pids) / changes * 1e6
-            roles.append(RoleCost(role, round(cpu_us, 3), round(sum(switches[pid] for pid in pids) / changes, 4)))
+            switched = sum(switches.get(pid, 0) for pid in pids) / changes
+            roles.append(RoleCost(role, round(cpu_us, 3), round(switched, 4)))
         fullest = max(cpu, key=cpu.__getitem__)
         idle = (times.idle - self._times.idle) + (getattr(times, "iowait", 0.0) - getattr(self._times, "iowait", 0.0))
         total = sum(times) - sum(self._times)
@@ -88,6 +89,10 @@ class Meter:
     def _look(self) -> _Seen:
         seen = _Seen()
         for pid in self._roles:
+            if pid == ELSEWHERE:
+                facts = info(self._rig.redis, "cpu")
+                seen.cpu_s[pid] = float(facts["used_cpu_sys"]) + float(facts["used_cpu_user"])
+                continue
             with contextlib.suppress(psutil.NoSuchProcess):
                 process = psutil.Process(pid)
                 times, switched = process.cpu_times(), process.num_ctx_switches()
@@ -97,25 +102,22 @@ class Meter:
 
 
 def _roles(rig: Rig) -> Iterable[tuple[int, str]]:
-    yield rig.server_pid, "server"
+    yield rig.server_pid or ELSEWHERE, "server"
     for process in psutil.Process(rig.engine.pid).children(recursive=True):
         title = " ".join(process.cmdline())
         child = "subscribers" if "subscriber" in title else "invokers" if "invoker" in title else "supervisor"
         yield process.pid, child
     yield rig.engine.pid, "supervisor"
+    if not rig.runtime_pid:
+        return
     runtime = psutil.Process(rig.runtime_pid)
     for process in (runtime, *runtime.children(recursive=True)):
         yield process.pid, "function"
 
 
-def wire_bytes(port: int) -> tuple[int, int]:
+def wire_bytes(where: Where) -> tuple[int, int]:
     """Return what the server has read and written over all connections."""
-    sock, reader = connect(port), hiredis.Reader()
-    sock.sendall(pack("INFO", "stats"))
-    while (reply := reader.gets()) is False:
-        reader.feed(sock.recv(1 << 16))
-    sock.close()
-    facts = dict(line.split(":", 1) for line in bytes(reply).decode().splitlines() if ":" in line)
+    facts = info(where, "stats")
     return int(facts["total_net_input_bytes"]), int(facts["total_net_output_bytes"])
 
 

@@ -20,7 +20,7 @@ ROUNDS = 100
 def measure_fetch(more_bytes: int = 0) -> float:
     """Return the µs of CPU that a hash of two fields costs: read, body, record; with so many bytes more in a third."""
     with ValkeyServer() as server:
-        hset_distinct(server.port, KEYS, more_bytes=more_bytes)
+        hset_distinct(server.port, KEYS, "cart", more_bytes=more_bytes)
         fetcher = Fetcher(RedisSettings(url=server.url), 0, "bench")
         builder = PayloadBuilder(RouteSettings("bench", "f", batch_size=KEYS), 0, 6_000_000)
         frame = Frame(0)

@@ -13,6 +13,7 @@ from benchmarks.harness import Figure, figure
 from benchmarks.lag.stages import StageLag
 from benchmarks.path import Saturation as FullLoad
 from benchmarks.results import LoadPoint, Series, StageCost, StagePoint, Throughput
+from benchmarks.soak import FLAT_PER_HOUR, Soak
 from benchmarks.suite import MORE_BYTES, Measured
 from benchmarks.trial import Trial
 
@@ -57,6 +58,9 @@ def scaling_law(found: Measured) -> Usl | None:
         return None
 
 
+REDIS_PY = "an event heard by redis-py in a loop: beside capture_cpu_us"
+
+
 def figures_of(found: Measured) -> list[Figure]:
     """Return every figure, with the runs that it is of."""
     return [*_engine_figures(found), *_lag_figures(found), *_guest_figures(found), *_function_figures(found)]
@@ -78,6 +82,8 @@ def _engine_figures(found: Measured) -> list[Figure]:
         figure("engine_events_per_s", "1/s", "", [run.events_per_s for run in found.full], batches),
         figure("original_events_per_s", "1/s", "", found.originals, "connect, read, invoke, one at a time"),
         figure("times_original", "×", ">= 100", times),
+        figure("redis_py_hear_cpu_us", "µs", "", [one.hear_us for one in found.redis_py], REDIS_PY),
+        figure("redis_py_read_cpu_us", "µs", "", [one.read_us for one in found.redis_py], "and its hash, one by one"),
     ]
     law = scaling_law(found)
     if law is not None:
@@ -119,6 +125,19 @@ def _function_figures(found: Measured) -> list[Figure]:
         figure("dynamodb_batch_cpu_us", "µs", "<= 25", [run.cpu_us for run in found.puts]),
         figure("dynamodb_versioned_cpu_us", "µs", "<= 40", [run.cpu_us for run in found.upserts]),
         figure("dynamodb_cold_start_ms", "ms", "<= 300", found.starts, start),
+    ]
+
+
+def soak_figures(soak: Soak) -> list[Figure]:
+    """Return the figures of a soak."""
+    at = f"make soak{f' of {soak.measured_at}' if soak.measured_at else ''}: {soak.minutes:g} minutes"
+    note = f"{at} at {soak.rate_per_s:,.0f} changes/s, {soak.changes:,} changes, {soak.gaps} gaps"
+    wrong = soak.lost + soak.stale + soak.invented
+    spread = soak.descriptors_max - soak.descriptors_min
+    return [
+        figure("soak_lost", "", "<= 0", [wrong], note),
+        figure("soak_rss_slope", "/h", f"<= {FLAT_PER_HOUR}", [soak.rss_slope_per_hour], "of the engine's memory"),
+        figure("soak_descriptors", "", "<= 0", [spread], f"most − least, of {soak.descriptors_max}"),
     ]
 
 

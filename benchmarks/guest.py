@@ -7,18 +7,20 @@ import signal
 import statistics
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
 import psutil
 
 from benchmarks.accounting import own_memory
+from benchmarks.drive.commands import PREFIX
 from benchmarks.drive.keys import Keyspace
 from benchmarks.drive.schedule import Arrivals
 from benchmarks.drive.sender import Load, drive
 from benchmarks.harness import Rig, rig, wait_until
 from benchmarks.lag.histogram import percentiles_of
-from benchmarks.load import hset_distinct
+from benchmarks.load import Where, hset_distinct
 from engine.sandbox.valkey import ValkeyServer
 
 
@@ -35,19 +37,36 @@ class HsetRatio(msgspec.Struct, frozen=True):
 
 
 def measure_hset_ratio(pairs: int, seconds: float, rate_per_s: float, seed: int) -> HsetRatio:
-    """Send the same load to a server that the engine watches, and to one that nobody watches, in turn."""
-    with_ms: list[float] = []
-    without_ms: list[float] = []
-    with rig(with_journal=False) as watched, ValkeyServer() as alone:
-        for pair in range(pairs):
+    """Send the same load to a server that the engine watches, and to one that nobody watches, in turn.
+
+    Of a server that is not ours there is no second one: the engine is stopped for the second half.
+    """
+    found: dict[bool, list[float]] = {True: [], False: []}
+    with ExitStack() as stack:
+        watched = stack.enter_context(rig(with_journal=False))
+        alone: Where = watched.redis
+        if watched.server_pid:
+            alone = stack.enter_context(ValkeyServer()).port
+
+        def measure(pair: int, *, is_watched: bool) -> None:
             load = Load(Arrivals("poisson", rate_per_s=rate_per_s), Keyspace(10_000), seconds=seconds, seed=seed + pair)
-            ports = [(watched.redis_port, with_ms), (alone.port, without_ms)]
-            # Who is first changes: what a machine does in the meantime is then no one's advantage.
-            for port, times in ports if pair % 2 == 0 else reversed(ports):
-                folder = Path(tempfile.mkdtemp(prefix="drive-", dir=watched.folder))
-                times.append(percentiles_of(drive(port, load, folder).answered_ns).p99_ms)
-                time.sleep(0.2)
-    return HsetRatio(with_ms, without_ms)
+            folder = Path(tempfile.mkdtemp(prefix="drive-", dir=watched.folder))
+            sent = drive(watched.redis if is_watched else alone, load, folder)
+            found[is_watched].append(percentiles_of(sent.answered_ns).p99_ms)
+            time.sleep(0.2)
+
+        if watched.server_pid:
+            for pair in range(pairs):
+                # Who is first changes: what a machine does in the meantime is then no one's advantage.
+                for is_watched in (pair % 2 == 0, pair % 2 == 1):
+                    measure(pair, is_watched=is_watched)
+        else:
+            for pair in range(pairs):
+                measure(pair, is_watched=True)
+            watched.stop()
+            for pair in range(pairs):
+                measure(pair, is_watched=False)
+    return HsetRatio(found[True], found[False])
 
 
 class WaitingMemory(msgspec.Struct, frozen=True):
@@ -87,7 +106,7 @@ def measure_waiting_memory(keys: int = 600_000) -> WaitingMemory:
 
 
 def _send(bench: Rig, keys: int, first: int) -> None:
-    hset_distinct(bench.redis_port, keys, prefix=f"from{first}")
+    hset_distinct(bench.redis, keys, prefix=f"{PREFIX}from{first}")
 
 
 def _until_still(bench: Rig) -> None:

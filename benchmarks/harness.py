@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,11 @@ import msgspec
 import orjson
 import psutil
 
+from benchmarks.servers import redis_server
+from engine.config import RedisSettings
 from engine.sandbox.demo import clean_environment
 from engine.sandbox.lambda_runtime import FunctionSpec, LambdaRuntime
 from engine.sandbox.stack import child_environment, sandbox_environment
-from engine.sandbox.valkey import ValkeyServer
 
 WAIT_S_MAX = 120.0
 
@@ -43,7 +44,8 @@ checkpoint_file = "{folder}/checkpoint"
 level = "warning"
 [[routes]]
 name = "everything"
-function = "accept"
+function = "{function}"
+keys = {keys}
 batch_size = {batch_size}
 parallelization_factor = {parallelization_factor}
 """
@@ -84,11 +86,12 @@ def figure(name: str, unit: str, goal: str, runs: Sequence[float], note: str = "
 
 @dataclass
 class Rig:
-    """Server, function stand-in and engine, all running."""
+    """Server, function and engine, all running.
 
-    redis_url: str
-    redis_port: int
-    lambda_endpoint: str
+    ``server_pid`` is 0 for a server that is not ours, ``runtime_pid`` where the function runs in AWS.
+    """
+
+    redis: RedisSettings
     engine: subprocess.Popen[bytes]
     folder: Path
     server_pid: int
@@ -145,34 +148,41 @@ def rig(
     journal_payloads: bool = False,
     with_journal: bool = True,
     function: Callable[[Path], FunctionSpec] = stand_in,
+    aws_function: str = "",
     more: str = "",
 ) -> Iterator[Rig]:
     """Run the server, the function and the engine until the block ends.
 
-    ``function`` is called ``accept``, and made for the folder of the run; ``more`` are lines of the route's settings.
+    ``function`` is called ``accept``, and made for the folder of the run; ``aws_function`` names one that runs in AWS,
+    by the credentials of the environment, instead; ``more`` are lines of the route's settings. Raise `ServerError`.
     """
     folder = Path(tempfile.mkdtemp(prefix="engine-bench-"))
     journal = folder / "journal.jsonl" if with_journal else None
-    functions = [function(folder)]
     try:
-        with (
-            ValkeyServer() as server,
-            LambdaRuntime(functions, journal=journal, journal_payloads=journal_payloads) as runtime,
-        ):
+        with redis_server() as server, ExitStack() as stack:
+            environment, runtime_pid = clean_environment(os.environ), 0
+            if not aws_function:
+                functions = [function(folder)]
+                runtime = stack.enter_context(
+                    LambdaRuntime(functions, journal=journal, journal_payloads=journal_payloads)
+                )
+                environment, runtime_pid = engine_environment(runtime.endpoint), runtime.pid
             config = folder / "engine.toml"
             config.write_text(
                 CONFIG.format(
-                    redis_url=server.url,
+                    redis_url=server.redis.url,
                     folder=folder,
                     shards=shards,
                     invokers=invokers,
+                    function=aws_function or "accept",
+                    keys=msgspec.json.encode(server.keys).decode(),
                     batch_size=batch_size,
                     parallelization_factor=parallelization_factor,
                 )
                 + more
             )
-            engine = start_engine(config, folder, runtime.endpoint)
-            bench = Rig(server.url, server.port, runtime.endpoint, engine, folder, server.pid, runtime.pid)
+            engine = start_engine(config, folder, environment | server.environment)
+            bench = Rig(server.redis, engine, folder, server.pid, runtime_pid)
             try:
                 yield bench
             finally:
@@ -181,9 +191,13 @@ def rig(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def start_engine(config: Path, folder: Path, lambda_endpoint: str) -> subprocess.Popen[bytes]:
+def engine_environment(lambda_endpoint: str) -> dict[str, str]:
+    """Return the variables of an engine that invokes a Lambda of the sandbox."""
+    return clean_environment(child_environment(os.environ, sandbox_environment(lambda_endpoint=lambda_endpoint)))
+
+
+def start_engine(config: Path, folder: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
     """Start the engine as a user does, and wait until it says that it is ready."""
-    environment = clean_environment(child_environment(os.environ, sandbox_environment(lambda_endpoint=lambda_endpoint)))
     command = [sys.executable, "-m", "engine", "start", "--config", str(config)]
     engine = subprocess.Popen(command, env=environment)
     status = folder / "status.json"

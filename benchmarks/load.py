@@ -1,22 +1,46 @@
-"""HSET load in a process of its own: as fast as it goes, or open-loop on a schedule."""
+"""Connections, and HSET load as fast as it goes."""
 
 from __future__ import annotations
 
-import multiprocessing
 import socket
 import time
-from multiprocessing.connection import Connection
 
 import hiredis
 
-from engine.connection import pack
+from benchmarks.drive.commands import PREFIX
+from engine.config import RedisSettings
+from engine.connection import RespConnection, pack
+
+Where = int | RedisSettings
+"""A server: its port on this machine, or how it is reached."""
 
 
-def connect(port: int) -> socket.socket:
-    """Return a connection to the server on this machine."""
-    sock = socket.create_connection(("127.0.0.1", port))
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+def connect(where: Where) -> socket.socket:
+    """Return a connection as an application makes one, that blocks; raise `RedisUnreachable` or `RedisRefused`."""
+    if isinstance(where, int):
+        sock = socket.create_connection(("127.0.0.1", where))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock
+    connection = RespConnection.open(where, name="bench", protocol=2)
+    # The engine's connections leave a key's idle time alone, an application's do not.
+    connection.call("CLIENT", "NO-TOUCH", "OFF")
+    sock = connection.detach()
+    sock.settimeout(None)
     return sock
+
+
+def info(where: Where, section: str) -> dict[str, str]:
+    """Return a section of what the server tells of itself."""
+    sock, reader = connect(where), hiredis.Reader()
+    try:
+        sock.sendall(pack("INFO", section))
+        while (reply := reader.gets()) is False:
+            reader.feed(sock.recv(1 << 16))
+    finally:
+        sock.close()
+    if isinstance(reply, hiredis.ReplyError):
+        raise reply
+    return dict(line.split(":", 1) for line in bytes(reply).decode().splitlines() if ":" in line)
 
 
 def read_replies(sock: socket.socket, reader: hiredis.Reader, count: int) -> None:
@@ -34,13 +58,15 @@ def read_replies(sock: socket.socket, reader: hiredis.Reader, count: int) -> Non
         count -= 1
 
 
-def hset_distinct(port: int, keys: int, prefix: str = "cart", pipeline: int = 200, more_bytes: int = 0) -> float:
+def hset_distinct(
+    where: Where, keys: int, prefix: str = f"{PREFIX}cart", pipeline: int = 200, more_bytes: int = 0
+) -> float:
     """Set this many distinct hashes as fast as they are accepted; return the seconds.
 
     They have two fields, and a third with ``more_bytes`` where it is wanted.
     """
     more = ("more", "x" * more_bytes) if more_bytes else ()
-    sock, reader = connect(port), hiredis.Reader()
+    sock, reader = connect(where), hiredis.Reader()
     started = time.perf_counter()
     for first in range(0, keys, pipeline):
         count = min(pipeline, keys - first)
@@ -52,34 +78,3 @@ def hset_distinct(port: int, keys: int, prefix: str = "cart", pipeline: int = 20
         read_replies(sock, reader, count)
     sock.close()
     return time.perf_counter() - started
-
-
-def _scheduled(port: int, changes: int, rate: float, keys: int, prefix: str, out: Connection) -> None:
-    sock, reader = connect(port), hiredis.Reader()
-    answered: list[int] = []
-    late_ns = 0
-    started = time.time_ns()
-    for number in range(changes):
-        due = started + int(number * 1e9 / rate)
-        wait = due - time.time_ns()
-        if wait > 0:
-            time.sleep(wait / 1e9)
-        late_ns = max(late_ns, -wait)
-        sock.sendall(pack("HSET", f"{prefix}:{number % keys}", "n", number, "due_ns", due))
-        read_replies(sock, reader, 1)
-        answered.append(time.time_ns())
-    out.send((answered, late_ns))
-
-
-def hset_scheduled(port: int, changes: int, rate: float, keys: int, prefix: str = "cart") -> tuple[list[int], int]:
-    """Send changes on a schedule of their own, whatever the answers take, from another process.
-
-    Return when each was answered (Unix time, ns), and how late the sender ever was (ns). Field ``n`` of a
-    hash is the change's number.
-    """
-    ours, theirs = multiprocessing.Pipe(duplex=False)
-    process = multiprocessing.Process(target=_scheduled, args=(port, changes, rate, keys, prefix, theirs))
-    process.start()
-    result: tuple[list[int], int] = ours.recv()
-    process.join()
-    return result

@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import click
 import msgspec
@@ -20,6 +20,8 @@ from benchmarks.drive.keys import BadKeyspace, Keyspace
 from benchmarks.drive.schedule import Arrivals, BadArrivals
 from benchmarks.drive.sender import Load, lay_out
 from benchmarks.saturation import Saturation, Search, measure_saturation_rate
+from benchmarks.servers import ServerError
+from benchmarks.sinks import SinkError, SinkName
 from benchmarks.trial import Ground, Shape, Trial, ground
 
 FOLDER = Path(__file__).parent / "scenarios"
@@ -141,16 +143,22 @@ def table_of(name: str, trial: Trial) -> Table:
 @click.argument("name", default="steady")
 @click.option("--seed", type=int, default=1, show_default=True)
 @click.option("--seconds", type=click.FloatRange(0.1, SECONDS_MAX), help="Another length than the scenario's.")
-def main(name: str, seed: int, seconds: float | None) -> None:
-    """Run a scenario (a name, or a .toml file), and write reports/scenario-NAME.json."""
+@click.option("--sink", type=click.Choice(get_args(SinkName)), help="Another sink than the scenario's.")
+def main(name: str, seed: int, seconds: float | None, sink: SinkName | None) -> None:
+    """Run a scenario (a name, or a .toml file), and write reports/scenario-NAME.json.
+
+    It runs on an embedded server, or on the one that REDIS_URL names.
+    """
     console = Console(highlight=False)
     try:
         scenario = read_scenario(name)
-    except ScenarioError as error:
+        if sink is not None:
+            scenario = msgspec.structs.replace(scenario, shape=msgspec.structs.replace(scenario.shape, sink=sink))
+        console.print(scenario.about)
+        with console.status("running"):
+            found = run_scenario(scenario, seed, seconds)
+    except (ScenarioError, ServerError, SinkError) as error:
         raise click.ClickException(str(error)) from error
-    console.print(scenario.about)
-    with console.status("running"):
-        found = run_scenario(scenario, seed, seconds)
     if isinstance(found, Saturation):
         limit = scenario.search.limit_ms
         console.print(f"{found.rate_per_s:,.0f} changes/s keep a p99 of {limit:g} ms; limited by {found.limited_by}")

@@ -16,7 +16,9 @@ from benchmarks.drive.keys import Keyspace
 from benchmarks.drive.schedule import Arrivals
 from benchmarks.drive.sender import Load
 from benchmarks.lag.histogram import Percentiles
+from benchmarks.results import now
 from benchmarks.saturation import Search, measure_saturation_rate
+from benchmarks.servers import ServerError
 from benchmarks.trial import Ground, Shape, Trial, ground
 
 REPORT = Path("reports/soak.json")
@@ -53,6 +55,7 @@ class Soak(msgspec.Struct, frozen=True):
     descriptors_max: int
     worst_leg: Percentiles
     samples: list[Sample]
+    measured_at: str = ""
 
     @property
     def is_flat(self) -> bool:
@@ -108,6 +111,7 @@ def run_soak(place: Ground, rate_per_s: float, minutes: float, seed: int, say: C
         max(one.descriptors for one in settled),
         max((one.lag for one in trials), key=lambda lag: lag.p99_ms),
         samples,
+        now(),
     )
 
 
@@ -126,6 +130,13 @@ def _sample(place: Ground, began_s: float) -> Sample:
 @click.option("--seed", type=int, default=1, show_default=True)
 def main(minutes: float, rate: float | None, seed: int) -> None:
     """Run the engine for long at half of its saturation: nothing lost, memory flat, descriptors constant."""
+    try:
+        _soak(minutes, rate, seed)
+    except ServerError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _soak(minutes: float, rate: float | None, seed: int) -> None:
     console = Console()
     with ground(Shape()) as place:
         if rate is None:

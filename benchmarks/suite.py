@@ -17,9 +17,10 @@ from benchmarks.drive.sender import Load
 from benchmarks.fetch import measure_fetch
 from benchmarks.functions import FunctionRun, measure_cold_start, measure_dynamodb
 from benchmarks.guest import HsetRatio, WaitingMemory, measure_hset_ratio, measure_waiting_memory
+from benchmarks.others import RedisPy, measure_original, measure_redis_py
 from benchmarks.parse import measure_parse
 from benchmarks.path import Saturation as FullLoad
-from benchmarks.path import measure_original, measure_saturation
+from benchmarks.path import measure_saturation
 from benchmarks.ring import measure_ring
 from benchmarks.saturation import Saturation, Search, measure_saturation_rate
 from benchmarks.server import ServerCosts, measure_server
@@ -88,6 +89,7 @@ class Measured:
     hset: HsetRatio = field(default_factory=lambda: HsetRatio([], []))
     waiting: list[WaitingMemory] = field(default_factory=list)
     originals: list[float] = field(default_factory=list)
+    redis_py: list[RedisPy] = field(default_factory=list)
     puts: list[FunctionRun] = field(default_factory=list)
     upserts: list[FunctionRun] = field(default_factory=list)
     small_puts: list[FunctionRun] = field(default_factory=list)
@@ -97,7 +99,7 @@ class Measured:
 def parts(effort: Effort) -> int:
     """Return how many measurements there are, for a bar."""
     singles = 3 + len(SCALED_SHARDS) + len(SCALED_INVOKERS)
-    return singles + effort.runs * 14 + effort.pairs
+    return singles + effort.runs * 15 + effort.pairs
 
 
 def measure_all(effort: Effort, seed: int, repeat: Repeat) -> Measured:
@@ -121,6 +123,7 @@ def measure_all(effort: Effort, seed: int, repeat: Repeat) -> Measured:
     found.hset = _hset(effort, seed, repeat)
     found.waiting = repeat("keys that wait", 1, lambda: measure_waiting_memory(effort.waiting_keys))
     found.originals = repeat("the original's loop", runs, lambda: measure_original(effort.original_s))
+    found.redis_py = repeat("redis-py in a loop", runs, lambda: measure_redis_py(effort.short_s))
     _measure_functions(effort, repeat, found)
     return found
 

@@ -7,10 +7,10 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -22,14 +22,11 @@ from benchmarks.drive.sender import Driver, Load, Sent, drive
 from benchmarks.harness import Rig, rig, wait_until
 from benchmarks.lag import check
 from benchmarks.lag.check import Verdict
+from benchmarks.lag.function import COLUMNS
 from benchmarks.lag.histogram import Percentiles, percentiles_of
-from benchmarks.lag.stages import NEVER, Clocks, Received, StageLag, lags_of, read_journal, read_notes, told
-from engine.sandbox.aws import sandbox_environment
-from engine.sandbox.dynamodb import DynamoDbServer
-from engine.sandbox.lambda_spec import FunctionSpec
-
-TABLE = "bench"
-Sink = Literal["stand-in", "dynamodb"]
+from benchmarks.lag.probe import Probe
+from benchmarks.lag.stages import NEVER, Clocks, Received, StageLag, lags_of, told
+from benchmarks.sinks import Sink, SinkName, sink
 
 
 class Shape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -39,7 +36,7 @@ class Shape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     invokers: int = 1
     batch_size: int = 1_000
     parallelization_factor: int = 2
-    sink: Sink = "stand-in"
+    sink: SinkName = "stand-in"
     events: tuple[str, ...] = ("hset",)
 
 
@@ -76,7 +73,7 @@ class Ground:
 
     rig: Rig
     shape: Shape
-    table: DynamoDbServer | None
+    sink: Sink
 
     def run(self, load: Load, during: Callable[[], None] | None = None) -> Trial:
         """Send a load, wait until all is settled, and put together what was sent and what arrived.
@@ -86,20 +83,26 @@ class Ground:
         before, clocks = self.rig.totals(), Clocks.now()
         folder = Path(tempfile.mkdtemp(prefix="drive-", dir=self.rig.folder))
         meter = Meter(self.rig)
-        driver = Driver(self.rig.redis_port, load, folder)
-        while not driver.is_over():
-            if during is not None:
-                during()
-            time.sleep(0.05)
-        sent = driver.join()
-        accounts_at_end = meter.accounts(max(1, len(sent.plan)), sent.took_s)
+        with self._probing() as probe:
+            driver = Driver(self.rig.redis, load, folder)
+            while not driver.is_over():
+                if during is not None:
+                    during()
+                time.sleep(0.05)
+            sent = driver.join()
+        accounts = meter.accounts(max(1, len(sent.plan)), sent.took_s)
         self.settle()
-        totals = self.rig.totals()
-        return self._told(load, sent, clocks, accounts_at_end, before, totals)
+        seen = self._seen(sent, clocks) if probe is None else self._probed(sent, probe)
+        return self._told(load, sent, seen, accounts, before)
+
+    def _probing(self) -> AbstractContextManager[Probe | None]:
+        if self.sink.is_probed and self.sink.table is not None:
+            return Probe(self.rig.redis, self.sink.table.number)
+        return nullcontext()
 
     def forget(self) -> None:
         """Drop what the trials so far left on disk; to be called between trials, when all is settled."""
-        if self.table is None:
+        if self.sink.table is None:
             os.truncate(self.rig.journal, 0)
         for folder in self.rig.folder.glob("drive-*"):
             shutil.rmtree(folder)
@@ -119,64 +122,62 @@ class Ground:
 
         wait_until(is_settled, "all is settled", wait_s_max)
 
-    def _told(
-        self,
-        load: Load,
-        sent: Sent,
-        clocks: Clocks,
-        accounts: Accounts,
-        before: dict[str, int],
-        totals: dict[str, int],
-    ) -> Trial:
-        received = self._received(clocks, sent.started_ns)
+    def _seen(self, sent: Sent, clocks: Clocks) -> _Seen:
+        """Return what the function's journal or notes tell of this run."""
+        everything = self.sink.received(self.rig, clocks)
+        # Values by when they were due, deletes by when they came.
+        is_delete = everything.column("number") == 0
+        came = np.where(is_delete, everything.column("invoked_ns"), everything.column("due_ns"))
+        received = Received(everything.rows[came >= sent.started_ns])
         lags = lags_of(sent, received, clocks)
-        stage = "invoked" if self.table is None else "committed"
-        if self.table is None:
+        if self.sink.table is None:
             del lags["committed"]
         arrived = lags["invoked"] != NEVER
+        missing = int(np.count_nonzero(~arrived))
+        lag = percentiles_of(lags[self.sink.stage][arrived])
+        return _Seen(lag, told(lags), missing, self._verdict(sent, received))
+
+    def _probed(self, sent: Sent, probe: Probe) -> _Seen:
+        """Return what a probe saw: of AWS, the table alone is looked at."""
+        lag = percentiles_of(probe.lags_ns)
+        stages = [StageLag("acknowledged", percentiles_of(sent.answered_ns)), StageLag("committed", lag)]
+        nothing = Received(np.empty((0, len(COLUMNS)), np.int64))
+        return _Seen(lag, stages, probe.missing, self._verdict(sent, nothing))
+
+    def _told(self, load: Load, sent: Sent, seen: _Seen, accounts: Accounts, before: dict[str, int]) -> Trial:
+        totals = self.rig.totals()
         return Trial(
             wanted_per_s=round(len(sent.plan) / load.seconds, 1),
             rate_per_s=round(sent.rate_per_s, 1),
             changes=len(sent.plan),
             kept_schedule=sent.kept_schedule,
             sender_late=percentiles_of(sent.late_ns),
-            lag=percentiles_of(lags[stage][arrived]),
-            stages=told(lags),
-            missing=int(np.count_nonzero(~arrived)),
-            verdict=self._verdict(sent, received),
+            lag=seen.lag,
+            stages=seen.stages,
+            missing=seen.missing,
+            verdict=seen.verdict,
             accounts=accounts,
             records=totals["records_delivered"] - before["records_delivered"],
             invocations=totals["invocations"] - before["invocations"],
             seed=load.seed,
         )
 
-    def _received(self, clocks: Clocks, since_ns: int) -> Received:
-        """Return what has arrived of this run, values by when they were due and deletes by when they came."""
-        if self.table is not None:
-            everything = read_notes(self.rig.folder)
-        else:
-            everything = read_journal(self.rig.journal, clocks)
-        is_delete = everything.column("number") == 0
-        came = np.where(is_delete, everything.column("invoked_ns"), everything.column("due_ns"))
-        return Received(everything.rows[came >= since_ns])
-
     def _verdict(self, sent: Sent, received: Received) -> Verdict:
-        truth = check.in_redis(self.rig.redis_port, sent.plan, sent.started_ns)
-        if self.table is not None:
-            environment = sandbox_environment(dynamodb_endpoint=self.table.endpoint)
-            held = check.in_table(
-                self.table.endpoint,
-                environment["AWS_DEFAULT_REGION"],
-                TABLE,
-                {
-                    "aws_access_key_id": environment["AWS_ACCESS_KEY_ID"],
-                    "aws_secret_access_key": environment["AWS_SECRET_ACCESS_KEY"],
-                },
-            )
-            held = {key: number for key, number in held.items() if key in truth}
-        else:
+        truth = check.in_redis(self.rig.redis, sent.plan, sent.started_ns)
+        if self.sink.table is None:
             held = check.arrived(received)
+        else:
+            held = {key: number for key, number in self.sink.table.numbers().items() if key in truth}
         return check.compare(truth, held, len(sent.plan))
+
+
+class _Seen(NamedTuple):
+    """What became of a load, by those who saw it arrive."""
+
+    lag: Percentiles
+    stages: list[StageLag]
+    missing: int
+    verdict: Verdict
 
 
 def _rig(shape: Shape, more: str, **options: Any) -> AbstractContextManager[Rig]:
@@ -192,31 +193,19 @@ def _rig(shape: Shape, more: str, **options: Any) -> AbstractContextManager[Rig]
 
 @contextmanager
 def ground(shape: Shape) -> Iterator[Ground]:
-    """Run the whole path in this shape until the block ends."""
+    """Run the whole path in this shape until the block ends; raise `ServerError` or `SinkError`."""
     more = f"events = {msgspec.json.encode(shape.events).decode()}\n"
-    if shape.sink == "stand-in":
-        with _rig(shape, more, journal_payloads=True) as running:
-            yield _warmed(Ground(running, shape, None))
-        return
-    with DynamoDbServer() as table:
-        table.create_table(TABLE)
-
-        def function(folder: Path) -> FunctionSpec:
-            environment = {
-                **sandbox_environment(dynamodb_endpoint=table.endpoint),
-                "DYNAMO_TABLE": TABLE,
-                "NOTES": str(folder),
-            }
-            return FunctionSpec("accept", "benchmarks.lag.function:store", concurrency_max=4, environment=environment)
-
-        with _rig(shape, more, with_journal=False, function=function) as running:
-            yield _warmed(Ground(running, shape, table))
+    with sink(shape.sink) as end:
+        is_stand_in = end.table is None
+        options = {"journal_payloads": is_stand_in, "with_journal": is_stand_in, "aws_function": end.aws_function}
+        with _rig(shape, more, function=end.function, **options) as running:
+            yield _warmed(Ground(running, shape, end))
 
 
 def _warmed(place: Ground) -> Ground:
     """Have connections made and modules imported, as they are after a second of any load."""
     load = Load(Arrivals(rate_per_s=1_000.0), Keyspace(1_000), seconds=1.0, seed=0)
     folder = Path(tempfile.mkdtemp(prefix="drive-", dir=place.rig.folder))
-    drive(place.rig.redis_port, load, folder)
+    drive(place.rig.redis, load, folder)
     place.settle()
     return place

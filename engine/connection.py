@@ -266,6 +266,10 @@ class RespConnection:
             hint = "if the server wants a certificate of the client, name it in redis.tls_cert_file"
         raise lost(self.address, error, self._timeout_s, hint) from error
 
+    def detach(self) -> socket.socket:
+        """Return the socket, greeted, to one who sends and reads by himself; this object is of no use any more."""
+        return self._sock
+
     def close(self) -> None:
         """Close the connection; never fails."""
         with contextlib.suppress(OSError):

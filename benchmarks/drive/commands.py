@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 PREFIX = "bench:"
+"""What all keys of the benchmarks begin with."""
 KEY_DIGITS = 9
 """Of a key's number in its name: all names are of one length."""
 NUMBER_FIELD, DUE_FIELD = "n", "d"

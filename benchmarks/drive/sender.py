@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import select
 import socket
+import ssl
 import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -23,7 +24,8 @@ from benchmarks.drive import commands, keys, schedule
 from benchmarks.drive.commands import Mix
 from benchmarks.drive.keys import KeyNumbers, Keyspace
 from benchmarks.drive.schedule import Arrivals, Offsets
-from benchmarks.load import connect
+from benchmarks.load import Where, connect
+from engine.errors import RedisError
 
 AT_ONCE = 512
 """Commands made and sent in one go at most."""
@@ -31,6 +33,7 @@ UNANSWERED_MAX = 100_000
 LATE_NS = 10_000_000
 """A command that is sent later than this was not on its schedule."""
 KEPT_SHARE = 0.999
+_WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _fork = multiprocessing.get_context("fork")
 
 
@@ -103,11 +106,11 @@ def lay_out(load: Load) -> Plan:
 class Driver:
     """A sender at work in a process of its own."""
 
-    def __init__(self, port: int, load: Load, folder: Path, *, username: str = "", password: str = "") -> None:
+    def __init__(self, where: Where, load: Load, folder: Path) -> None:
         self.plan = lay_out(load)
         self._folder = folder
         self._ours, theirs = _fork.Pipe(duplex=False)
-        arguments = (port, load, self.plan, folder, theirs)
+        arguments = (where, load, self.plan, folder, theirs)
         self._process = _fork.Process(target=_drive, args=arguments, daemon=True)
         self._process.start()
         self.pid = self._process.pid or 0
@@ -137,25 +140,25 @@ class Driver:
         )
 
 
-def drive(port: int, load: Load, folder: Path) -> Sent:
+def drive(where: Where, load: Load, folder: Path) -> Sent:
     """Send a load and wait for its end."""
-    return Driver(port, load, folder).join()
+    return Driver(where, load, folder).join()
 
 
-def _drive(port: int, load: Load, plan: Plan, folder: Path, out: Connection) -> None:
+def _drive(where: Where, load: Load, plan: Plan, folder: Path, out: Connection) -> None:
     try:
-        sender = _Sender(port, load, plan)
+        sender = _Sender(where, load, plan)
         sender.run()
         np.save(folder / "late.npy", sender.late_ns)
         np.save(folder / "answered.npy", sender.answered_ns)
         out.send((sender.started_ns, sender.cpu_s))
-    except (OSError, hiredis.HiredisError) as error:
+    except (OSError, hiredis.HiredisError, RedisError) as error:
         out.send(f"{type(error).__name__}: {error}")
 
 
 class _Sender:
-    def __init__(self, port: int, load: Load, plan: Plan) -> None:
-        self._sock = connect(port)
+    def __init__(self, where: Where, load: Load, plan: Plan) -> None:
+        self._sock = connect(where)
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
         self._sock.setblocking(False)
         self._plan = plan
@@ -209,13 +212,13 @@ class _Sender:
     def _send(self) -> None:
         try:
             self._pending = self._pending[self._sock.send(self._pending) :]
-        except BlockingIOError:
+        except _WOULD_BLOCK:
             return
 
     def _receive(self) -> None:
         try:
             data = self._sock.recv(1 << 18)
-        except BlockingIOError:
+        except _WOULD_BLOCK:
             return
         if not data:
             raise ConnectionError("the server closed the connection")

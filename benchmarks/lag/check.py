@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import boto3
 import hiredis
 import msgspec
 import numpy as np
 
-from benchmarks.drive.commands import DUE_FIELD, NUMBER_FIELD, key_name, key_number
+from benchmarks.drive.commands import DUE_FIELD, NUMBER_FIELD, PREFIX, key_name, key_number
 from benchmarks.drive.sender import Plan
 from benchmarks.lag.function import number_and_due
 from benchmarks.lag.stages import Received
-from benchmarks.load import connect
+from benchmarks.load import Where, connect
 from engine.connection import pack
 
 PIPELINE = 1_000
@@ -36,14 +35,14 @@ class Verdict(msgspec.Struct, frozen=True):
         return not (self.lost or self.stale or self.invented)
 
 
-def in_redis(port: int, plan: Plan, since_ns: int = 0) -> dict[int, int]:
+def in_redis(where: Where, plan: Plan, since_ns: int = 0) -> dict[int, int]:
     """Return key's number → its value's number, of every key that the plan names; 0 where it is gone.
 
     Keys whose value was due before (monotonic ns) are left out: what this run did to them left them as they were.
     """
     keys = np.unique(plan.key_numbers).tolist()
     found: dict[int, int] = {}
-    sock, reader = connect(port), hiredis.Reader(encoding="utf-8")
+    sock, reader = connect(where), hiredis.Reader(encoding="utf-8")
     for start in range(0, len(keys), PIPELINE):
         part = keys[start : start + PIPELINE]
         sock.sendall(
@@ -79,15 +78,27 @@ def arrived(received: Received) -> dict[int, int]:
     return dict(zip(keys, numbers, strict=True))
 
 
-def in_table(endpoint: str, region: str, table: str, credentials: Mapping[str, str]) -> dict[int, int]:
-    """Return key's number → its item's value's number."""
-    client = boto3.client("dynamodb", endpoint_url=endpoint, region_name=region, **credentials)
+def in_table(client: Any, table: str) -> dict[int, int]:
+    """Return key's number → its item's value's number, of a table's items that are ours."""
     found: dict[int, int] = {}
     for page in client.get_paginator("scan").paginate(TableName=table, ConsistentRead=True):
         for item in page["Items"]:
-            number, _ = number_and_due(item["body"]["S"])
-            found[key_number(item["id"]["S"])] = number
+            if item["id"]["S"].startswith(PREFIX):
+                found[key_number(item["id"]["S"])] = _number(item)
     return found
+
+
+def in_item(client: Any, table: str, key: int) -> int:
+    """Return the number of one key's value, 0 where there is no item."""
+    name = key_name(key).decode()
+    answer = client.get_item(TableName=table, Key={"id": {"S": name}}, ConsistentRead=True)
+    return _number(answer["Item"]) if "Item" in answer else 0
+
+
+def _number(item: Mapping[str, Any]) -> int:
+    body = item.get("body")
+    # What the function keeps of a key that is gone has no body.
+    return number_and_due(body["S"])[0] if body else 0
 
 
 def compare(truth: Mapping[int, int], held: Mapping[int, int], changes: int) -> Verdict:

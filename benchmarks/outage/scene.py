@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.harness import WAIT_S_MAX, start_engine
+from benchmarks.harness import WAIT_S_MAX, engine_environment, start_engine
 from benchmarks.outage.cut import Cut
 from engine.config import Settings
 from engine.sandbox.lambda_runtime import FunctionSpec, LambdaRuntime
@@ -102,7 +102,7 @@ def scene() -> Iterator[Scene]:
             cut = Cut(runtime.endpoint, LOAD, marker)
             config = folder / "engine.toml"
             config.write_text(CONFIG.format(redis_url=server.url, folder=folder))
-            engine = start_engine(config, folder, cut.endpoint)
+            engine = start_engine(config, folder, engine_environment(cut.endpoint))
             one = Scene(server.port, engine, load_settings(str(config), os.environ, {}), folder, marker)
             try:
                 yield one
