@@ -128,6 +128,9 @@ REPAIR = "repair"
 REPAIR_GONE = "repair_gone"
 """The same for a key that a destination holds and the server does not."""
 
+SAME_NAME = {event: event for event in (*_CLASS_OF, REPAIR, REPAIR_GONE)}
+"""An event's name in the one place where it is kept; every message that is decoded brings another copy."""
+
 FLAGS_IN_A = frozenset("g$lshzxetd")
 """The classes that the flag ``A`` stands for; ``m`` and ``n`` are not among them."""
 
