@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import msgspec
@@ -11,7 +12,7 @@ from click.testing import CliRunner
 from benchmarks.accounting import Accounts, RoleCost
 from benchmarks.drive.keys import Keyspace
 from benchmarks.drive.schedule import Arrivals
-from benchmarks.drive.sender import Load
+from benchmarks.drive.sender import Load, lay_out
 from benchmarks.lag.check import Verdict
 from benchmarks.lag.histogram import Percentiles
 from benchmarks.saturation import Search, limit_of, search_rate
@@ -42,6 +43,17 @@ def trial(rate: float, p99_ms: float, *, busy: float = 0.5, fullest: float = 0.5
 def test_every_scenario_is_one(name: str) -> None:
     """Each file of the project is a scenario, with a sentence about it."""
     assert read_scenario(name).about.endswith(".")
+
+
+def test_the_documented_scenario_is_one(tmp_path: Path) -> None:
+    """The file that benchmarks/README.md shows can be run, with a trace that is there."""
+    (text,) = re.findall(r"```toml\n(.*?)```", (FOLDER.parent / "README.md").read_text(), re.DOTALL)
+    trace, path = tmp_path / "trace.txt", tmp_path / "evening.toml"
+    trace.write_text("0.1\n0.2\n")
+    path.write_text(text.replace("trace.txt", str(trace)))
+    scenario = read_scenario(str(path))
+    assert scenario.shape.sink == "dynamodb" and scenario.keyspace.skew == "zipf"
+    assert len(lay_out(scenario.load(1))) == 2
 
 
 def test_there_is_one_for_each_question() -> None:

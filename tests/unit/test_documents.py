@@ -15,7 +15,7 @@ from lambdas import contract
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "lambdas").rglob("*.md")]
+DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "lambdas").rglob("*.md"), ROOT / "benchmarks" / "README.md"]
 
 
 def test_every_make_target_that_is_named_exists() -> None:
