@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import hiredis
 
@@ -43,19 +45,25 @@ def info(where: Where, section: str) -> dict[str, str]:
     return dict(line.split(":", 1) for line in bytes(reply).decode().splitlines() if ":" in line)
 
 
-def read_replies(sock: socket.socket, reader: hiredis.Reader, count: int) -> None:
-    """Read this many replies; an error reply is raised."""
+def replies(sock: socket.socket, reader: hiredis.Reader, count: int) -> Iterator[Any]:
+    """Give this many replies as they come; error replies are values."""
     while count:
         reply = reader.gets()
         if reply is False:
-            data = sock.recv(1 << 16)
+            data = sock.recv(1 << 18)
             if not data:
                 raise ConnectionError("the server closed the connection")
             reader.feed(data)
             continue
+        yield reply
+        count -= 1
+
+
+def read_replies(sock: socket.socket, reader: hiredis.Reader, count: int) -> None:
+    """Read this many replies; an error reply is raised."""
+    for reply in replies(sock, reader, count):
         if isinstance(reply, hiredis.ReplyError):
             raise reply
-        count -= 1
 
 
 def hset_distinct(

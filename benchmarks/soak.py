@@ -25,6 +25,7 @@ REPORT = Path("reports/soak.json")
 SAMPLE_S = 5.0
 WARM_UP_PART = 0.2
 """Memory is looked at after this part of the run: pools and caches fill first."""
+FLOOD, FLOOD_S = 4, 3.0
 LEG_S = 30.0
 """A soak is many loads of this length, each judged whole, so that no log of it grows for ever."""
 FLAT_PER_HOUR = 0.05
@@ -77,7 +78,13 @@ def slope_per_hour(samples: list[Sample]) -> float:
 
 
 def run_soak(place: Ground, rate_per_s: float, minutes: float, seed: int, say: Console | None = None) -> Soak:
-    """Send at this rate for so many minutes, leg by leg; each leg's keys are compared before the next."""
+    """Send at this rate for so many minutes, leg by leg; each leg's keys are compared before the next.
+
+    Before them comes a flood: rings and pools are touched for the first time before memory is looked at.
+    """
+    flood = Load(Arrivals(rate_per_s=FLOOD * rate_per_s), Keyspace(300_000), seconds=FLOOD_S, seed=seed)
+    flooded = place.run(flood)
+    place.forget()
     samples: list[Sample] = []
     trials: list[Trial] = []
     began_s = time.monotonic()
@@ -97,7 +104,15 @@ def run_soak(place: Ground, rate_per_s: float, minutes: float, seed: int, say: C
         if say is not None:
             lag = trials[-1].lag
             say.print(f"leg {leg + 1} of {legs}: p99 {lag.p99_ms:.1f} ms, {samples[-1].memory_mib:.0f} MiB")
-    settled = [one for one in samples if one.at_s >= WARM_UP_PART * (time.monotonic() - began_s)] or samples
+    worst = max((one.lag for one in trials), key=lambda lag: lag.p99_ms)
+    gaps = place.rig.totals()["gaps"]
+    return _told(rate_per_s, minutes, [flooded, *trials], worst, gaps, samples)
+
+
+def _told(
+    rate_per_s: float, minutes: float, trials: list[Trial], worst: Percentiles, gaps: int, samples: list[Sample]
+) -> Soak:
+    settled = [one for one in samples if one.at_s >= WARM_UP_PART * samples[-1].at_s] or samples
     return Soak(
         rate_per_s,
         minutes,
@@ -105,11 +120,11 @@ def run_soak(place: Ground, rate_per_s: float, minutes: float, seed: int, say: C
         sum(one.verdict.lost + one.missing for one in trials),
         sum(one.verdict.stale for one in trials),
         sum(one.verdict.invented for one in trials),
-        place.rig.totals()["gaps"],
+        gaps,
         slope_per_hour(settled),
         min(one.descriptors for one in settled),
         max(one.descriptors for one in settled),
-        max((one.lag for one in trials), key=lambda lag: lag.p99_ms),
+        worst,
         samples,
         now(),
     )

@@ -52,16 +52,16 @@ class Effort(msgspec.Struct, frozen=True):
 
 QUICK = Effort(
     runs=1,
-    seconds=3.0,
-    short_s=1.0,
-    events=50_000,
-    search=Search(from_rate_per_s=40_000.0, seconds=2.0, halvings=1),
-    original_s=2.0,
-    function_batches=6,
-    small_batches=60,
+    seconds=2.0,
+    short_s=0.5,
+    events=40_000,
+    search=Search(from_rate_per_s=40_000.0, seconds=1.0, halvings=1),
+    original_s=1.0,
+    function_batches=2,
+    small_batches=30,
     cold_starts=3,
     pairs=1,
-    waiting_keys=450_000,
+    waiting_keys=350_000,
 )
 
 Repeat = Callable[[str, int, Callable[[], Any]], list[Any]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import hiredis
@@ -13,7 +13,7 @@ from benchmarks.drive.commands import DUE_FIELD, NUMBER_FIELD, PREFIX, key_name,
 from benchmarks.drive.sender import Plan
 from benchmarks.lag.function import number_and_due
 from benchmarks.lag.stages import Received
-from benchmarks.load import Where, connect
+from benchmarks.load import Where, connect, replies
 from engine.connection import pack
 
 PIPELINE = 1_000
@@ -48,27 +48,14 @@ def in_redis(where: Where, plan: Plan, since_ns: int = 0) -> dict[int, int]:
         sock.sendall(
             b"".join(pack("HMGET", key_name(key), NUMBER_FIELD, DUE_FIELD) + pack("GET", key_name(key)) for key in part)
         )
-        replies = list(_replies(sock, reader, 2 * len(part)))
-        for key, of_hash, of_string in zip(part, replies[::2], replies[1::2], strict=True):
+        found_there = list(replies(sock, reader, 2 * len(part)))
+        for key, of_hash, of_string in zip(part, found_there[::2], found_there[1::2], strict=True):
             words = of_string.split("|") if isinstance(of_string, str) else of_hash
             number, due_ns = (int(words[0]), int(words[1])) if isinstance(words, list) and words[0] else (0, since_ns)
             if due_ns >= since_ns:
                 found[key] = number
     sock.close()
     return found
-
-
-def _replies(sock: Any, reader: hiredis.Reader, count: int) -> Iterator[Any]:
-    while count:
-        reply = reader.gets()
-        if reply is False:
-            data = sock.recv(1 << 18)
-            if not data:
-                raise ConnectionError("the server closed the connection")
-            reader.feed(data)
-            continue
-        count -= 1
-        yield reply
 
 
 def arrived(received: Received) -> dict[int, int]:
