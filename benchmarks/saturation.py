@@ -13,7 +13,9 @@ from benchmarks.drive.sender import Load
 from benchmarks.trial import Ground, Trial
 
 FULL = 0.95
-"""A process, or the host, that is used this much has nothing left."""
+"""A process that uses this much of a core has nothing left."""
+HOST_FULL = 0.9
+"""So has a host that is used this much: a run's first and last moments count too."""
 CROWDED = 0.8
 """A host that is used this much on average, and whose load's sender comes late, has had nothing left at times."""
 
@@ -67,7 +69,7 @@ def search_rate(run: Callable[[float], Trial], search: Search) -> Saturation:
 def limit_of(trial: Trial) -> str:
     """Return what had nothing left in a trial that did not hold."""
     accounts = trial.accounts
-    if accounts.busy >= FULL or (accounts.busy >= CROWDED and not trial.kept_schedule):
+    if accounts.busy >= HOST_FULL or (accounts.busy >= CROWDED and not trial.kept_schedule):
         by = ", ".join(f"{one.role} {one.cpu_us:.1f} µs" for one in accounts.roles)
         return (
             f"the host: its {os.cpu_count()} cores are {accounts.busy:.0%} used by all that runs on it ({by} a change)"

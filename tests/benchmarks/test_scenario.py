@@ -109,7 +109,7 @@ def test_what_limits_is_named() -> None:
     assert limit_of(trial(1, 900)).startswith("the engine")
     late = msgspec.structs.replace(trial(1, 900), kept_schedule=False)
     assert "sender" in limit_of(late)
-    crowded = msgspec.structs.replace(trial(1, 900, busy=0.9), kept_schedule=False)
+    crowded = msgspec.structs.replace(trial(1, 900, busy=0.85), kept_schedule=False)
     assert limit_of(crowded).startswith("the host")
 
 
