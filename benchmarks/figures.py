@@ -50,8 +50,10 @@ def calibrate(found: Measured) -> Calibration:
 
 def scaling_law(found: Measured) -> Usl | None:
     """Return the law by the CPU of an event with more shards, as if each had cores of its own; None without one."""
-    points = [(1, 1e6 / _median([run.cpu_us for run in found.full]))]
-    points += [(count, count * 1e6 / _median([one.cpu_us for one in runs])) for count, runs in found.by_shards.items()]
+    points = [(1, 1.0)]
+    for count, runs in found.by_shards.items():
+        shares = [one.cpu_us / many.cpu_us for one, many in zip(found.full, runs, strict=True)]
+        points.append((count, count * _median(shares)))
     try:
         return fit(points)
     except Unidentifiable:

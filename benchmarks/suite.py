@@ -38,12 +38,12 @@ class Effort(msgspec.Struct, frozen=True):
     """How often and how long each part is measured."""
 
     runs: int = 3
-    seconds: float = 8.0
+    seconds: float = 6.0
     short_s: float = 2.0
     events: int = 200_000
     search: Search = Search()
     original_s: float = 4.0
-    function_batches: int = 20
+    function_batches: int = 8
     small_batches: int = 300
     cold_starts: int = 7
     pairs: int = 3
@@ -98,7 +98,7 @@ class Measured:
 
 def parts(effort: Effort) -> int:
     """Return how many measurements there are, for a bar."""
-    singles = 3 + len(SCALED_SHARDS) + len(SCALED_INVOKERS)
+    singles = 3 + len(SCALED_INVOKERS)
     return singles + effort.runs * 15 + effort.pairs
 
 
@@ -111,10 +111,11 @@ def measure_all(effort: Effort, seed: int, repeat: Repeat) -> Measured:
     found.fetches = repeat("reads", runs, measure_fetch)
     found.large_fetches = repeat("reads of large values", runs, lambda: measure_fetch(MORE_BYTES))
     found.server = repeat("the server alone", 1, lambda: measure_server(effort.short_s))
-    found.full = repeat("full load", runs, lambda: measure_saturation(effort.events))
+    # In turn, so that each count of shards has seen the same machine.
+    rounds = repeat("full load, 1 to 4 shards", runs, lambda: _over_shards(effort))
+    found.full = [one[1] for one in rounds]
+    found.by_shards = {count: [one[count] for one in rounds] for count in SCALED_SHARDS}
     found.small = repeat("full load, small batches", runs, lambda: measure_saturation(effort.events, SMALL_BATCH))
-    for count in SCALED_SHARDS:
-        found.by_shards[count] = repeat(f"full load, {count} shards", 1, partial(_at_full_load, effort, shards=count))
     for count in SCALED_INVOKERS:
         found.by_invokers[count] = repeat(
             f"full load, {count} invokers", 1, partial(_at_full_load, effort, invokers=count)
@@ -126,6 +127,10 @@ def measure_all(effort: Effort, seed: int, repeat: Repeat) -> Measured:
     found.redis_py = repeat("redis-py in a loop", runs, lambda: measure_redis_py(effort.short_s))
     _measure_functions(effort, repeat, found)
     return found
+
+
+def _over_shards(effort: Effort) -> dict[int, FullLoad]:
+    return {count: _at_full_load(effort, shards=count) for count in (1, *SCALED_SHARDS)}
 
 
 def _at_full_load(effort: Effort, **shape: int) -> FullLoad:
