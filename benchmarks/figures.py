@@ -105,6 +105,10 @@ def _lag_figures(found: Measured) -> list[Figure]:
         figure("half_lag_ms_p50", "ms", "<= 2", [one.lag.p50_ms for one in halves], half),
         figure("half_lag_ms_p99", "ms", "<= 8", [one.lag.p99_ms for one in halves]),
         figure("half_lag_ms_p999", "ms", "<= 25", [one.lag.p999_ms for one in halves]),
+        figure("wire_in_bytes", "B", "", [one.accounts.server_in_bytes for one in halves], "a change, to Redis"),
+        figure(
+            "wire_out_bytes", "B", "", [one.accounts.server_out_bytes for one in halves], "from it: answers, events"
+        ),
         figure("lag_ms_p50", "ms", "<= 3", [one.lag.p50_ms for one in light], f"at 1,000 changes/s; {_late(light)}"),
         figure("lag_ms_p99", "ms", "<= 10", [one.lag.p99_ms for one in light]),
         figure("dynamodb_lag_ms_p99", "ms", "<= 60", [one.lag.p99_ms for one in table], f"at 500/s; {_late(table)}"),
@@ -204,7 +208,7 @@ def _throughput(full: Sequence[FullLoad], more: dict[int, list[FullLoad]]) -> li
 def _stage_costs(found: Measured) -> list[StageCost]:
     """Return the CPU of every part, an event, at half of saturation."""
     trial = _middle(found.halves)
-    return [StageCost(one.role, one.cpu_us) for one in trial.accounts.roles]
+    return [StageCost(one.role, one.cpu_us, one.switches) for one in trial.accounts.roles]
 
 
 def costs_of(found: Measured) -> list[Cost]:

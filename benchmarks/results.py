@@ -52,10 +52,11 @@ class Throughput(msgspec.Struct, frozen=True):
 
 
 class StageCost(msgspec.Struct, frozen=True):
-    """CPU an event of one stage."""
+    """CPU and context switches an event of one stage."""
 
     stage: str
     us_per_event: float
+    switches_per_event: float = 0.0
 
 
 class MemoryPoint(msgspec.Struct, frozen=True):

@@ -173,8 +173,8 @@ def cpu(series: Series) -> Chart:
         "Redis, the engine's processes and the function's runtime; at half load batches are small, so that a change "
         "costs more than at full load.",
         _drawn(draw, "CPU of each part") if found else "",
-        ("part", "µs a change"),
-        [(one.stage, f"{one.us_per_event:,.2f}") for one in found],
+        ("part", "µs a change", "context switches a change"),
+        [(one.stage, f"{one.us_per_event:,.2f}", f"{one.switches_per_event:,.3f}") for one in found],
     )
 
 

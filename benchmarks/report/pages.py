@@ -65,7 +65,7 @@ def figures_of(results: Results) -> Table:
     for one in results.figures:
         value = f"{one.value:,.0f}" if one.value >= 1_000 else f"{one.value:,.2f}"
         relation, _, bound = one.goal.partition(" ")
-        goal = f"{'≤' if relation == '<=' else '≥'} {float(bound):,g}" if bound else ""
+        goal = f"{'≤' if relation == '<=' else '≥'} {float(bound):,.10g}" if bound else ""
         spread = f"{one.spread:.0%}" if len(one.runs) > 1 else "–"
         rows.append((one.name, f"{value} {one.unit}", spread, goal or "–", one.met or "–"))
     return Table(("figure", "median", "spread", "goal", "met"), rows)
