@@ -17,7 +17,7 @@ from benchmarks.figures import calibrate, costs_of, figures_of, series_of, soak_
 from benchmarks.harness import Figure
 from benchmarks.report.pages import write_pages
 from benchmarks.results import MemoryPoint, Results
-from benchmarks.servers import ServerError
+from benchmarks.servers import ServerError, redis_server
 from benchmarks.soak import REPORT as SOAK
 from benchmarks.soak import Soak
 from benchmarks.suite import QUICK, Effort, measure_all, parts
@@ -64,6 +64,11 @@ def main(quick: bool, seed: int) -> None:
     """Measure, print, write the results and the report."""
     effort = QUICK if quick else Effort()
     console = Console()
+    try:
+        with redis_server() as server:
+            where = "embedded" if server.pid else "REDIS_URL"
+    except ServerError as error:
+        raise click.ClickException(str(error)) from error
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("measuring", total=parts(effort))
@@ -83,7 +88,7 @@ def main(quick: bool, seed: int) -> None:
     figures, costs = figures_of(measured), costs_of(measured)
     told = Results(
         figures=figures,
-        machine=results.machine(),
+        machine={**results.machine(), "redis": where},
         versions=results.versions(),
         seed=seed,
         quick=quick,

@@ -106,9 +106,7 @@ def _lag_figures(found: Measured) -> list[Figure]:
         figure("half_lag_ms_p99", "ms", "<= 8", [one.lag.p99_ms for one in halves]),
         figure("half_lag_ms_p999", "ms", "<= 25", [one.lag.p999_ms for one in halves]),
         figure("wire_in_bytes", "B", "", [one.accounts.server_in_bytes for one in halves], "a change, to Redis"),
-        figure(
-            "wire_out_bytes", "B", "", [one.accounts.server_out_bytes for one in halves], "from it, events too"
-        ),
+        figure("wire_out_bytes", "B", "", [one.accounts.server_out_bytes for one in halves], "from it, events too"),
         figure("lag_ms_p50", "ms", "<= 3", [one.lag.p50_ms for one in light], f"at 1,000 changes/s; {_late(light)}"),
         figure("lag_ms_p99", "ms", "<= 10", [one.lag.p99_ms for one in light]),
         figure("dynamodb_lag_ms_p99", "ms", "<= 60", [one.lag.p99_ms for one in table], f"at 500/s; {_late(table)}"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import statistics
 import tempfile
 import time
 from contextlib import ExitStack
@@ -119,8 +118,3 @@ def _look(bench: Rig, seen: list[tuple[int, int, int]]) -> bool:
     seen.append((totals["events_read"], totals["dirty_keys"], totals["keys_waiting"]))
     time.sleep(1.1)
     return len(seen) >= 2 and seen[-1] == seen[-2]
-
-
-def median_ratio(found: HsetRatio) -> float:
-    """Return the median of the pairs."""
-    return statistics.median(found.ratios)

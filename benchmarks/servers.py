@@ -47,11 +47,6 @@ class Server:
     environment: dict[str, str] = field(default_factory=dict, repr=False)
     keys: tuple[str, ...] = ("*",)
 
-    @property
-    def is_embedded(self) -> bool:
-        """Tell whether it was started for this run alone."""
-        return bool(self.pid)
-
 
 @contextmanager
 def redis_server(environ: Mapping[str, str] = os.environ) -> Iterator[Server]:

@@ -36,7 +36,3 @@ class Calibration(msgspec.Struct, frozen=True):
     def key_us(self, value_bytes: float) -> float:
         """Return an invoker's CPU a key of this size, without its part of an invocation."""
         return self.key_cpu_us + self.value_cpu_us_per_kib * value_bytes / 1024
-
-    def engine_us(self, value_bytes: float, records_per_invocation: float) -> float:
-        """Return the engine's CPU of a key that is captured once and delivered once."""
-        return self.capture_cpu_us + self.key_us(value_bytes) + self.invoke_cpu_us / records_per_invocation

@@ -17,7 +17,6 @@ from benchmarks.lag.function import COLUMNS, SUFFIX, number_and_due
 from benchmarks.lag.histogram import Percentiles, percentiles_of
 
 Times = npt.NDArray[np.int64]
-STAGES = ("acknowledged", "captured", "fetched", "invoked", "committed")
 NEVER = np.iinfo(np.int64).max
 _NUMBERS = 1 << 40
 

@@ -10,6 +10,7 @@ import pytest
 import redis
 from click.testing import CliRunner
 
+from benchmarks.__main__ import main as bench_main
 from benchmarks.drive.commands import Mix
 from benchmarks.drive.keys import Keyspace
 from benchmarks.drive.schedule import Arrivals, read_trace
@@ -154,3 +155,11 @@ def test_the_load_goes_over_tls(tmp_path: Path) -> None:
         load = Load(Arrivals(rate_per_s=5_000.0), Keyspace(100), Mix(fields=3, value_bytes=5_000), 1.0)
         sent = drive(settings, load, tmp_path)
         assert len(sent.plan) == 5_000 and in_redis(settings, sent.plan) == in_redis(server.port, sent.plan)
+
+
+def test_a_server_that_is_not_there_is_told_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole suite looks at the server of REDIS_URL before it measures anything."""
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    monkeypatch.setattr("benchmarks.__main__.measure_all", lambda *_: pytest.fail("it has begun"))
+    result = CliRunner().invoke(bench_main, ["--quick"])
+    assert result.exit_code == 1 and "cannot connect to 127.0.0.1:1" in result.output
