@@ -99,7 +99,7 @@ class Measured:
 def parts(effort: Effort) -> int:
     """Return how many measurements there are, for a bar."""
     singles = 3 + len(SCALED_INVOKERS)
-    return singles + effort.runs * 15 + effort.pairs
+    return singles + effort.runs * 16 + effort.pairs
 
 
 def measure_all(effort: Effort, seed: int, repeat: Repeat) -> Measured:

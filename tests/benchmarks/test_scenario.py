@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
+import psutil
 import pytest
 from click.testing import CliRunner
 
@@ -13,6 +16,7 @@ from benchmarks.accounting import Accounts, RoleCost
 from benchmarks.drive.keys import Keyspace
 from benchmarks.drive.schedule import Arrivals
 from benchmarks.drive.sender import Load, lay_out
+from benchmarks.harness import wait_until
 from benchmarks.lag.check import Verdict
 from benchmarks.lag.histogram import Percentiles
 from benchmarks.saturation import Search, limit_of, search_rate
@@ -144,3 +148,29 @@ def test_scenarios_are_where_they_are_looked_for() -> None:
     """The folder is there, and a scenario's defaults are a load that can be laid out."""
     assert FOLDER.is_dir()
     assert Scenario(about="x.").load(1).seconds == 10
+
+
+def test_a_benchmark_that_is_killed_leaves_nobody_behind(tmp_path: Path) -> None:
+    """Server, function and engine end with the benchmark, however that ends."""
+    path = tmp_path / "quiet.toml"
+    path.write_text('about = "."\nseconds = 60.0\n[arrivals]\nrate_per_s = 10.0\n')
+    run = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.scenario", str(path)], stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    found: set[psutil.Process] = set()
+
+    def is_whole() -> bool:
+        found.update(psutil.Process(run.pid).children(recursive=True))
+        return any("invoker" in " ".join(one.cmdline()) for one in found if one.is_running())
+
+    wait_until(is_whole, "the engine runs", 60.0)
+    run.kill()
+    run.wait()
+    wait_until(lambda: not [one for one in found if _lives(one)], "all have ended", 30.0)
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -1,0 +1,61 @@
+"""`make bench` as a whole, each part once and as short as can be: it measures, and what it found can be told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from benchmarks.capacity.plan import Wish, deploy
+from benchmarks.capacity.prices import FILE, read_prices
+from benchmarks.figures import calibrate, costs_of, figures_of, series_of
+from benchmarks.report.pages import write_pages
+from benchmarks.results import Results, machine, read, versions, write
+from benchmarks.saturation import Search
+from benchmarks.suite import Effort, measure_all, parts
+
+SHORTEST = Effort(
+    runs=1,
+    seconds=0.5,
+    short_s=0.2,
+    events=4_000,
+    search=Search(from_rate_per_s=1_000.0, seconds=0.3, halvings=0, rate_per_s_max=1_500.0),
+    original_s=0.5,
+    function_batches=1,
+    small_batches=2,
+    cold_starts=1,
+    pairs=1,
+    waiting_keys=20_000,
+)
+
+
+def test_every_part_measures_and_is_told(tmp_path: Path) -> None:
+    """All parts run on real servers, as many as the bar counts; figures, plan and pages can be made of them."""
+    done: list[str] = []
+
+    def repeat(what: str, times: int, measure: Callable[[], Any]) -> list[Any]:
+        done.extend([what] * times)
+        return [measure() for _ in range(times)]
+
+    measured = measure_all(SHORTEST, 1, repeat)
+    assert len(done) == parts(SHORTEST)
+    figures = {one.name: one for one in figures_of(measured)}
+    assert all(one.value > 0 for one in figures.values()), figures
+    assert "0 lost, stale or invented" in figures["half_lag_ms_p50"].note
+    calibration = calibrate(measured)
+    assert deploy(Wish(rate_per_s=1_000, keys=10_000), calibration, read_prices(FILE)).shards >= 1
+    told = Results(
+        figures=list(figures.values()),
+        machine=machine(),
+        versions=versions(),
+        series=series_of(measured),
+        cost_per_million_changes=costs_of(measured),
+        calibration=calibration,
+    )
+    write(told, tmp_path / "bench.json")
+    assert msgspec.to_builtins(read(tmp_path / "bench.json")) == msgspec.to_builtins(told)
+    for page in write_pages(told, tmp_path):
+        text = page.read_text()
+        assert all(name in text for name in figures)
