@@ -13,11 +13,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from benchmarks import cost, results
-from benchmarks.figures import calibrate, costs_of, figures_of, series_of, soak_figures
+from benchmarks.errors import BenchmarkError
+from benchmarks.figures import calibrate, costs_of, figures_of, histograms_of, series_of, soak_figures
 from benchmarks.harness import Figure
 from benchmarks.report.pages import write_pages
-from benchmarks.results import MemoryPoint, Results
-from benchmarks.servers import ServerError, redis_server
+from benchmarks.results import Results
+from benchmarks.servers import redis_server
 from benchmarks.soak import REPORT as SOAK
 from benchmarks.soak import Soak
 from benchmarks.suite import QUICK, Effort, measure_all, parts
@@ -52,8 +53,7 @@ def with_soak(told: Results, soak: Soak | None) -> Results:
     """Return the results with the soak's figures, and its memory over time."""
     if soak is None:
         return told
-    points = [MemoryPoint(one.at_s, one.memory_mib, one.keys_waiting, one.descriptors) for one in soak.samples]
-    series = msgspec.structs.replace(told.series, memory=points)
+    series = msgspec.structs.replace(told.series, soak_memory=soak.samples)
     return msgspec.structs.replace(told, figures=[*told.figures, *soak_figures(soak)], series=series)
 
 
@@ -67,7 +67,7 @@ def main(quick: bool, seed: int) -> None:
     try:
         with redis_server() as server:
             where = "embedded" if server.pid else "REDIS_URL"
-    except ServerError as error:
+    except BenchmarkError as error:
         raise click.ClickException(str(error)) from error
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
@@ -83,7 +83,7 @@ def main(quick: bool, seed: int) -> None:
 
         try:
             measured = measure_all(effort, seed, repeat)
-        except ServerError as error:
+        except BenchmarkError as error:
             raise click.ClickException(str(error)) from error
     figures, costs = figures_of(measured), costs_of(measured)
     told = Results(
@@ -97,6 +97,7 @@ def main(quick: bool, seed: int) -> None:
         series=series_of(measured),
         cost_per_million_changes=costs,
         calibration=calibrate(measured),
+        histograms=histograms_of(measured),
     )
     told = with_soak(told, last_soak())
     console.print(table_of(told.figures))

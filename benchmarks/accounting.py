@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 import msgspec
 import psutil
 
+from benchmarks.drive.driver import Sent
 from benchmarks.harness import Rig
 from benchmarks.load import Where, info
 
 ELSEWHERE = -1
 """In place of the process id of a server that is not ours: what it tells of itself is taken."""
 ROLES = ("server", "subscribers", "invokers", "supervisor", "function")
+"""Of the processes that are watched; the load's senders tell of themselves."""
 
 
 class RoleCost(msgspec.Struct, frozen=True):
@@ -63,8 +65,9 @@ class Meter:
         self._wire_before = wire_bytes(rig.redis)
         self._times = psutil.cpu_times()
 
-    def accounts(self, changes: int, took_s: float) -> Accounts:
-        """Return what was taken since, a change."""
+    def accounts(self, sent: Sent) -> Accounts:
+        """Return what was taken since, a change of what was sent."""
+        changes = max(1, len(sent.plan))
         now, wire, times = self._look(), wire_bytes(self._rig.redis), psutil.cpu_times()
         cpu = {pid: now.cpu_s.get(pid, before) - before for pid, before in self._before.cpu_s.items()}
         switches = {pid: now.switches.get(pid, before) - before for pid, before in self._before.switches.items()}
@@ -74,6 +77,7 @@ class Meter:
             cpu_us = sum(cpu[pid] for pid in pids) / changes * 1e6
             switched = sum(switches.get(pid, 0) for pid in pids) / changes
             roles.append(RoleCost(role, round(cpu_us, 3), round(switched, 4)))
+        roles.append(RoleCost("load", round(sent.cpu_s / changes * 1e6, 3), round(sent.switches / changes, 4)))
         fullest = max(cpu, key=cpu.__getitem__)
         idle = (times.idle - self._times.idle) + (getattr(times, "iowait", 0.0) - getattr(self._times, "iowait", 0.0))
         total = sum(times) - sum(self._times)
@@ -83,7 +87,7 @@ class Meter:
             round((wire[1] - self._wire_before[1]) / changes, 1),
             round(1 - idle / total, 3) if total else 0.0,
             self._roles[fullest],
-            round(cpu[fullest] / took_s, 3),
+            round(cpu[fullest] / sent.took_s, 3) if sent.took_s else 0.0,
         )
 
     def _look(self) -> _Seen:

@@ -43,16 +43,22 @@ def calibrate(found: Measured) -> Calibration:
         pattern_cpu_us=round(server.pattern_us, 3),
         read_cpu_us=round(server.read_us, 3),
         idle_lag_ms=round(_median([one.lag.p50_ms for one in found.light]), 3),
+        idle_lag_ms_p99=round(_median([one.lag.p99_ms for one in found.light]), 3),
         waiting_key_bytes=max(waiting.subscriber_bytes, waiting.invoker_bytes),
+        shards_usl=law_of(found.full, found.by_shards),
+        invokers_usl=law_of(found.full, found.by_invokers),
         is_measured=True,
     )
 
 
-def scaling_law(found: Measured) -> Usl | None:
-    """Return the law by the CPU of an event with more shards, as if each had cores of its own; None without one."""
+def law_of(full: Sequence[FullLoad], more: dict[int, list[FullLoad]]) -> Usl | None:
+    """Return the law by the CPU of an event with more shards or invokers, as if each had a core of its own.
+
+    Their throughput on a machine with fewer cores than processes tells of the machine instead. None without a law.
+    """
     points = [(1, 1.0)]
-    for count, runs in found.by_shards.items():
-        shares = [one.cpu_us / many.cpu_us for one, many in zip(found.full, runs, strict=True)]
+    for count, runs in more.items():
+        shares = [one.cpu_us / many.cpu_us for one, many in zip(full, runs, strict=True)]
         points.append((count, count * _median(shares)))
     try:
         return fit(points)
@@ -60,6 +66,7 @@ def scaling_law(found: Measured) -> Usl | None:
         return None
 
 
+DRIVER = "one process of the load, on one core, answered by a server that nobody watches"
 REDIS_PY = "an event heard by redis-py in a loop: beside capture_cpu_us"
 
 
@@ -75,6 +82,7 @@ def _engine_figures(found: Measured) -> list[Figure]:
     batches = f"distinct keys, {_median([run.batch_mean for run in found.full]):.0f} a batch on average"
     times = [run.events_per_s / loop for run, loop in zip(found.full, found.originals, strict=True)]
     figures = [
+        figure("driver_hset_per_s", "1/s", ">= 150000", [one.hset_per_s for one in found.sendings], DRIVER),
         figure("parse_us", "µs", "", found.parses, "hiredis alone, an event: this machine's yardstick"),
         figure("capture_cpu_us", "µs", "<= 1.0", capture),
         figure("capture_headroom", "×", ">= 2", headroom, f"a subscriber's events/s over a primary's; {gaps:.0f} gaps"),
@@ -87,7 +95,7 @@ def _engine_figures(found: Measured) -> list[Figure]:
         figure("redis_py_hear_cpu_us", "µs", "", [one.hear_us for one in found.redis_py], REDIS_PY),
         figure("redis_py_read_cpu_us", "µs", "", [one.read_us for one in found.redis_py], "and its hash, one by one"),
     ]
-    law = scaling_law(found)
+    law = law_of(found.full, found.by_shards)
     if law is not None:
         efficiency = round(law.efficiency(PREDICTED_SHARDS), 3)
         figures.append(figure("scaling_efficiency", "×", ">= 0.85", [efficiency], _predicted()))
@@ -171,8 +179,18 @@ def series_of(found: Measured) -> Series:
         throughput_over_shards=_throughput(found.full, found.by_shards),
         throughput_over_invokers=_throughput(found.full, found.by_invokers),
         cpu_by_stage=_stage_costs(found),
-        memory=[],
+        memory=found.memory,
     )
+
+
+def histograms_of(found: Measured) -> dict[str, list[str]]:
+    """Return the lags of the runs at light load, at half of saturation, and to the table."""
+    named = (("invoked", found.light), ("invoked", found.halves), ("committed", found.table))
+    return {
+        f"{trials[0].wanted_per_s:.0f}/s, {stage}": [one.histogram for one in trials]
+        for stage, trials in named
+        if trials
+    }
 
 
 def _middle(trials: Sequence[Trial]) -> Trial:

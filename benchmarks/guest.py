@@ -14,9 +14,10 @@ import psutil
 
 from benchmarks.accounting import own_memory
 from benchmarks.drive.commands import PREFIX
+from benchmarks.drive.driver import drive
 from benchmarks.drive.keys import Keyspace
+from benchmarks.drive.plan import Load
 from benchmarks.drive.schedule import Arrivals
-from benchmarks.drive.sender import Load, drive
 from benchmarks.harness import Rig, rig, wait_until
 from benchmarks.lag.histogram import percentiles_of
 from benchmarks.load import Where, hset_distinct

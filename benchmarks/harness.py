@@ -21,6 +21,7 @@ import msgspec
 import orjson
 import psutil
 
+from benchmarks.errors import EngineEnded, NotReached
 from benchmarks.servers import redis_server
 from engine.config import RedisSettings
 from engine.sandbox.demo import clean_environment
@@ -127,11 +128,11 @@ class Rig:
 
 
 def wait_until(condition: Callable[[], bool], what: str, wait_s_max: float = WAIT_S_MAX) -> None:
-    """Return when the condition holds; raise TimeoutError when it does not come to."""
+    """Return when the condition holds; raise `NotReached` when it does not come to."""
     deadline = time.monotonic() + wait_s_max
     while not condition():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"not reached within {wait_s_max:.0f} s: {what}")
+            raise NotReached(f"not reached within {wait_s_max:.0f} s: {what}")
         time.sleep(0.02)
 
 
@@ -156,7 +157,8 @@ def rig(
     """Run the server, the function and the engine until the block ends.
 
     ``function`` is called ``accept``, and made for the folder of the run; ``aws_function`` names one that runs in AWS,
-    by the credentials of the environment, instead; ``more`` are lines of the route's settings. Raise `ServerError`.
+    by the credentials of the environment, instead; ``more`` are lines of the route's settings.
+    Raise `ServerError` or `EngineEnded`.
     """
     folder = Path(tempfile.mkdtemp(prefix="engine-bench-"))
     journal = folder / "journal.jsonl" if with_journal else None
@@ -212,7 +214,7 @@ def start_engine(config: Path, folder: Path, environment: dict[str, str]) -> sub
 
     def is_ready() -> bool:
         if engine.poll() is not None:
-            raise RuntimeError(f"the engine ended with {engine.returncode} before it was ready")
+            raise EngineEnded(f"the engine ended with {engine.returncode} before it was ready")
         return status.exists() and orjson.loads(status.read_bytes())["state"] == "ready"
 
     wait_until(is_ready, "the engine is ready")

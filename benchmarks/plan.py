@@ -44,7 +44,7 @@ def rows_of(plan: Deployment, prices: Prices) -> list[tuple[str, str, str]]:
         (
             "engine",
             f"--shards {plan.shards} --invokers {plan.invokers}",
-            f"{plan.cores:.1f} cores used",
+            f"{'each host; ' if plan.hosts > 1 else ''}{plan.cores:.1f} cores used",
         ),
         ("hosts", f"{plan.hosts} × {plan.host.name}", _host_note(plan)),
         (
@@ -56,7 +56,7 @@ def rows_of(plan: Deployment, prices: Prices) -> list[tuple[str, str, str]]:
         ("Lambda", f"{plan.concurrency} at once", _lambda_note(plan)),
         ("DynamoDB", f"{plan.write_units_per_s:,.0f} write units/s", "on demand, one partition key a Redis key"),
         ("Redis", f"{plan.server.busy_with:.0%} of its thread", _server_note(plan)),
-        ("memory", f"{plan.memory_gib:.1f} GiB", "in an outage: rings, and keys that wait, at their bounds"),
+        ("memory", f"{plan.memory_gib:.1f} GiB", _memory_note(plan)),
         ("network", f"{plan.network_gbit_s:.2f} Gbit/s", "events, reads, payloads"),
         ("breaks first", first.part, f"at {first.rate_per_s:,.0f} changes/s"),
         ("a month", f"{plan.costs.total:,.0f} {currency}", _cost_note(plan)),
@@ -66,6 +66,10 @@ def rows_of(plan: Deployment, prices: Prices) -> list[tuple[str, str, str]]:
 def _host_note(plan: Deployment) -> str:
     note = f"{plan.host.cores} cores, {plan.host.memory_gib:g} GiB"
     return note if plan.hosts == 1 else f"{note} each, with --slice 0/{plan.hosts} to {plan.hosts - 1}/{plan.hosts}"
+
+
+def _memory_note(plan: Deployment) -> str:
+    return f"{'of each host, ' if plan.hosts > 1 else ''}in an outage: rings, and keys that wait, at their bounds"
 
 
 def _lambda_note(plan: Deployment) -> str:

@@ -13,6 +13,7 @@ import psutil
 from benchmarks.capacity.calibration import Calibration
 from benchmarks.cost import Cost
 from benchmarks.harness import Figure
+from benchmarks.watch import Sample
 
 REPORT = Path("reports/bench.json")
 
@@ -59,15 +60,6 @@ class StageCost(msgspec.Struct, frozen=True):
     switches_per_event: float = 0.0
 
 
-class MemoryPoint(msgspec.Struct, frozen=True):
-    """The engine's memory at one moment of a run."""
-
-    at_s: float
-    memory_mib: float
-    keys_waiting: int
-    descriptors: int
-
-
 class Series(msgspec.Struct, frozen=True):
     """What is drawn. One that is empty was not measured."""
 
@@ -76,7 +68,9 @@ class Series(msgspec.Struct, frozen=True):
     throughput_over_shards: list[Throughput] = []
     throughput_over_invokers: list[Throughput] = []
     cpu_by_stage: list[StageCost] = []
-    memory: list[MemoryPoint] = []
+    memory: list[Sample] = []
+    """While the load grows until it is too much, and beyond."""
+    soak_memory: list[Sample] = []
 
 
 class Results(msgspec.Struct, frozen=True):
@@ -92,6 +86,8 @@ class Results(msgspec.Struct, frozen=True):
     series: Series = msgspec.field(default_factory=Series)
     cost_per_million_changes: list[Cost] = []
     calibration: Calibration | None = None
+    histograms: dict[str, list[str]] = {}
+    """Lags of each run, in µs, as HDR libraries read them: by the rate, in changes a second, and where they end."""
 
     def figure(self, name: str) -> Figure | None:
         """Return a figure by its name."""

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import msgspec
 
 from benchmarks.drive.keys import Keyspace
+from benchmarks.drive.plan import Load
 from benchmarks.drive.schedule import Arrivals
-from benchmarks.drive.sender import Load
 from benchmarks.trial import Ground, Trial
 
 FULL = 0.95
@@ -21,12 +21,16 @@ CROWDED = 0.8
 
 
 class Search(msgspec.Struct, frozen=True):
-    """How it is searched: from which rate, for how long a trial, and how often halved."""
+    """How it is searched: from which rate, for how long a trial, and how often halved.
+
+    A rate is given up on only after ``tries`` that did not hold: what the machine did meanwhile is no limit of ours.
+    """
 
     from_rate_per_s: float = 20_000.0
     limit_ms: float = 250.0
     seconds: float = 4.0
     halvings: int = 3
+    tries: int = 2
     rate_per_s_max: float = 1_000_000.0
 
 
@@ -39,8 +43,11 @@ class Saturation(msgspec.Struct, frozen=True):
 
 
 def holds(trial: Trial, limit_ms: float) -> bool:
-    """Tell whether a trial's lag stayed within the limit, with nothing missing, on its schedule."""
-    return trial.kept_schedule and not trial.missing and trial.lag.count > 0 and trial.lag.p99_ms <= limit_ms
+    """Tell whether a trial's lag stayed within the limit, with nothing missing.
+
+    Lag counts from when a change was due, so that a sender that comes late makes it more, never less.
+    """
+    return not trial.missing and trial.lag.count > 0 and trial.lag.p99_ms <= limit_ms
 
 
 def search_rate(run: Callable[[float], Trial], search: Search) -> Saturation:
@@ -48,8 +55,11 @@ def search_rate(run: Callable[[float], Trial], search: Search) -> Saturation:
     trials: list[Trial] = []
 
     def try_rate(rate_per_s: float) -> bool:
-        trials.append(run(rate_per_s))
-        return holds(trials[-1], search.limit_ms)
+        for _ in range(search.tries):
+            trials.append(run(rate_per_s))
+            if holds(trials[-1], search.limit_ms):
+                return True
+        return False
 
     low, high = 0.0, search.from_rate_per_s
     while try_rate(high):
@@ -62,7 +72,9 @@ def search_rate(run: Callable[[float], Trial], search: Search) -> Saturation:
             low = middle
         else:
             high = middle
-    failed = min((one for one in trials if not holds(one, search.limit_ms)), key=lambda one: one.wanted_per_s)
+    # What held at its second try is none of these; a whole number of changes may be a little more than the rate.
+    above = [one for one in trials if one.wanted_per_s > 1.001 * low and not holds(one, search.limit_ms)]
+    failed = min(above, key=lambda one: one.wanted_per_s)
     return Saturation(round(low), limit_of(failed), trials)
 
 
@@ -81,11 +93,13 @@ def limit_of(trial: Trial) -> str:
     return f"the engine: the host was {accounts.busy:.0%} used, and no process filled a core"
 
 
-def measure_saturation_rate(place: Ground, keyspace: Keyspace, search: Search, seed: int) -> Saturation:
-    """Search on a running path."""
+def measure_saturation_rate(
+    place: Ground, keyspace: Keyspace, search: Search, seed: int, during: Callable[[], None] | None = None
+) -> Saturation:
+    """Search on a running path; ``during`` is called again and again while a load is sent."""
 
     def run(rate_per_s: float) -> Trial:
         load = Load(Arrivals(rate_per_s=rate_per_s), keyspace, seconds=search.seconds, seed=seed)
-        return place.run(load)
+        return place.run(load, during)
 
     return search_rate(run, search)

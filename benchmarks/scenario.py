@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import click
 import msgspec
@@ -15,82 +15,20 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.drive.commands import BadMix, Mix
-from benchmarks.drive.keys import BadKeyspace, Keyspace
-from benchmarks.drive.schedule import Arrivals, BadArrivals
-from benchmarks.drive.sender import Load, lay_out
-from benchmarks.saturation import Saturation, Search, measure_saturation_rate
-from benchmarks.servers import ServerError
-from benchmarks.sinks import SinkError, SinkName
-from benchmarks.trial import Ground, Shape, Trial, ground
+from benchmarks.errors import BenchmarkError
+from benchmarks.lag.timeline import Window, bursts_of, recoveries
+from benchmarks.saturation import Saturation, measure_saturation_rate
+from benchmarks.scenario_file import SECONDS_MAX, Outage, Scenario, check_outage, read_scenario
+from benchmarks.sinks import SinkName
+from benchmarks.soak import soak
+from benchmarks.trial import Ground, Trial, ground
 
-FOLDER = Path(__file__).parent / "scenarios"
 REPORTS = Path("reports")
-SECONDS_MAX = 86_400.0
-
-
-class Outage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """For how long the function answers nothing, and when that begins."""
-
-    from_s: float
-    seconds: float
-
-
-class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One scenario: what is sent, to what, and whether the function goes away meanwhile.
-
-    ``kind`` ``load`` sends it once; ``saturation`` searches the highest rate that keeps the limit of ``search``.
-    """
-
-    about: str
-    kind: Literal["load", "saturation"] = "load"
-    seconds: float = 10.0
-    shape: Shape = msgspec.field(default_factory=Shape)
-    arrivals: Arrivals = msgspec.field(default_factory=Arrivals)
-    keyspace: Keyspace = msgspec.field(default_factory=Keyspace)
-    mix: Mix = msgspec.field(default_factory=Mix)
-    search: Search = msgspec.field(default_factory=Search)
-    outage: Outage | None = None
-
-    def load(self, seed: int, seconds: float | None = None) -> Load:
-        """Return what is sent."""
-        return Load(self.arrivals, self.keyspace, self.mix, seconds or self.seconds, seed)
-
-
-class ScenarioError(Exception):
-    """A scenario that can't be run; the message says where and why."""
-
-
-def names() -> list[str]:
-    """Return the scenarios that come with the project."""
-    return sorted(path.stem for path in FOLDER.glob("*.toml"))
-
-
-def read_scenario(name: str) -> Scenario:
-    """Return a scenario by its name or its file; raise `ScenarioError`."""
-    path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
-    try:
-        scenario = msgspec.toml.decode(path.read_bytes(), type=Scenario)
-    except FileNotFoundError as error:
-        raise ScenarioError(f"no scenario {name}: there is {', '.join(names())}, or name a .toml file") from error
-    except OSError as error:
-        raise ScenarioError(f"{path} can't be read: {error.strerror}") from error
-    except msgspec.MsgspecError as error:
-        raise ScenarioError(f"{path}: {error}") from error
-    try:
-        lay_out(msgspec.structs.replace(scenario.load(1), seconds=min(1.0, scenario.seconds)))
-    except (BadArrivals, BadKeyspace, BadMix) as error:
-        raise ScenarioError(f"{path}: {error}") from error
-    if not 0 < scenario.seconds <= SECONDS_MAX:
-        raise ScenarioError(f"{path}: seconds is {scenario.seconds:g}: more than 0, at most a day, is allowed")
-    outage = scenario.outage
-    if outage is not None and not (outage.from_s >= 0 and 0 < outage.seconds < 55):
-        raise ScenarioError(f"{path}: outage: from 0 s on, for less than 55 s, before invocations time out, is allowed")
-    return scenario
 
 
 def run_scenario(scenario: Scenario, seed: int, seconds: float | None = None) -> Trial | Saturation:
-    """Run it on parts of its own; return what it showed."""
+    """Run it on parts of its own; return what it showed; raise `BenchmarkError`."""
+    check_outage(scenario, seconds or scenario.seconds)
     with ground(scenario.shape) as place:
         if scenario.kind == "saturation":
             return measure_saturation_rate(place, scenario.keyspace, scenario.search, seed)
@@ -114,7 +52,25 @@ def _during(place: Ground, outage: Outage | None) -> Callable[[], None] | None:
     return look
 
 
-def table_of(name: str, trial: Trial) -> Table:
+def windows_of(scenario: Scenario, seconds: float) -> list[Window]:
+    """Return the parts of a run that its bursts or its outage disturb."""
+    outage = scenario.outage
+    if outage is not None:
+        return [Window(outage.from_s, outage.from_s + outage.seconds, seconds)]
+    return list(bursts_of(scenario.arrivals, seconds))
+
+
+def recovery_of(scenario: Scenario, seconds: float, trial: Trial) -> str:
+    """Return how long it took to work off what was disturbed; nothing where nothing was."""
+    if not trial.moments:
+        return ""
+    found = recoveries(trial.moments, windows_of(scenario, seconds), scenario.search.limit_ms)
+    what = "the outage" if scenario.outage is not None else "each burst"
+    told = ", ".join(f"{one:.1f}" for one in found)
+    return f"{told} s after {what} the last change over {scenario.search.limit_ms:g} ms had arrived" if told else ""
+
+
+def table_of(name: str, trial: Trial, recovery: str = "") -> Table:
     """Return the table that people read."""
     verdict, accounts = trial.verdict, trial.accounts
     table = Table(title=name, show_header=False)
@@ -130,6 +86,8 @@ def table_of(name: str, trial: Trial) -> Table:
         f"{verdict.keys:,} keys: {verdict.lost} lost, {verdict.stale} stale, {verdict.invented} invented; "
         f"{trial.missing} changes never arrived",
     )
+    if recovery:
+        table.add_row("recovery", recovery)
     table.add_row("delivered", f"{trial.records:,} records, {trial.records_per_invocation:,.1f} an invocation")
     cpu = ", ".join(f"{one.role} {one.cpu_us:.1f}" for one in accounts.roles)
     table.add_row("CPU", f"{cpu} µs a change; {accounts.busy:.0%} of all cores")
@@ -155,15 +113,18 @@ def main(name: str, seed: int, seconds: float | None, sink: SinkName | None) -> 
         if sink is not None:
             scenario = msgspec.structs.replace(scenario, shape=msgspec.structs.replace(scenario.shape, sink=sink))
         console.print(scenario.about)
+        if scenario.kind == "soak":
+            soak(scenario, seed, seconds)
+            return
         with console.status("running"):
             found = run_scenario(scenario, seed, seconds)
-    except (ScenarioError, ServerError, SinkError) as error:
+    except BenchmarkError as error:
         raise click.ClickException(str(error)) from error
     if isinstance(found, Saturation):
         limit = scenario.search.limit_ms
         console.print(f"{found.rate_per_s:,.0f} changes/s keep a p99 of {limit:g} ms; limited by {found.limited_by}")
     else:
-        console.print(table_of(name, found))
+        console.print(table_of(name, found, recovery_of(scenario, seconds or scenario.seconds, found)))
     REPORTS.mkdir(exist_ok=True)
     path = REPORTS / f"scenario-{Path(name).stem}.json"
     path.write_bytes(msgspec.json.format(msgspec.json.encode(found)))

@@ -11,6 +11,7 @@ from tempfile import NamedTemporaryFile
 import hiredis
 
 from benchmarks.drive.commands import PREFIX
+from benchmarks.errors import BenchmarkError
 from benchmarks.load import info
 from engine.config import RedisSettings
 from engine.connection import RespConnection
@@ -30,7 +31,7 @@ function = "bench"
 """What settings are not complete without, where the server alone is wanted."""
 
 
-class ServerError(Exception):
+class ServerError(BenchmarkError):
     """A server that no benchmark may run on; the message says why, and what to do."""
 
 

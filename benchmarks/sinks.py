@@ -12,6 +12,7 @@ from typing import Any, Literal
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
+from benchmarks.errors import BenchmarkError
 from benchmarks.harness import Rig, stand_in
 from benchmarks.lag import check
 from benchmarks.lag.stages import Clocks, Received, read_journal, read_notes
@@ -25,7 +26,7 @@ TABLE = "bench"
 ENDPOINT, FUNCTION, AWS_TABLE = "DYNAMODB_ENDPOINT", "BENCH_FUNCTION", "BENCH_TABLE"
 
 
-class SinkError(Exception):
+class SinkError(BenchmarkError):
     """A sink that can't be used; the message says what is missing."""
 
 

@@ -1,25 +1,25 @@
-"""A long run: nothing lost, memory flat, descriptors constant. ``make soak``."""
+"""A long run: nothing lost, memory flat, descriptors constant. ``make soak``, by ``scenarios/soak.toml``."""
 
 from __future__ import annotations
 
 import statistics
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 import msgspec
-import psutil
-from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.accounting import descriptors
 from benchmarks.drive.keys import Keyspace
+from benchmarks.drive.plan import Load
 from benchmarks.drive.schedule import Arrivals
-from benchmarks.drive.sender import Load
-from benchmarks.lag.histogram import Percentiles
+from benchmarks.errors import BenchmarkError
+from benchmarks.lag.histogram import Percentiles, merged
 from benchmarks.results import now
-from benchmarks.saturation import Search, measure_saturation_rate
-from benchmarks.servers import ServerError
-from benchmarks.trial import Ground, Shape, Trial, ground
+from benchmarks.saturation import measure_saturation_rate
+from benchmarks.scenario_file import Scenario, ScenarioError, read_scenario
+from benchmarks.trial import Ground, Trial, ground
+from benchmarks.watch import Sample, Watch
 
 REPORT = Path("reports/soak.json")
 SAMPLE_S = 5.0
@@ -30,15 +30,6 @@ LEG_S = 30.0
 """A soak is many loads of this length, each judged whole, so that no log of it grows for ever."""
 FLAT_PER_HOUR = 0.05
 """A slope of less than this part of the memory an hour is flat."""
-
-
-class Sample(msgspec.Struct, frozen=True):
-    """One look at the engine's processes."""
-
-    at_s: float
-    memory_mib: float
-    descriptors: int
-    keys_waiting: int
 
 
 class Soak(msgspec.Struct, frozen=True):
@@ -54,6 +45,7 @@ class Soak(msgspec.Struct, frozen=True):
     rss_slope_per_hour: float
     descriptors_min: int
     descriptors_max: int
+    lag: Percentiles
     worst_leg: Percentiles
     samples: list[Sample]
     measured_at: str = ""
@@ -62,6 +54,12 @@ class Soak(msgspec.Struct, frozen=True):
     def is_flat(self) -> bool:
         """Tell whether memory does not grow."""
         return self.rss_slope_per_hour <= FLAT_PER_HOUR
+
+    @property
+    def is_well(self) -> bool:
+        """Tell whether nothing was lost or wrong, memory is flat and descriptors are constant."""
+        is_right = not (self.lost or self.stale or self.invented)
+        return is_right and self.is_flat and self.descriptors_max == self.descriptors_min
 
 
 def slope_per_hour(samples: list[Sample]) -> float:
@@ -77,102 +75,96 @@ def slope_per_hour(samples: list[Sample]) -> float:
     return round(statistics.median(slopes) * 3_600 / statistics.median(one.memory_mib for one in samples), 4)
 
 
-def run_soak(place: Ground, rate_per_s: float, minutes: float, seed: int, say: Console | None = None) -> Soak:
-    """Send at this rate for so many minutes, leg by leg; each leg's keys are compared before the next.
+def run_soak(place: Ground, load: Load, say: Callable[[Trial, int, int], None] = lambda *_: None) -> Soak:
+    """Send a load for as long as it says, leg by leg; each leg's keys are compared before the next.
 
-    Before them comes a flood: rings and pools are touched for the first time before memory is looked at.
+    Before them comes a flood: rings and pools are touched for the first time before memory is looked at. After each leg
+    ``say`` is told of it, its number, and how many there are.
     """
-    flood = Load(Arrivals(rate_per_s=FLOOD * rate_per_s), Keyspace(300_000), seconds=FLOOD_S, seed=seed)
+    rate_per_s = load.arrivals.rate_per_s
+    flood = Load(Arrivals(rate_per_s=FLOOD * rate_per_s), Keyspace(300_000), load.mix, FLOOD_S, load.seed)
     flooded = place.run(flood)
     place.forget()
-    samples: list[Sample] = []
     trials: list[Trial] = []
-    began_s = time.monotonic()
-    due = [began_s]
-
-    def look() -> None:
-        if time.monotonic() >= due[0]:
-            due[0] = max(due[0] + SAMPLE_S, time.monotonic())
-            samples.append(_sample(place, began_s))
-
-    legs = max(1, round(minutes * 60 / LEG_S))
+    watch = Watch(place.rig, SAMPLE_S)
+    legs = max(1, round(load.seconds / LEG_S))
     for leg in range(legs):
-        seconds = min(LEG_S, minutes * 60)
-        load = Load(Arrivals("poisson", rate_per_s=rate_per_s), Keyspace(100_000), seconds=seconds, seed=seed + leg)
-        trials.append(place.run(load, look))
+        seconds = min(LEG_S, load.seconds)
+        trials.append(place.run(msgspec.structs.replace(load, seconds=seconds, seed=load.seed + leg), watch))
         place.forget()
-        if say is not None:
-            lag = trials[-1].lag
-            say.print(f"leg {leg + 1} of {legs}: p99 {lag.p99_ms:.1f} ms, {samples[-1].memory_mib:.0f} MiB")
-    worst = max((one.lag for one in trials), key=lambda lag: lag.p99_ms)
-    gaps = place.rig.totals()["gaps"]
-    return _told(rate_per_s, minutes, [flooded, *trials], worst, gaps, samples)
+        say(trials[-1], leg + 1, legs)
+    return _told(load, flooded, trials, place.rig.totals()["gaps"], watch.samples)
 
 
-def _told(
-    rate_per_s: float, minutes: float, trials: list[Trial], worst: Percentiles, gaps: int, samples: list[Sample]
-) -> Soak:
+def _told(load: Load, flooded: Trial, trials: list[Trial], gaps: int, samples: list[Sample]) -> Soak:
     settled = [one for one in samples if one.at_s >= WARM_UP_PART * samples[-1].at_s] or samples
+    everything = [flooded, *trials]
     return Soak(
-        rate_per_s,
-        minutes,
-        sum(one.changes for one in trials),
-        sum(one.verdict.lost + one.missing for one in trials),
-        sum(one.verdict.stale for one in trials),
-        sum(one.verdict.invented for one in trials),
-        gaps,
-        slope_per_hour(settled),
-        min(one.descriptors for one in settled),
-        max(one.descriptors for one in settled),
-        worst,
-        samples,
-        now(),
+        rate_per_s=load.arrivals.rate_per_s,
+        minutes=load.seconds / 60,
+        changes=sum(one.changes for one in everything),
+        lost=sum(one.verdict.lost + one.missing for one in everything),
+        stale=sum(one.verdict.stale for one in everything),
+        invented=sum(one.verdict.invented for one in everything),
+        gaps=gaps,
+        rss_slope_per_hour=slope_per_hour(settled),
+        descriptors_min=min(one.descriptors for one in settled),
+        descriptors_max=max(one.descriptors for one in settled),
+        lag=merged(one.histogram for one in trials).percentiles(),
+        worst_leg=max((one.lag for one in trials), key=lambda lag: lag.p99_ms),
+        samples=samples,
+        measured_at=now(),
     )
-
-
-def _sample(place: Ground, began_s: float) -> Sample:
-    root = psutil.Process(place.rig.engine.pid)
-    memory = sum(process.memory_full_info().pss for process in (root, *root.children(recursive=True)))
-    totals = place.rig.totals()
-    waiting = totals["keys_waiting"] + totals["keys_in_flight"] + totals["dirty_keys"]
-    at_s = round(time.monotonic() - began_s, 1)
-    return Sample(at_s, round(memory / 2**20, 2), descriptors(place.rig.engine.pid), waiting)
 
 
 @click.command()
-@click.option("--minutes", type=click.FloatRange(0.1, 10_000), default=20.0, show_default=True)
+@click.option("--minutes", type=click.FloatRange(0.1, 10_000), help="Another length than the scenario's.")
 @click.option("--rate", type=click.FloatRange(1, 1_000_000), help="Changes a second (default: half of what saturates).")
 @click.option("--seed", type=int, default=1, show_default=True)
-def main(minutes: float, rate: float | None, seed: int) -> None:
+def main(minutes: float | None, rate: float | None, seed: int) -> None:
     """Run the engine for long at half of its saturation: nothing lost, memory flat, descriptors constant."""
     try:
-        _soak(minutes, rate, seed)
-    except ServerError as error:
+        soak(read_scenario("soak"), seed, minutes and minutes * 60, rate)
+    except BenchmarkError as error:
         raise click.ClickException(str(error)) from error
 
 
-def _soak(minutes: float, rate: float | None, seed: int) -> None:
-    console = Console()
-    with ground(Shape()) as place:
+def soak(scenario: Scenario, seed: int, seconds: float | None = None, rate: float | None = None) -> None:
+    """Run it, print and write what it showed; exit with 1 where that is not well. Raise `BenchmarkError`."""
+    found = _measure(scenario, seed, seconds, rate)
+    REPORT.parent.mkdir(exist_ok=True)
+    REPORT.write_bytes(msgspec.json.format(msgspec.json.encode(found)))
+    flat = "flat" if found.is_flat else "not flat"
+    click.echo(
+        f"{found.changes:,} changes: {found.lost} lost, {found.stale} stale, {found.invented} invented, "
+        f"{found.gaps} gaps; memory {found.rss_slope_per_hour:+.1%} an hour ({flat}); "
+        f"descriptors {found.descriptors_min} to {found.descriptors_max}; "
+        f"p99 {found.lag.p99_ms:.1f} ms, {found.worst_leg.p99_ms:.1f} in the worst leg; written to {REPORT}"
+    )
+    if not found.is_well:
+        raise SystemExit(1)
+
+
+def _measure(scenario: Scenario, seed: int, seconds: float | None, rate: float | None) -> Soak:
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with ground(scenario.shape) as place, Progress(*columns) as progress:
+        task = progress.add_task("the search for saturation", total=None)
         if rate is None:
-            found = measure_saturation_rate(place, Keyspace(), Search(halvings=2), seed)
+            found = measure_saturation_rate(place, scenario.keyspace, scenario.search, seed)
             rate = found.rate_per_s / 2
-            console.print(f"saturated at {found.rate_per_s:,.0f} changes/s by {found.limited_by}")
+            progress.console.print(f"saturated at {found.rate_per_s:,.0f} changes/s by {found.limited_by}")
             place.forget()
         if not rate:
-            raise click.ClickException("no rate holds the limit on this machine: name one with --rate")
-        console.print(f"{minutes:g} minutes at {rate:,.0f} changes/s")
-        soak = run_soak(place, rate, minutes, seed, console)
-    REPORT.parent.mkdir(exist_ok=True)
-    REPORT.write_bytes(msgspec.json.format(msgspec.json.encode(soak)))
-    flat = "flat" if soak.is_flat else "not flat"
-    console.print(
-        f"{soak.changes:,} changes: {soak.lost} lost, {soak.stale} stale, {soak.invented} invented, {soak.gaps} gaps; "
-        f"memory {soak.rss_slope_per_hour:+.1%} an hour ({flat}); descriptors {soak.descriptors_min} to "
-        f"{soak.descriptors_max}; worst p99 {soak.worst_leg.p99_ms:.1f} ms; written to {REPORT}"
-    )
-    if soak.lost or soak.stale or soak.invented or not soak.is_flat or soak.descriptors_max != soak.descriptors_min:
-        raise SystemExit(1)
+            raise ScenarioError("no rate holds the limit on this machine: name one with --rate")
+        load = scenario.load(seed, seconds)
+        load = msgspec.structs.replace(load, arrivals=msgspec.structs.replace(load.arrivals, rate_per_s=rate))
+        progress.console.print(f"{load.seconds / 60:g} minutes at {rate:,.0f} changes/s")
+
+        def say(trial: Trial, leg: int, legs: int) -> None:
+            done = f"leg {leg} of {legs}: p99 {trial.lag.p99_ms:.1f} ms"
+            progress.update(task, total=legs, completed=leg, description=done)
+
+        return run_soak(place, load, say)
 
 
 if __name__ == "__main__":

@@ -5,15 +5,14 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import msgspec
 
 from benchmarks.capture import measure_capture
 from benchmarks.drive.keys import Keyspace
+from benchmarks.drive.plan import Load
 from benchmarks.drive.schedule import Arrivals
-from benchmarks.drive.sender import Load
 from benchmarks.fetch import measure_fetch
 from benchmarks.functions import FunctionRun, measure_cold_start, measure_dynamodb
 from benchmarks.guest import HsetRatio, WaitingMemory, measure_hset_ratio, measure_waiting_memory
@@ -23,15 +22,18 @@ from benchmarks.path import Saturation as FullLoad
 from benchmarks.path import measure_saturation
 from benchmarks.ring import measure_ring
 from benchmarks.saturation import Saturation, Search, measure_saturation_rate
+from benchmarks.sending import Sending, measure_sending
 from benchmarks.server import ServerCosts, measure_server
 from benchmarks.trial import Shape, Trial, ground
+from benchmarks.watch import Sample, Watch
 
 MORE_BYTES = 8_192
 SMALL_BATCH = 50
 LIGHT_PER_S, TABLE_PER_S, HSET_PER_S = 1_000.0, 500.0, 2_000.0
 KEYSPACE = Keyspace(100_000)
-SCALED_SHARDS = (2, 4)
-SCALED_INVOKERS = (2,)
+SCALED = (2, 4)
+"""Shards, and invokers, beside one of each: the least that tell a law."""
+MEMORY_S = 1.0
 
 
 class Effort(msgspec.Struct, frozen=True):
@@ -55,7 +57,7 @@ QUICK = Effort(
     seconds=2.0,
     short_s=0.5,
     events=40_000,
-    search=Search(from_rate_per_s=40_000.0, seconds=1.0, halvings=1),
+    search=Search(from_rate_per_s=40_000.0, seconds=1.0, halvings=1, tries=1),
     original_s=1.0,
     function_batches=2,
     small_batches=30,
@@ -82,6 +84,8 @@ class Measured:
     small: list[FullLoad] = field(default_factory=list)
     by_shards: dict[int, list[FullLoad]] = field(default_factory=dict)
     by_invokers: dict[int, list[FullLoad]] = field(default_factory=dict)
+    sendings: list[Sending] = field(default_factory=list)
+    memory: list[Sample] = field(default_factory=list)
     saturation: Saturation = field(default_factory=lambda: Saturation(0, "", []))
     halves: list[Trial] = field(default_factory=list)
     light: list[Trial] = field(default_factory=list)
@@ -98,28 +102,25 @@ class Measured:
 
 def parts(effort: Effort) -> int:
     """Return how many measurements there are, for a bar."""
-    singles = 3 + len(SCALED_INVOKERS)
-    return singles + effort.runs * 16 + effort.pairs
+    return 3 + effort.runs * 17 + effort.pairs
 
 
 def measure_all(effort: Effort, seed: int, repeat: Repeat) -> Measured:
     """Measure everything, one part after the other, on an otherwise idle machine."""
     runs, found = effort.runs, Measured()
     found.parses = repeat("hiredis alone", runs, measure_parse)
+    found.sendings = repeat("the load's sender", runs, lambda: measure_sending(effort.short_s))
     found.rings = repeat("rings", runs, lambda: measure_ring(effort.short_s))
     found.captures = repeat("capture", runs, lambda: measure_capture(effort.short_s))
     found.fetches = repeat("reads", runs, measure_fetch)
     found.large_fetches = repeat("reads of large values", runs, lambda: measure_fetch(MORE_BYTES))
     found.server = repeat("the server alone", 1, lambda: measure_server(effort.short_s))
-    # In turn, so that each count of shards has seen the same machine.
-    rounds = repeat("full load, 1 to 4 shards", runs, lambda: _over_shards(effort))
-    found.full = [one[1] for one in rounds]
-    found.by_shards = {count: [one[count] for one in rounds] for count in SCALED_SHARDS}
+    # In turn, so that each count has seen the same machine.
+    rounds = repeat("full load, 1 to 4 shards and invokers", runs, lambda: _scaled(effort))
+    found.full = [one[1, 1] for one in rounds]
+    found.by_shards = {count: [one[count, 1] for one in rounds] for count in SCALED}
+    found.by_invokers = {count: [one[1, count] for one in rounds] for count in SCALED}
     found.small = repeat("full load, small batches", runs, lambda: measure_saturation(effort.events, SMALL_BATCH))
-    for count in SCALED_INVOKERS:
-        found.by_invokers[count] = repeat(
-            f"full load, {count} invokers", 1, partial(_at_full_load, effort, invokers=count)
-        )
     _measure_lags(effort, seed, repeat, found)
     found.hset = _hset(effort, seed, repeat)
     found.waiting = repeat("keys that wait", 1, lambda: measure_waiting_memory(effort.waiting_keys))
@@ -129,12 +130,12 @@ def measure_all(effort: Effort, seed: int, repeat: Repeat) -> Measured:
     return found
 
 
-def _over_shards(effort: Effort) -> dict[int, FullLoad]:
-    return {count: _at_full_load(effort, shards=count) for count in (1, *SCALED_SHARDS)}
-
-
-def _at_full_load(effort: Effort, **shape: int) -> FullLoad:
-    return measure_saturation(effort.events, **shape)
+def _scaled(effort: Effort) -> dict[tuple[int, int], FullLoad]:
+    shapes = [(1, 1), *((count, 1) for count in SCALED), *((1, count) for count in SCALED)]
+    return {
+        (shards, invokers): measure_saturation(effort.events, shards=shards, invokers=invokers)
+        for shards, invokers in shapes
+    }
 
 
 def _measure_lags(effort: Effort, seed: int, repeat: Repeat, found: Measured) -> None:
@@ -147,9 +148,13 @@ def _measure_lags(effort: Effort, seed: int, repeat: Repeat, found: Measured) ->
 
         found.light = repeat("lag at 1,000 changes/s", effort.runs, lambda: at(LIGHT_PER_S))
         place.forget()
+        watch = Watch(place.rig, MEMORY_S)
         (found.saturation,) = repeat(
-            "the search for saturation", 1, lambda: measure_saturation_rate(place, KEYSPACE, effort.search, seed)
+            "the search for saturation",
+            1,
+            lambda: measure_saturation_rate(place, KEYSPACE, effort.search, seed, watch),
         )
+        found.memory = watch.samples
         half = max(found.saturation.rate_per_s, LIGHT_PER_S) / 2
         found.halves = repeat("lag at half of it", effort.runs, lambda: at(half))
     with ground(Shape(sink="dynamodb", batch_size=100)) as place:

@@ -16,16 +16,18 @@ import msgspec
 import numpy as np
 
 from benchmarks.accounting import Accounts, Meter
+from benchmarks.drive.driver import Driver, Sent, drive
 from benchmarks.drive.keys import Keyspace
+from benchmarks.drive.plan import Load
 from benchmarks.drive.schedule import Arrivals
-from benchmarks.drive.sender import Driver, Load, Sent, drive
 from benchmarks.harness import Rig, rig, wait_until
 from benchmarks.lag import check
 from benchmarks.lag.check import Verdict
 from benchmarks.lag.function import COLUMNS
-from benchmarks.lag.histogram import Percentiles, percentiles_of
+from benchmarks.lag.histogram import Histogram, Percentiles, percentiles_of
 from benchmarks.lag.probe import Probe
-from benchmarks.lag.stages import NEVER, Clocks, Received, StageLag, lags_of, told
+from benchmarks.lag.stages import NEVER, Clocks, Received, StageLag, lags_of, leaves_value, told
+from benchmarks.lag.timeline import Moment, timeline
 from benchmarks.sinks import Sink, SinkName, sink
 
 
@@ -44,7 +46,8 @@ class Trial(msgspec.Struct, frozen=True):
     """What one trial showed.
 
     ``lag`` is from when a change was due to its request, received whole by the function (of the DynamoDB sink: to its
-    write, answered); ``stages`` are on the way. ``missing`` changes never arrived, nor a newer value of their key.
+    write, answered), and ``histogram`` all of it, as HDR libraries read it; ``stages`` are on the way. ``missing``
+    changes never arrived, nor a newer value of their key. ``moments`` is the lag over the time of the run.
     """
 
     wanted_per_s: float
@@ -60,6 +63,8 @@ class Trial(msgspec.Struct, frozen=True):
     records: int
     invocations: int
     seed: int
+    histogram: str = ""
+    moments: list[Moment] = []
 
     @property
     def records_per_invocation(self) -> float:
@@ -90,9 +95,9 @@ class Ground:
                     during()
                 time.sleep(0.05)
             sent = driver.join()
-        accounts = meter.accounts(max(1, len(sent.plan)), sent.took_s)
+        accounts = meter.accounts(sent)
         self.settle()
-        seen = self._seen(sent, clocks) if probe is None else self._probed(sent, probe)
+        seen = self._seen(sent, clocks, load.seconds) if probe is None else self._probed(sent, probe)
         return self._told(load, sent, seen, accounts, before)
 
     def _probing(self) -> AbstractContextManager[Probe | None]:
@@ -122,7 +127,7 @@ class Ground:
 
         wait_until(is_settled, "all is settled", wait_s_max)
 
-    def _seen(self, sent: Sent, clocks: Clocks) -> _Seen:
+    def _seen(self, sent: Sent, clocks: Clocks, seconds: float) -> _Seen:
         """Return what the function's journal or notes tell of this run."""
         everything = self.sink.received(self.rig, clocks)
         # Values by when they were due, deletes by when they came.
@@ -134,15 +139,16 @@ class Ground:
             del lags["committed"]
         arrived = lags["invoked"] != NEVER
         missing = int(np.count_nonzero(~arrived))
-        lag = percentiles_of(lags[self.sink.stage][arrived])
-        return _Seen(lag, told(lags), missing, self._verdict(sent, received))
+        last, due = lags[self.sink.stage][arrived], sent.plan.offsets[leaves_value(sent.plan)][arrived]
+        moments = timeline(due, last, seconds)
+        return _Seen(Histogram.of(last), told(lags), missing, self._verdict(sent, received), moments)
 
     def _probed(self, sent: Sent, probe: Probe) -> _Seen:
         """Return what a probe saw: of AWS, the table alone is looked at."""
-        lag = percentiles_of(probe.lags_ns)
-        stages = [StageLag("acknowledged", percentiles_of(sent.answered_ns)), StageLag("committed", lag)]
+        lag = Histogram.of(probe.lags_ns)
+        stages = [StageLag("acknowledged", percentiles_of(sent.answered_ns)), StageLag("committed", lag.percentiles())]
         nothing = Received(np.empty((0, len(COLUMNS)), np.int64))
-        return _Seen(lag, stages, probe.missing, self._verdict(sent, nothing))
+        return _Seen(lag, stages, probe.missing, self._verdict(sent, nothing), [])
 
     def _told(self, load: Load, sent: Sent, seen: _Seen, accounts: Accounts, before: dict[str, int]) -> Trial:
         totals = self.rig.totals()
@@ -152,7 +158,7 @@ class Ground:
             changes=len(sent.plan),
             kept_schedule=sent.kept_schedule,
             sender_late=percentiles_of(sent.late_ns),
-            lag=seen.lag,
+            lag=seen.lag.percentiles(),
             stages=seen.stages,
             missing=seen.missing,
             verdict=seen.verdict,
@@ -160,6 +166,8 @@ class Ground:
             records=totals["records_delivered"] - before["records_delivered"],
             invocations=totals["invocations"] - before["invocations"],
             seed=load.seed,
+            histogram=seen.lag.encoded(),
+            moments=seen.moments,
         )
 
     def _verdict(self, sent: Sent, received: Received) -> Verdict:
@@ -174,10 +182,11 @@ class Ground:
 class _Seen(NamedTuple):
     """What became of a load, by those who saw it arrive."""
 
-    lag: Percentiles
+    lag: Histogram
     stages: list[StageLag]
     missing: int
     verdict: Verdict
+    moments: list[Moment]
 
 
 def _rig(shape: Shape, more: str, **options: Any) -> AbstractContextManager[Rig]:

@@ -1,7 +1,7 @@
 """From what is wanted to what it takes: shards, invokers, hosts, concurrency, write units, money, what breaks first.
 
-The model is a chain of stations: the server's one thread, subscribers, invokers, slots of the function. Each is kept
-below `BUSY_MAX` of what it can do, and the lag's percentile is the sum of what each adds
+The model is a chain of stations: the server's one thread, subscribers, invokers (`benchmarks.capacity.hosts`), slots of
+the function. Each is kept below a part of what it can do, and the lag's percentile is the sum of what each adds
 (`benchmarks.capacity.queueing`), which errs on the side of more lag. Coalescing is counted within the time that a key
 waits at light load and the batching window; under overload there is more of it.  (pure)
 """
@@ -13,19 +13,21 @@ import math
 import msgspec
 
 from benchmarks.capacity.calibration import Calibration
+from benchmarks.capacity.hosts import (
+    BUSY_MAX,
+    INVOKERS_MAX,
+    SLICES_MAX,
+    SLOTS_A_INVOKER,
+    Fleet,
+    Work,
+    cheapest,
+    effective,
+)
 from benchmarks.capacity.prices import Host, LambdaPrices, Prices
 from benchmarks.capacity.queueing import distinct_share, wait_ms
 
-BUSY_MAX = 0.6
-"""Of a subscriber's or invoker's core: the rest is for bursts, repairs and what the host does besides."""
 SERVER_BUSY_MAX = 0.8
 BATCH_SIZE = 500
-SLOTS_A_INVOKER = 10
-"""``parallelization_factor`` at most."""
-SHARDS_MAX, INVOKERS_MAX, SLICES_MAX = 64, 64, 32
-RING_BYTES = 8_388_608
-LANE_KEYS_MAX, DIRTY_KEYS_MAX = 200_000, 500_000
-KEY_NAME_BYTES = 32
 HOURS_A_MONTH = 730
 SECONDS_A_MONTH = HOURS_A_MONTH * 3_600
 
@@ -75,7 +77,11 @@ class Costs(msgspec.Struct, frozen=True):
 
 
 class Deployment(msgspec.Struct, frozen=True):
-    """What it takes. ``delivered_per_s`` are changes less those that coalesce; ``cores`` those that are used."""
+    """What it takes.
+
+    ``shards``, ``invokers`` and ``memory_gib`` are of each host; several hosts have a slice of the keys each.
+    ``delivered_per_s`` are changes less those that coalesce; ``cores`` those that all hosts use together.
+    """
 
     wish: Wish
     shards: int
@@ -112,28 +118,34 @@ def deploy(wish: Wish, known: Calibration, prices: Prices) -> Deployment:
     share = distinct_share(wish.rate_per_s, wish.keys, window_s, wish.skew)
     delivered = wish.rate_per_s * share
     concurrency, batch, lag = _slots(wish, known, prices.function, delivered)
-    core = min(host.relative_core for host in prices.hosts)
-    shards = max(1, math.ceil(wish.rate_per_s * known.capture_cpu_us / 1e6 / core / BUSY_MAX))
     key_us = known.key_us(wish.value_bytes) + known.invoke_cpu_us / batch
-    invokers = _invokers(delivered * key_us / 1e6 / core / BUSY_MAX, concurrency, known)
-    server = _server(wish, known, shards, delivered)
-    cores = (wish.rate_per_s * known.capture_cpu_us + delivered * key_us) / 1e6 / core
-    network = (wish.rate_per_s * known.event_wire_bytes + 2 * delivered * (wish.value_bytes + 200)) * 8 / 1e9
-    memory = _memory_gib(wish, known, shards, invokers)
-    host, hosts = _hosts(prices, shards + invokers, memory, network)
+    work = Work(
+        capture_cores=wish.rate_per_s * known.capture_cpu_us / 1e6,
+        delivery_cores=delivered * key_us / 1e6,
+        concurrency=concurrency,
+        network_gbit_s=(wish.rate_per_s * known.event_wire_bytes + 2 * delivered * (wish.value_bytes + 200)) * 8 / 1e9,
+        keys=wish.keys,
+    )
+    fleet = cheapest(work, known, prices.hosts)
+    if fleet is None:
+        raise Impossible(
+            f"{work.capture_cores + work.delivery_cores:.1f} cores of work, {concurrency} invocations at once: more "
+            f"than {SLICES_MAX} of the largest host; name a larger one in the prices"
+        )
+    server = _server(wish, known, fleet.hosts * fleet.shards, delivered)
     invocations = delivered / batch
     units = delivered * math.ceil((wish.value_bytes + 100) / prices.dynamodb.write_unit_bytes)
     function = prices.function
     function_s = invocations * (function.invocation_ms + batch * function.item_ms) / 1_000
     return Deployment(
         wish=wish,
-        shards=shards,
-        invokers=invokers,
-        hosts=hosts,
-        host=host,
-        cores=cores,
-        memory_gib=memory,
-        network_gbit_s=network,
+        shards=fleet.shards,
+        invokers=fleet.invokers,
+        hosts=fleet.hosts,
+        host=fleet.host,
+        cores=_cores(work, known, fleet),
+        memory_gib=fleet.memory_gib,
+        network_gbit_s=work.network_gbit_s,
         delivered_per_s=delivered,
         records_per_invocation=batch,
         invocations_per_s=invocations,
@@ -142,12 +154,12 @@ def deploy(wish: Wish, known: Calibration, prices: Prices) -> Deployment:
         write_units_per_s=units,
         server=server,
         costs=Costs(
-            hosts * host.hour * HOURS_A_MONTH,
+            fleet.hour * HOURS_A_MONTH,
             invocations * SECONDS_A_MONTH / 1e6 * prices.function.million_requests,
             function_s * SECONDS_A_MONTH * prices.function.memory_gb * prices.function.gb_second,
             units * SECONDS_A_MONTH / 1e6 * prices.dynamodb.million_write_units,
         ),
-        limits=_limits(known, prices.function, share, core, shards, invokers, concurrency, wish),
+        limits=_limits(known, prices.function, share, fleet, concurrency, wish),
     )
 
 
@@ -168,7 +180,8 @@ def _check(wish: Wish) -> None:
 
 def _slots(wish: Wish, known: Calibration, function: LambdaPrices, delivered: float) -> tuple[int, float, float]:
     """Return the fewest invocations at once that keep the lag, the records of each, and that lag."""
-    alone_ms = known.idle_lag_ms + wish.window_s * 1_000 + function.invocation_ms + function.item_ms
+    idle_ms = known.idle_ms(wish.percentile)
+    alone_ms = idle_ms + wish.window_s * 1_000 + function.invocation_ms + function.item_ms
     if alone_ms > wish.lag_ms:
         raise Impossible(
             f"a lag of {wish.lag_ms:g} ms: one change alone takes {alone_ms:.1f} ms, of which the function has "
@@ -213,24 +226,15 @@ def _lag(
         waits_ms = takes_ms / slots * math.log(1 / (1 - wish.percentile / 100))
     else:
         waits_ms = wait_ms(slots, delivered / batch, takes_ms, wish.percentile)
-    lag_ms = known.idle_lag_ms + wish.window_s * 1_000 + waits_ms + takes_ms
+    lag_ms = known.idle_ms(wish.percentile) + wish.window_s * 1_000 + waits_ms + takes_ms
     return (batch, lag_ms) if lag_ms <= wish.lag_ms else None
 
 
-def _invokers(cores: float, concurrency: int, known: Calibration) -> int:
-    """Return how many invokers do what so many cores would, by the fitted law where there is one."""
-    wanted = max(1, math.ceil(cores), math.ceil(concurrency / SLOTS_A_INVOKER))
-    law = known.invokers_usl
-    if law is None:
-        return wanted
-    count = wanted
-    while law.efficiency(count) * count < cores:
-        count += 1
-        if count > law.peak or count > INVOKERS_MAX * SLICES_MAX:
-            raise Impossible(
-                f"{cores:.1f} cores of invokers: by the fitted law, more than {law.peak:.0f} make it slower"
-            )
-    return count
+def _cores(work: Work, known: Calibration, fleet: Fleet) -> float:
+    """Return the cores in use: what contention takes is used too."""
+    capture = work.capture_cores * fleet.shards / effective(known.shards_usl, fleet.shards)
+    delivery = work.delivery_cores * fleet.invokers / effective(known.invokers_usl, fleet.invokers)
+    return (capture + delivery) / fleet.host.relative_core
 
 
 def _server(wish: Wish, known: Calibration, shards: int, delivered: float) -> Server:
@@ -246,50 +250,18 @@ def _server(wish: Wish, known: Calibration, shards: int, delivered: float) -> Se
     return Server(without, busy, wish.rate_per_s * patterns / 1e6)
 
 
-def _memory_gib(wish: Wish, known: Calibration, shards: int, invokers: int) -> float:
-    """Return the memory in an outage: rings, and keys that wait up to the settings' bounds, beside the processes."""
-    lanes = min(wish.keys, LANE_KEYS_MAX * invokers) * (known.waiting_key_bytes + KEY_NAME_BYTES)
-    dirty = min(wish.keys, DIRTY_KEYS_MAX * shards) * (known.waiting_key_bytes + KEY_NAME_BYTES)
-    processes = (1 + shards + invokers) * 40 * 2**20
-    return (shards * invokers * RING_BYTES + lanes + dirty + processes) / 2**30
-
-
-def _hosts(prices: Prices, processes: int, memory: float, network: float) -> tuple[Host, int]:
-    """Return the cheapest hosts with a core for each process, alike, a slice each."""
-    choices = []
-    for host in prices.hosts:
-        count = max(
-            math.ceil(processes / host.cores),
-            math.ceil(memory / (0.8 * host.memory_gib)),
-            math.ceil(network / (BUSY_MAX * host.network_gbit_s)),
-        )
-        if count <= SLICES_MAX:
-            choices.append((count * host.hour, count, host))
-    if not choices:
-        raise Impossible(
-            f"{processes} processes: more than {SLICES_MAX} of the largest host; name a larger one in the prices"
-        )
-    _, count, host = min(choices, key=lambda choice: choice[:2])
-    return host, count
-
-
 def _limits(
-    known: Calibration,
-    function: LambdaPrices,
-    share: float,
-    core: float,
-    shards: int,
-    invokers: int,
-    concurrency: int,
-    wish: Wish,
+    known: Calibration, function: LambdaPrices, share: float, fleet: Fleet, concurrency: int, wish: Wish
 ) -> list[Limit]:
     """Return the rate at which each part has nothing left, with full batches and the coalescing of the plan."""
-    server_us = known.server_cpu_us + known.notify_cpu_us + known.pattern_cpu_us * shards + share * known.read_cpu_us
+    patterns_us = known.pattern_cpu_us * fleet.hosts * fleet.shards
+    server_us = known.server_cpu_us + known.notify_cpu_us + patterns_us + share * known.read_cpu_us
     key_us = known.key_us(wish.value_bytes) + known.invoke_cpu_us / BATCH_SIZE
     slot_us = 1_000 * (function.item_ms + function.invocation_ms / BATCH_SIZE)
+    core_us = fleet.hosts * fleet.host.relative_core * 1e6
     return [
         Limit("the server's one thread", 1e6 / server_us),
-        Limit("the subscribers", shards * 1e6 * core / known.capture_cpu_us),
-        Limit("the invokers", invokers * 1e6 * core / key_us / share),
+        Limit("the subscribers", effective(known.shards_usl, fleet.shards) * core_us / known.capture_cpu_us),
+        Limit("the invokers", effective(known.invokers_usl, fleet.invokers) * core_us / key_us / share),
         Limit("the function's concurrency", concurrency * 1e6 / slot_us / share),
     ]

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from benchmarks.drive.commands import DUE_FIELD, NUMBER_FIELD, PREFIX, key_name, key_number
-from benchmarks.drive.sender import Plan
+from benchmarks.drive.plan import Plan
 from benchmarks.lag.function import number_and_due
 from benchmarks.lag.stages import Received
 from benchmarks.load import Where, connect, replies

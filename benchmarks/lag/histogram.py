@@ -36,10 +36,17 @@ class Histogram:
         for time_us, count in zip(times_us.tolist(), counts.tolist(), strict=True):
             self._counts.record_value(time_us, count)
 
-    def encoded(self) -> bytes:
-        """Return the histogram in the format that all HDR libraries read."""
+    @classmethod
+    def of(cls, times_ns: npt.NDArray[np.int64]) -> Histogram:
+        """Return the histogram of these times."""
+        histogram = cls()
+        histogram.add_ns(times_ns)
+        return histogram
+
+    def encoded(self) -> str:
+        """Return the histogram in the format that all HDR libraries read, as text."""
         data: bytes = self._counts.encode()
-        return data
+        return data.decode()
 
     def percentiles(self) -> Percentiles:
         """Return what is told of it."""
@@ -52,16 +59,14 @@ class Histogram:
         return Percentiles(self._counts.get_total_count(), p50, p90, p99, p999, highest)
 
 
-def merged(parts: Iterable[bytes]) -> Histogram:
+def merged(parts: Iterable[str]) -> Histogram:
     """Return the histogram of everything that these encoded ones hold."""
     whole = Histogram()
     for part in parts:
-        whole._counts.decode_and_add(part)
+        whole._counts.decode_and_add(part.encode())
     return whole
 
 
 def percentiles_of(times_ns: npt.NDArray[np.int64]) -> Percentiles:
     """Return what is told of these times."""
-    histogram = Histogram()
-    histogram.add_ns(times_ns)
-    return histogram.percentiles()
+    return Histogram.of(times_ns).percentiles()

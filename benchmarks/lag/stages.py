@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.drive.commands import PREFIX, key_number
-from benchmarks.drive.sender import Sent
+from benchmarks.drive.driver import Sent
+from benchmarks.drive.plan import Plan
 from benchmarks.lag.function import COLUMNS, SUFFIX, number_and_due
 from benchmarks.lag.histogram import Percentiles, percentiles_of
 
@@ -92,14 +92,20 @@ class StageLag(msgspec.Struct, frozen=True):
     lag: Percentiles
 
 
-def lags_of(sent: Sent, received: Received, clocks: Clocks, *, kinds: Iterable[int] = (0, 1)) -> dict[str, Times]:
-    """Return each change's lag at each stage (ns), by the first arrival of it or of a newer value of its key.
+def leaves_value(plan: Plan) -> npt.NDArray[np.bool_]:
+    """Tell of each change whether it leaves a value that can be seen to arrive: HSET and SET do."""
+    found: npt.NDArray[np.bool_] = plan.kinds <= 1
+    return found
 
-    Changes that never arrived have `NEVER`. ``kinds`` are those that leave a value. ``captured`` is exact to 1 ms, as
-    the engine tells it.
+
+def lags_of(sent: Sent, received: Received, clocks: Clocks) -> dict[str, Times]:
+    """Return the lag at each stage (ns) of each change that leaves a value.
+
+    It is that of the first arrival of the change, or of a newer value of its key; `NEVER` where there was none.
+    ``captured`` is exact to 1 ms, as the engine tells it.
     """
     plan = sent.plan
-    counted = np.isin(plan.kinds, list(kinds))
+    counted = leaves_value(plan)
     due = (plan.offsets + sent.started_ns)[counted]
     wanted = plan.key_numbers.astype(np.int64)[counted] * _NUMBERS + np.flatnonzero(counted) + 1
     codes = received.column("key") * _NUMBERS + received.column("number")

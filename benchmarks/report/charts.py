@@ -14,6 +14,7 @@ from matplotlib.ticker import FuncFormatter
 
 from benchmarks.capacity.usl import Unidentifiable, fit
 from benchmarks.results import Series, Throughput
+from benchmarks.watch import Sample
 
 mpl.use("svg")
 
@@ -178,23 +179,35 @@ def cpu(series: Series) -> Chart:
     )
 
 
-def memory(series: Series) -> Chart:
-    """Draw memory over the time of the last soak."""
-    found = series.memory
+def memory(found: Sequence[Sample], title: str, text: str) -> Chart:
+    """Draw the engine's memory over the time of a run, and what waits."""
 
     def draw(axes: Any) -> None:
-        axes.plot([one.at_s / 60 for one in found], [one.memory_mib for one in found], color=COLOURS[0])
+        minutes = [one.at_s / 60 for one in found]
+        axes.plot(minutes, [one.memory_mib for one in found], color=COLOURS[0], label="memory")
         axes.set_xlabel("minutes")
         axes.set_ylabel("the engine's memory, MiB")
         axes.set_ylim(bottom=0)
+        waiting = axes.twinx()
+        keys = [one.keys_waiting for one in found]
+        waiting.plot(minutes, keys, color=COLOURS[1], linestyle=DASHES[1], label="keys that wait")
+        waiting.set_ylabel("keys that wait")
+        waiting.set_ylim(0, max(10, 1.1 * max(keys)))
+        waiting.spines["right"].set_visible(True)
+        waiting.grid(visible=False)
+        waiting.yaxis.set_major_formatter(FuncFormatter(_thousands))
+        axes.legend(handles=[*axes.get_lines(), *waiting.get_lines()], loc="upper left")
 
     every = max(1, len(found) // 12)
-    rows = [(f"{one.at_s:,.0f}", f"{one.memory_mib:,.1f}", str(one.descriptors)) for one in found[::every]]
+    rows = [
+        (f"{one.at_s:,.0f}", f"{one.memory_mib:,.1f}", f"{one.keys_waiting:,}", str(one.descriptors))
+        for one in found[::every]
+    ]
     return Chart(
-        "Memory over a soak",
-        "The proportional memory of all of the engine's processes; make soak measures it.",
-        _drawn(draw, "Memory over a soak") if found else "",
-        ("s", "MiB", "descriptors"),
+        title,
+        f"{text} The proportional memory of all of the engine's processes: what they share counts once.",
+        _drawn(draw, title) if found else "",
+        ("s", "MiB", "keys that wait", "descriptors"),
         rows,
     )
 
@@ -207,5 +220,10 @@ def all_of(series: Series) -> list[Chart]:
         throughput(series.throughput_over_shards, "shards"),
         throughput(series.throughput_over_invokers, "invokers"),
         cpu(series),
-        memory(series),
+        memory(
+            series.memory,
+            "Memory while the load grows",
+            "In the search for saturation: each load is higher or lower than the one before, some are too much.",
+        ),
+        memory(series.soak_memory, "Memory over a soak", "make soak: long, at half of saturation."),
     ]

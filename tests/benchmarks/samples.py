@@ -7,7 +7,8 @@ import numpy as np
 from benchmarks.capacity.calibration import Calibration
 from benchmarks.cost import Cost
 from benchmarks.harness import Figure, figure
-from benchmarks.results import LoadPoint, MemoryPoint, Results, Series, StageCost, StagePoint, Throughput
+from benchmarks.results import LoadPoint, Results, Series, StageCost, StagePoint, Throughput
+from benchmarks.watch import Sample
 
 
 def runs(middle: float, noise: float, count: int = 5, seed: int = 1) -> list[float]:
@@ -23,7 +24,8 @@ def results(figures: list[Figure] | None = None, *, with_series: bool = True) ->
         throughput_over_shards=[Throughput(1, 100_000), Throughput(2, 180_000), Throughput(4, 300_000)],
         throughput_over_invokers=[Throughput(1, 100_000), Throughput(2, 180_000)],
         cpu_by_stage=[StageCost("server", 3.0), StageCost("invokers", 8.0)],
-        memory=[MemoryPoint(at, 100.0 + at / 100, 10, 60) for at in range(0, 600, 5)],
+        memory=[Sample(at, 100.0 + at, 60, 1_000 * at) for at in range(30)],
+        soak_memory=[Sample(at, 100.0 + at / 100, 60, 10) for at in range(0, 600, 5)],
     )
     return Results(
         figures=figures or [figure("engine_cpu_us", "µs", "<= 6", [5.0, 5.1, 5.2], "keys & <tags>")],

@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -13,6 +14,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.capacity.calibration import Calibration
+from benchmarks.capacity.hosts import BUSY_MAX, Work, cheapest, effective
 from benchmarks.capacity.plan import Deployment, Impossible, Wish, deploy
 from benchmarks.capacity.prices import FILE, PricesError, read_prices
 from benchmarks.capacity.queueing import distinct_share, erlang_c, wait_ms
@@ -114,17 +116,60 @@ def plan_or_none(wish: Wish) -> Deployment | None:
 @given(wishes, st.floats(1.05, 10))
 @settings(max_examples=200, deadline=None)
 def test_more_load_never_costs_less(wish: Wish, factor: float) -> None:
-    """With a higher rate a plan has no fewer cores in use, no fewer write units, and no lower cost of those."""
-    import msgspec
-
+    """With a higher rate a plan has no fewer write units, no lower cost of those, and a server that is used more."""
     small = plan_or_none(wish)
     large = plan_or_none(msgspec.structs.replace(wish, rate_per_s=wish.rate_per_s * factor))
     assume(small is not None and large is not None)
     assert small is not None and large is not None
     assert large.write_units_per_s >= small.write_units_per_s * 0.999
     assert large.costs.write_units >= small.costs.write_units * 0.999
-    assert large.shards >= small.shards
-    assert large.server.busy_with > small.server.busy_with
+    assert large.server.busy_without > small.server.busy_without
+
+
+works = st.builds(
+    Work,
+    capture_cores=st.floats(0.01, 8),
+    delivery_cores=st.floats(0.01, 40),
+    concurrency=st.integers(1, 400),
+    network_gbit_s=st.floats(0.001, 20),
+    keys=st.floats(1, 1e8),
+)
+known_laws = st.builds(
+    Calibration, shards_usl=st.none() | laws, invokers_usl=st.none() | laws, waiting_key_bytes=st.floats(100, 400)
+)
+
+
+@given(works, known_laws, st.floats(1, 3))
+@settings(max_examples=300, deadline=None)
+def test_more_work_never_takes_cheaper_hosts(work: Work, known: Calibration, factor: float) -> None:
+    """Hosts that do more work could do less: the cheapest for more never cost less, and no process is overloaded."""
+    more = Work(*(factor * part for part in work[:2]), math.ceil(factor * work.concurrency), *work[3:])
+    small, large = cheapest(work, known, PRICES.hosts), cheapest(more, known, PRICES.hosts)
+    assume(small is not None)
+    assert small is not None
+    assert large is None or large.hour >= small.hour
+    assert small.hosts * effective(known.shards_usl, small.shards) * BUSY_MAX >= work.capture_cores * (1 - 1e-9)
+    assert small.hosts * effective(known.invokers_usl, small.invokers) * BUSY_MAX >= work.delivery_cores * (1 - 1e-9)
+
+
+def test_contention_takes_more_processes_and_then_more_hosts() -> None:
+    """What one host's processes lose to each other is made up by more of them; where they only lose, by more hosts."""
+    work = Work(0.5, 6.0, 1, 0.1, 1e6)
+    free = cheapest(work, KNOWN, PRICES.hosts)
+    slowed = cheapest(work, Calibration(invokers_usl=Usl(1.0, 0.05, 0.0)), PRICES.hosts)
+    peaked = cheapest(work, Calibration(invokers_usl=Usl(1.0, 0.05, 0.1)), PRICES.hosts)
+    assert free is not None and slowed is not None and peaked is not None
+    assert slowed.hosts * slowed.invokers > free.hosts * free.invokers
+    assert peaked.hosts > slowed.hosts
+    assert peaked.invokers <= Usl(1.0, 0.05, 0.1).peak + 1
+
+
+def test_a_lower_percentile_of_the_idle_lag_is_lower() -> None:
+    """The idle lag goes through the two percentiles that were measured, and grows beyond them."""
+    known = Calibration(idle_lag_ms=1.0, idle_lag_ms_p99=5.0)
+    assert known.idle_ms(50) == pytest.approx(1.0)
+    assert known.idle_ms(99) == pytest.approx(5.0)
+    assert 1.0 < known.idle_ms(90) < 5.0 < known.idle_ms(99.9)
 
 
 @given(wishes)
@@ -138,7 +183,8 @@ def test_a_plan_keeps_its_promises(wish: Wish) -> None:
     assert plan.lag_ms <= wish.lag_ms
     assert 1 <= plan.records_per_invocation <= 500
     assert plan.breaks_first.rate_per_s > wish.rate_per_s
-    assert plan.hosts * plan.host.cores >= plan.shards + plan.invokers
+    assert plan.host.cores >= plan.shards + plan.invokers
+    assert plan.cores <= plan.hosts * plan.host.cores * BUSY_MAX
     assert plan.server.busy_with <= 0.8
 
 

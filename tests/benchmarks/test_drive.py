@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 
 from benchmarks.drive import commands, keys, schedule
 from benchmarks.drive.commands import BadMix, Mix
+from benchmarks.drive.driver import Sent, drive
 from benchmarks.drive.keys import BadKeyspace, Keyspace
+from benchmarks.drive.plan import BadLoad, Load, Plan, lay_out, shares_of
 from benchmarks.drive.schedule import NS, Arrivals, BadArrivals
-from benchmarks.drive.sender import Load, Plan, Sent, drive, lay_out
+from benchmarks.lag.check import in_redis
 from engine.sandbox.valkey import ValkeyServer
 
 ALL = [
@@ -141,6 +143,20 @@ def test_the_same_seed_is_the_same_load() -> None:
     assert not np.array_equal(one.offsets, other.offsets)
 
 
+def test_senders_share_a_load() -> None:
+    """Each change is one sender's, all of a key's are the same one's, in order; and the load stays what it was."""
+    plan = lay_out(Load(Arrivals(rate_per_s=2_000.0), Keyspace(50), seconds=1.0, senders=3))
+    alone = lay_out(Load(Arrivals(rate_per_s=2_000.0), Keyspace(50), seconds=1.0))
+    assert np.array_equal(plan.key_numbers, alone.key_numbers)
+    places = shares_of(plan, 3)
+    assert sorted(np.concatenate(places).tolist()) == list(range(2_000))
+    assert all(np.all(np.diff(one) > 0) for one in places)
+    owned = [set(plan.key_numbers[one].tolist()) for one in places]
+    assert owned[0].isdisjoint(owned[1]) and owned[1].isdisjoint(owned[2]) and owned[0].isdisjoint(owned[2])
+    with pytest.raises(BadLoad, match="senders"):
+        lay_out(Load(senders=0))
+
+
 def test_a_sender_that_was_late_says_so() -> None:
     """A run in which more than one in a thousand was late is told to be of another load than was asked for."""
     plan = Plan(np.zeros(1_000, np.int64), np.zeros(1_000, np.uint32), np.zeros(1_000, np.uint8))
@@ -151,17 +167,18 @@ def test_a_sender_that_was_late_says_so() -> None:
     assert not Sent(plan, 0, late, late, 0.1).kept_schedule
 
 
-def test_what_is_sent_is_in_the_server(tmp_path: Path) -> None:
-    """Every command reaches a real server, and each key holds the number of its last one."""
+@pytest.mark.parametrize("senders", [1, 3])
+def test_what_is_sent_is_in_the_server(senders: int, tmp_path: Path) -> None:
+    """Every command reaches a real server, each key holds the number of its last one, and all have their times."""
     with ValkeyServer() as server:
-        load = Load(Arrivals(rate_per_s=5_000.0), Keyspace(500), Mix(hset=3, string=1, delete=1), 1.0, 2)
+        load = Load(Arrivals(rate_per_s=5_000.0), Keyspace(500), Mix(hset=3, string=1, delete=1), 1.0, 2, senders)
         sent = drive(server.port, load, tmp_path)
-        from benchmarks.lag.check import in_redis
-
         held = in_redis(server.port, sent.plan)
     last: dict[int, int] = {}
     for number, (key, kind) in enumerate(zip(sent.plan.key_numbers.tolist(), sent.plan.kinds.tolist(), strict=True), 1):
         last[key] = 0 if kind == 2 else number
     assert len(sent.plan) == 5_000
-    assert np.all(sent.answered_ns > 0)
+    assert np.all(sent.answered_ns > sent.late_ns)
+    assert np.all(sent.late_ns >= 0)
+    assert sent.cpu_s > 0 and sent.switches > 0
     assert held == last

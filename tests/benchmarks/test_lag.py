@@ -7,10 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.drive.sender import Plan, Sent
+from benchmarks.drive.driver import Sent
+from benchmarks.drive.plan import Plan
+from benchmarks.drive.schedule import Arrivals
 from benchmarks.lag.check import arrived, compare
 from benchmarks.lag.histogram import Histogram, merged, percentiles_of
 from benchmarks.lag.stages import NEVER, Clocks, Received, lags_of
+from benchmarks.lag.timeline import bursts_of, recoveries, timeline
 
 MS = 1_000_000
 times = st.lists(st.integers(0, 10**12), min_size=1, max_size=200)
@@ -21,9 +24,7 @@ def test_histograms_add_up_over_processes(parts: list[list[int]]) -> None:
     """The sum of several processes' histograms, encoded and read again, tells what one of everything tells."""
     encoded = []
     for part in parts:
-        one = Histogram()
-        one.add_ns(np.array(part))
-        encoded.append(one.encoded())
+        encoded.append(Histogram.of(np.array(part)).encoded())
     everything = np.concatenate([np.array(part) for part in parts])
     assert merged(encoded).percentiles() == percentiles_of(everything)
 
@@ -76,6 +77,28 @@ def test_the_first_of_several_arrivals_counts() -> None:
     """A value that comes twice arrived the first time; and a newer one that overtook an older brought that along."""
     lags = lags_of(sent([5, 5]), received((5, 1, 40), (5, 1, 30), (5, 2, 20)), Clocks(0))
     assert (lags["invoked"] / MS).tolist() == [20, 19]
+
+
+def test_the_time_of_a_run_is_told_moment_by_moment() -> None:
+    """Each moment has the changes that were due in it, their lag, and when the last of them had arrived."""
+    due = np.array([0, 50, 150, 950]) * MS
+    found = timeline(due, np.array([10, 20, 30, 5]) * MS, 1.0)
+    assert [(one.at_s, one.changes, one.max_ms, one.done_s) for one in found] == [
+        (0.0, 2, 20.0, 0.07),
+        (0.1, 1, 30.0, 0.18),
+        (0.9, 1, 5.0, 0.955),
+    ]
+
+
+def test_recovery_counts_from_the_end_of_what_disturbed() -> None:
+    """After a burst it is until the last change over the limit had arrived; where none was over it, no time at all."""
+    arrivals = Arrivals("bursts", rate_per_s=1.0, burst_rate_per_s=2.0, burst_s=1.0, every_s=5.0)
+    windows = list(bursts_of(arrivals, 10.0))
+    assert [(one.from_s, one.ends_s) for one in windows] == [(4.0, 5.0), (9.0, 10.0)]
+    assert list(bursts_of(Arrivals(), 10.0)) == []
+    due = np.arange(0, 10_000, 10) * MS
+    lags = np.where((due >= 4_500 * MS) & (due < 5_200 * MS), 700, 3) * MS
+    assert recoveries(timeline(due, lags, 10.0), windows, 250) == [pytest.approx(0.89), 0.0]
 
 
 def test_clocks_are_brought_together() -> None:

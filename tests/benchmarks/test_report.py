@@ -52,7 +52,7 @@ def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
     assert "@import" not in text
     assert "keys &amp; &lt;tags&gt;" in text
     assert 'name="viewport"' in text
-    assert text.count("<svg") == 6
+    assert text.count("<svg") == 7
 
 
 def test_both_forms_tell_the_same(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_both_forms_tell_the_same(tmp_path: Path) -> None:
 def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
     """Without series the pages say so, chart by chart, and draw nothing."""
     for path in write_pages(results(with_series=False), tmp_path):
-        assert path.read_text().count("Not measured.") == 6
+        assert path.read_text().count("Not measured.") == 7
         assert "<svg" not in path.read_text()
 
 

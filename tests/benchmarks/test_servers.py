@@ -12,9 +12,11 @@ from click.testing import CliRunner
 
 from benchmarks.__main__ import main as bench_main
 from benchmarks.drive.commands import Mix
+from benchmarks.drive.driver import Driver, drive
 from benchmarks.drive.keys import Keyspace
+from benchmarks.drive.plan import Load, lay_out
 from benchmarks.drive.schedule import Arrivals, read_trace
-from benchmarks.drive.sender import Driver, Load, drive, lay_out
+from benchmarks.errors import SenderFailed
 from benchmarks.lag.check import in_redis
 from benchmarks.record import main as record_main
 from benchmarks.scenario import main
@@ -134,9 +136,8 @@ def test_a_recorded_trace_can_be_sent_again(server: ValkeyServer, tmp_path: Path
     result = CliRunner().invoke(record_main, ["--seconds", "0.1", "--file", str(tmp_path / "none.txt")])
     assert result.exit_code == 1 and "has no E" in result.output
     client_of(server).config_set("notify-keyspace-events", "Eh")
-    driver = Driver(server.port, Load(Arrivals(rate_per_s=200.0), seconds=0.1), tmp_path)
-    with pytest.raises(RuntimeError, match="NOAUTH"):
-        driver.join()
+    with pytest.raises(SenderFailed, match="NOAUTH"):
+        drive(server.port, Load(Arrivals(rate_per_s=200.0), seconds=0.1), tmp_path)
     path = tmp_path / "trace.txt"
     driver = Driver(named_server(os.environ).redis, Load(Arrivals(rate_per_s=200.0), seconds=3.0), tmp_path)
     result = CliRunner().invoke(record_main, ["--seconds", "1", "--file", str(path)])

@@ -1,0 +1,44 @@
+"""The engine's memory and descriptors over the time of a run."""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+import psutil
+
+from benchmarks.accounting import descriptors
+from benchmarks.harness import Rig
+
+
+class Sample(msgspec.Struct, frozen=True):
+    """One look at the engine's processes: their memory (proportional: what is shared counts once), what waits."""
+
+    at_s: float
+    memory_mib: float
+    descriptors: int
+    keys_waiting: int
+
+
+class Watch:
+    """Looks every so many seconds, whenever it is called that is due."""
+
+    def __init__(self, rig: Rig, every_s: float) -> None:
+        self.samples: list[Sample] = []
+        self._rig, self._every_s = rig, every_s
+        self._began_s = self._due_s = time.monotonic()
+
+    def __call__(self) -> None:
+        """Look, if it is time to."""
+        moment_s = time.monotonic()
+        if moment_s >= self._due_s:
+            self._due_s = max(self._due_s + self._every_s, moment_s)
+            self.samples.append(self._look())
+
+    def _look(self) -> Sample:
+        root = psutil.Process(self._rig.engine.pid)
+        memory = sum(process.memory_full_info().pss for process in (root, *root.children(recursive=True)))
+        totals = self._rig.totals()
+        waiting = totals["keys_waiting"] + totals["keys_in_flight"] + totals["dirty_keys"]
+        at_s = round(time.monotonic() - self._began_s, 1)
+        return Sample(at_s, round(memory / 2**20, 2), descriptors(self._rig.engine.pid), waiting)
