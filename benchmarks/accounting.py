@@ -108,7 +108,7 @@ class Meter:
 def _roles(rig: Rig) -> Iterable[tuple[int, str]]:
     yield rig.server_pid or ELSEWHERE, "server"
     for process in psutil.Process(rig.engine.pid).children(recursive=True):
-        title = " ".join(process.cmdline())
+        title = title_of(process)
         child = "subscribers" if "subscriber" in title else "invokers" if "invoker" in title else "supervisor"
         yield process.pid, child
     yield rig.engine.pid, "supervisor"
@@ -117,6 +117,14 @@ def _roles(rig: Rig) -> Iterable[tuple[int, str]]:
     runtime = psutil.Process(rig.runtime_pid)
     for process in (runtime, *runtime.children(recursive=True)):
         yield process.pid, "function"
+
+
+def title_of(process: psutil.Process) -> str:
+    """Return a process's command line, which ours set; nothing of one that has just ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 def wire_bytes(where: Where) -> tuple[int, int]:

@@ -2,7 +2,8 @@
 
 Of each figure the runs of both are compared: the ratio of their medians, and an interval for it by bootstrap (runs
 drawn again, with replacement, from each side). A verdict is given only where the interval leaves 1 out, and where there
-are enough runs; what the machine's own speed does to all figures alike is taken out by a reference (`against`).
+are enough runs. What the machine's own speed does is taken out where each run has a yardstick that was taken beside it,
+and by a reference of the same runs (`against`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.harness import Figure
+from benchmarks.harness import Figure, in_yardsticks
 from benchmarks.results import Results, ResultsError, read
 
 RUNS_MIN = 3
@@ -77,12 +78,16 @@ def judge(a: Figure, b: Figure) -> Verdict:
 
 
 def compare(a: Results, b: Results) -> list[Verdict]:
-    """Return the verdicts on all figures that both have."""
+    """Return the verdicts on all figures that both have, and on their times in yardsticks where both took them."""
     found = []
     for figure in b.figures:
         other = a.figure(figure.name)
-        if other is not None:
-            found.append(judge(other, figure))
+        if other is None:
+            continue
+        found.append(judge(other, figure))
+        before, after = in_yardsticks(other), in_yardsticks(figure)
+        if before is not None and after is not None:
+            found.append(judge(before, after))
     return found
 
 

@@ -1,7 +1,7 @@
 """The gate: the last results' ratios against a stored baseline; fails beyond the noise. ``make bench-gate``.
 
 Only ratios are gated, for absolute times move from machine to machine and from hour to hour: figures that are ratios by
-themselves, and times against the parse of the same events, measured in the same run.
+themselves, and times in yardsticks that were taken beside them (`benchmarks.parse`).
 """
 
 from __future__ import annotations
@@ -14,13 +14,10 @@ import msgspec
 from rich.console import Console
 
 from benchmarks.compare import RUNS_MIN, Verdict, judge, table_of
-from benchmarks.harness import Figure, figure
+from benchmarks.harness import Figure, in_yardsticks
 from benchmarks.results import REPORT, Results, ResultsError, read
 
 BASELINE = Path("benchmarks/baseline.json")
-REFERENCE = "parse_us"
-"""What hiredis takes to parse an event on this machine, in this run."""
-RELATIVE = ("capture_cpu_us", "fetch_cpu_us", "engine_cpu_us", "dynamodb_batch_cpu_us", "dynamodb_versioned_cpu_us")
 RATIOS = ("times_original", "capture_headroom")
 TOLERANCE = 0.10
 """Beside the interval of the runs: what a machine of another kind may move a ratio by."""
@@ -34,20 +31,12 @@ class Baseline(msgspec.Struct, frozen=True):
 
 
 def ratios_of(results: Results) -> list[Figure]:
-    """Return the results' ratios; raise `ResultsError` where there are none."""
-    base = results.figure(REFERENCE)
-    if base is None or len(base.runs) < RUNS_MIN:
-        raise ResultsError(f"there are no {RUNS_MIN} runs of {REFERENCE}: run make bench, without QUICK")
-    found = []
-    for name in RELATIVE:
-        one = results.figure(name)
-        if one is not None and len(one.runs) == len(base.runs):
-            runs = [run / by for run, by in zip(one.runs, base.runs, strict=True)]
-            found.append(figure(f"{name}/{REFERENCE}", "×", "<= 0", runs))
-    for name in RATIOS:
-        one = results.figure(name)
-        if one is not None and len(one.runs) >= RUNS_MIN:
-            found.append(msgspec.structs.replace(one, note="", goal=">= 0"))
+    """Return the results' ratios; raise `ResultsError` where there are none, or too few runs of them."""
+    found = [ratio for one in results.figures if (ratio := in_yardsticks(one)) is not None]
+    found += [msgspec.structs.replace(one, note="") for one in results.figures if one.name in RATIOS]
+    found = [one for one in found if len(one.runs) >= RUNS_MIN]
+    if not found:
+        raise ResultsError(f"there are no {RUNS_MIN} runs of any ratio: run make bench, without QUICK")
     return found
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from benchmarks.accounting import own_memory
+from benchmarks.accounting import own_memory, title_of
 from benchmarks.drive.commands import PREFIX
 from benchmarks.drive.driver import drive
 from benchmarks.drive.keys import Keyspace
@@ -84,7 +84,7 @@ def measure_waiting_memory(keys: int = 600_000) -> WaitingMemory:
     """Stop the function, change distinct keys until lane and rings are full, and see what the processes grew by."""
     with rig(with_journal=False, more="") as bench:
         children = psutil.Process(bench.engine.pid).children()
-        titles = {one.pid: " ".join(one.cmdline()) for one in children}
+        titles = {one.pid: title_of(one) for one in children}
         pids = {role: next(pid for pid, title in titles.items() if role in title) for role in ("subscriber", "invoker")}
         # Few: what they leave free would be taken by those that are counted.
         hset_distinct(bench.redis, WARM_UP, prefix=f"{PREFIX}warm")

@@ -57,8 +57,8 @@ parallelization_factor = {parallelization_factor}
 class Figure(msgspec.Struct):
     """One figure of ``reports/bench.json``: the median of several runs, and how far they lay apart.
 
-    ``runs`` are what each run showed. ``spread`` is (highest − lowest) / median; ``goal`` says what is wanted, as
-    ``<= 1.0`` or ``>= 100``.
+    ``runs`` are what each run showed, and ``yardsticks`` what a yardstick showed beside each (µs, `benchmarks.parse`).
+    ``spread`` is (highest − lowest) / median; ``goal`` says what is wanted, as ``<= 1.0`` or ``>= 100``.
     """
 
     name: str
@@ -68,6 +68,7 @@ class Figure(msgspec.Struct):
     goal: str
     note: str = ""
     runs: list[float] = []
+    yardsticks: list[float] = []
 
     @property
     def met(self) -> str:
@@ -79,12 +80,26 @@ class Figure(msgspec.Struct):
         return "yes" if met else "no"
 
 
-def figure(name: str, unit: str, goal: str, runs: Sequence[float], note: str = "") -> Figure:
+def figure(
+    name: str, unit: str, goal: str, runs: Sequence[float], note: str = "", yardsticks: Sequence[float] = ()
+) -> Figure:
     """Make the figure of these runs."""
     assert runs
     middle = statistics.median(runs)
     spread = (max(runs) - min(runs)) / middle if middle else 0.0
-    return Figure(name, round(middle, 3), unit, round(spread, 3), goal, note, [round(run, 4) for run in runs])
+    return Figure(name, round(middle, 3), unit, round(spread, 3), goal, note, _rounded(runs), _rounded(yardsticks))
+
+
+def _rounded(values: Sequence[float]) -> list[float]:
+    return [round(value, 4) for value in values]
+
+
+def in_yardsticks(figure_: Figure) -> Figure | None:
+    """Return a time as so many yardsticks, which the machine's speed moves alike; None where there were none."""
+    if not figure_.yardsticks or len(figure_.yardsticks) != len(figure_.runs):
+        return None
+    runs = [run / by for run, by in zip(figure_.runs, figure_.yardsticks, strict=True)]
+    return figure(f"{figure_.name}/yardstick", "×", "<= 0", runs)
 
 
 @dataclass

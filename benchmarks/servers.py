@@ -49,13 +49,18 @@ class Server:
     keys: tuple[str, ...] = ("*",)
 
 
+def is_embedded(environ: Mapping[str, str] = os.environ) -> bool:
+    """Tell whether each benchmark has a server of its own."""
+    return not environ.get("REDIS_URL")
+
+
 @contextmanager
 def redis_server(environ: Mapping[str, str] = os.environ) -> Iterator[Server]:
     """Start a server, or take the one of ``REDIS_URL``; raise `ServerError`.
 
     A server of others is left as it was found: our keys are removed, and its notification flags are set back.
     """
-    if not environ.get("REDIS_URL"):
+    if is_embedded(environ):
         with ValkeyServer() as embedded:
             yield Server(RedisSettings(url=embedded.url), embedded.pid)
         return

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import statistics
+from collections import defaultdict
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -17,14 +20,14 @@ from benchmarks.fetch import measure_fetch
 from benchmarks.functions import FunctionRun, measure_cold_start, measure_dynamodb
 from benchmarks.guest import HsetRatio, WaitingMemory, measure_hset_ratio, measure_waiting_memory
 from benchmarks.others import RedisPy, measure_original, measure_redis_py
-from benchmarks.parse import measure_parse
-from benchmarks.path import Saturation as FullLoad
-from benchmarks.path import measure_saturation
+from benchmarks.parse import beside_yardstick
+from benchmarks.path import FullLoad, full_load
 from benchmarks.ring import measure_ring
 from benchmarks.saturation import Saturation, Search, measure_saturation_rate
 from benchmarks.sending import Sending, measure_sending
 from benchmarks.server import ServerCosts, measure_server
-from benchmarks.trial import Shape, Trial, ground
+from benchmarks.servers import is_embedded
+from benchmarks.trial import Ground, Shape, Trial, ground
 from benchmarks.watch import Sample, Watch
 
 MORE_BYTES = 8_192
@@ -34,22 +37,32 @@ KEYSPACE = Keyspace(100_000)
 SCALED = (2, 4)
 """Shards, and invokers, beside one of each: the least that tell a law."""
 MEMORY_S = 1.0
+LOADED_INVOKERS = max(2, (os.cpu_count() or 1) // 2)
+"""For saturation: one alone, on a slow machine, would be the limit before the host is."""
+
+
+class _Shape(NamedTuple):
+    batch_size: int = 1_000
+    shards: int = 1
+    invokers: int = 1
 
 
 class Effort(msgspec.Struct, frozen=True):
     """How often and how long each part is measured."""
 
     runs: int = 3
-    seconds: float = 6.0
-    short_s: float = 2.0
-    events: int = 200_000
-    search: Search = Search()
-    original_s: float = 4.0
-    function_batches: int = 8
-    small_batches: int = 300
-    cold_starts: int = 7
-    pairs: int = 3
-    waiting_keys: int = 600_000
+    seconds: float = 4.0
+    short_s: float = 1.5
+    events: int = 80_000
+    search: Search = Search(seconds=2.5)
+    original_s: float = 3.0
+    function_batches: int = 6
+    versioned_batches: int = 1
+    small_batches: int = 200
+    cold_starts: int = 5
+    pairs: int = 6
+    hset_s: float = 1.5
+    waiting_keys: int = 350_000
 
 
 QUICK = Effort(
@@ -60,14 +73,18 @@ QUICK = Effort(
     search=Search(from_rate_per_s=40_000.0, seconds=1.0, halvings=1, tries=1),
     original_s=1.0,
     function_batches=2,
+    versioned_batches=1,
     small_batches=30,
     cold_starts=3,
-    pairs=1,
-    waiting_keys=350_000,
+    pairs=2,
+    hset_s=1.0,
+    waiting_keys=250_000,
 )
 
 Repeat = Callable[[str, int, Callable[[], Any]], list[Any]]
 """Measure a part so often, under this name, and return what each time showed."""
+Beside = Callable[[str, str, Callable[[], Any]], list[Any]]
+"""The same, with a yardstick taken beside each time, which is kept for the part that is named first."""
 
 
 @dataclass
@@ -75,7 +92,8 @@ class Measured:
     """What was measured, before it is put into figures."""
 
     rings: list[float] = field(default_factory=list)
-    parses: list[float] = field(default_factory=list)
+    yardsticks: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """By the name of the part that they were taken beside."""
     captures: list[dict[str, float]] = field(default_factory=list)
     fetches: list[float] = field(default_factory=list)
     large_fetches: list[float] = field(default_factory=list)
@@ -102,52 +120,68 @@ class Measured:
 
 def parts(effort: Effort) -> int:
     """Return how many measurements there are, for a bar."""
-    return 3 + effort.runs * 17 + effort.pairs
+    return 4 + effort.runs * 15
 
 
 def measure_all(effort: Effort, seed: int, repeat: Repeat) -> Measured:
     """Measure everything, one part after the other, on an otherwise idle machine."""
     runs, found = effort.runs, Measured()
-    found.parses = repeat("hiredis alone", runs, measure_parse)
+
+    def beside(part: str, what: str, measure: Callable[[], Any]) -> list[Any]:
+        return repeat(what, runs, lambda: beside_yardstick(measure, found.yardsticks[part]))
+
     found.sendings = repeat("the load's sender", runs, lambda: measure_sending(effort.short_s))
     found.rings = repeat("rings", runs, lambda: measure_ring(effort.short_s))
-    found.captures = repeat("capture", runs, lambda: measure_capture(effort.short_s))
-    found.fetches = repeat("reads", runs, measure_fetch)
+    found.captures = beside("capture", "capture", lambda: measure_capture(effort.short_s))
+    found.fetches = beside("fetch", "reads", measure_fetch)
     found.large_fetches = repeat("reads of large values", runs, lambda: measure_fetch(MORE_BYTES))
     found.server = repeat("the server alone", 1, lambda: measure_server(effort.short_s))
-    # In turn, so that each count has seen the same machine.
-    rounds = repeat("full load, 1 to 4 shards and invokers", runs, lambda: _scaled(effort))
-    found.full = [one[1, 1] for one in rounds]
-    found.by_shards = {count: [one[count, 1] for one in rounds] for count in SCALED}
-    found.by_invokers = {count: [one[1, count] for one in rounds] for count in SCALED}
-    found.small = repeat("full load, small batches", runs, lambda: measure_saturation(effort.events, SMALL_BATCH))
+    _measure_full_load(effort, repeat, found)
     _measure_lags(effort, seed, repeat, found)
-    found.hset = _hset(effort, seed, repeat)
+    (found.hset,) = repeat(
+        "the application's HSET", 1, lambda: measure_hset_ratio(effort.pairs, effort.hset_s, HSET_PER_S, seed)
+    )
     found.waiting = repeat("keys that wait", 1, lambda: measure_waiting_memory(effort.waiting_keys))
     found.originals = repeat("the original's loop", runs, lambda: measure_original(effort.original_s))
     found.redis_py = repeat("redis-py in a loop", runs, lambda: measure_redis_py(effort.short_s))
-    _measure_functions(effort, repeat, found)
+    _measure_functions(effort, repeat, beside, found)
     return found
 
 
-def _scaled(effort: Effort) -> dict[tuple[int, int], FullLoad]:
-    shapes = [(1, 1), *((count, 1) for count in SCALED), *((1, count) for count in SCALED)]
-    return {
-        (shards, invokers): measure_saturation(effort.events, shards=shards, invokers=invokers)
-        for shards, invokers in shapes
-    }
+def _measure_full_load(effort: Effort, repeat: Repeat, found: Measured) -> None:
+    shapes = [_Shape(), *(_Shape(shards=count) for count in SCALED), *(_Shape(invokers=count) for count in SCALED)]
+    shapes.append(_Shape(batch_size=SMALL_BATCH))
+    with ExitStack() as stack:
+        # Engines that idle take next to nothing; on a server of the user's each would see the others' load.
+        opened = {shape: stack.enter_context(full_load(*shape)) for shape in shapes} if is_embedded() else {}
+
+        def one(shape: _Shape) -> FullLoad:
+            if shape in opened:
+                return opened[shape](effort.events)
+            with full_load(*shape) as measure:
+                return measure(effort.events)
+
+        def one_round() -> dict[_Shape, FullLoad]:
+            # In turn, so that each shape has seen the same machine.
+            first = beside_yardstick(lambda: one(shapes[0]), found.yardsticks["engine"])
+            return {shapes[0]: first, **{shape: one(shape) for shape in shapes[1:]}}
+
+        rounds = repeat("full load, in six shapes", effort.runs, one_round)
+    runs = {shape: [one[shape] for one in rounds] for shape in shapes}
+    found.full, found.small = runs[shapes[0]], runs[shapes[-1]]
+    found.by_shards = {count: runs[_Shape(shards=count)] for count in SCALED}
+    found.by_invokers = {count: runs[_Shape(invokers=count)] for count in SCALED}
 
 
 def _measure_lags(effort: Effort, seed: int, repeat: Repeat, found: Measured) -> None:
-    with ground(Shape()) as place:
-
-        def at(rate_per_s: float) -> Trial:
-            place.forget()
-            arrivals = Arrivals("poisson", rate_per_s=rate_per_s)
-            return place.run(Load(arrivals, KEYSPACE, seconds=effort.seconds, seed=seed))
-
-        found.light = repeat("lag at 1,000 changes/s", effort.runs, lambda: at(LIGHT_PER_S))
+    def at(place: Ground, rate_per_s: float) -> Trial:
         place.forget()
+        arrivals = Arrivals("poisson", rate_per_s=rate_per_s)
+        return place.run(Load(arrivals, KEYSPACE, seconds=effort.seconds, seed=seed))
+
+    with ground(Shape()) as place:
+        found.light = repeat("lag at 1,000 changes/s", effort.runs, lambda: at(place, LIGHT_PER_S))
+    with ground(Shape(invokers=LOADED_INVOKERS)) as place:
         watch = Watch(place.rig, MEMORY_S)
         (found.saturation,) = repeat(
             "the search for saturation",
@@ -156,27 +190,19 @@ def _measure_lags(effort: Effort, seed: int, repeat: Repeat, found: Measured) ->
         )
         found.memory = watch.samples
         half = max(found.saturation.rate_per_s, LIGHT_PER_S) / 2
-        found.halves = repeat("lag at half of it", effort.runs, lambda: at(half))
+        found.halves = repeat("lag at half of it", effort.runs, lambda: at(place, half))
     with ground(Shape(sink="dynamodb", batch_size=100)) as place:
         arrivals = Arrivals("poisson", rate_per_s=TABLE_PER_S)
         load = Load(arrivals, Keyspace(20_000), seconds=effort.seconds, seed=seed)
         found.table = repeat("lag to DynamoDB", effort.runs, lambda: place.run(load))
 
 
-def _hset(effort: Effort, seed: int, repeat: Repeat) -> HsetRatio:
-    pairs = iter(range(effort.pairs))
-    found = repeat(
-        "the application's HSET",
-        effort.pairs,
-        lambda: measure_hset_ratio(1, effort.seconds / 2, HSET_PER_S, seed + next(pairs)),
-    )
-    return HsetRatio([one.with_ms[0] for one in found], [one.without_ms[0] for one in found])
-
-
-def _measure_functions(effort: Effort, repeat: Repeat, found: Measured) -> None:
+def _measure_functions(effort: Effort, repeat: Repeat, beside: Beside, found: Measured) -> None:
     runs = effort.runs
-    found.puts = repeat("the DynamoDB function", runs, lambda: measure_dynamodb("batch", effort.function_batches))
-    found.upserts = repeat("the same, versioned", runs, lambda: measure_dynamodb("versioned", effort.function_batches))
+    found.puts = beside("batch", "the DynamoDB function", lambda: measure_dynamodb("batch", effort.function_batches))
+    found.upserts = beside(
+        "versioned", "the same, versioned", lambda: measure_dynamodb("versioned", effort.versioned_batches)
+    )
     size = max(1, round(statistics.median(one.records_per_invocation for one in found.light)))
     found.small_puts = repeat(
         f"the same, {size} records a batch", runs, lambda: measure_dynamodb("batch", effort.small_batches, size)

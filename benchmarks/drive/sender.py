@@ -28,6 +28,9 @@ from engine.errors import RedisError
 AT_ONCE = 512
 """Commands made and sent in one go at most."""
 UNANSWERED_MAX = 100_000
+TOGETHER_NS = 250_000
+"""Commands that are due within this time are sent together, and so late by less than that; answers are read then."""
+IDLE_NS = 100_000_000
 _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
@@ -137,14 +140,18 @@ class Sender:
         self.answered_ns[first : self._answered] = now - self._due[first : self._answered]
 
     def _wait(self, poller: select.poll, total: int) -> None:
-        """Sleep until something may be sent or read; a poll's resolution is 1 ms, so the last of it is slept."""
+        """Sleep until something may be sent or read."""
         if self._pending:
             poller.modify(self._sock, select.POLLIN | select.POLLOUT)
             poller.poll(100)
             poller.modify(self._sock, select.POLLIN)
             return
-        wait_ns = int(self._due[self._made]) - (time.monotonic_ns() - self._started_ns) if self._made < total else 10**8
-        if wait_ns > 2_000_000:
-            poller.poll(wait_ns // 1_000_000 - 1)
-        elif wait_ns > 0 and not poller.poll(0):
-            time.sleep(min(wait_ns, 200_000) / 1e9)
+        now = time.monotonic_ns() - self._started_ns
+        wait_ns = int(self._due[self._made]) - now if self._made < total else IDLE_NS
+        after_next = min(self._made + 1, total - 1)
+        if self._made < total and self._due[after_next] - now < TOGETHER_NS:
+            # Several are due in a moment: one wake-up for all of them, or the load itself would take the machine.
+            time.sleep(TOGETHER_NS / 1e9)
+        elif wait_ns > 0:
+            # Unlike poll, select waits for less than a millisecond.
+            select.select([self._sock], (), (), min(wait_ns, IDLE_NS) / 1e9)

@@ -85,10 +85,20 @@ def test_the_command_compares_files(tmp_path: Path) -> None:
 
 
 def measured(slower: float, seed: int, machine: float = 1.0) -> list[Figure]:
-    """Return the figures of a run on a machine of this speed, with an engine that is so much slower."""
-    yardstick = runs(0.2 / machine, 0.02, 5, seed)
-    engine = [by * 25 * slower for by in yardstick]
-    return [figure("parse_us", "µs", "", yardstick), figure("engine_cpu_us", "µs", "<= 6", engine)]
+    """Return the figures of a run on a machine whose speed swings, with an engine that is so much slower."""
+    yardsticks = [one / machine for one in runs(0.5, 0.4, 5, seed)]
+    engine = [by * 12 * slower * noise for by, noise in zip(yardsticks, runs(1.0, 0.02, 5, seed + 50), strict=True)]
+    return [figure("engine_cpu_us", "µs", "<= 6", engine, "", yardsticks), figure("ring", "1/s", "", yardsticks)]
+
+
+def test_yardsticks_take_the_moment_out(tmp_path: Path) -> None:
+    """On a machine whose speed swings the times say nothing, and in yardsticks a fifth more is found."""
+    before, after = results(measured(1.0, 1)), results(measured(1.2, 2))
+    words = {one.name: one.word for one in compare(before, after)}
+    assert words["engine_cpu_us"] == "no verdict"
+    assert words["engine_cpu_us/yardstick"] == "worse"
+    same = {one.name: one.word for one in compare(before, results(measured(1.0, 3)))}
+    assert same["engine_cpu_us/yardstick"] == "no verdict"
 
 
 def test_the_gate_fails_on_a_regression_alone(tmp_path: Path) -> None:
@@ -98,8 +108,11 @@ def test_the_gate_fails_on_a_regression_alone(tmp_path: Path) -> None:
     assert gate(baseline, results(measured(1.05, 3)))[1] == []
     (failed,) = gate(baseline, results(measured(1.25, 4)))[1]
     assert "engine_cpu_us" in failed
-    (missing,) = gate(baseline, results(measured(1.0, 5)[:1]))[1]
+    other = figure("times_original", "×", ">= 100", runs(300, 0.04))
+    (missing,) = gate(baseline, results([other]))[1]
     assert "was not measured" in missing
+    with pytest.raises(ResultsError, match="without QUICK"):
+        ratios_of(results([cost(5.0)]))
 
 
 def test_the_gate_s_command(tmp_path: Path) -> None:

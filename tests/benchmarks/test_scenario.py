@@ -12,7 +12,7 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.accounting import Accounts, RoleCost
+from benchmarks.accounting import Accounts, RoleCost, title_of
 from benchmarks.drive.keys import Keyspace
 from benchmarks.drive.plan import Load, lay_out
 from benchmarks.drive.schedule import Arrivals
@@ -229,7 +229,7 @@ def test_a_benchmark_that_is_killed_leaves_nobody_behind(tmp_path: Path) -> None
 
     def is_whole() -> bool:
         found.update(psutil.Process(run.pid).children(recursive=True))
-        return any("invoker" in " ".join(one.cmdline()) for one in found if one.is_running())
+        return any("invoker" in title_of(one) for one in found)
 
     wait_until(is_whole, "the engine runs", 60.0)
     run.kill()

@@ -24,9 +24,11 @@ SHORTEST = Effort(
     search=Search(from_rate_per_s=1_000.0, seconds=0.3, halvings=0, rate_per_s_max=1_500.0),
     original_s=0.5,
     function_batches=1,
+    versioned_batches=1,
     small_batches=2,
     cold_starts=1,
     pairs=1,
+    hset_s=0.5,
     waiting_keys=20_000,
 )
 
