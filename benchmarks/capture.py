@@ -14,14 +14,14 @@ import hiredis
 import psutil
 
 from benchmarks.harness import wait_until
-from benchmarks.load import connect, read_replies
+from benchmarks.load import connect, info, read_replies
 from engine.capture.preflight import prepare_capture
 from engine.capture.shards import Shard
 from engine.capture.subscriber import SubscriberSpec, run_subscriber
 from engine.config import CaptureSettings, RedisSettings, RingSettings, RouteSettings, Settings
 from engine.connection import pack
 from engine.lifecycle import Channel, ChildLink, channel_pair
-from engine.ring.counters import Board, ChildState, Counter
+from engine.ring.counters import Board, ChildState, Counter, StatusRow
 from engine.ring.ring import RingSet
 from engine.ring.wake import Wake
 from engine.routes import RouteTable
@@ -102,6 +102,20 @@ def _spec(server: ValkeyServer, rings: RingSet, wake: Wake) -> SubscriberSpec:
     )
 
 
+def _lost(port: int, row: StatusRow) -> int:
+    """Return how many of all changes that the server made the subscriber has not read an event of, once none comes."""
+    seen = [-1]
+
+    def is_still() -> bool:
+        before, seen[0] = seen[0], row.get(Counter.EVENTS_READ)
+        time.sleep(0.1)
+        return seen[0] == before
+
+    wait_until(is_still, "the last event is read", 30.0)
+    made = int(info(port, "commandstats")["cmdstat_hset"].split(",")[0].removeprefix("calls="))
+    return made - seen[0]
+
+
 def measure_capture(seconds: float = 3.0) -> dict[str, float]:
     """Return the subscriber's CPU an event (``cpu_us_per_event``), and what went through it in this time."""
     rings, wake, board = RingSet(1, 1, RingSettings().ring_bytes), Wake(), Board(1)
@@ -125,6 +139,7 @@ def measure_capture(seconds: float = 3.0) -> dict[str, float]:
             time.sleep(seconds)
             cpu_now, server_now, elapsed_s = process.cpu_times(), redis.cpu_times(), time.perf_counter() - started
             counted = {counter: row.get(counter) - before for counter, before in counted.items()}
+        lost = _lost(server.port, row)
     ours.close()
     wake.close()
     server_s = server_now.user + server_now.system - server_cpu.user - server_cpu.system
@@ -141,6 +156,7 @@ def measure_capture(seconds: float = 3.0) -> dict[str, float]:
         "changes_per_frame": counted[Counter.CHANGES_WRITTEN] / max(1, counted[Counter.FRAMES_WRITTEN]),
         "ring_full": counted[Counter.RING_FULL],
         "gaps": counted[Counter.GAPS],
+        "lost": lost,
     }
 
 

@@ -79,7 +79,7 @@ def figures_of(found: Measured) -> list[Figure]:
 def _engine_figures(found: Measured) -> list[Figure]:
     capture = [run["cpu_us_per_event"] for run in found.captures]
     headroom = [run["server_us_per_event"] / run["cpu_us_per_event"] for run in found.captures]
-    gaps = sum(run["gaps"] for run in found.captures)
+    gaps, lost = (sum(run[name] for run in found.captures) for name in ("gaps", "lost"))
     batches = f"distinct keys, {_median([run.batch_mean for run in found.full]):.0f} a batch on average"
     by = found.yardsticks
     times = [run.events_per_s / loop for run, loop in zip(found.full, found.originals, strict=True)]
@@ -87,7 +87,13 @@ def _engine_figures(found: Measured) -> list[Figure]:
         figure("driver_hset_per_s", "1/s", ">= 150000", [one.hset_per_s for one in found.sendings], DRIVER),
         figure("yardstick_us", "µs", "", [one for taken in by.values() for one in taken], YARDSTICK),
         figure("capture_cpu_us", "µs", "<= 1.0", capture, "", by["capture"]),
-        figure("capture_headroom", "×", ">= 2", headroom, f"a subscriber's events/s over a primary's; {gaps:.0f} gaps"),
+        figure(
+            "capture_headroom",
+            "×",
+            ">= 2",
+            headroom,
+            f"a subscriber's events/s over a primary's; {lost:.0f} events lost, {gaps:.0f} gaps",
+        ),
         figure("ring_events_per_s", "1/s", ">= 4000000", found.rings, "256 events a frame"),
         figure("fetch_cpu_us", "µs", "", found.fetches, "read, body and record of a hash of two fields", by["fetch"]),
         figure("engine_cpu_us", "µs", "<= 6", [run.cpu_us for run in found.full], batches, by["engine"]),
@@ -117,6 +123,7 @@ def _lag_figures(found: Measured) -> list[Figure]:
         figure("half_lag_ms_p999", "ms", "<= 25", [one.lag.p999_ms for one in halves]),
         figure("wire_in_bytes", "B", "", [one.accounts.server_in_bytes for one in halves], "a change, to Redis"),
         figure("wire_out_bytes", "B", "", [one.accounts.server_out_bytes for one in halves], "from it, events too"),
+        figure("wire_payload_bytes", "B", "", [one.payload_bytes for one in halves], "a change, to the function"),
         figure("lag_ms_p50", "ms", "<= 3", [one.lag.p50_ms for one in light], f"at 1,000 changes/s; {_late(light)}"),
         figure("lag_ms_p99", "ms", "<= 10", [one.lag.p99_ms for one in light]),
         figure("dynamodb_lag_ms_p99", "ms", "<= 60", [one.lag.p99_ms for one in table], f"at 500/s; {_late(table)}"),

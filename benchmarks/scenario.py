@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.lag.timeline import Window, bursts_of, recoveries
+from benchmarks.lag.timeline import Window, bursts_of, left_at_s, recoveries
 from benchmarks.saturation import Saturation, measure_saturation_rate
 from benchmarks.scenario_file import SECONDS_MAX, Outage, Scenario, check_outage, read_scenario
 from benchmarks.sinks import SinkName
@@ -60,6 +60,18 @@ def windows_of(scenario: Scenario, seconds: float) -> list[Window]:
     return list(bursts_of(scenario.arrivals, seconds))
 
 
+def ramp_of(scenario: Scenario, seconds: float, trial: Trial) -> str:
+    """Return the rate at which a ramp's lag left the limit; nothing where the rate does not grow."""
+    arrivals, limit_ms = scenario.arrivals, scenario.search.limit_ms
+    if arrivals.kind != "ramp" or not trial.moments:
+        return ""
+    at_s = left_at_s(trial.moments, limit_ms)
+    if at_s is None:
+        return f"the p99 of the lag stayed within {limit_ms:g} ms up to {arrivals.rate_per_s:,.0f} changes/s"
+    rate = arrivals.from_rate_per_s + (arrivals.rate_per_s - arrivals.from_rate_per_s) * at_s / seconds
+    return f"the p99 of the lag left {limit_ms:g} ms at {rate:,.0f} changes/s"
+
+
 def recovery_of(scenario: Scenario, seconds: float, trial: Trial) -> str:
     """Return how long it took to work off what was disturbed; nothing where nothing was."""
     if not trial.moments:
@@ -70,7 +82,7 @@ def recovery_of(scenario: Scenario, seconds: float, trial: Trial) -> str:
     return f"{told} s after {what} the last change over {scenario.search.limit_ms:g} ms had arrived" if told else ""
 
 
-def table_of(name: str, trial: Trial, recovery: str = "") -> Table:
+def table_of(name: str, trial: Trial, ramp: str = "", recovery: str = "") -> Table:
     """Return the table that people read."""
     verdict, accounts = trial.verdict, trial.accounts
     table = Table(title=name, show_header=False)
@@ -86,14 +98,16 @@ def table_of(name: str, trial: Trial, recovery: str = "") -> Table:
         f"{verdict.keys:,} keys: {verdict.lost} lost, {verdict.stale} stale, {verdict.invented} invented; "
         f"{trial.missing} changes never arrived",
     )
-    if recovery:
-        table.add_row("recovery", recovery)
+    for title, said in (("ramp", ramp), ("recovery", recovery)):
+        if said:
+            table.add_row(title, said)
     table.add_row("delivered", f"{trial.records:,} records, {trial.records_per_invocation:,.1f} an invocation")
     cpu = ", ".join(f"{one.role} {one.cpu_us:.1f}" for one in accounts.roles)
     table.add_row("CPU", f"{cpu} µs a change; {accounts.busy:.0%} of all cores")
     switches = ", ".join(f"{one.role} {one.switches:.2f}" for one in accounts.roles)
     table.add_row("switches", f"{switches} a change")
-    table.add_row("wire", f"{accounts.server_in_bytes:.0f} bytes to Redis, {accounts.server_out_bytes:.0f} from it")
+    wire = f"{accounts.server_in_bytes:.0f} bytes to Redis, {accounts.server_out_bytes:.0f} from it"
+    table.add_row("wire", f"{wire}, {trial.payload_bytes:.0f} to the function a change")
     return table
 
 
@@ -124,7 +138,8 @@ def main(name: str, seed: int, seconds: float | None, sink: SinkName | None) -> 
         limit = scenario.search.limit_ms
         console.print(f"{found.rate_per_s:,.0f} changes/s keep a p99 of {limit:g} ms; limited by {found.limited_by}")
     else:
-        console.print(table_of(name, found, recovery_of(scenario, seconds or scenario.seconds, found)))
+        told = (scenario, seconds or scenario.seconds, found)
+        console.print(table_of(name, found, ramp_of(*told), recovery_of(*told)))
     REPORTS.mkdir(exist_ok=True)
     path = REPORTS / f"scenario-{Path(name).stem}.json"
     path.write_bytes(msgspec.json.format(msgspec.json.encode(found)))

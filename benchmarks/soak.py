@@ -163,6 +163,8 @@ def _measure(scenario: Scenario, seed: int, seconds: float | None, rate: float |
         def say(trial: Trial, leg: int, legs: int) -> None:
             done = f"leg {leg} of {legs}: p99 {trial.lag.p99_ms:.1f} ms"
             progress.update(task, total=legs, completed=leg, description=done)
+            if not progress.console.is_terminal:
+                progress.console.print(done)
 
         return run_soak(place, load, say)
 

@@ -62,6 +62,8 @@ class Trial(msgspec.Struct, frozen=True):
     accounts: Accounts
     records: int
     invocations: int
+    payload_bytes: float
+    """A change, to the function."""
     seed: int
     histogram: str = ""
     moments: list[Moment] = []
@@ -165,6 +167,7 @@ class Ground:
             accounts=accounts,
             records=totals["records_delivered"] - before["records_delivered"],
             invocations=totals["invocations"] - before["invocations"],
+            payload_bytes=round((totals["payload_bytes"] - before["payload_bytes"]) / max(1, len(sent.plan)), 1),
             seed=load.seed,
             histogram=seen.lag.encoded(),
             moments=seen.moments,

@@ -12,11 +12,14 @@ from markupsafe import Markup
 from benchmarks.capacity.calibration import Calibration
 from benchmarks.capacity.plan import Impossible, Wish, deploy
 from benchmarks.capacity.prices import FILE, PricesError, read_prices
+from benchmarks.capacity.usl import Usl
 from benchmarks.plan import rows_of
 from benchmarks.report import charts
 from benchmarks.results import Results
 
 EXAMPLE = Wish(rate_per_s=20_000, keys=1_000_000, value_bytes=400, lag_ms=250)
+SWING_MIN = 1.15
+"""A machine whose speed swings by less is calm."""
 _TEMPLATES = Path(__file__).parent
 
 
@@ -48,15 +51,29 @@ def content_of(results: Results) -> dict[str, object]:
     plan, plan_note = plan_of(results.calibration)
     return {
         "results": results,
+        "swing": swing_of(results),
         "figures": figures_of(results),
         "notes": [(one.name, one.note) for one in results.figures if one.note],
         "charts": [(chart, Markup(chart.svg)) for chart in drawn],
         "costs": costs_of(results),
         "example": f"{EXAMPLE.rate_per_s:,.0f} changes/s of {EXAMPLE.keys:,.0f} keys, {EXAMPLE.value_bytes:,.0f} bytes",
+        "calibration": calibration_of(results.calibration),
         "plan": plan,
         "plan_note": plan_note,
         "machine": {**results.machine, **results.versions},
     }
+
+
+def swing_of(results: Results) -> str:
+    """Return how far the machine's own speed went up and down meanwhile, in a sentence; nothing where nobody looked."""
+    yardstick = results.figure("yardstick_us")
+    if yardstick is None or len(yardstick.runs) < 2:
+        return ""
+    factor = max(yardstick.runs) / min(yardstick.runs)
+    told = (
+        f"The machine's own speed, by a yardstick beside the measurements, went up and down by a factor of {factor:.1f}"
+    )
+    return f"{told}: what differs by less between two runs tells nothing." if factor >= SWING_MIN else f"{told}."
 
 
 def figures_of(results: Results) -> Table:
@@ -84,6 +101,33 @@ def costs_of(results: Results) -> Table:
         for one in results.cost_per_million_changes
     ]
     return Table(("write mode", "records an invocation", "Lambda requests", "Lambda ms", "write units"), rows)
+
+
+def calibration_of(known: Calibration | None) -> Table:
+    """Return what the plan knows of this machine, name by name."""
+    if known is None:
+        return Table((), [])
+    rows = [
+        ("a subscriber, an event", f"{known.capture_cpu_us:,.2f} µs"),
+        ("an invoker, a key: read, body, record, settling", f"{known.key_cpu_us:,.2f} µs"),
+        ("an invoker, a KiB of a value", f"{known.value_cpu_us_per_kib:,.2f} µs"),
+        ("an invoker, an invocation", f"{known.invoke_cpu_us:,.0f} µs"),
+        ("Redis, an HSET with nobody listening", f"{known.server_cpu_us:,.2f} µs"),
+        ("Redis, what notifications add", f"{known.notify_cpu_us:,.2f} µs"),
+        ("Redis, what each pattern adds", f"{known.pattern_cpu_us:,.2f} µs"),
+        ("Redis, the read of a key", f"{known.read_cpu_us:,.2f} µs"),
+        ("lag where nothing waits, p50 and p99", f"{known.idle_lag_ms:,.1f} and {known.idle_lag_ms_p99:,.1f} ms"),
+        ("a key that waits", f"{known.waiting_key_bytes:,.0f} bytes"),
+        ("what the shards of a host lose to each other", _law(known.shards_usl)),
+        ("what its invokers do", _law(known.invokers_usl)),
+    ]
+    return Table(("what", "CPU, time, memory"), rows)
+
+
+def _law(law: Usl | None) -> str:
+    if law is None:
+        return "not known"
+    return f"σ = {law.contention:.3f}, κ = {law.coherency:.4f}: of 8 the work of {8 * law.efficiency(8):.1f}"
 
 
 def plan_of(known: Calibration | None) -> tuple[Table, str]:

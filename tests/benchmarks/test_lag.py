@@ -13,7 +13,7 @@ from benchmarks.drive.schedule import Arrivals
 from benchmarks.lag.check import arrived, compare
 from benchmarks.lag.histogram import Histogram, merged, percentiles_of
 from benchmarks.lag.stages import NEVER, Clocks, Received, lags_of
-from benchmarks.lag.timeline import bursts_of, recoveries, timeline
+from benchmarks.lag.timeline import bursts_of, left_at_s, recoveries, timeline
 
 MS = 1_000_000
 times = st.lists(st.integers(0, 10**12), min_size=1, max_size=200)
@@ -99,6 +99,14 @@ def test_recovery_counts_from_the_end_of_what_disturbed() -> None:
     due = np.arange(0, 10_000, 10) * MS
     lags = np.where((due >= 4_500 * MS) & (due < 5_200 * MS), 700, 3) * MS
     assert recoveries(timeline(due, lags, 10.0), windows, 250) == [pytest.approx(0.89), 0.0]
+
+
+def test_a_ramp_tells_where_the_lag_left_the_limit() -> None:
+    """The first moment whose p99 is over the limit counts, and none where all are within it."""
+    due = np.arange(0, 1_000, 10) * MS
+    moments = timeline(due, np.where(due >= 600 * MS, 300, 5) * MS, 1.0)
+    assert left_at_s(moments, 250) == pytest.approx(0.6)
+    assert left_at_s(moments, 400) is None
 
 
 def test_clocks_are_brought_together() -> None:

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
+from benchmarks.harness import figure
 from benchmarks.report.__main__ import main
 from benchmarks.report.charts import COLOURS, DASHES, MARKERS, all_of
 from benchmarks.report.pages import write_pages
@@ -59,7 +60,18 @@ def test_both_forms_tell_the_same(tmp_path: Path) -> None:
     """Each figure, its goal and whether it is met, the machine, the seed and how to repeat it are in both forms."""
     for path in write_pages(results(), tmp_path):
         text = path.read_text()
-        for part in ("engine_cpu_us", "5.10 µs", "≤ 6", "yes", "cores", "seed", "make bench", "1,000,000", "--shards"):
+        for part in (
+            "engine_cpu_us",
+            "5.10 µs",
+            "≤ 6",
+            "yes",
+            "cores",
+            "seed",
+            "make bench",
+            "1,000,000",
+            "--shards",
+            "an invocation",
+        ):
             assert part in text, (path.name, part)
 
 
@@ -68,6 +80,15 @@ def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
     for path in write_pages(results(with_series=False), tmp_path):
         assert path.read_text().count("Not measured.") == 7
         assert "<svg" not in path.read_text()
+
+
+def test_a_machine_that_swings_is_told(tmp_path: Path) -> None:
+    """Where the yardstick went up and down the pages say by how much; where none was taken they say nothing."""
+    swung = results([figure("yardstick_us", "µs", "", [0.6, 1.2, 0.9])])
+    for path in write_pages(swung, tmp_path):
+        assert "by a factor of 2.0: what differs by less" in path.read_text().replace("&#39;", "'")
+    for path in write_pages(results(), tmp_path):
+        assert "yardstick" not in path.read_text()
 
 
 def test_charts_are_told_apart_without_colour() -> None:

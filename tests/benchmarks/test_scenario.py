@@ -41,6 +41,7 @@ def trial(rate: float, p99_ms: float, *, busy: float = 0.5, fullest: float = 0.5
         accounts=Accounts([RoleCost("server", 2.0, 0.1)], 1, 1, busy, "invokers", fullest),
         records=1_000,
         invocations=10,
+        payload_bytes=100.0,
         seed=1,
     )
 

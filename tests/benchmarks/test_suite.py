@@ -45,6 +45,7 @@ def test_every_part_measures_and_is_told(tmp_path: Path) -> None:
     assert len(done) == parts(SHORTEST)
     figures = {one.name: one for one in figures_of(measured)}
     assert all(one.value > 0 for one in figures.values()), figures
+    assert "0 events lost, 0 gaps" in figures["capture_headroom"].note
     assert "0 lost, stale or invented" in figures["half_lag_ms_p50"].note
     calibration = calibrate(measured)
     assert deploy(Wish(rate_per_s=1_000, keys=10_000), calibration, read_prices(FILE)).shards >= 1
