@@ -12,7 +12,8 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 from matplotlib.ticker import FuncFormatter
 
-from benchmarks.capacity.usl import Unidentifiable, fit
+from benchmarks.capacity.calibration import Calibration
+from benchmarks.capacity.usl import Unidentifiable, Usl, fit
 from benchmarks.results import Series, Throughput
 from benchmarks.watch import Sample
 
@@ -21,6 +22,8 @@ mpl.use("svg")
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
+HEADROOM = 1.3
+"""Of an axis over its highest value: room for a legend."""
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "report",
@@ -126,8 +129,8 @@ def stages(series: Series) -> Chart:
     )
 
 
-def throughput(points: Sequence[Throughput], what: str) -> Chart:
-    """Draw throughput over shards or invokers, with the fitted law where it can be told."""
+def throughput(points: Sequence[Throughput], what: str, by_cpu: Usl | None) -> Chart:
+    """Draw throughput over shards or invokers, with the fitted law, and the one that the plan takes."""
     try:
         law = fit([(one.count, one.events_per_s) for one in points])
         said = f"Fitted: σ = {law.contention:.3f}, κ = {law.coherency:.4f}."
@@ -135,22 +138,28 @@ def throughput(points: Sequence[Throughput], what: str) -> Chart:
         law, said = None, f"No law is fitted: {error}."
 
     def draw(axes: Any) -> None:
-        counts = [one.count for one in points]
+        counts, most = [one.count for one in points], 0.0
         axes.plot(counts, [one.events_per_s for one in points], "o", color=COLOURS[0], label="measured", markersize=8)
         if law is not None:
             dense = [1 + place * (max(counts) * 1.5 - 1) / 60 for place in range(61)]
-            axes.plot(dense, [law.throughput(n) for n in dense], "--", color=COLOURS[1], label="fitted law")
+            axes.plot(dense, [law.throughput(n) for n in dense], DASHES[1], color=COLOURS[1], label="fitted law")
+            if by_cpu is not None:
+                alone = law.throughput(1)
+                values = [alone * n * by_cpu.efficiency(n) for n in dense]
+                axes.plot(dense, values, DASHES[3], color=COLOURS[2], label="predicted, a core for each")
+                most = max(values)
         axes.set_xlabel(what)
         axes.set_ylabel("events a second")
         axes.set_xticks(counts)
-        axes.set_ylim(0, 1.2 * max(one.events_per_s for one in points))
+        axes.set_ylim(0, 1.2 * max(most, *(one.events_per_s for one in points)))
         axes.yaxis.set_major_formatter(FuncFormatter(_thousands))
         axes.legend()
 
     rows = [(str(one.count), f"{one.events_per_s:,.0f}") for one in points]
     return Chart(
         f"Throughput over {what}",
-        f"At full load, distinct keys, all on this machine: more processes than cores share them. {said}",
+        f"At full load, distinct keys, all on this machine, whose cores they share. {said} What they would do with a "
+        "core each is predicted by the CPU of an event, as plans count with it; one primary may publish less.",
         _drawn(draw, f"Throughput over {what}") if points else "",
         (what, "events/s"),
         rows,
@@ -171,8 +180,8 @@ def cpu(series: Series) -> Chart:
 
     return Chart(
         "CPU of each part, at half of saturation",
-        "Redis, the engine's processes and the function's runtime; at half load batches are small, so that a change "
-        "costs more than at full load.",
+        "Redis, the engine's processes, the function's runtime, and the load's own senders; at half load batches are "
+        "small, so that a change costs more than at full load.",
         _drawn(draw, "CPU of each part") if found else "",
         ("part", "µs a change", "context switches a change"),
         [(one.stage, f"{one.us_per_event:,.2f}", f"{one.switches_per_event:,.3f}") for one in found],
@@ -187,12 +196,12 @@ def memory(found: Sequence[Sample], title: str, text: str) -> Chart:
         axes.plot(minutes, [one.memory_mib for one in found], color=COLOURS[0], label="memory")
         axes.set_xlabel("minutes")
         axes.set_ylabel("the engine's memory, MiB")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, HEADROOM * max(one.memory_mib for one in found))
         waiting = axes.twinx()
         keys = [one.keys_waiting for one in found]
         waiting.plot(minutes, keys, color=COLOURS[1], linestyle=DASHES[1], label="keys that wait")
         waiting.set_ylabel("keys that wait")
-        waiting.set_ylim(0, max(10, 1.1 * max(keys)))
+        waiting.set_ylim(0, HEADROOM * max(10, *keys))
         waiting.spines["right"].set_visible(True)
         waiting.grid(visible=False)
         waiting.yaxis.set_major_formatter(FuncFormatter(_thousands))
@@ -212,13 +221,14 @@ def memory(found: Sequence[Sample], title: str, text: str) -> Chart:
     )
 
 
-def all_of(series: Series) -> list[Chart]:
-    """Return every chart."""
+def all_of(series: Series, known: Calibration | None) -> list[Chart]:
+    """Return every chart; ``known`` has the laws that the plan takes."""
+    known = known or Calibration()
     return [
         lag_over_load(series),
         stages(series),
-        throughput(series.throughput_over_shards, "shards"),
-        throughput(series.throughput_over_invokers, "invokers"),
+        throughput(series.throughput_over_shards, "shards", known.shards_usl),
+        throughput(series.throughput_over_invokers, "invokers", known.invokers_usl),
         cpu(series),
         memory(
             series.memory,

@@ -47,13 +47,13 @@ def write_pages(results: Results, folder: Path) -> list[Path]:
 
 def content_of(results: Results) -> dict[str, object]:
     """Return what both forms tell."""
-    drawn = charts.all_of(results.series)
+    drawn = charts.all_of(results.series, results.calibration)
     plan, plan_note = plan_of(results.calibration)
     return {
         "results": results,
         "swing": swing_of(results),
         "figures": figures_of(results),
-        "notes": [(one.name, one.note) for one in results.figures if one.note],
+        "notes": {one.name: one.note for one in results.figures if one.note},
         "charts": [(chart, Markup(chart.svg)) for chart in drawn],
         "costs": costs_of(results),
         "example": f"{EXAMPLE.rate_per_s:,.0f} changes/s of {EXAMPLE.keys:,.0f} keys, {EXAMPLE.value_bytes:,.0f} bytes",

@@ -94,7 +94,7 @@ def test_a_machine_that_swings_is_told(tmp_path: Path) -> None:
 def test_charts_are_told_apart_without_colour() -> None:
     """Every line has a marker and a dash of its own, and every chart its numbers as a table, and a title to read."""
     assert len(set(COLOURS)) == len(set(MARKERS)) == len(set(map(str, DASHES)))
-    for chart in all_of(results().series):
+    for chart in all_of(results().series, results().calibration):
         assert chart.rows
         assert all(len(row) == len(chart.columns) for row in chart.rows)
         assert re.search(r"<svg[^>]*><title>\w", chart.svg)
