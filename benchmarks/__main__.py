@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from benchmarks import cost, results
-from benchmarks.errors import BenchmarkError
+from benchmarks.errors import FAILURES
 from benchmarks.figures import calibrate, costs_of, figures_of, histograms_of, series_of, soak_figures
 from benchmarks.harness import Figure
 from benchmarks.report.pages import write_pages
@@ -22,6 +22,9 @@ from benchmarks.servers import redis_server
 from benchmarks.soak import REPORT as SOAK
 from benchmarks.soak import Soak
 from benchmarks.suite import QUICK, Effort, measure_all, parts
+
+SOAK_MINUTES_MIN = 10.0
+"""Of less a slope tells nothing."""
 
 
 def table_of(figures: Sequence[Figure]) -> Table:
@@ -50,8 +53,8 @@ def last_soak(path: Path = SOAK) -> Soak | None:
 
 
 def with_soak(told: Results, soak: Soak | None) -> Results:
-    """Return the results with the soak's figures, and its memory over time."""
-    if soak is None:
+    """Return the results with the soak's figures, and its memory over time; not of another machine, or a short one."""
+    if soak is None or soak.machine.items() - told.machine.items() or soak.minutes < SOAK_MINUTES_MIN:
         return told
     series = msgspec.structs.replace(told.series, soak_memory=soak.samples)
     return msgspec.structs.replace(told, figures=[*told.figures, *soak_figures(soak)], series=series)
@@ -59,7 +62,7 @@ def with_soak(told: Results, soak: Soak | None) -> Results:
 
 @click.command()
 @click.option("--quick", is_flag=True, help="About a minute: each part once, and shortly.")
-@click.option("--seed", type=int, default=1, show_default=True, help="Of the loads.")
+@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Of the loads.")
 def main(quick: bool, seed: int) -> None:
     """Measure, print, write the results and the report."""
     effort = QUICK if quick else Effort()
@@ -67,7 +70,7 @@ def main(quick: bool, seed: int) -> None:
     try:
         with redis_server() as server:
             where = "embedded" if server.pid else "REDIS_URL"
-    except BenchmarkError as error:
+    except FAILURES as error:
         raise click.ClickException(str(error)) from error
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
@@ -83,7 +86,7 @@ def main(quick: bool, seed: int) -> None:
 
         try:
             measured = measure_all(effort, seed, repeat)
-        except BenchmarkError as error:
+        except FAILURES as error:
             raise click.ClickException(str(error)) from error
     figures, costs = figures_of(measured), costs_of(measured)
     told = Results(
@@ -105,6 +108,9 @@ def main(quick: bool, seed: int) -> None:
     results.write(told)
     pages = write_pages(told, results.REPORT.parent)
     console.print(f"written to {results.REPORT}, {', '.join(map(str, pages))}")
+    lost = told.figure("bench_lost")
+    if lost is not None and lost.value:
+        raise click.ClickException(f"{lost.value:.0f} changes were lost, stale or invented: {lost.note}")
 
 
 if __name__ == "__main__":

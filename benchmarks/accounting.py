@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import msgspec
 import psutil
@@ -43,10 +44,13 @@ class Accounts(msgspec.Struct, frozen=True):
         """Return the CPU of these roles together."""
         return sum(one.cpu_us for one in self.roles if one.role in roles)
 
-    @property
-    def engine_cpu_us(self) -> float:
-        """Return the engine's CPU a change."""
-        return self.cpu_us("subscribers", "invokers", "supervisor")
+
+class Use(NamedTuple):
+    """While a load was sent: the part of all cores that was busy, and the process that used most of one."""
+
+    busy: float
+    fullest_role: str
+    fullest_share: float
 
 
 @dataclass
@@ -65,11 +69,23 @@ class Meter:
         self._wire_before = wire_bytes(rig.redis)
         self._times = psutil.cpu_times()
 
-    def accounts(self, sent: Sent) -> Accounts:
-        """Return what was taken since, a change of what was sent."""
+    def use(self, took_s: float) -> Use:
+        """Return how much was in use so far, while a load was sent for so long."""
+        cpu, times = self._cpu_s(self._look()), psutil.cpu_times()
+        fullest = max(cpu, key=cpu.__getitem__)
+        idle = (times.idle - self._times.idle) + (getattr(times, "iowait", 0.0) - getattr(self._times, "iowait", 0.0))
+        total = sum(times) - sum(self._times)
+        busy = round(1 - idle / total, 3) if total else 0.0
+        return Use(busy, self._roles[fullest], round(cpu[fullest] / took_s, 3) if took_s else 0.0)
+
+    def _cpu_s(self, now: _Seen) -> dict[int, float]:
+        return {pid: now.cpu_s.get(pid, before) - before for pid, before in self._before.cpu_s.items()}
+
+    def accounts(self, sent: Sent, use: Use) -> Accounts:
+        """Return what was taken since, a change of what was sent; to be called when all of it was delivered."""
         changes = max(1, len(sent.plan))
-        now, wire, times = self._look(), wire_bytes(self._rig.redis), psutil.cpu_times()
-        cpu = {pid: now.cpu_s.get(pid, before) - before for pid, before in self._before.cpu_s.items()}
+        now, wire = self._look(), wire_bytes(self._rig.redis)
+        cpu = self._cpu_s(now)
         switches = {pid: now.switches.get(pid, before) - before for pid, before in self._before.switches.items()}
         roles = []
         for role in ROLES:
@@ -78,16 +94,11 @@ class Meter:
             switched = sum(switches.get(pid, 0) for pid in pids) / changes
             roles.append(RoleCost(role, round(cpu_us, 3), round(switched, 4)))
         roles.append(RoleCost("load", round(sent.cpu_s / changes * 1e6, 3), round(sent.switches / changes, 4)))
-        fullest = max(cpu, key=cpu.__getitem__)
-        idle = (times.idle - self._times.idle) + (getattr(times, "iowait", 0.0) - getattr(self._times, "iowait", 0.0))
-        total = sum(times) - sum(self._times)
         return Accounts(
             roles,
             round((wire[0] - self._wire_before[0]) / changes, 1),
             round((wire[1] - self._wire_before[1]) / changes, 1),
-            round(1 - idle / total, 3) if total else 0.0,
-            self._roles[fullest],
-            round(cpu[fullest] / sent.took_s, 3) if sent.took_s else 0.0,
+            *use,
         )
 
     def _look(self) -> _Seen:

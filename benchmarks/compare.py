@@ -25,11 +25,13 @@ from benchmarks.results import Results, ResultsError, read
 RUNS_MIN = 3
 """Fewer runs on either side say nothing of the noise."""
 DRAWS = 4_000
+TIMES = frozenset({"µs", "ms", "s"})
 CONFIDENCE = 0.95
+LAG_AT_HALF, SAME_LOAD = "half_lag_", 0.1
 NOISE_MIN = 0.03
 """A difference of less than this part is none, whatever the runs say."""
 
-Word = Literal["better", "worse", "no verdict", "too few runs"]
+Word = Literal["better", "worse", "no verdict", "too few runs", "another load"]
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -60,7 +62,7 @@ def is_lower_better(figure: Figure) -> bool:
     """Tell which way is better: by its goal, else by its unit."""
     if figure.goal:
         return figure.goal.startswith("<=")
-    return figure.unit in {"µs", "ms", "B", "s"}
+    return figure.unit in {*TIMES, "B"}
 
 
 def judge(a: Figure, b: Figure) -> Verdict:
@@ -84,17 +86,27 @@ def compare(a: Results, b: Results) -> list[Verdict]:
         other = a.figure(figure.name)
         if other is None:
             continue
-        found.append(judge(other, figure))
+        verdict = judge(other, figure)
+        if figure.name.startswith(LAG_AT_HALF) and not _is_same_load(a, b):
+            verdict = msgspec.structs.replace(verdict, word="another load")
+        found.append(verdict)
         before, after = in_yardsticks(other), in_yardsticks(figure)
         if before is not None and after is not None:
             found.append(judge(before, after))
     return found
 
 
+def _is_same_load(a: Results, b: Results) -> bool:
+    """Tell whether both have saturated at about one rate: the lag at half of it is then of one load."""
+    rates = [one.value for results in (a, b) if (one := results.figure("saturation_events_per_s")) is not None]
+    return len(rates) < 2 or abs(rates[0] - rates[1]) <= SAME_LOAD * max(rates)
+
+
 def against(results: Results, reference: str) -> Results:
     """Return the results with each figure as a ratio to one of the same runs, which the machine's speed moves alike.
 
-    Rates are divided by it, times multiplied where it is a rate; figures without as many runs are left out.
+    Rates are divided by it, times multiplied where it is a rate; what is neither, and what has not as many runs, is
+    left out.
     """
     base = results.figure(reference)
     if base is None or len(base.runs) < RUNS_MIN:
@@ -102,11 +114,12 @@ def against(results: Results, reference: str) -> Results:
     is_rate = base.unit.endswith("/s")
     figures = []
     for one in results.figures:
-        if one.name == reference or len(one.runs) != len(base.runs):
+        is_speed = one.unit.endswith("/s") or one.unit in TIMES
+        if one.name == reference or len(one.runs) != len(base.runs) or not is_speed:
             continue
         divides = one.unit.endswith("/s") == is_rate
         runs = [run / by if divides else run * by for run, by in zip(one.runs, base.runs, strict=True)]
-        figures.append(msgspec.structs.replace(one, value=float(np.median(runs)), runs=runs))
+        figures.append(msgspec.structs.replace(one, value=float(np.median(runs)), runs=runs, yardsticks=[]))
     return msgspec.structs.replace(results, figures=figures)
 
 
@@ -144,6 +157,8 @@ def main(a: Path, b: Path, reference: str | None, as_json: bool) -> None:
     Console().print(table_of(verdicts, str(a), str(b)))
     if one.machine != other.machine:
         print("compare: A and B are of different machines: compare ratios (--reference)", file=sys.stderr)
+    if (one.seed, one.quick) != (other.seed, other.quick):
+        print("compare: A and B were not measured alike: with another seed, or one of them quickly", file=sys.stderr)
 
 
 if __name__ == "__main__":

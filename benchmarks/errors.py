@@ -6,6 +6,11 @@
 
 from __future__ import annotations
 
+import hiredis
+from botocore.exceptions import BotoCoreError, ClientError
+
+from engine.errors import EngineError
+
 
 class BenchmarkError(Exception):
     """A benchmark that can't be run or ended; the message says why."""
@@ -21,3 +26,7 @@ class EngineEnded(BenchmarkError):
 
 class SenderFailed(BenchmarkError):
     """A load could not be sent: the server refused a command, or closed the connection."""
+
+
+FAILURES = (BenchmarkError, EngineError, hiredis.HiredisError, BotoCoreError, ClientError)
+"""What a command tells in a sentence: what is above, and what Redis, the engine's own parts or AWS say."""

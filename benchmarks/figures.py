@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from benchmarks.capacity.calibration import Calibration
 from benchmarks.capacity.usl import Unidentifiable, Usl, fit
 from benchmarks.cost import Cost, cost_of
-from benchmarks.guest import HsetRatio
+from benchmarks.guest import NAME_BYTES, HsetRatio
 from benchmarks.harness import Figure, figure
 from benchmarks.lag.stages import StageLag
 from benchmarks.path import FullLoad
@@ -44,7 +44,7 @@ def calibrate(found: Measured) -> Calibration:
         read_cpu_us=round(server.read_us, 3),
         idle_lag_ms=round(_median([one.lag.p50_ms for one in found.light]), 3),
         idle_lag_ms_p99=round(_median([one.lag.p99_ms for one in found.light]), 3),
-        waiting_key_bytes=max(waiting.subscriber_bytes, waiting.invoker_bytes),
+        waiting_key_bytes=max(waiting.subscriber_bytes, waiting.invoker_bytes) - NAME_BYTES,
         shards_usl=law_of(found, found.by_shards),
         invokers_usl=law_of(found, found.by_invokers),
         is_measured=True,
@@ -58,6 +58,37 @@ def invocation_us(found: Measured) -> float:
     return max(0.0, (small - full) / (1 / few - 1 / many)) if few < many else 0.0
 
 
+def _by_round(found: Measured) -> list[FullLoad]:
+    """Return what each round showed at its beginning, and at its end, as one."""
+    pairs = zip(found.full[::2], found.full[1::2], strict=True)
+    return [
+        FullLoad(*(_median([getattr(one, name), getattr(other, name)]) for name in FullLoad.__dataclass_fields__))
+        for one, other in pairs
+    ]
+
+
+def _shares(found: Measured, runs: Sequence[FullLoad]) -> list[float]:
+    """Return of each round what an event costs one alone, as a part of what it costs in these runs' shape."""
+    shares, invoke = [], invocation_us(found)
+    for one, many in zip(_by_round(found), runs, strict=True):
+        by_batches = invoke * (1 / many.batch_mean - 1 / one.batch_mean)
+        shares.append(one.cpu_us / max(many.cpu_us - by_batches, one.cpu_us * LEAST_SHARE))
+    return shares
+
+
+def _laws(found: Measured, more: dict[int, list[FullLoad]]) -> list[Usl]:
+    """Return the law of each round; none where there are too few counts."""
+    by_count = {count: _shares(found, runs) for count, runs in more.items()}
+    rounds = zip(*by_count.values(), strict=True)
+    try:
+        return [
+            fit([(1, 1.0), *((count, count * share) for count, share in zip(by_count, shares, strict=True))])
+            for shares in rounds
+        ]
+    except Unidentifiable:
+        return []
+
+
 def law_of(found: Measured, more: dict[int, list[FullLoad]]) -> Usl | None:
     """Return the law by the CPU of an event with more shards or invokers, as if each had a core of its own.
 
@@ -65,13 +96,7 @@ def law_of(found: Measured, more: dict[int, list[FullLoad]]) -> Usl | None:
     events of one server, so that batches are smaller: what the invocations cost that this makes is taken out, for it is
     no contention, and plans count it by itself. None without a law.
     """
-    points, invoke = [(1, 1.0)], invocation_us(found)
-    for count, runs in more.items():
-        shares = []
-        for one, many in zip(found.full, runs, strict=True):
-            by_batches = invoke * (1 / many.batch_mean - 1 / one.batch_mean)
-            shares.append(one.cpu_us / max(many.cpu_us - by_batches, one.cpu_us * LEAST_SHARE))
-        points.append((count, count * _median(shares)))
+    points = [(1, 1.0), *((count, count * _median(_shares(found, runs))) for count, runs in more.items())]
     try:
         return fit(points)
     except Unidentifiable:
@@ -94,7 +119,7 @@ def _engine_figures(found: Measured) -> list[Figure]:
     gaps, lost = (sum(run[name] for run in found.captures) for name in ("gaps", "lost"))
     batches = f"distinct keys, {_median([run.batch_mean for run in found.full]):.0f} a batch on average"
     by = found.yardsticks
-    times = [run.events_per_s / loop for run, loop in zip(found.full, found.originals, strict=True)]
+    times = [run.events_per_s / loop for run, loop in zip(_by_round(found), found.originals, strict=True)]
     figures = [
         figure("driver_hset_per_s", "1/s", ">= 150000", [one.hset_per_s for one in found.sendings], DRIVER),
         figure("yardstick_us", "µs", "", [one for taken in by.values() for one in taken], YARDSTICK),
@@ -115,20 +140,23 @@ def _engine_figures(found: Measured) -> list[Figure]:
         figure("redis_py_hear_cpu_us", "µs", "", [one.hear_us for one in found.redis_py], REDIS_PY),
         figure("redis_py_read_cpu_us", "µs", "", [one.read_us for one in found.redis_py], "and its hash, one by one"),
     ]
-    law = law_of(found, found.by_shards)
-    if law is not None:
-        efficiency = round(law.efficiency(PREDICTED_SHARDS), 3)
-        figures.append(figure("scaling_efficiency", "×", ">= 0.85", [efficiency], _predicted()))
+    efficiencies = [law.efficiency(PREDICTED_SHARDS) for law in _laws(found, found.by_shards)]
+    if efficiencies:
+        figures.append(figure("scaling_efficiency", "×", ">= 0.85", efficiencies, _predicted()))
     return figures
 
 
 def _lag_figures(found: Measured) -> list[Figure]:
     saturation, halves, light, table = found.saturation, found.halves, found.light, found.table
-    judged = [one.verdict for one in (*table, *halves)]
-    wrong = sum(one.lost + one.stale + one.invented for one in judged) + sum(one.missing for one in (*table, *halves))
-    half = f"at {halves[0].wanted_per_s:,.0f} changes/s; {_late(halves)}; {wrong} lost, stale or invented"
+    everything = [*light, *saturation.trials, *halves, *table]
+    lost = sum(one.wrong for one in everything) + sum(run["lost"] for run in found.captures)
+    judged = (
+        f"lost, stale or invented, of {sum(one.changes for one in everything):,} changes in {len(everything)} loads"
+    )
+    half = f"at {halves[0].wanted_per_s:,.0f} changes/s; {_late(halves)}"
     limit = f"limited by {saturation.limited_by}"
     return [
+        figure("bench_lost", "", "<= 0", [lost], f"{judged}, and of the captures' events"),
         figure("saturation_events_per_s", "1/s", "", [saturation.rate_per_s], limit),
         figure("half_lag_ms_p50", "ms", "<= 2", [one.lag.p50_ms for one in halves], half),
         figure("half_lag_ms_p99", "ms", "<= 8", [one.lag.p99_ms for one in halves], "in the same runs"),
@@ -146,6 +174,8 @@ def _guest_figures(found: Measured) -> list[Figure]:
     waiting = found.waiting[0]
     most = max(waiting.subscriber_bytes, waiting.invoker_bytes)
     where = f"{waiting.subscriber_bytes:.0f} in a dirty set, {waiting.invoker_bytes:.0f} in an invoker's lane"
+    if not waiting.subscriber_bytes:
+        where = f"in an invoker's lane; too few came to a dirty set ({waiting.subscriber_keys:,})"
     return [
         figure("hset_p99_ratio", "×", "<= 1.05", found.hset.ratios, _hset_note(found.hset)),
         figure("dirty_key_bytes", "B", "<= 200", [most], where),
@@ -164,7 +194,6 @@ def _function_figures(found: Measured) -> list[Figure]:
             "<= 40",
             [run.cpu_us for run in found.upserts],
             f"{item}, versioned",
-            by["versioned"],
         ),
         figure("dynamodb_cold_start_ms", "ms", "<= 300", found.starts, start),
     ]

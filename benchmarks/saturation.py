@@ -7,10 +7,9 @@ from collections.abc import Callable
 
 import msgspec
 
-from benchmarks.drive.keys import Keyspace
 from benchmarks.drive.plan import Load
-from benchmarks.drive.schedule import Arrivals
-from benchmarks.trial import Ground, Trial
+from benchmarks.drive.schedule import RATE_PER_S_MAX, Arrivals
+from benchmarks.trial import During, Ground, Trial
 
 FULL = 0.95
 """A process that uses this much of a core has nothing left."""
@@ -20,7 +19,7 @@ CROWDED = 0.8
 """A host that is used this much on average, and whose load's sender comes late, has had nothing left at times."""
 
 
-class Search(msgspec.Struct, frozen=True):
+class Search(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How it is searched: from which rate, for how long a trial, and how often halved.
 
     A rate is given up on only after ``tries`` that did not hold: what the machine did meanwhile is no limit of ours.
@@ -34,6 +33,20 @@ class Search(msgspec.Struct, frozen=True):
     rate_per_s_max: float = 1_000_000.0
 
 
+class BadSearch(ValueError):
+    """A search that can't be; the message says why."""
+
+
+def check(search: Search) -> None:
+    """Raise `BadSearch` where it can't be."""
+    if not 1 <= search.from_rate_per_s <= search.rate_per_s_max <= RATE_PER_S_MAX / 2:
+        raise BadSearch(f"search: rates from 1 to {RATE_PER_S_MAX / 2:,.0f} are allowed, the highest being the last")
+    if not (search.limit_ms > 0 and 0.1 <= search.seconds <= 600):
+        raise BadSearch("search: a limit_ms of more than 0, and seconds from 0.1 to 600, are allowed")
+    if not (0 <= search.halvings <= 20 and 1 <= search.tries <= 10):
+        raise BadSearch("search: halvings from 0 to 20, and tries from 1 to 10, are allowed")
+
+
 class Saturation(msgspec.Struct, frozen=True):
     """What was found: ``rate_per_s`` is the highest that held, 0 where none did; all ``trials`` in order."""
 
@@ -43,11 +56,11 @@ class Saturation(msgspec.Struct, frozen=True):
 
 
 def holds(trial: Trial, limit_ms: float) -> bool:
-    """Tell whether a trial's lag stayed within the limit, with nothing missing.
+    """Tell whether a trial's lag stayed within the limit, with nothing lost, stale or invented.
 
     Lag counts from when a change was due, so that a sender that comes late makes it more, never less.
     """
-    return not trial.missing and trial.lag.count > 0 and trial.lag.p99_ms <= limit_ms
+    return trial.is_well and trial.lag.count > 0 and trial.lag.p99_ms <= limit_ms
 
 
 def search_rate(run: Callable[[float], Trial], search: Search) -> Saturation:
@@ -93,13 +106,15 @@ def limit_of(trial: Trial) -> str:
     return f"the engine: the host was {accounts.busy:.0%} used, and no process filled a core"
 
 
-def measure_saturation_rate(
-    place: Ground, keyspace: Keyspace, search: Search, seed: int, during: Callable[[], None] | None = None
-) -> Saturation:
-    """Search on a running path; ``during`` is called again and again while a load is sent."""
+def measure_saturation_rate(place: Ground, load: Load, search: Search, during: During | None = None) -> Saturation:
+    """Search on a running path, with loads like this one at rates of their own.
+
+    ``during`` is called again and again while a load is sent.
+    """
 
     def run(rate_per_s: float) -> Trial:
-        load = Load(Arrivals(rate_per_s=rate_per_s), keyspace, seconds=search.seconds, seed=seed)
-        return place.run(load, during)
+        place.forget()
+        arrivals = Arrivals(rate_per_s=rate_per_s)
+        return place.run(msgspec.structs.replace(load, arrivals=arrivals, seconds=search.seconds), during)
 
     return search_rate(run, search)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import get_args
 
@@ -15,13 +14,13 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.errors import BenchmarkError
+from benchmarks.errors import FAILURES
 from benchmarks.lag.timeline import Window, bursts_of, left_at_s, recoveries
 from benchmarks.saturation import Saturation, measure_saturation_rate
 from benchmarks.scenario_file import SECONDS_MAX, Outage, Scenario, check_outage, read_scenario
 from benchmarks.sinks import SinkName
 from benchmarks.soak import soak
-from benchmarks.trial import Ground, Trial, ground
+from benchmarks.trial import During, Trial, ground
 
 REPORTS = Path("reports")
 
@@ -29,27 +28,38 @@ REPORTS = Path("reports")
 def run_scenario(scenario: Scenario, seed: int, seconds: float | None = None) -> Trial | Saturation:
     """Run it on parts of its own; return what it showed; raise `BenchmarkError`."""
     check_outage(scenario, seconds or scenario.seconds)
+    load = scenario.load(seed, seconds)
     with ground(scenario.shape) as place:
         if scenario.kind == "saturation":
-            return measure_saturation_rate(place, scenario.keyspace, scenario.search, seed)
-        return place.run(scenario.load(seed, seconds), _during(place, scenario.outage))
+            return measure_saturation_rate(place, load, scenario.search)
+        if scenario.outage is None:
+            return place.run(load)
+        with _cut_off(place.rig.runtime_pid, scenario.outage) as during:
+            return place.run(load, during)
 
 
-def _during(place: Ground, outage: Outage | None) -> Callable[[], None] | None:
-    """Return what stops the function's runtime for the time of the outage."""
-    if outage is None:
-        return None
-    began_s, stopped = time.monotonic(), [False]
+@contextmanager
+def _cut_off(runtime_pid: int, outage: Outage) -> Iterator[During]:
+    """Give what stops the function's runtime for the time of the outage; it goes on at the end, whatever happens."""
+    is_stopped = [False]
 
-    def look() -> None:
-        is_due = outage.from_s <= time.monotonic() - began_s < outage.from_s + outage.seconds
-        if is_due is not stopped[0]:
-            stopped[0] = is_due
-            runtime = psutil.Process(place.rig.runtime_pid)
-            for process in (runtime, *runtime.children(recursive=True)):
-                os.kill(process.pid, signal.SIGSTOP if is_due else signal.SIGCONT)
+    def tell(*, stop: bool) -> None:
+        is_stopped[0] = stop
+        runtime = psutil.Process(runtime_pid)
+        for process in (runtime, *runtime.children(recursive=True)):
+            with suppress(psutil.Error):
+                process.send_signal(signal.SIGSTOP if stop else signal.SIGCONT)
 
-    return look
+    def look(at_s: float) -> None:
+        is_due = outage.from_s <= at_s < outage.from_s + outage.seconds
+        if is_due is not is_stopped[0]:
+            tell(stop=is_due)
+
+    try:
+        yield look
+    finally:
+        if is_stopped[0]:
+            tell(stop=False)
 
 
 def windows_of(scenario: Scenario, seconds: float) -> list[Window]:
@@ -113,7 +123,7 @@ def table_of(name: str, trial: Trial, ramp: str = "", recovery: str = "") -> Tab
 
 @click.command()
 @click.argument("name", default="steady")
-@click.option("--seed", type=int, default=1, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True)
 @click.option("--seconds", type=click.FloatRange(0.1, SECONDS_MAX), help="Another length than the scenario's.")
 @click.option("--sink", type=click.Choice(get_args(SinkName)), help="Another sink than the scenario's.")
 def main(name: str, seed: int, seconds: float | None, sink: SinkName | None) -> None:
@@ -132,7 +142,7 @@ def main(name: str, seed: int, seconds: float | None, sink: SinkName | None) -> 
             return
         with console.status("running"):
             found = run_scenario(scenario, seed, seconds)
-    except BenchmarkError as error:
+    except FAILURES as error:
         raise click.ClickException(str(error)) from error
     if isinstance(found, Saturation):
         limit = scenario.search.limit_ms
@@ -144,7 +154,7 @@ def main(name: str, seed: int, seconds: float | None, sink: SinkName | None) -> 
     path = REPORTS / f"scenario-{Path(name).stem}.json"
     path.write_bytes(msgspec.json.format(msgspec.json.encode(found)))
     console.print(f"written to {path}")
-    if isinstance(found, Trial) and not found.verdict.is_well:
+    if not all(one.is_well for one in ([found] if isinstance(found, Trial) else found.trials)):
         raise SystemExit(1)
 
 

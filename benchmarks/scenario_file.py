@@ -12,7 +12,7 @@ from benchmarks.drive.keys import BadKeyspace, Keyspace
 from benchmarks.drive.plan import BadLoad, Load, lay_out
 from benchmarks.drive.schedule import Arrivals, BadArrivals
 from benchmarks.errors import BenchmarkError
-from benchmarks.saturation import Search
+from benchmarks.saturation import BadSearch, Search, check
 from benchmarks.trial import Shape
 
 FOLDER = Path(__file__).parent / "scenarios"
@@ -71,12 +71,13 @@ def read_scenario(name: str) -> Scenario:
         raise ScenarioError(f"{path} can't be read: {error.strerror}") from error
     except msgspec.MsgspecError as error:
         raise ScenarioError(f"{path}: {error}") from error
-    try:
-        lay_out(msgspec.structs.replace(scenario.load(1), seconds=min(1.0, scenario.seconds)))
-    except (BadArrivals, BadKeyspace, BadLoad, BadMix) as error:
-        raise ScenarioError(f"{path}: {error}") from error
     if not 0 < scenario.seconds <= SECONDS_MAX:
         raise ScenarioError(f"{path}: seconds is {scenario.seconds:g}: more than 0, at most a day, is allowed")
+    try:
+        lay_out(msgspec.structs.replace(scenario.load(1), seconds=min(1.0, scenario.seconds)))
+        check(scenario.search)
+    except (BadArrivals, BadKeyspace, BadLoad, BadMix, BadSearch) as error:
+        raise ScenarioError(f"{path}: {error}") from error
     try:
         check_outage(scenario, scenario.seconds)
     except ScenarioError as error:
@@ -89,6 +90,8 @@ def check_outage(scenario: Scenario, seconds: float) -> None:
     outage = scenario.outage
     if outage is None:
         return
+    if scenario.kind != "load" or scenario.shape.sink == "aws":
+        raise ScenarioError("outage: only a load has one, to a function that runs here")
     if not (outage.from_s >= 0 and 0 < outage.seconds < OUTAGE_S_MAX):
         raise ScenarioError(
             f"outage: from 0 s on, for less than {OUTAGE_S_MAX} s, before invocations time out, is allowed"

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import msgspec
 import psutil
 
-from benchmarks.load import connect
+from benchmarks.load import connect, info
 from engine.capture.shards import plan_shards
 from engine.connection import pack
 from engine.sandbox.valkey import ValkeyServer
@@ -54,9 +54,9 @@ def _cost(flags: str, shards: int, seconds: float, *, reads: bool = False) -> fl
             _started(stack, _load, server.port, True)
             time.sleep(0.3)
         process = psutil.Process(server.pid)
-        cpu, count = process.cpu_times(), _processed(server.port)
+        cpu, count = process.cpu_times(), int(info(server.port, "stats")["total_commands_processed"])
         time.sleep(seconds)
-        cpu_now, count_now = process.cpu_times(), _processed(server.port)
+        cpu_now, count_now = process.cpu_times(), int(info(server.port, "stats")["total_commands_processed"])
         used_s = cpu_now.user + cpu_now.system - cpu.user - cpu.system
         return used_s / (count_now - count) * 1e6
 
@@ -92,16 +92,6 @@ def _load(port: int, reads: bool) -> None:
             data = b""
             while not data.endswith(b"$3\r\nend\r\n"):
                 data = data[-16:] + sock.recv(1 << 18)
-
-
-def _processed(port: int) -> int:
-    sock = connect(port)
-    sock.sendall(pack("INFO", "stats"))
-    data = b""
-    while b"total_commands_processed:" not in data or not data.endswith(b"\r\n"):
-        data += sock.recv(1 << 16)
-    sock.close()
-    return int(data.split(b"total_commands_processed:")[1].split(b"\r\n")[0])
 
 
 if __name__ == "__main__":

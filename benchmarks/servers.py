@@ -77,6 +77,21 @@ def redis_server(environ: Mapping[str, str] = os.environ) -> Iterator[Server]:
                 connection.call("CONFIG", "SET", "notify-keyspace-events", flags)
 
 
+@contextmanager
+def without_notifications(redis: RedisSettings) -> Iterator[None]:
+    """Have the server tell nobody of its changes until the block ends, where it lets us; then as before."""
+    with opened(redis) as connection:
+        flags = _flags(connection)
+        if flags is None:
+            yield
+            return
+        connection.call("CONFIG", "SET", "notify-keyspace-events", "")
+        try:
+            yield
+        finally:
+            connection.call("CONFIG", "SET", "notify-keyspace-events", flags)
+
+
 def named_server(environ: Mapping[str, str]) -> Server:
     """Return the server of ``REDIS_URL`` and the engine's variables for it; raise `ServerError`."""
     own = {name: value for name, value in environ.items() if name.startswith(("REDIS_URL", "ENGINE_REDIS_"))}

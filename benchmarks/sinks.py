@@ -37,9 +37,9 @@ class Table:
     client: Any
     name: str
 
-    def numbers(self) -> dict[int, int]:
-        """Return key's number → its item's value's number."""
-        return check.in_table(self.client, self.name)
+    def numbers(self, since_ns: int) -> dict[int, int]:
+        """Return key's number → its item's value's number, of those that were due since then (monotonic ns)."""
+        return check.in_table(self.client, self.name, since_ns)
 
     def number(self, key: int) -> int:
         """Return the number of one key's value, 0 where there is no item."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import statistics
 from collections import defaultdict
@@ -51,6 +52,8 @@ class Effort(msgspec.Struct, frozen=True):
     """How often and how long each part is measured."""
 
     runs: int = 3
+    gated_runs: int = 5
+    """Of what the gate compares: fewer say too little of the noise."""
     seconds: float = 4.0
     short_s: float = 1.5
     events: int = 80_000
@@ -67,6 +70,7 @@ class Effort(msgspec.Struct, frozen=True):
 
 QUICK = Effort(
     runs=1,
+    gated_runs=1,
     seconds=2.0,
     short_s=0.5,
     events=40_000,
@@ -78,7 +82,6 @@ QUICK = Effort(
     cold_starts=3,
     pairs=2,
     hset_s=1.0,
-    waiting_keys=250_000,
 )
 
 Repeat = Callable[[str, int, Callable[[], Any]], list[Any]]
@@ -99,7 +102,9 @@ class Measured:
     large_fetches: list[float] = field(default_factory=list)
     server: list[ServerCosts] = field(default_factory=list)
     full: list[FullLoad] = field(default_factory=list)
+    """Twice in each round: at its beginning, and at its end."""
     small: list[FullLoad] = field(default_factory=list)
+    """Once a round, as all others."""
     by_shards: dict[int, list[FullLoad]] = field(default_factory=dict)
     by_invokers: dict[int, list[FullLoad]] = field(default_factory=dict)
     sendings: list[Sending] = field(default_factory=list)
@@ -120,7 +125,7 @@ class Measured:
 
 def parts(effort: Effort) -> int:
     """Return how many measurements there are, for a bar."""
-    return 4 + effort.runs * 15
+    return 4 + effort.runs * 11 + effort.gated_runs * 3
 
 
 def measure_all(effort: Effort, seed: int, repeat: Repeat) -> Measured:
@@ -128,7 +133,7 @@ def measure_all(effort: Effort, seed: int, repeat: Repeat) -> Measured:
     runs, found = effort.runs, Measured()
 
     def beside(part: str, what: str, measure: Callable[[], Any]) -> list[Any]:
-        return repeat(what, runs, lambda: beside_yardstick(measure, found.yardsticks[part]))
+        return repeat(what, effort.gated_runs, lambda: beside_yardstick(measure, found.yardsticks[part]))
 
     found.sendings = repeat("the load's sender", runs, lambda: measure_sending(effort.short_s))
     found.rings = repeat("rings", runs, lambda: measure_ring(effort.short_s))
@@ -142,7 +147,6 @@ def measure_all(effort: Effort, seed: int, repeat: Repeat) -> Measured:
         "the application's HSET", 1, lambda: measure_hset_ratio(effort.pairs, effort.hset_s, HSET_PER_S, seed)
     )
     found.waiting = repeat("keys that wait", 1, lambda: measure_waiting_memory(effort.waiting_keys))
-    found.originals = repeat("the original's loop", runs, lambda: measure_original(effort.original_s))
     found.redis_py = repeat("redis-py in a loop", runs, lambda: measure_redis_py(effort.short_s))
     _measure_functions(effort, repeat, beside, found)
     return found
@@ -163,12 +167,15 @@ def _measure_full_load(effort: Effort, repeat: Repeat, found: Measured) -> None:
 
         def one_round() -> dict[_Shape, FullLoad]:
             # In turn, so that each shape has seen the same machine.
-            first = beside_yardstick(lambda: one(shapes[0]), found.yardsticks["engine"])
-            return {shapes[0]: first, **{shape: one(shape) for shape in shapes[1:]}}
+            found.full.append(beside_yardstick(lambda: one(shapes[0]), found.yardsticks["engine"]))
+            others = {shape: one(shape) for shape in shapes[1:]}
+            found.originals.append(measure_original(effort.original_s))
+            found.full.append(beside_yardstick(lambda: one(shapes[0]), found.yardsticks["engine"]))
+            return others
 
-        rounds = repeat("full load, in six shapes", effort.runs, one_round)
-    runs = {shape: [one[shape] for one in rounds] for shape in shapes}
-    found.full, found.small = runs[shapes[0]], runs[shapes[-1]]
+        rounds = repeat("full load, in six shapes, and the original's loop", effort.runs, one_round)
+    runs = {shape: [one[shape] for one in rounds] for shape in shapes[1:]}
+    found.small = runs[shapes[-1]]
     found.by_shards = {count: runs[_Shape(shards=count)] for count in SCALED}
     found.by_invokers = {count: runs[_Shape(invokers=count)] for count in SCALED}
 
@@ -186,23 +193,26 @@ def _measure_lags(effort: Effort, seed: int, repeat: Repeat, found: Measured) ->
         (found.saturation,) = repeat(
             "the search for saturation",
             1,
-            lambda: measure_saturation_rate(place, KEYSPACE, effort.search, seed, watch),
+            lambda: measure_saturation_rate(place, Load(keyspace=KEYSPACE, seed=seed), effort.search, watch),
         )
         found.memory = watch.samples
         half = max(found.saturation.rate_per_s, LIGHT_PER_S) / 2
         found.halves = repeat("lag at half of it", effort.runs, lambda: at(place, half))
     with ground(Shape(sink="dynamodb", batch_size=100)) as place:
         arrivals = Arrivals("poisson", rate_per_s=TABLE_PER_S)
-        load = Load(arrivals, Keyspace(20_000), seconds=effort.seconds, seed=seed)
-        found.table = repeat("lag to DynamoDB", effort.runs, lambda: place.run(load))
+        # Another seed each time: a table that nobody wrote to must not look like one that holds what it should.
+        seeds = itertools.count(seed)
+        found.table = repeat(
+            "lag to DynamoDB",
+            effort.runs,
+            lambda: place.run(Load(arrivals, Keyspace(20_000), seconds=effort.seconds, seed=next(seeds))),
+        )
 
 
 def _measure_functions(effort: Effort, repeat: Repeat, beside: Beside, found: Measured) -> None:
     runs = effort.runs
     found.puts = beside("batch", "the DynamoDB function", lambda: measure_dynamodb("batch", effort.function_batches))
-    found.upserts = beside(
-        "versioned", "the same, versioned", lambda: measure_dynamodb("versioned", effort.versioned_batches)
-    )
+    found.upserts = repeat("the same, versioned", runs, lambda: measure_dynamodb("versioned", effort.versioned_batches))
     size = max(1, round(statistics.median(one.records_per_invocation for one in found.light)))
     found.small_puts = repeat(
         f"the same, {size} records a batch", runs, lambda: measure_dynamodb("batch", effort.small_batches, size)

@@ -19,7 +19,7 @@ from benchmarks.accounting import Accounts, Meter
 from benchmarks.drive.driver import Driver, Sent, drive
 from benchmarks.drive.keys import Keyspace
 from benchmarks.drive.plan import Load
-from benchmarks.drive.schedule import Arrivals
+from benchmarks.drive.schedule import NS, Arrivals
 from benchmarks.harness import Rig, rig, wait_until
 from benchmarks.lag import check
 from benchmarks.lag.check import Verdict
@@ -29,6 +29,9 @@ from benchmarks.lag.probe import Probe
 from benchmarks.lag.stages import NEVER, Clocks, Received, StageLag, lags_of, leaves_value, told
 from benchmarks.lag.timeline import Moment, timeline
 from benchmarks.sinks import Sink, SinkName, sink
+
+During = Callable[[float], None]
+"""Is told how many seconds a load has been sent for."""
 
 
 class Shape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -69,6 +72,16 @@ class Trial(msgspec.Struct, frozen=True):
     moments: list[Moment] = []
 
     @property
+    def is_well(self) -> bool:
+        """Tell whether every change arrived, and every key holds what Redis holds."""
+        return not self.missing and self.verdict.is_well
+
+    @property
+    def wrong(self) -> int:
+        """Return how many keys or changes are lost, stale or invented."""
+        return self.missing + self.verdict.lost + self.verdict.stale + self.verdict.invented
+
+    @property
     def records_per_invocation(self) -> float:
         """Return the mean of the batches."""
         return self.records / self.invocations if self.invocations else 0.0
@@ -82,22 +95,27 @@ class Ground:
     shape: Shape
     sink: Sink
 
-    def run(self, load: Load, during: Callable[[], None] | None = None) -> Trial:
+    def run(self, load: Load, during: During | None = None) -> Trial:
         """Send a load, wait until all is settled, and put together what was sent and what arrived.
 
-        ``during`` is called again and again while it is sent.
+        ``during`` is called again and again while it is sent, and at its end. Raise `SenderFailed`, `EngineEnded` or
+        `NotReached`.
         """
         before, clocks = self.rig.totals(), Clocks.now()
         folder = Path(tempfile.mkdtemp(prefix="drive-", dir=self.rig.folder))
         meter = Meter(self.rig)
-        with self._probing() as probe:
-            driver = Driver(self.rig.redis, load, folder)
+        with self._probing() as probe, Driver(self.rig.redis, load, folder) as driver:
             while not driver.is_over():
                 if during is not None:
-                    during()
+                    during((time.monotonic_ns() - driver.started_ns) / NS)
                 time.sleep(0.05)
             sent = driver.join()
-        accounts = meter.accounts(sent)
+        if during is not None:
+            during(max(load.seconds, sent.took_s))
+        use = meter.use(sent.took_s)
+        # What still waits has yet to be paid for.
+        self._wait(lambda: not self._waiting(), "nothing waits any more")
+        accounts = meter.accounts(sent, use)
         self.settle()
         seen = self._seen(sent, clocks, load.seconds) if probe is None else self._probed(sent, probe)
         return self._told(load, sent, seen, accounts, before)
@@ -120,14 +138,25 @@ class Ground:
 
         def is_settled() -> bool:
             totals = self.rig.totals()
-            waiting = totals["keys_waiting"] + totals["keys_in_flight"] + totals["dirty_keys"] + totals["keys_backlog"]
             seen = (totals["events_read"], totals["records_delivered"])
             is_same, last[0] = seen == last[0], seen
-            if waiting or not is_same:
+            is_quiet = is_same and not self._waiting()
+            if not is_quiet:
                 time.sleep(1.05)
-            return is_same and not waiting
+            return is_quiet
 
-        wait_until(is_settled, "all is settled", wait_s_max)
+        self._wait(is_settled, "all is settled", wait_s_max)
+
+    def _waiting(self) -> int:
+        totals = self.rig.totals()
+        return totals["keys_waiting"] + totals["keys_in_flight"] + totals["dirty_keys"] + totals["keys_backlog"]
+
+    def _wait(self, condition: Callable[[], bool], what: str, wait_s_max: float = 120.0) -> None:
+        def holds() -> bool:
+            self.rig.check()
+            return condition()
+
+        wait_until(holds, what, wait_s_max)
 
     def _seen(self, sent: Sent, clocks: Clocks, seconds: float) -> _Seen:
         """Return what the function's journal or notes tell of this run."""
@@ -178,7 +207,7 @@ class Ground:
         if self.sink.table is None:
             held = check.arrived(received)
         else:
-            held = {key: number for key, number in self.sink.table.numbers().items() if key in truth}
+            held = {key: number for key, number in self.sink.table.numbers(sent.started_ns).items() if key in truth}
         return check.compare(truth, held, len(sent.plan))
 
 

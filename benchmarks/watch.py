@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import msgspec
@@ -28,12 +29,14 @@ class Watch:
         self._rig, self._every_s = rig, every_s
         self._began_s = self._due_s = time.monotonic()
 
-    def __call__(self) -> None:
+    def __call__(self, _: float = 0.0) -> None:
         """Look, if it is time to."""
         moment_s = time.monotonic()
         if moment_s >= self._due_s:
             self._due_s = max(self._due_s + self._every_s, moment_s)
-            self.samples.append(self._look())
+            # A child that has just ended is no reason to lose the run.
+            with contextlib.suppress(psutil.Error):
+                self.samples.append(self._look())
 
     def _look(self) -> Sample:
         root = psutil.Process(self._rig.engine.pid)

@@ -1,9 +1,11 @@
 """From what is wanted to what it takes: shards, invokers, hosts, concurrency, write units, money, what breaks first.
 
 The model is a chain of stations: the server's one thread, subscribers, invokers (`benchmarks.capacity.hosts`), slots of
-the function. Each is kept below a part of what it can do, and the lag's percentile is the sum of what each adds
-(`benchmarks.capacity.queueing`), which errs on the side of more lag. Coalescing is counted within the time that a key
-waits at light load and the batching window; under overload there is more of it.  (pure)
+the function. Each is kept below a part of what it can do. The lag's percentile is the sum of what each adds: a queue at
+each station that is as busy as it may be (`benchmarks.capacity.queueing`), the idle lag that was measured, the
+function. All of them at their worst at once is more than there is; what processes that share a core do to each other,
+and bursts, are not in it. Coalescing is counted within the time that a key waits at light load and the batching window;
+under overload there is more of it.  (pure)
 """
 
 from __future__ import annotations
@@ -25,9 +27,12 @@ from benchmarks.capacity.hosts import (
 )
 from benchmarks.capacity.prices import Host, LambdaPrices, Prices
 from benchmarks.capacity.queueing import distinct_share, wait_ms
+from benchmarks.capacity.usl import Usl
 
 SERVER_BUSY_MAX = 0.8
 BATCH_SIZE = 500
+PAYLOAD_BYTES_MAX, RECORD_BYTES = 6_000_000, 200
+"""Of an invocation; of a record without its value."""
 HOURS_A_MONTH = 730
 SECONDS_A_MONTH = HOURS_A_MONTH * 3_600
 
@@ -119,11 +124,12 @@ def deploy(wish: Wish, known: Calibration, prices: Prices) -> Deployment:
     delivered = wish.rate_per_s * share
     concurrency, batch, lag = _slots(wish, known, prices.function, delivered)
     key_us = known.key_us(wish.value_bytes) + known.invoke_cpu_us / batch
+    record_bytes = wish.value_bytes + RECORD_BYTES
     work = Work(
         capture_cores=wish.rate_per_s * known.capture_cpu_us / 1e6,
         delivery_cores=delivered * key_us / 1e6,
         concurrency=concurrency,
-        network_gbit_s=(wish.rate_per_s * known.event_wire_bytes + 2 * delivered * (wish.value_bytes + 200)) * 8 / 1e9,
+        network_gbit_s=8e-9 * (wish.rate_per_s * known.event_wire_bytes + 2 * delivered * record_bytes),
         keys=wish.keys,
     )
     fleet = cheapest(work, known, prices.hosts)
@@ -143,7 +149,8 @@ def deploy(wish: Wish, known: Calibration, prices: Prices) -> Deployment:
         invokers=fleet.invokers,
         hosts=fleet.hosts,
         host=fleet.host,
-        cores=_cores(work, known, fleet),
+        cores=_used(work.capture_cores, known.shards_usl, fleet.shards, fleet)
+        + _used(work.delivery_cores, known.invokers_usl, fleet.invokers, fleet),
         memory_gib=fleet.memory_gib,
         network_gbit_s=work.network_gbit_s,
         delivered_per_s=delivered,
@@ -159,8 +166,20 @@ def deploy(wish: Wish, known: Calibration, prices: Prices) -> Deployment:
             function_s * SECONDS_A_MONTH * prices.function.memory_gb * prices.function.gb_second,
             units * SECONDS_A_MONTH / 1e6 * prices.dynamodb.million_write_units,
         ),
-        limits=_limits(known, prices.function, share, fleet, concurrency, wish),
+        limits=_limits(known, prices.function, share, fleet, work, wish),
     )
+
+
+def _before_slots_ms(wish: Wish, known: Calibration) -> float:
+    """Return the percentile of the lag before a slot: idle lag, window, and queues as long as they may be."""
+    server_us = known.server_cpu_us + known.notify_cpu_us + known.pattern_cpu_us + known.read_cpu_us
+    stations = (
+        (server_us, SERVER_BUSY_MAX),
+        (known.capture_cpu_us, BUSY_MAX),
+        (known.key_us(wish.value_bytes), BUSY_MAX),
+    )
+    queues_ms = sum(wait_ms(1, busy * 1e6 / us, us / 1_000, wish.percentile) for us, busy in stations)
+    return known.idle_ms(wish.percentile) + queues_ms + wish.window_s * 1_000
 
 
 def _check(wish: Wish) -> None:
@@ -180,8 +199,7 @@ def _check(wish: Wish) -> None:
 
 def _slots(wish: Wish, known: Calibration, function: LambdaPrices, delivered: float) -> tuple[int, float, float]:
     """Return the fewest invocations at once that keep the lag, the records of each, and that lag."""
-    idle_ms = known.idle_ms(wish.percentile)
-    alone_ms = idle_ms + wish.window_s * 1_000 + function.invocation_ms + function.item_ms
+    alone_ms = _before_slots_ms(wish, known) + function.invocation_ms + function.item_ms
     if alone_ms > wish.lag_ms:
         raise Impossible(
             f"a lag of {wish.lag_ms:g} ms: one change alone takes {alone_ms:.1f} ms, of which the function has "
@@ -205,6 +223,11 @@ def _slots(wish: Wish, known: Calibration, function: LambdaPrices, delivered: fl
     return high, *found
 
 
+def records_max(value_bytes: float) -> float:
+    """Return how many records of this size an invocation takes: the route's batch size, and Lambda's payload."""
+    return max(1.0, min(BATCH_SIZE, PAYLOAD_BYTES_MAX / (value_bytes + RECORD_BYTES)))
+
+
 def _lag(
     wish: Wish, known: Calibration, function: LambdaPrices, delivered: float, slots: int
 ) -> tuple[float, float] | None:
@@ -215,26 +238,24 @@ def _lag(
     gathers more.
     """
     each_s, item_s = function.invocation_ms / 1_000, function.item_ms / 1_000
-    if delivered * (item_s + each_s / BATCH_SIZE) > slots * BUSY_MAX:
+    if delivered * (item_s + each_s / records_max(wish.value_bytes)) > slots * BUSY_MAX:
         return None
     gathered = max(1.0, delivered * wish.window_s / slots)
     batch = max(gathered, delivered * each_s / (slots - delivered * item_s))
-    if batch > BATCH_SIZE:
+    if batch > records_max(wish.value_bytes):
         return None
     takes_ms = function.invocation_ms + batch * function.item_ms
     if batch > gathered:
         waits_ms = takes_ms / slots * math.log(1 / (1 - wish.percentile / 100))
     else:
         waits_ms = wait_ms(slots, delivered / batch, takes_ms, wish.percentile)
-    lag_ms = known.idle_ms(wish.percentile) + wish.window_s * 1_000 + waits_ms + takes_ms
+    lag_ms = _before_slots_ms(wish, known) + waits_ms + takes_ms
     return (batch, lag_ms) if lag_ms <= wish.lag_ms else None
 
 
-def _cores(work: Work, known: Calibration, fleet: Fleet) -> float:
-    """Return the cores in use: what contention takes is used too."""
-    capture = work.capture_cores * fleet.shards / effective(known.shards_usl, fleet.shards)
-    delivery = work.delivery_cores * fleet.invokers / effective(known.invokers_usl, fleet.invokers)
-    return (capture + delivery) / fleet.host.relative_core
+def _used(cores: float, law: Usl | None, count: int, fleet: Fleet) -> float:
+    """Return the cores of the fleet in use for so many of the calibrated machine: what contention takes is used too."""
+    return cores * count / effective(law, count) / fleet.host.relative_core
 
 
 def _server(wish: Wish, known: Calibration, shards: int, delivered: float) -> Server:
@@ -251,17 +272,19 @@ def _server(wish: Wish, known: Calibration, shards: int, delivered: float) -> Se
 
 
 def _limits(
-    known: Calibration, function: LambdaPrices, share: float, fleet: Fleet, concurrency: int, wish: Wish
+    known: Calibration, function: LambdaPrices, share: float, fleet: Fleet, work: Work, wish: Wish
 ) -> list[Limit]:
     """Return the rate at which each part has nothing left, with full batches and the coalescing of the plan."""
     patterns_us = known.pattern_cpu_us * fleet.hosts * fleet.shards
     server_us = known.server_cpu_us + known.notify_cpu_us + patterns_us + share * known.read_cpu_us
-    key_us = known.key_us(wish.value_bytes) + known.invoke_cpu_us / BATCH_SIZE
-    slot_us = 1_000 * (function.item_ms + function.invocation_ms / BATCH_SIZE)
+    most = records_max(wish.value_bytes)
+    key_us = known.key_us(wish.value_bytes) + known.invoke_cpu_us / most
+    slot_us = 1_000 * (function.item_ms + function.invocation_ms / most)
     core_us = fleet.hosts * fleet.host.relative_core * 1e6
     return [
         Limit("the server's one thread", 1e6 / server_us),
         Limit("the subscribers", effective(known.shards_usl, fleet.shards) * core_us / known.capture_cpu_us),
         Limit("the invokers", effective(known.invokers_usl, fleet.invokers) * core_us / key_us / share),
-        Limit("the function's concurrency", concurrency * 1e6 / slot_us / share),
+        Limit("the function's concurrency", work.concurrency * 1e6 / slot_us / share),
+        Limit("the hosts' network", fleet.hosts * fleet.host.network_gbit_s / work.network_gbit_s * wish.rate_per_s),
     ]

@@ -1,8 +1,7 @@
 """From utilization to the lag's percentile.  (pure)
 
 A stage is a station with n servers that take work in as it comes. The wait of one that has to wait is taken for
-exponential, as in M/M/n; its chance is Erlang's C. Bursts are told by ``variation``: (ca² + cs²) / 2 of arrivals and
-service (Allen and Cunneen), 1 for M/M/n. Batches help where work waits, so this errs on the side of more lag.
+exponential, as in M/M/n; its chance is Erlang's C. Batches help where work waits, which is not counted; nor are bursts.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ def erlang_c(servers: int, load: float) -> float:
     return blocked / (1 - load / servers * (1 - blocked))
 
 
-def wait_ms(servers: int, rate_per_s: float, service_ms: float, percentile: float, variation: float = 1.0) -> float:
+def wait_ms(servers: int, rate_per_s: float, service_ms: float, percentile: float) -> float:
     """Return the percentile (0 to 100) of the wait before service; infinite where the station can't keep up."""
     load = rate_per_s * service_ms / 1_000
     if load >= servers:
@@ -29,7 +28,7 @@ def wait_ms(servers: int, rate_per_s: float, service_ms: float, percentile: floa
     tail = 1 - percentile / 100
     if chance <= tail or not load:
         return 0.0
-    return variation * service_ms / (servers - load) * math.log(chance / tail)
+    return service_ms / (servers - load) * math.log(chance / tail)
 
 
 def distinct_share(rate_per_s: float, keys: float, window_s: float, exponent: float = 0.0) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import time
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
@@ -59,28 +59,50 @@ class Sent:
 
 
 class Driver:
-    """Senders at work, which begin at one moment; raise `SenderFailed` where one of them can't."""
+    """Senders at work, which begin at one moment, and end with the block; raise `SenderFailed` where one can't."""
 
     def __init__(self, where: Where, load: Load, folder: Path) -> None:
         self.plan = lay_out(load)
+        self._told: dict[int, Told] = {}
         self._senders = [
             _Sender.start(where, load, self.plan, places, folder / f"sender-{number}.npy")
             for number, places in enumerate(shares_of(self.plan, load.senders))
         ]
-        for sender in self._senders:
-            sender.hear()
+        try:
+            for sender in self._senders:
+                sender.hear()
+        except SenderFailed:
+            self.close()
+            raise
         self.started_ns = time.monotonic_ns() + LEAD_NS
         for sender in self._senders:
             sender.channel.send(self.started_ns)
 
+    def __enter__(self) -> Driver:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the senders, whatever they are at."""
+        for sender in self._senders:
+            sender.process.kill()
+            sender.process.join()
+
     def is_over(self) -> bool:
-        """Tell whether everything was answered, or a sender has failed."""
-        return all(sender.channel.poll(0) for sender in self._senders)
+        """Tell whether everything was answered; raise `SenderFailed`."""
+        for number, sender in enumerate(self._senders):
+            if number not in self._told and sender.channel.poll(0):
+                self._told[number] = sender.hear()
+        return len(self._told) == len(self._senders)
 
     def join(self) -> Sent:
         """Return when everything was answered; raise `SenderFailed`."""
         late_ns, answered_ns = (np.zeros(len(self.plan), np.int64) for _ in range(2))
-        told = [sender.hear() for sender in self._senders]
+        while not self.is_over():
+            wait([sender.channel for number, sender in enumerate(self._senders) if number not in self._told])
+        told = self._told.values()
         for sender in self._senders:
             sender.process.join()
             late_ns[sender.places], answered_ns[sender.places] = np.load(sender.file)
@@ -117,5 +139,6 @@ class _Sender(NamedTuple):
 
 
 def drive(where: Where, load: Load, folder: Path) -> Sent:
-    """Send a load and wait for its end."""
-    return Driver(where, load, folder).join()
+    """Send a load and wait for its end; raise `SenderFailed`."""
+    with Driver(where, load, folder) as driver:
+        return driver.join()

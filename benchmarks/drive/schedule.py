@@ -14,6 +14,7 @@ Offsets = npt.NDArray[np.int64]
 
 NS = 1_000_000_000
 TRACE_LINES_MAX = 50_000_000
+RATE_PER_S_MAX = 10_000_000
 
 
 class Arrivals(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -55,14 +56,16 @@ def offsets_of(arrivals: Arrivals, seconds: float, rng: np.random.Generator) -> 
 
 
 def _check(arrivals: Arrivals) -> None:
-    if arrivals.kind != "trace" and not 0 < arrivals.rate_per_s <= 10_000_000:
-        raise BadArrivals("rate_per_s: more than 0 and at most 10,000,000 is allowed")
+    if arrivals.kind != "trace" and not 0 < arrivals.rate_per_s <= RATE_PER_S_MAX:
+        raise BadArrivals(f"rate_per_s: more than 0 and at most {RATE_PER_S_MAX:,} is allowed")
     if arrivals.kind == "bursts" and not 0 < arrivals.burst_s < arrivals.every_s:
         raise BadArrivals("burst_s: more than 0 and less than every_s is allowed")
     if arrivals.kind == "bursts" and arrivals.burst_rate_per_s <= arrivals.rate_per_s:
         raise BadArrivals("burst_rate_per_s: more than rate_per_s is allowed")
-    if arrivals.kind == "ramp" and not 0 <= arrivals.from_rate_per_s <= 10_000_000:
-        raise BadArrivals("from_rate_per_s: from 0 to 10,000,000 is allowed")
+    if arrivals.kind == "bursts" and arrivals.burst_rate_per_s > RATE_PER_S_MAX:
+        raise BadArrivals(f"burst_rate_per_s: at most {RATE_PER_S_MAX:,} is allowed")
+    if arrivals.kind == "ramp" and not 0 <= arrivals.from_rate_per_s <= RATE_PER_S_MAX:
+        raise BadArrivals(f"from_rate_per_s: from 0 to {RATE_PER_S_MAX:,} is allowed")
 
 
 def _bursts(arrivals: Arrivals, seconds: float) -> list[tuple[float, float, float]]:

@@ -23,6 +23,7 @@ from benchmarks.drive.commands import Mix
 from benchmarks.drive.plan import Plan
 from benchmarks.drive.schedule import Offsets
 from benchmarks.load import Where, connect
+from benchmarks.processes import die_with_parent
 from engine.errors import RedisError
 
 AT_ONCE = 512
@@ -47,6 +48,7 @@ def run_sender(
     """Send the plan's changes at these places from the moment that is told; write (late, answered) to ``file``."""
     # A copy of the other end in this process would keep the pipe open for ever.
     theirs.close()
+    die_with_parent()
     try:
         sender = Sender(where, mix, plan, places)
         out.send(Told())

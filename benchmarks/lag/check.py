@@ -65,13 +65,18 @@ def arrived(received: Received) -> dict[int, int]:
     return dict(zip(keys, numbers, strict=True))
 
 
-def in_table(client: Any, table: str) -> dict[int, int]:
-    """Return key's number → its item's value's number, of a table's items that are ours."""
+def in_table(client: Any, table: str, since_ns: int = 0) -> dict[int, int]:
+    """Return key's number → its item's value's number, of a table's items that are ours; 0 for a key that is gone.
+
+    Items whose value was due before (monotonic ns) are left out: another run wrote them, and this one did not.
+    """
     found: dict[int, int] = {}
     for page in client.get_paginator("scan").paginate(TableName=table, ConsistentRead=True):
         for item in page["Items"]:
             if item["id"]["S"].startswith(PREFIX):
-                found[key_number(item["id"]["S"])] = _number(item)
+                number, due_ns = _number_and_due(item)
+                if not number or due_ns >= since_ns:
+                    found[key_number(item["id"]["S"])] = number
     return found
 
 
@@ -79,13 +84,13 @@ def in_item(client: Any, table: str, key: int) -> int:
     """Return the number of one key's value, 0 where there is no item."""
     name = key_name(key).decode()
     answer = client.get_item(TableName=table, Key={"id": {"S": name}}, ConsistentRead=True)
-    return _number(answer["Item"]) if "Item" in answer else 0
+    return _number_and_due(answer["Item"])[0] if "Item" in answer else 0
 
 
-def _number(item: Mapping[str, Any]) -> int:
+def _number_and_due(item: Mapping[str, Any]) -> tuple[int, int]:
     body = item.get("body")
     # What the function keeps of a key that is gone has no body.
-    return number_and_due(body["S"])[0] if body else 0
+    return number_and_due(body["S"]) if body else (0, 0)
 
 
 def compare(truth: Mapping[int, int], held: Mapping[int, int], changes: int) -> Verdict:

@@ -18,7 +18,9 @@ from benchmarks.lag.histogram import Percentiles, percentiles_of
 
 Times = npt.NDArray[np.int64]
 NEVER = np.iinfo(np.int64).max
-_NUMBERS = 1 << 40
+SETS, DELETES = 1, 2
+"""The kinds up to the first set a value; the second is a DEL (`benchmarks.drive.commands.weights`)."""
+_NUMBERS = 1 << 32
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,17 @@ class StageLag(msgspec.Struct, frozen=True):
 
 
 def leaves_value(plan: Plan) -> npt.NDArray[np.bool_]:
-    """Tell of each change whether it leaves a value that can be seen to arrive: HSET and SET do."""
-    found: npt.NDArray[np.bool_] = plan.kinds <= 1
+    """Tell of each change whether it leaves a value that can be seen to arrive.
+
+    HSET and SET do, but for those whose key is deleted next: the value may be gone before anybody reads it.
+    """
+    sets = plan.kinds <= SETS
+    places = np.flatnonzero(plan.kinds <= DELETES)
+    order = places[np.argsort(plan.key_numbers[places], kind="stable")]
+    keys, kinds = plan.key_numbers[order], plan.kinds[order]
+    is_deleted_next = np.zeros(len(plan), np.bool_)
+    is_deleted_next[order[:-1]] = (keys[1:] == keys[:-1]) & (kinds[1:] == DELETES)
+    found: npt.NDArray[np.bool_] = sets & ~is_deleted_next
     return found
 
 

@@ -73,6 +73,31 @@ def test_a_reference_takes_the_machine_out() -> None:
         against(one, "nothing")
 
 
+def test_a_reference_leaves_ratios_and_bytes_alone() -> None:
+    """What the machine's speed does not move is not compared by a reference, nor taken out twice by yardsticks."""
+    base = figure("original_events_per_s", "1/s", "", [400, 410, 390])
+    told = against(results([base, *measured(1.0, 1), rate(300)]), "original_events_per_s")
+    assert [one.name for one in told.figures] == []
+    three = [
+        figure("engine_cpu_us", "µs", "<= 6", [5, 5, 5], "", [1, 1, 1]),
+        figure("times_original", "×", ">= 100", [300, 310, 290]),
+        figure("wire_in_bytes", "B", "", [134, 134, 134]),
+    ]
+    (kept,) = against(results([base, *three]), "original_events_per_s").figures
+    assert kept.name == "engine_cpu_us" and kept.yardsticks == []
+
+
+def test_lags_of_different_loads_get_no_verdict() -> None:
+    """The lag at half of saturation is not judged where the two saturated at different rates."""
+
+    def at(saturation: float, lag: float) -> list[Figure]:
+        half = figure("half_lag_ms_p99", "ms", "<= 8", runs(lag, 0.02))
+        return [figure("saturation_events_per_s", "1/s", "", [saturation]), half]
+
+    words = [compare(results(at(50_000, 8)), results(at(rate, 16)))[1].word for rate in (52_000, 90_000)]
+    assert words == ["worse", "another load"]
+
+
 def test_the_command_compares_files(tmp_path: Path) -> None:
     """Two files are compared figure by figure; one that is none is refused in a sentence."""
     write(results([cost(5.0)]), tmp_path / "a.json")
@@ -108,7 +133,7 @@ def test_the_gate_fails_on_a_regression_alone(tmp_path: Path) -> None:
     assert gate(baseline, results(measured(1.05, 3)))[1] == []
     (failed,) = gate(baseline, results(measured(1.25, 4)))[1]
     assert "engine_cpu_us" in failed
-    other = figure("times_original", "×", ">= 100", runs(300, 0.04))
+    other = figure("capture_headroom", "×", ">= 2", runs(2.0, 0.04))
     (missing,) = gate(baseline, results([other]))[1]
     assert "was not measured" in missing
     with pytest.raises(ResultsError, match="without QUICK"):

@@ -18,7 +18,7 @@ def load(batch: float, contention: float = 1.0) -> FullLoad:
 
 def measured(slower: float) -> Measured:
     """Return runs with 1, 2 and 4 invokers, whose batches are the smaller and whose keys so much dearer."""
-    found = Measured(full=[load(900)] * 3, small=[load(50)] * 3)
+    found = Measured(full=[load(900)] * 6, small=[load(50)] * 3)
     found.by_invokers = {2: [load(450, slower)] * 3, 4: [load(200, slower)] * 3}
     return found
 

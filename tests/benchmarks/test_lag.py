@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.drive.commands import key_name
 from benchmarks.drive.driver import Sent
 from benchmarks.drive.plan import Plan
 from benchmarks.drive.schedule import Arrivals
-from benchmarks.lag.check import arrived, compare
+from benchmarks.lag.check import arrived, compare, in_table
 from benchmarks.lag.histogram import Histogram, merged, percentiles_of
-from benchmarks.lag.stages import NEVER, Clocks, Received, lags_of
+from benchmarks.lag.probe import corrected
+from benchmarks.lag.stages import NEVER, Clocks, Received, lags_of, leaves_value
 from benchmarks.lag.timeline import bursts_of, left_at_s, recoveries, timeline
 
 MS = 1_000_000
@@ -124,6 +129,53 @@ def test_the_check_finds_what_is_wrong() -> None:
     assert (found.lost, found.stale, found.invented) == (1, 1, 1)
     assert compare(truth, {1: 10, 2: 20, 3: 99}, 30).invented == 1
     assert compare(truth, {1: 10, 2: 20, 3: 30, 4: 7}, 30).stale == 1
+
+
+class Scanned:
+    """A DynamoDB client whose table holds these (key, number, due); a number of 0 is of a key that is gone."""
+
+    def __init__(self, *rows: tuple[int, int, int]) -> None:
+        self.rows = rows
+
+    def get_paginator(self, _: str) -> Scanned:
+        return self
+
+    def paginate(self, **_: object) -> list[dict[str, Any]]:
+        bodies = [
+            {"body": {"S": json.dumps({"n": str(number), "d": str(due)})}} if number else {}
+            for _, number, due in self.rows
+        ]
+        return [
+            {
+                "Items": [
+                    {"id": {"S": key_name(row[0]).decode()}, **body}
+                    for row, body in zip(self.rows, bodies, strict=True)
+                ]
+            }
+        ]
+
+
+def test_what_another_run_left_in_a_table_is_no_arrival() -> None:
+    """An item that was due before the run began is not held, though its number is right; one of a gone key is."""
+    table = Scanned((1, 10, 500), (2, 20, 2_000), (3, 0, 0))
+    assert in_table(table, "t", since_ns=1_000) == {2: 20, 3: 0}
+    assert compare({1: 10, 2: 20}, in_table(table, "t", 1_000), 20).lost == 1
+
+
+def test_a_value_that_is_deleted_next_is_not_waited_for() -> None:
+    """A value whose key is deleted by its next command may never be read; one that is set again in between may."""
+    kinds = np.array([0, 2, 0, 0, 2, 0, 3, 2], np.uint8)
+    keys = np.array([1, 1, 2, 2, 1, 3, 3, 3], np.uint32)
+    plan = Plan(np.arange(8) * MS, keys, kinds)
+    assert leaves_value(plan).tolist() == [False, False, True, True, False, False, False, False]
+
+
+def test_a_stall_of_a_probe_counts_for_those_it_held_up() -> None:
+    """Of probes that wait for one another a long lag stands for those that would have been sent meanwhile."""
+    lags = np.array([10] * 9 + [100]) * MS
+    found = corrected(lags, 20 * MS)
+    assert (found[10:] / MS).tolist() == [70, 40, 10]
+    assert len(corrected(np.array([], np.int64), MS)) == 0
 
 
 def test_the_last_arrival_is_what_a_destination_holds() -> None:

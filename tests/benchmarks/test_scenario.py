@@ -78,6 +78,13 @@ def test_there_is_one_for_each_question() -> None:
         ('about = "a."\n[arrivals]\nkind = "never"', "kind"),
         ('about = "a."\n[keyspace]\ncount = 0', "count"),
         ('about = "a."\n[outage]\nfrom_s = 1.0\nseconds = 99.0', "outage"),
+        ('about = "a."\nkind = "soak"\n[outage]\nfrom_s = 1.0\nseconds = 2.0', "only a load"),
+        ('about = "a."\n[shape]\nsink = "aws"\n[outage]\nfrom_s = 1.0\nseconds = 2.0', "only a load"),
+        ('about = "a."\nseconds = 0.0', "more than 0"),
+        ('about = "a."\nseconds = -1.0\n[arrivals]\nkind = "poisson"', "more than 0"),
+        ('about = "a."\n[search]\nlimit = 100', "limit"),
+        ('about = "a."\n[search]\ntries = 0', "tries"),
+        ('about = "a."\n[search]\nfrom_rate_per_s = 0.0', "rates"),
         ("about = ", "scenario.toml"),
     ],
 )
@@ -127,6 +134,16 @@ def test_a_late_sender_is_no_limit_of_its_own() -> None:
     assert found.rate_per_s == 40_000
 
 
+def test_a_stale_key_does_not_hold() -> None:
+    """A trial after which a key holds an older value is no rate that holds, however quick it was."""
+    stale = msgspec.structs.replace(trial(1, 5), verdict=Verdict(10, 0, 1, 0))
+    found = search_rate(
+        lambda rate: msgspec.structs.replace(stale, wanted_per_s=rate) if rate > 30_000 else trial(rate, 5),
+        Search(halvings=0),
+    )
+    assert found.rate_per_s == 20_000
+
+
 def test_changes_that_never_arrive_do_not_hold() -> None:
     """A trial with a change missing is over the limit, however quick the others were."""
     found = search_rate(lambda rate: trial(rate, 1, missing=1 if rate > 30_000 else 0), Search(halvings=3))
@@ -165,7 +182,8 @@ def test_a_soak_is_judged_leg_by_leg(monkeypatch: pytest.MonkeyPatch) -> None:
     with ground(scenario.shape) as place:
         found = run_soak(place, load, lambda _, leg, legs: said.append((leg, legs)))
     assert said == [(1, 2), (2, 2)]
-    assert (found.lost, found.stale, found.invented, found.gaps) == (0, 0, 0, 0)
+    assert (found.lost, found.stale, found.invented, found.gaps, found.restarts) == (0, 0, 0, 0, 0)
+    assert found.minutes == pytest.approx(2 / 60, abs=0.01)
     assert 400 < found.lag.count < found.changes
     assert found.lag.max_ms >= found.worst_leg.p99_ms > 0
     assert len(found.samples) > 2 and all(one.memory_mib > 10 and one.descriptors > 10 for one in found.samples)

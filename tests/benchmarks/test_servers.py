@@ -20,7 +20,7 @@ from benchmarks.errors import SenderFailed
 from benchmarks.lag.check import in_redis
 from benchmarks.record import main as record_main
 from benchmarks.scenario import main
-from benchmarks.servers import SHARED, ServerError, named_server, redis_server
+from benchmarks.servers import SHARED, ServerError, named_server, redis_server, without_notifications
 from benchmarks.sinks import AWS_TABLE, ENDPOINT, FUNCTION, SinkError, sink
 from benchmarks.trial import Shape, ground
 from engine.config import RedisSettings
@@ -58,6 +58,9 @@ def test_a_run_leaves_the_users_server_as_it_was(server: ValkeyServer) -> None:
     assert trial.verdict.is_well and trial.verdict.keys == 100 and not trial.missing
     assert trial.accounts.cpu_us("server") > 0
     assert client_of(server).dbsize() == 0
+    assert client_of(server).config_get("notify-keyspace-events")["notify-keyspace-events"] == "xE"
+    with without_notifications(place.rig.redis):
+        assert client_of(server).config_get("notify-keyspace-events")["notify-keyspace-events"] == ""
     assert client_of(server).config_get("notify-keyspace-events")["notify-keyspace-events"] == "xE"
 
 
@@ -139,9 +142,9 @@ def test_a_recorded_trace_can_be_sent_again(server: ValkeyServer, tmp_path: Path
     with pytest.raises(SenderFailed, match="NOAUTH"):
         drive(server.port, Load(Arrivals(rate_per_s=200.0), seconds=0.1), tmp_path)
     path = tmp_path / "trace.txt"
-    driver = Driver(named_server(os.environ).redis, Load(Arrivals(rate_per_s=200.0), seconds=3.0), tmp_path)
-    result = CliRunner().invoke(record_main, ["--seconds", "1", "--file", str(path)])
-    driver.join()
+    with Driver(named_server(os.environ).redis, Load(Arrivals(rate_per_s=200.0), seconds=3.0), tmp_path) as driver:
+        result = CliRunner().invoke(record_main, ["--seconds", "1", "--file", str(path)])
+        driver.join()
     assert result.exit_code == 0, result.output
     offsets = read_trace(str(path), 60.0)
     assert 50 < len(offsets) <= 220
