@@ -16,9 +16,10 @@ from benchmarks import cost, results
 from benchmarks.errors import FAILURES
 from benchmarks.figures import calibrate, costs_of, figures_of, histograms_of, series_of, soak_figures
 from benchmarks.harness import Figure
+from benchmarks.load import info
 from benchmarks.report.pages import write_pages
 from benchmarks.results import Results
-from benchmarks.servers import redis_server
+from benchmarks.servers import Server, redis_server
 from benchmarks.soak import REPORT as SOAK
 from benchmarks.soak import Soak
 from benchmarks.suite import QUICK, Effort, measure_all, parts
@@ -42,6 +43,13 @@ def table_of(figures: Sequence[Figure]) -> Table:
         spread = f"{item.spread:.0%}" if len(item.runs) > 1 else "–"
         table.add_row(item.name, value, item.unit, spread, item.goal, item.met)
     return table
+
+
+def server_of(server: Server) -> str:
+    """Return which server it is, and its version."""
+    facts = info(server.redis, "server")
+    version = f"{facts.get('server_name', 'redis')} {facts.get('valkey_version') or facts.get('redis_version', '')}"
+    return f"{version}, {'embedded' if server.pid else 'of REDIS_URL; what is measured alone, on an embedded one'}"
 
 
 def last_soak(path: Path = SOAK) -> Soak | None:
@@ -69,7 +77,7 @@ def main(quick: bool, seed: int) -> None:
     console = Console()
     try:
         with redis_server() as server:
-            where = "embedded" if server.pid else "REDIS_URL"
+            where = server_of(server)
     except FAILURES as error:
         raise click.ClickException(str(error)) from error
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
@@ -91,7 +99,7 @@ def main(quick: bool, seed: int) -> None:
     figures, costs = figures_of(measured), costs_of(measured)
     told = Results(
         figures=figures,
-        machine={**results.machine(), "redis": where},
+        machine={**results.machine(), "server": where},
         versions=results.versions(),
         seed=seed,
         quick=quick,

@@ -73,7 +73,7 @@ def test_every_part_measures_and_is_told(tmp_path: Path) -> None:
 def test_a_soak_of_another_machine_is_left_out() -> None:
     """A soak's figures stand in the results if it ran on this machine, and for long; else its memory is not shown."""
     here: dict[str, str | int] = {"cores": 2, "processor": "a"}
-    told = Results(figures=[], machine={**here, "redis": "embedded"})
+    told = Results(figures=[], machine={**here, "server": "embedded"})
     lag = Percentiles(10, 1, 2, 3, 4, 5)
     soak = Soak(100.0, 20.0, 10, 0, 0, 0, 0, 0.0, 50, 50, lag, lag, [Sample(0, 100, 50, 0)], "then", 0, here)
     assert with_soak(told, soak).figure("soak_lost") is not None
