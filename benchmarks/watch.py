@@ -11,7 +11,6 @@ import psutil
 from benchmarks.accounting import descriptors
 from benchmarks.harness import Rig
 
-
 LOOKS, LOOK_S = 3, 0.01
 
 
