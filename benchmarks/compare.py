@@ -127,7 +127,9 @@ def table_of(verdicts: Sequence[Verdict], a: str, b: str) -> Table:
     """Return the table that people read."""
     table = Table(title=f"{b} against {a}")
     for title in ("figure", "A", "B", "B / A", f"{CONFIDENCE:.0%} interval", "verdict"):
-        table.add_column(title, justify="left" if title in {"figure", "verdict"} else "right")
+        # Of a narrow terminal the names keep their room.
+        is_name = title == "figure"
+        table.add_column(title, justify="left" if title in {"figure", "verdict"} else "right", no_wrap=is_name)
     colours = {"better": "green", "worse": "red"}
     for one in verdicts:
         interval = f"{one.low:.2f} … {one.high:.2f}" if one.low == one.low else "–"

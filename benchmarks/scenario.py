@@ -86,10 +86,13 @@ def recovery_of(scenario: Scenario, seconds: float, trial: Trial) -> str:
     """Return how long it took to work off what was disturbed; nothing where nothing was."""
     if not trial.moments:
         return ""
-    found = recoveries(trial.moments, windows_of(scenario, seconds), scenario.search.limit_ms)
+    windows, limit_ms = windows_of(scenario, seconds), scenario.search.limit_ms
+    if windows and trial.lag.max_ms <= limit_ms:
+        return f"the lag stayed within {limit_ms:g} ms"
+    found = recoveries(trial.moments, windows, limit_ms)
     what = "the outage" if scenario.outage is not None else "each burst"
     told = ", ".join(f"{one:.1f}" for one in found)
-    return f"{told} s after {what} the last change over {scenario.search.limit_ms:g} ms had arrived" if told else ""
+    return f"{told} s after {what} the last change over {limit_ms:g} ms had arrived" if told else ""
 
 
 def table_of(name: str, trial: Trial, ramp: str = "", recovery: str = "") -> Table:
