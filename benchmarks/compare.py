@@ -129,7 +129,9 @@ def table_of(verdicts: Sequence[Verdict], a: str, b: str) -> Table:
     for title in ("figure", "A", "B", "B / A", f"{CONFIDENCE:.0%} interval", "verdict"):
         # Of a narrow terminal the names keep their room.
         is_name = title == "figure"
-        table.add_column(title, justify="left" if title in {"figure", "verdict"} else "right", no_wrap=is_name)
+        table.add_column(
+            title, justify="left" if title in {"figure", "verdict"} else "right", no_wrap=is_name, overflow="fold"
+        )
     colours = {"better": "green", "worse": "red"}
     for one in verdicts:
         interval = f"{one.low:.2f} … {one.high:.2f}" if one.low == one.low else "–"

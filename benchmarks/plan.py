@@ -25,7 +25,7 @@ class _Results(msgspec.Struct):
 
 def calibration_from(path: Path) -> tuple[Calibration, str]:
     """Return the calibration and where it is from; the documented one where nothing was measured here."""
-    documented = "the figures of the README, of another machine: run make bench for this one's"
+    documented = "documented figures of another machine: run make bench for this one's"
     try:
         results = msgspec.json.decode(path.read_bytes(), type=_Results)
     except FileNotFoundError:

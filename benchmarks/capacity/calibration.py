@@ -1,4 +1,4 @@
-"""What the model knows of the engine: measured by ``make bench``, or as its README tells of another machine.  (pure)"""
+"""What the model knows of the engine: measured by ``make bench``, or of another machine, which was.  (pure)"""
 
 from __future__ import annotations
 
