@@ -66,6 +66,8 @@ class Effort(msgspec.Struct, frozen=True):
     pairs: int = 6
     hset_s: float = 1.5
     waiting_keys: int = 350_000
+    is_scaled: bool = True
+    """Whether full load is measured with more shards and invokers too."""
 
 
 QUICK = Effort(
@@ -80,8 +82,10 @@ QUICK = Effort(
     versioned_batches=1,
     small_batches=30,
     cold_starts=3,
-    pairs=2,
+    pairs=1,
     hset_s=1.0,
+    waiting_keys=100_000,
+    is_scaled=False,
 )
 
 Repeat = Callable[[str, int, Callable[[], Any]], list[Any]]
@@ -153,7 +157,8 @@ def measure_all(effort: Effort, seed: int, repeat: Repeat) -> Measured:
 
 
 def _measure_full_load(effort: Effort, repeat: Repeat, found: Measured) -> None:
-    shapes = [_Shape(), *(_Shape(shards=count) for count in SCALED), *(_Shape(invokers=count) for count in SCALED)]
+    counts = SCALED if effort.is_scaled else ()
+    shapes = [_Shape(), *(_Shape(shards=count) for count in counts), *(_Shape(invokers=count) for count in counts)]
     shapes.append(_Shape(batch_size=SMALL_BATCH))
     with ExitStack() as stack:
         # Engines that idle take next to nothing; on a server of the user's each would see the others' load.
@@ -173,11 +178,11 @@ def _measure_full_load(effort: Effort, repeat: Repeat, found: Measured) -> None:
             found.full.append(beside_yardstick(lambda: one(shapes[0]), found.yardsticks["engine"]))
             return others
 
-        rounds = repeat("full load, in six shapes, and the original's loop", effort.runs, one_round)
+        rounds = repeat("full load, in several shapes, and the original's loop", effort.runs, one_round)
     runs = {shape: [one[shape] for one in rounds] for shape in shapes[1:]}
     found.small = runs[shapes[-1]]
-    found.by_shards = {count: runs[_Shape(shards=count)] for count in SCALED}
-    found.by_invokers = {count: runs[_Shape(invokers=count)] for count in SCALED}
+    found.by_shards = {count: runs[_Shape(shards=count)] for count in counts}
+    found.by_invokers = {count: runs[_Shape(invokers=count)] for count in counts}
 
 
 def _measure_lags(effort: Effort, seed: int, repeat: Repeat, found: Measured) -> None:

@@ -35,6 +35,12 @@ def test_smaller_batches_are_no_contention() -> None:
     assert law.efficiency(8) == pytest.approx(1.0, abs=1e-6)
 
 
+def test_without_more_counts_there_is_no_law() -> None:
+    """A quick run, which measures one of each alone, tells no law, and predicts nothing."""
+    found = measured(1.0)
+    assert law_of(found, {}) is None
+
+
 def test_contention_is_found_beneath_them() -> None:
     """Keys that cost a fifth more beside others are contention, whatever the batches are."""
     found = measured(1.2)
