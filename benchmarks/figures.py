@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from benchmarks.capacity.calibration import Calibration
 from benchmarks.capacity.usl import Unidentifiable, Usl, fit
@@ -76,17 +76,19 @@ def _shares(found: Measured, runs: Sequence[FullLoad]) -> list[float]:
     return shares
 
 
+def _fitted(shares: Mapping[int, float]) -> Usl | None:
+    """Return the law through one alone and these counts, each with its share; None where they are too few."""
+    try:
+        return fit([(1, 1.0), *((count, count * share) for count, share in shares.items())])
+    except Unidentifiable:
+        return None
+
+
 def _laws(found: Measured, more: dict[int, list[FullLoad]]) -> list[Usl]:
     """Return the law of each round; none where there are too few counts."""
     by_count = {count: _shares(found, runs) for count, runs in more.items()}
-    rounds = zip(*by_count.values(), strict=True)
-    try:
-        return [
-            fit([(1, 1.0), *((count, count * share) for count, share in zip(by_count, shares, strict=True))])
-            for shares in rounds
-        ]
-    except Unidentifiable:
-        return []
+    rounds = (dict(zip(by_count, shares, strict=True)) for shares in zip(*by_count.values(), strict=True))
+    return [law for shares in rounds if (law := _fitted(shares)) is not None]
 
 
 def law_of(found: Measured, more: dict[int, list[FullLoad]]) -> Usl | None:
@@ -96,11 +98,7 @@ def law_of(found: Measured, more: dict[int, list[FullLoad]]) -> Usl | None:
     events of one server, so that batches are smaller: what the invocations cost that this makes is taken out, for it is
     no contention, and plans count it by itself. None without a law.
     """
-    points = [(1, 1.0), *((count, count * _median(_shares(found, runs))) for count, runs in more.items())]
-    try:
-        return fit(points)
-    except Unidentifiable:
-        return None
+    return _fitted({count: _median(_shares(found, runs)) for count, runs in more.items()})
 
 
 YARDSTICK = "an event parsed by hiredis and put into a dictionary, beside what is measured: this machine's speed"

@@ -74,7 +74,7 @@ class Trial(msgspec.Struct, frozen=True):
     @property
     def is_well(self) -> bool:
         """Tell whether every change arrived, and every key holds what Redis holds."""
-        return not self.missing and self.verdict.is_well
+        return not self.wrong
 
     @property
     def wrong(self) -> int:
