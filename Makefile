@@ -54,25 +54,25 @@ report: $(READY) ## Write the pages again (FILE=reports/bench.json)
 	@$(BIN)/python -m benchmarks.report $(FILE)
 
 compare: $(READY) ## Two results, with the noise in mind (A=… B=…; REFERENCE=original_events_per_s)
-	@$(BIN)/python -m benchmarks.compare $(A) $(B) $(if $(REFERENCE),--reference $(REFERENCE))
+	@$(BIN)/python -m benchmarks.judged.compare $(A) $(B) $(if $(REFERENCE),--reference $(REFERENCE))
 
 bench-gate: $(READY) ## Fail where a ratio of the last bench is worse than the baseline's, beyond the noise
-	@$(BIN)/python -m benchmarks.gate
+	@$(BIN)/python -m benchmarks.judged.gate
 
 plan: $(READY) ## What a deployment takes (RATE=50000 KEYS=2000000 BYTES=400 LAG_MS=250; SKEW=, WINDOW_S=, PRICES=, FROM=)
-	@$(BIN)/python -m benchmarks.plan --rate '$(RATE)' --keys '$(KEYS)' $(if $(BYTES),--bytes $(BYTES)) \
+	@$(BIN)/python -m benchmarks.capacity.command --rate '$(RATE)' --keys '$(KEYS)' $(if $(BYTES),--bytes $(BYTES)) \
 	  $(if $(LAG_MS),--lag-ms $(LAG_MS)) $(if $(SKEW),--skew $(SKEW)) $(if $(WINDOW_S),--window-s $(WINDOW_S)) \
 	  $(if $(PRICES),--prices '$(PRICES)') $(if $(FROM),--from '$(FROM)')
 
 scenario: $(READY) ## One load of benchmarks/scenarios (NAME=steady, or a file; SEED=, SECONDS=, SINK=, REDIS_URL=)
-	@$(BIN)/python -m benchmarks.scenario $(NAME) $(if $(SEED),--seed $(SEED)) $(if $(SECONDS),--seconds $(SECONDS)) \
+	@$(BIN)/python -m benchmarks.scenarios.scenario $(NAME) $(if $(SEED),--seed $(SEED)) $(if $(SECONDS),--seconds $(SECONDS)) \
 	  $(if $(SINK),--sink $(SINK))
 
 record: $(READY) ## When keys change on the server of REDIS_URL, as a trace for a scenario (SECONDS=60 FILE=trace.txt)
-	@$(BIN)/python -m benchmarks.record $(if $(SECONDS),--seconds $(SECONDS)) $(if $(FILE),--file '$(FILE)')
+	@$(BIN)/python -m benchmarks.stand.record $(if $(SECONDS),--seconds $(SECONDS)) $(if $(FILE),--file '$(FILE)')
 
 soak: $(READY) ## Long at half of saturation: nothing lost, memory flat (MINUTES=20; RATE=)
-	@$(BIN)/python -m benchmarks.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(RATE),--rate $(RATE))
+	@$(BIN)/python -m benchmarks.measured.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(RATE),--rate $(RATE))
 
 package: $(READY) ## Make each function's zip in dist/ (ONLY="NAME …", WITH="FILE …": files for its root)
 	@$(BIN)/python -m lambdas.package $(ONLY) $(foreach file,$(WITH),--with $(file))

@@ -12,17 +12,17 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from benchmarks import cost, results
-from benchmarks.errors import FAILURES
-from benchmarks.figures import calibrate, costs_of, figures_of, histograms_of, series_of, soak_figures
-from benchmarks.harness import Figure
-from benchmarks.load import info
+from benchmarks.judged import cost, results
+from benchmarks.judged.figures import calibrate, costs_of, figures_of, histograms_of, series_of, soak_figures
+from benchmarks.judged.results import Results
+from benchmarks.measured.soak import REPORT as SOAK
+from benchmarks.measured.soak import Soak
+from benchmarks.measured.suite import QUICK, Effort, measure_all, parts
 from benchmarks.report.pages import write_pages
-from benchmarks.results import Results
-from benchmarks.servers import Server, redis_server
-from benchmarks.soak import REPORT as SOAK
-from benchmarks.soak import Soak
-from benchmarks.suite import QUICK, Effort, measure_all, parts
+from benchmarks.stand.errors import FAILURES
+from benchmarks.stand.harness import Figure
+from benchmarks.stand.load import info
+from benchmarks.stand.servers import Server, redis_server
 
 SOAK_MINUTES_MIN = 10.0
 """Of less a slope tells nothing."""

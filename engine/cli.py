@@ -65,8 +65,8 @@ def start(
     given = {key: value for key, value in flags.items() if value is not None}
     settings = _load(config, given)
 
+    from engine.supervision.errands.plan import compare_destinations, make_plan
     from engine.supervision.mains import REAL
-    from engine.supervision.plan import compare_destinations, make_plan
     from engine.supervision.supervisor import run
 
     return run(settings, plan=make_plan, load=lambda: _load(config, given), mains=REAL, compare=compare_destinations)
@@ -80,7 +80,7 @@ def check(config: str | None, as_json: bool) -> int:
 
     Exits with 0 where a start would work, 1 where something is missing, 2 where the settings are wrong.
     """
-    from engine.supervision.plan import Examination, examine
+    from engine.supervision.errands.plan import Examination, examine
 
     try:
         found = examine(_load(config, {}), changes_nothing=True)
@@ -268,7 +268,7 @@ def run_command(arguments: list[str]) -> int:
 
 
 def _load(config: str | None, flags: Mapping[str, object]) -> Settings:
-    from engine.settings_file import load_settings
+    from engine.settings.file import load_settings
 
     if config is None and Path(DEFAULT_CONFIG).is_file():
         config = DEFAULT_CONFIG

@@ -28,7 +28,7 @@ class Stop(msgspec.Struct, tag=True, frozen=True):
 
 
 class SetRoutes(msgspec.Struct, tag=True, frozen=True):
-    """Supervisor → child: route by this table (`engine.routes.RouteTable.encode`) from now on."""
+    """Supervisor → child: route by this table (`engine.routing.routes.RouteTable.encode`) from now on."""
 
     table: bytes
 

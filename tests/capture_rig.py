@@ -19,7 +19,7 @@ from engine.ring.codec import decode_changes
 from engine.ring.counters import Board, ChildState, Counter
 from engine.ring.ring import RingSet
 from engine.ring.wake import Wake
-from engine.routes import RouteTable
+from engine.routing.routes import RouteTable
 from engine.sandbox.valkey import ValkeyServer
 
 WAIT_S = 20.0

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from engine.config import AwsSettings, DeliverySettings, RouteSettings
-from engine.delivery import route_lane
-from engine.delivery.backlog import Backlog
+from engine.delivery.backlog.backlog import Backlog
 from engine.delivery.dispatch import Burial
-from engine.delivery.lane import Batch
-from engine.delivery.route_lane import LaneKit
+from engine.delivery.lanes import route_lane
+from engine.delivery.lanes.lane import Batch
+from engine.delivery.lanes.route_lane import LaneKit
 from engine.ring.counters import Board
 from engine.ring.wake import Wake
 

@@ -20,7 +20,7 @@ import psutil
 import redis
 
 from engine.sandbox.demo import clean_environment
-from engine.sandbox.lambda_runtime import FunctionSpec, LambdaRuntime
+from engine.sandbox.functions.runtime import FunctionSpec, LambdaRuntime
 from engine.sandbox.stack import child_environment, sandbox_environment
 from engine.sandbox.valkey import ValkeyServer
 

@@ -16,8 +16,8 @@ import numpy.typing as npt
 from benchmarks.drive.plan import Load, Plan, lay_out, shares_of
 from benchmarks.drive.schedule import NS, Offsets
 from benchmarks.drive.sender import Told, run_sender
-from benchmarks.errors import SenderFailed
-from benchmarks.load import Where
+from benchmarks.stand.errors import SenderFailed
+from benchmarks.stand.load import Where
 
 LATE_NS = 10_000_000
 """A command that is sent later than this was not on its schedule."""

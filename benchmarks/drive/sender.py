@@ -22,8 +22,8 @@ from benchmarks.drive import commands
 from benchmarks.drive.commands import Mix
 from benchmarks.drive.plan import Plan
 from benchmarks.drive.schedule import Offsets
-from benchmarks.load import Where, connect
-from benchmarks.processes import die_with_parent
+from benchmarks.stand.load import Where, connect
+from benchmarks.stand.processes import die_with_parent
 from engine.errors import RedisError
 
 AT_ONCE = 512

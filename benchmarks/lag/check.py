@@ -13,8 +13,8 @@ from benchmarks.drive.commands import DUE_FIELD, NUMBER_FIELD, PREFIX, key_name,
 from benchmarks.drive.plan import Plan
 from benchmarks.lag.function import number_and_due
 from benchmarks.lag.stages import Received
-from benchmarks.load import Where, connect, replies
-from engine.connection import pack
+from benchmarks.stand.load import Where, connect, replies
+from engine.redis.connection import pack
 
 PIPELINE = 1_000
 EXAMPLES_MAX = 5

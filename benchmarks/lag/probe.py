@@ -17,8 +17,8 @@ import numpy as np
 
 from benchmarks.drive.commands import DUE_FIELD, NUMBER_FIELD, key_name
 from benchmarks.lag.stages import Times
-from benchmarks.load import Where, connect, read_replies
-from engine.connection import pack
+from benchmarks.stand.load import Where, connect, read_replies
+from engine.redis.connection import pack
 
 FIRST_KEY = 800_000_000
 """The numbers of the probe's keys: no load's keys have them."""

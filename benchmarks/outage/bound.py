@@ -7,10 +7,10 @@ import sys
 import msgspec
 
 from engine.config import Settings
-from engine.delivery.backlog import REMOVED_KEYS_MAX
-from engine.delivery.backlog_file import CACHE_BYTES_MAX
-from engine.delivery.backlog_walk import OUT_KEYS_MAX
-from engine.delivery.shelf import ROWS_AT_ONCE
+from engine.delivery.backlog.backlog import REMOVED_KEYS_MAX
+from engine.delivery.backlog.file import CACHE_BYTES_MAX
+from engine.delivery.backlog.shelf import ROWS_AT_ONCE
+from engine.delivery.backlog.walk import OUT_KEYS_MAX
 from engine.model import Change
 from engine.ring.codec import encode_changes
 

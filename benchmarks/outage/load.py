@@ -13,8 +13,8 @@ from typing import Any
 
 import hiredis
 
-from benchmarks.load import connect, read_replies
-from engine.connection import pack
+from benchmarks.stand.load import connect, read_replies
+from engine.redis.connection import pack
 
 TICK_S = 0.01
 READ_PIPELINE = 1_000

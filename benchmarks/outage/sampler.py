@@ -14,8 +14,8 @@ import msgspec
 import orjson
 import psutil
 
-from benchmarks.load import connect
 from benchmarks.outage.load import count_keys
+from benchmarks.stand.load import connect
 
 INTERVAL_S = 1.0
 MIB = 1 << 20

@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.harness import WAIT_S_MAX, engine_environment, start_engine
 from benchmarks.outage.cut import Cut
+from benchmarks.stand.harness import WAIT_S_MAX, engine_environment, start_engine
 from engine.config import Settings
-from engine.sandbox.lambda_runtime import FunctionSpec, LambdaRuntime
+from engine.sandbox.functions.runtime import FunctionSpec, LambdaRuntime
 from engine.sandbox.valkey import ValkeyServer
-from engine.settings_file import load_settings
+from engine.settings.file import load_settings
 
 HANDLER = "benchmarks.outage.function:note"
 LOAD, LIVE = "load", "live"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
+from benchmarks.judged.results import REPORT, ResultsError, read
 from benchmarks.report.pages import write_pages
-from benchmarks.results import REPORT, ResultsError, read
 
 
 @click.command()

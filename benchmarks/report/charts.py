@@ -14,8 +14,8 @@ from matplotlib.ticker import FuncFormatter
 
 from benchmarks.capacity.calibration import Calibration
 from benchmarks.capacity.usl import Unidentifiable, Usl, fit
-from benchmarks.results import Series, Throughput
-from benchmarks.watch import Sample
+from benchmarks.judged.results import Series, Throughput
+from benchmarks.stand.watch import Sample
 
 mpl.use("svg")
 

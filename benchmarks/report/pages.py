@@ -10,12 +10,12 @@ import jinja2
 from markupsafe import Markup
 
 from benchmarks.capacity.calibration import Calibration
+from benchmarks.capacity.command import rows_of
 from benchmarks.capacity.plan import Impossible, Wish, deploy
 from benchmarks.capacity.prices import FILE, PricesError, read_prices
 from benchmarks.capacity.usl import Usl
-from benchmarks.plan import rows_of
+from benchmarks.judged.results import Results
 from benchmarks.report import charts
-from benchmarks.results import Results
 
 EXAMPLE = Wish(rate_per_s=20_000, keys=1_000_000, value_bytes=400, lag_ms=250)
 SWING_MIN = 1.15

@@ -15,11 +15,11 @@ from engine.audit.server import Server
 from engine.audit.verdict import GONE, REPAIRABLE, Judge, Kind, RouteReport, Suspect
 from engine.clock import monotonic_ms
 from engine.config import RouteSettings
-from engine.delivery.fetch import Fetched
-from engine.delivery.questions import KIND_OF_EVENT, TYPE
+from engine.delivery.reading.fetch import Fetched
+from engine.delivery.reading.questions import KIND_OF_EVENT, TYPE
 from engine.destination.base import Destination
-from engine.events import REPAIR, REPAIR_GONE, expand_events
-from engine.slices import WHOLE, Slice
+from engine.routing.events import REPAIR, REPAIR_GONE, expand_events
+from engine.routing.slices import WHOLE, Slice
 
 KEYS_AT_ONCE = 100
 """Of one question to the destination."""

@@ -10,8 +10,8 @@ from engine.audit.server import Server
 from engine.audit.verdict import is_absence_known
 from engine.config import RouteSettings
 from engine.destination.base import Destination, Item
-from engine.glob import matcher
-from engine.slices import WHOLE, Slice
+from engine.routing.glob import matcher
+from engine.routing.slices import WHOLE, Slice
 
 KEYS_AT_ONCE = 500
 """Of one pipeline of ``EXISTS``."""

@@ -21,8 +21,8 @@ from engine.clock import monotonic_ms
 from engine.config import RouteSettings, Settings
 from engine.destination.base import Destination
 from engine.errors import EngineError
-from engine.events import EVENTS_OF_ABSENCE, REPAIR_GONE
-from engine.slices import parse_slice
+from engine.routing.events import EVENTS_OF_ABSENCE, REPAIR_GONE
+from engine.routing.slices import parse_slice
 
 SETTLE_MS = 1_000
 """A key that was deleted just now is on its way: it is looked at again after so long."""

@@ -13,12 +13,12 @@ from engine.audit.options import AuditOptions
 from engine.audit.server import Server
 from engine.audit.verdict import RouteReport, is_absence_known
 from engine.config import RouteSettings, Settings
-from engine.connection import parse_url
 from engine.destination.base import Destination, parse_destination
 from engine.destination.dynamodb import DynamoDb
 from engine.errors import ConfigError, EngineError, Problem
-from engine.route_checks import region_of
-from engine.slices import parse_slice
+from engine.redis.connection import parse_url
+from engine.routing.slices import parse_slice
+from engine.settings.route_checks import region_of
 
 
 def no_engine(unheard: int) -> EngineError:

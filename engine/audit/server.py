@@ -10,10 +10,10 @@ import hiredis
 from engine.audit.verdict import may_evict
 from engine.capture.shards import channel_prefix
 from engine.config import RedisSettings
-from engine.connection import RespConnection, pack
-from engine.connection_errors import refusal
-from engine.delivery.fetch import Fetched, Fetcher
+from engine.delivery.reading.fetch import Fetched, Fetcher
 from engine.errors import RedisRefused
+from engine.redis.connection import RespConnection, pack
+from engine.redis.errors import refusal
 
 SCAN_COUNT = 500
 BODY_CHARS_MAX = 16 * 1024 * 1024

@@ -9,10 +9,10 @@ from enum import StrEnum
 from typing import Any
 
 from engine.config import RouteSettings
-from engine.delivery.questions import KIND_OF_EVENT, TYPE, Fetched
-from engine.delivery.values import key_text
+from engine.delivery.reading.questions import KIND_OF_EVENT, TYPE, Fetched
+from engine.delivery.reading.values import key_text
 from engine.destination.base import Destination, Item
-from engine.events import expand_events
+from engine.routing.events import expand_events
 from lambdas.contract import Record
 
 EXAMPLES_MAX = 20

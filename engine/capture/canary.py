@@ -11,7 +11,7 @@ from enum import Enum, auto
 
 from engine.capture.notifications import CANARY_PREFIX, canary_commands, canary_event, canary_letters
 from engine.capture.shards import channel_prefix
-from engine.connection import pack
+from engine.redis.connection import pack
 
 EVERY_MS = 5_000
 

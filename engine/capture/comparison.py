@@ -6,9 +6,9 @@ own, which publishes what it finds. Until then the shard's watermark stands stil
 
 from __future__ import annotations
 
-from engine.events import EVENTS_OF_ABSENCE
 from engine.model import RouteMask
-from engine.routes import RouteTable
+from engine.routing.events import EVENTS_OF_ABSENCE
+from engine.routing.routes import RouteTable
 
 
 class Comparison:

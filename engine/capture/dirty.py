@@ -13,9 +13,9 @@ from zlib import crc32
 
 import hiredis
 
-from engine.events import REPAIR, REPAIR_GONE
 from engine.model import Change, RouteMask
-from engine.routes import RouteTable
+from engine.routing.events import REPAIR, REPAIR_GONE
+from engine.routing.routes import RouteTable
 
 Interest = tuple[RouteMask, Callable[[bytes], RouteMask] | None, str]
 """Who wants an event: the mask where no route looks at the key, what tells it by the key, the event's name."""

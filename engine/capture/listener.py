@@ -22,10 +22,10 @@ from engine.capture.notifications import canary_refusal, see_to_flags
 from engine.capture.sentry import Change, Sentry, Sight, compare
 from engine.capture.shards import Shard
 from engine.config import RedisSettings
-from engine.connection import RespConnection, pack
-from engine.connection_errors import refusal
 from engine.errors import RedisUnreachable
-from engine.routes import merge_flags
+from engine.redis.connection import RespConnection, pack
+from engine.redis.errors import refusal
+from engine.routing.routes import merge_flags
 
 PING_MS = 1_000
 SILENCE_MS_MIN = 2 * PING_MS

@@ -15,11 +15,11 @@ import hiredis
 
 from engine.capture.shards import channel_prefix
 from engine.config import RedisSettings
-from engine.connection import NOTHING, RespConnection, pack
-from engine.connection_errors import not_redis, refusal
 from engine.errors import NotificationsOff
-from engine.events import notification_flags
-from engine.routes import RouteTable, merge_flags
+from engine.redis.connection import NOTHING, RespConnection, pack
+from engine.redis.errors import not_redis, refusal
+from engine.routing.events import notification_flags
+from engine.routing.routes import RouteTable, merge_flags
 
 SETTING = "notify-keyspace-events"
 MAPPING_EVENTS = ("hset", "hdel", "del", "rename_from", "rename_to", "restore", "copy_to")

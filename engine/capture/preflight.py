@@ -12,15 +12,15 @@ from typing import Any
 import hiredis
 import msgspec
 
-from engine import glob
 from engine.capture.notifications import Flags, needed_flags, see_to_flags, try_canary
 from engine.capture.shards import Shard, imbalance, plan_shards
 from engine.config import RedisSettings, Settings
-from engine.connection import RespConnection, pack
-from engine.connection_errors import refusal
 from engine.errors import RedisRefused
-from engine.routes import RouteTable
-from engine.slices import parse_slice, scope_of
+from engine.redis.connection import RespConnection, pack
+from engine.redis.errors import refusal
+from engine.routing import glob
+from engine.routing.routes import RouteTable
+from engine.routing.slices import parse_slice, scope_of
 
 MAPPINGS_MAX = 1_000
 MAPPING_FIELDS_MAX = 100

@@ -22,14 +22,14 @@ from engine.capture.dirty import DirtyKeys
 from engine.capture.sentry import Sight
 from engine.capture.shards import Shard, channel_prefix
 from engine.config import CaptureSettings, RedisSettings
-from engine.connection import RespConnection, pack
-from engine.connection_errors import refusal
 from engine.errors import RedisError
-from engine.events import REPAIR
 from engine.model import THE_BEGINNING_MS, Missed
 from engine.observe.logs import get_logger
+from engine.redis.connection import RespConnection, pack
+from engine.redis.errors import refusal
 from engine.ring.counters import Counter, StatusRow
-from engine.routes import RouteTable
+from engine.routing.events import REPAIR
+from engine.routing.routes import RouteTable
 
 log = get_logger(__name__)
 

@@ -20,9 +20,9 @@ import hiredis
 
 from engine.capture.notifications import SETTING
 from engine.config import RedisSettings
-from engine.connection import NOTHING, RespConnection, pack
-from engine.connection_errors import not_redis, refusal
-from engine.routes import merge_flags
+from engine.redis.connection import NOTHING, RespConnection, pack
+from engine.redis.errors import not_redis, refusal
+from engine.routing.routes import merge_flags
 
 _QUESTIONS = (
     ("TIME",),

@@ -18,8 +18,8 @@ from itertools import accumulate
 
 import msgspec
 
-from engine import glob
-from engine.slices import ALL_BYTES, WHOLE, Slice
+from engine.routing import glob
+from engine.routing.slices import ALL_BYTES, WHOLE, Slice
 
 SHARDS_MAX = 64
 _SPECIAL = frozenset(b"]\\^-[*?")

@@ -25,10 +25,7 @@ from engine.capture.sentry import Change as Unseen
 from engine.capture.shards import Shard, channel_prefix
 from engine.clock import monotonic_ms, now_ms
 from engine.config import CaptureSettings, RedisSettings, RingSettings
-from engine.connection import RespConnection
-from engine.connection_errors import not_redis
 from engine.errors import RedisError, RedisRefused, RedisUnreachable
-from engine.events import REPAIR_GONE
 from engine.lifecycle import (
     ChildLink,
     Compared,
@@ -43,10 +40,13 @@ from engine.lifecycle import (
 )
 from engine.model import THE_BEGINNING_MS, Missed, Watermark
 from engine.observe.logs import get_logger
+from engine.redis.connection import RespConnection
+from engine.redis.errors import not_redis
 from engine.ring.counters import ChildState, Counter
 from engine.ring.ring import RingWriter
 from engine.ring.wake import Wake
-from engine.routes import RouteTable
+from engine.routing.events import REPAIR_GONE
+from engine.routing.routes import RouteTable
 
 log = get_logger(__name__)
 

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
 
-from engine.delivery.dead_letter import DeadLetter
-from engine.delivery.lane import Batch, Entry
-from engine.delivery.on_failure import FailureSink
+from engine.delivery.failures.dead_letter import DeadLetter
+from engine.delivery.failures.places import FailureSink
+from engine.delivery.lanes.lane import Batch, Entry
 from engine.delivery.targets.base import Target
 from engine.model import Failure, Outcome
 from engine.observe.logs import get_logger

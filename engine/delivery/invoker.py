@@ -17,13 +17,13 @@ from dataclasses import dataclass
 
 from engine.clock import monotonic_ms, now_ms
 from engine.config import AwsSettings, DeliverySettings, RedisSettings
-from engine.delivery.backlog import Backlog
+from engine.delivery.backlog.backlog import Backlog
 from engine.delivery.dispatch import Buried, Completion
-from engine.delivery.fetch import Fetcher
-from engine.delivery.lanes import Lanes
-from engine.delivery.retry import Backoff
-from engine.delivery.route_lane import LaneKit, RouteLane
-from engine.delivery.settle import Frame, Ledger
+from engine.delivery.lanes.lanes import Lanes
+from engine.delivery.lanes.retry import Backoff
+from engine.delivery.lanes.route_lane import LaneKit, RouteLane
+from engine.delivery.lanes.settle import Frame, Ledger
+from engine.delivery.reading.fetch import Fetcher
 from engine.errors import RedisError
 from engine.lifecycle import ChildLink, Drain, RepairWanted, RoutesInForce, SetRoutes, Stop
 from engine.model import THE_BEGINNING_MS, Change, Watermark
@@ -32,7 +32,7 @@ from engine.ring.codec import decode_changes, watermark_of
 from engine.ring.counters import ChildState, Counter
 from engine.ring.ring import RingCorrupted, RingReader
 from engine.ring.wake import Wake
-from engine.routes import RouteTable
+from engine.routing.routes import RouteTable
 
 log = get_logger(__name__)
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
-from engine.delivery.values import key_text
+from engine.delivery.reading.values import key_text
 from engine.destination.base import DestinationError, Item, Target
 from lambdas.aws import refuse_half_answers
 from lambdas.contract import Record

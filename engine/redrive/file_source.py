@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from engine.delivery.dead_letter import append_lines, open_locked
+from engine.delivery.failures.dead_letter import append_lines, open_locked
 from engine.redrive.source import Item, SourceError, in_chunks
 
 LINE_BYTES_MAX = 64 * 1024 * 1024

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from engine.events import EVENTS_OF_ABSENCE, REPAIR, REPAIR_GONE
+from engine.routing.events import EVENTS_OF_ABSENCE, REPAIR, REPAIR_GONE
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ import hiredis
 
 from engine.capture.shards import channel_prefix
 from engine.config import RedisSettings
-from engine.connection import RespConnection, pack
-from engine.connection_errors import refusal
 from engine.errors import EngineError, RedisError
+from engine.redis.connection import RespConnection, pack
+from engine.redis.errors import refusal
 from engine.redrive.letters import Letter
 
 NAME = "engine-redrive"

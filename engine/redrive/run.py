@@ -7,9 +7,9 @@ from typing import Protocol
 
 import msgspec
 
+from engine.aws.failure_arns import check_on_failure, parse_failure_arn
 from engine.config import RouteSettings, Settings
 from engine.errors import ConfigError, Problem
-from engine.failure_arns import check_on_failure, parse_failure_arn
 from engine.redrive.file_source import FileSource
 from engine.redrive.letters import Letter, is_known, read_letter
 from engine.redrive.publish import Publisher

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from engine.aws.failure_arns import FailureArn
 from engine.config import AwsSettings, DeliverySettings
-from engine.delivery.on_failure_aws import EXPECTED, failure_text, make_client
-from engine.delivery.on_failure_s3 import CONTENT_TYPE, route_folder
-from engine.failure_arns import FailureArn
+from engine.delivery.failures.aws import EXPECTED, failure_text, make_client
+from engine.delivery.failures.s3 import CONTENT_TYPE, route_folder
 from engine.redrive.source import Item, SourceError, in_chunks
 from engine.redrive.sqs_source import service_ms
 
@@ -17,7 +17,7 @@ OBJECT_BYTES_MAX = 512 * 1024 * 1024
 """The engine writes an object for each batch; a larger one than this is not its."""
 
 _OURS = re.compile(r"(?:.*/)?[^/]+/\d{4}/\d\d/\d\d/\d\d/[^/]+\.jsonl", re.DOTALL)
-"""The names that `engine.delivery.on_failure_s3` gives; all else in the bucket is none of our business."""
+"""The names that `engine.delivery.failures.s3` gives; all else in the bucket is none of our business."""
 
 
 class _Object:

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from engine.aws.failure_arns import FailureArn
 from engine.clock import now_ms
 from engine.config import AwsSettings, DeliverySettings
-from engine.delivery.on_failure_aws import EXPECTED, describe, failure_text, hint_for, make_client, queue_url
+from engine.delivery.failures.aws import EXPECTED, describe, failure_text, hint_for, make_client, queue_url
 from engine.delivery.targets.sqs import CALL_MESSAGES_MAX
-from engine.failure_arns import FailureArn
 from engine.redrive.source import Item, SourceError, in_chunks
 
 VISIBLE_AFTER_S = 120

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from engine.sandbox.aws import child_environment, sandbox_environment
 from engine.sandbox.dynamodb import DynamoDbServer
-from engine.sandbox.lambda_runtime import ACCEPT, FunctionSpec, LambdaRuntime
+from engine.sandbox.functions.runtime import ACCEPT, FunctionSpec, LambdaRuntime
 from engine.sandbox.service import Service
 from engine.sandbox.valkey import Config, ValkeyServer
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from engine.config import SupervisionSettings
-from engine.delivery.retry import Backoff
+from engine.delivery.lanes.retry import Backoff
 from engine.ring.counters import ChildState
 from engine.supervision.messages import (
     Condemned,

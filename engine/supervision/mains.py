@@ -11,7 +11,7 @@ from engine.lifecycle import ChildLink, Failed
 from engine.model import Missed
 from engine.ring.ring import RingSet
 from engine.ring.wake import Wake
-from engine.routes import RouteTable
+from engine.routing.routes import RouteTable
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from enum import Enum, auto
 import msgspec
 
 from engine.config import Settings
-from engine.routes import RouteTable
+from engine.routing.routes import RouteTable
 from engine.supervision.children import Child, Role
 
 DEBOUNCE_MS = 200

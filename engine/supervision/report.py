@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.ring.counters import ChildState, Counter, StatusRow
-from engine.routes import RouteTable
+from engine.routing.routes import RouteTable
 from engine.supervision.children import Child, Children, Phase
 
 _HIGHEST = frozenset(

@@ -37,19 +37,19 @@ from engine.observe import logs
 from engine.ring.counters import Board, ChildState, Counter
 from engine.ring.ring import RingSet
 from engine.ring.wake import Wake
-from engine.routes import RouteTable
+from engine.routing.routes import RouteTable
 from engine.supervision import messages
-from engine.supervision.checkpoint import CheckpointFile
 from engine.supervision.children import Child, Children, Phase, Role, in_words
-from engine.supervision.comparer import Comparer
-from engine.supervision.errand import Errand
-from engine.supervision.keeping import Keeper, fence_after_ms
+from engine.supervision.errands.comparer import Comparer
+from engine.supervision.errands.errand import Errand
+from engine.supervision.errands.planner import Answer, Plan, Refusal, plan_at_start
 from engine.supervision.locks import Locks
 from engine.supervision.mains import Duty, Mains, run_main
 from engine.supervision.messages import Decision
 from engine.supervision.notify import ServiceManager
-from engine.supervision.planner import Answer, Plan, Refusal, plan_at_start
 from engine.supervision.process import Closable, bound_sends, fork_process, kill, reap
+from engine.supervision.progress.checkpoint import CheckpointFile
+from engine.supervision.progress.keeping import Keeper, fence_after_ms
 from engine.supervision.reload import InForce, Reload, Stage, Teach, with_routes_of
 from engine.supervision.report import describe, totals
 from engine.supervision.signals import SignalInbox

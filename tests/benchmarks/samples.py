@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks.capacity.calibration import Calibration
-from benchmarks.cost import Cost
-from benchmarks.harness import Figure, figure
-from benchmarks.results import LoadPoint, Results, Series, StageCost, StagePoint, Throughput
-from benchmarks.watch import Sample
+from benchmarks.judged.cost import Cost
+from benchmarks.judged.results import LoadPoint, Results, Series, StageCost, StagePoint, Throughput
+from benchmarks.stand.harness import Figure, figure
+from benchmarks.stand.watch import Sample
 
 
 def runs(middle: float, noise: float, count: int = 5, seed: int = 1) -> list[float]:

@@ -14,12 +14,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.capacity.calibration import Calibration
+from benchmarks.capacity.command import main
 from benchmarks.capacity.hosts import BUSY_MAX, Work, cheapest, effective
 from benchmarks.capacity.plan import Deployment, Impossible, Wish, deploy
 from benchmarks.capacity.prices import FILE, PricesError, read_prices
 from benchmarks.capacity.queueing import distinct_share, erlang_c, wait_ms
 from benchmarks.capacity.usl import Unidentifiable, Usl, fit
-from benchmarks.plan import main
 
 ROOT = Path(__file__).parents[2]
 PRICES = read_prices(ROOT / FILE)

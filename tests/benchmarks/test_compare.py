@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.compare import against, compare, judge, main
-from benchmarks.gate import Baseline, gate, ratios_of
-from benchmarks.gate import main as gate_main
-from benchmarks.harness import Figure, figure
-from benchmarks.results import ResultsError, write
+from benchmarks.judged.compare import against, compare, judge, main
+from benchmarks.judged.gate import Baseline, gate, ratios_of
+from benchmarks.judged.gate import main as gate_main
+from benchmarks.judged.results import ResultsError, write
+from benchmarks.stand.harness import Figure, figure
 from tests.benchmarks.samples import results, runs
 
 

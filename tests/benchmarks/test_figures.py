@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.figures import invocation_us, law_of
-from benchmarks.path import FullLoad
-from benchmarks.suite import Measured
+from benchmarks.judged.figures import invocation_us, law_of
+from benchmarks.measured.path import FullLoad
+from benchmarks.measured.suite import Measured
 
 KEY_US, INVOCATION_US = 8.0, 1_500.0
 

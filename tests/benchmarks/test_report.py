@@ -10,11 +10,11 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.harness import figure
+from benchmarks.judged.results import Results, ResultsError, read, write
 from benchmarks.report.__main__ import main
 from benchmarks.report.charts import COLOURS, DASHES, MARKERS, all_of
 from benchmarks.report.pages import write_pages
-from benchmarks.results import Results, ResultsError, read, write
+from benchmarks.stand.harness import figure
 from tests.benchmarks.samples import results
 
 

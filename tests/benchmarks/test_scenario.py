@@ -12,19 +12,19 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.accounting import Accounts, RoleCost, title_of
 from benchmarks.drive.keys import Keyspace
 from benchmarks.drive.plan import Load, lay_out
 from benchmarks.drive.schedule import Arrivals
-from benchmarks.harness import wait_until
 from benchmarks.lag.check import Verdict
 from benchmarks.lag.histogram import Percentiles, merged
-from benchmarks.saturation import Search, limit_of, search_rate
-from benchmarks.scenario import main, recovery_of, run_scenario
-from benchmarks.scenario_file import FOLDER, Scenario, ScenarioError, names, read_scenario
-from benchmarks.soak import run_soak, slope_per_hour
-from benchmarks.trial import Shape, Trial, ground
-from benchmarks.watch import Sample
+from benchmarks.measured.saturation import Search, limit_of, search_rate
+from benchmarks.measured.soak import run_soak, slope_per_hour
+from benchmarks.measured.trial import Shape, Trial, ground
+from benchmarks.scenarios.file import FOLDER, Scenario, ScenarioError, names, read_scenario
+from benchmarks.scenarios.scenario import main, recovery_of, run_scenario
+from benchmarks.stand.accounting import Accounts, RoleCost, title_of
+from benchmarks.stand.harness import wait_until
+from benchmarks.stand.watch import Sample
 
 
 def trial(rate: float, p99_ms: float, *, busy: float = 0.5, fullest: float = 0.5, missing: int = 0) -> Trial:
@@ -173,9 +173,9 @@ def test_the_slope_of_memory() -> None:
 
 def test_a_soak_is_judged_leg_by_leg(monkeypatch: pytest.MonkeyPatch) -> None:
     """On real parts two legs and their flood lose nothing; their lags add up, and each is told as it ends."""
-    monkeypatch.setattr("benchmarks.soak.LEG_S", 1.0)
-    monkeypatch.setattr("benchmarks.soak.FLOOD_S", 0.5)
-    monkeypatch.setattr("benchmarks.soak.SAMPLE_S", 0.3)
+    monkeypatch.setattr("benchmarks.measured.soak.LEG_S", 1.0)
+    monkeypatch.setattr("benchmarks.measured.soak.FLOOD_S", 0.5)
+    monkeypatch.setattr("benchmarks.measured.soak.SAMPLE_S", 0.3)
     said: list[tuple[int, int]] = []
     scenario = read_scenario("soak")
     load = msgspec.structs.replace(scenario.load(1, 2.0), arrivals=Arrivals("poisson", rate_per_s=300.0))
@@ -242,7 +242,9 @@ def test_a_benchmark_that_is_killed_leaves_nobody_behind(tmp_path: Path) -> None
     path = tmp_path / "quiet.toml"
     path.write_text('about = "."\nseconds = 60.0\n[arrivals]\nrate_per_s = 10.0\n')
     run = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.scenario", str(path)], stdout=subprocess.DEVNULL, start_new_session=True
+        [sys.executable, "-m", "benchmarks.scenarios.scenario", str(path)],
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
     )
     found: set[psutil.Process] = set()
 

@@ -16,18 +16,18 @@ from benchmarks.drive.driver import Driver, drive
 from benchmarks.drive.keys import Keyspace
 from benchmarks.drive.plan import Load, lay_out
 from benchmarks.drive.schedule import Arrivals, read_trace
-from benchmarks.errors import SenderFailed
 from benchmarks.lag.check import in_redis
-from benchmarks.record import main as record_main
-from benchmarks.scenario import main
-from benchmarks.servers import SHARED, ServerError, named_server, redis_server, without_notifications
-from benchmarks.sinks import AWS_TABLE, ENDPOINT, FUNCTION, SinkError, sink
-from benchmarks.trial import Shape, ground
+from benchmarks.measured.trial import Shape, ground
+from benchmarks.scenarios.scenario import main
+from benchmarks.stand.errors import SenderFailed
+from benchmarks.stand.record import main as record_main
+from benchmarks.stand.servers import SHARED, ServerError, named_server, redis_server, without_notifications
+from benchmarks.stand.sinks import AWS_TABLE, ENDPOINT, FUNCTION, SinkError, sink
 from engine.config import RedisSettings
 from engine.sandbox.aws import sandbox_environment
 from engine.sandbox.dynamodb import DynamoDbServer
-from engine.sandbox.lambda_runtime import LambdaRuntime
-from engine.sandbox.lambda_spec import FunctionSpec
+from engine.sandbox.functions.runtime import LambdaRuntime
+from engine.sandbox.functions.spec import FunctionSpec
 from engine.sandbox.valkey import ValkeyServer
 from tests.tls_proxy import make_certificates, tls_in_front_of
 

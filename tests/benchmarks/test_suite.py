@@ -11,14 +11,14 @@ import msgspec
 from benchmarks.__main__ import with_soak
 from benchmarks.capacity.plan import Wish, deploy
 from benchmarks.capacity.prices import FILE, read_prices
-from benchmarks.figures import calibrate, costs_of, figures_of, series_of
+from benchmarks.judged.figures import calibrate, costs_of, figures_of, series_of
+from benchmarks.judged.results import Results, machine, read, versions, write
 from benchmarks.lag.histogram import Percentiles
+from benchmarks.measured.saturation import Search
+from benchmarks.measured.soak import Soak
+from benchmarks.measured.suite import Effort, measure_all, parts
 from benchmarks.report.pages import write_pages
-from benchmarks.results import Results, machine, read, versions, write
-from benchmarks.saturation import Search
-from benchmarks.soak import Soak
-from benchmarks.suite import Effort, measure_all, parts
-from benchmarks.watch import Sample
+from benchmarks.stand.watch import Sample
 
 SHORTEST = Effort(
     runs=1,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from engine.sandbox.lambda_runtime import FunctionSpec
+from engine.sandbox.functions.runtime import FunctionSpec
 from tests.chaos.handlers import POISON
 from tests.chaos.ledger import Command
 from tests.chaos.registry import fault

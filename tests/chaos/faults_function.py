@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from engine.sandbox.lambda_runtime import FunctionSpec
+from engine.sandbox.functions.runtime import FunctionSpec
 from tests.chaos.proxies.http_proxy import (
     Action,
     Answer,

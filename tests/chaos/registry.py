@@ -63,7 +63,7 @@ class Fault:
     concurrency: int = 10
     """Invocations that the Lambda runtime allows at once."""
     functions: Sequence[Any] = ()
-    """More `engine.sandbox.lambda_runtime.FunctionSpec`; one named ``dynamodb`` takes the place of the rig's."""
+    """More `engine.sandbox.functions.runtime.FunctionSpec`; one named ``dynamodb`` takes the place of the rig's."""
 
     # The server and what is between.
     server_config: Mapping[str, str] = field(default_factory=dict)

@@ -16,7 +16,7 @@ import redis
 
 from engine.sandbox.demo import clean_environment
 from engine.sandbox.dynamodb import DynamoDbServer
-from engine.sandbox.lambda_runtime import ACCEPT, FunctionSpec, LambdaRuntime
+from engine.sandbox.functions.runtime import ACCEPT, FunctionSpec, LambdaRuntime
 from engine.sandbox.stack import child_environment, sandbox_environment
 from engine.sandbox.valkey import ValkeyServer
 from tests.chaos.engine_process import EngineProcess

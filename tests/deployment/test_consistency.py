@@ -19,8 +19,8 @@ from engine.capture.notifications import needed_flags
 from engine.cli import cli
 from engine.config import Settings
 from engine.observe import metrics
-from engine.routes import RouteTable
-from engine.settings_file import load_settings
+from engine.routing.routes import RouteTable
+from engine.settings.file import load_settings
 from lambdas.package import functions, handler_of
 from tests.deployment.documents import (
     ROOT,

@@ -20,7 +20,7 @@ from engine.audit.gone import publish_gone
 from engine.config import RouteSettings, Settings
 from engine.sandbox.demo import clean_environment, wait_until_ready
 from engine.sandbox.stack import Sandbox
-from engine.settings_file import load_settings
+from engine.settings.file import load_settings
 from tests.support import wait_for
 
 PEOPLE = '[[routes]]\nname = "people"\nfunction = "dynamodb"\ndestination = "dynamodb://engine-sandbox"\n'

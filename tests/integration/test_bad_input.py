@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from engine.sandbox.dynamodb import DynamoDbServer
-from engine.sandbox.lambda_runtime import FunctionSpec
+from engine.sandbox.functions.runtime import FunctionSpec
 from engine.sandbox.stack import sandbox_environment
 from tests.support import ROUTE, PathUnderTest, whole_path
 

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from engine.sandbox.dynamodb import DynamoDbServer
-from engine.sandbox.lambda_runtime import FunctionSpec
+from engine.sandbox.functions.runtime import FunctionSpec
 from engine.sandbox.stack import DEFAULT_TABLE, Sandbox
 from lambdas.examples.powertools.handler import handler
 from tests.support import wait_for, whole_path

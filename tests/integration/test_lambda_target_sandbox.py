@@ -8,7 +8,7 @@ import pytest
 from engine.config import AwsSettings, DeliverySettings
 from engine.delivery.targets.lambda_ import LambdaTarget, check_functions
 from engine.model import Failure
-from engine.sandbox.lambda_runtime import FunctionSpec, LambdaRuntime
+from engine.sandbox.functions.runtime import FunctionSpec, LambdaRuntime
 
 HANDLERS = """
 import time

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from engine.sandbox.lambda_runtime import FunctionSpec
+from engine.sandbox.functions.runtime import FunctionSpec
 from lambdas.aurora_mysql import credentials
 from lambdas.aurora_mysql import handler as function
 from lambdas.contract import SetupError

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from engine.sandbox.lambda_runtime import FunctionSpec
+from engine.sandbox.functions.runtime import FunctionSpec
 from engine.sandbox.stack import DEFAULT_TABLE, Sandbox, default_functions
 
 VERSIONED = FunctionSpec(

@@ -12,7 +12,7 @@ from typing import Any
 import boto3
 import pytest
 
-from engine.sandbox.lambda_runtime import FunctionSpec
+from engine.sandbox.functions.runtime import FunctionSpec
 from tests.moto_process import moto_server
 from tests.support import PathUnderTest, wait_for, whole_path
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import orjson
 
-from engine.sandbox.lambda_runtime import FunctionSpec
+from engine.sandbox.functions.runtime import FunctionSpec
 from tests.support import wait_for, whole_path
 
 FUNCTIONS = (FunctionSpec("Dynamo", "accept"), FunctionSpec("Other", "accept"))

@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 import pytest
 
-from engine.sandbox.lambda_runtime import FunctionSpec
+from engine.sandbox.functions.runtime import FunctionSpec
 from tests.support import ROUTE, PathUnderTest, wait_for, whole_path
 
 SLOW = """\

@@ -11,11 +11,11 @@ import pytest
 import redis
 
 from engine.config import DeliverySettings, RedisSettings, RouteSettings, Settings
-from engine.delivery.dead_letter import DeadLetter, FileSink
+from engine.delivery.failures.dead_letter import DeadLetter, FileSink
 from engine.redrive.run import redrive
-from engine.sandbox.lambda_runtime import FunctionSpec
+from engine.sandbox.functions.runtime import FunctionSpec
 from engine.sandbox.valkey import ValkeyServer
-from engine.settings_file import load_settings
+from engine.settings.file import load_settings
 from tests.support import WAIT_S, wait_for, whole_path
 
 ENGINE = "engine-subscriber-1"

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from engine.events import EVENTS_BY_CLASS, class_of, notification_flags
-from engine.glob import escape, matcher
+from engine.routing.events import EVENTS_BY_CLASS, class_of, notification_flags
+from engine.routing.glob import escape, matcher
 from engine.sandbox.valkey import ValkeyServer
 
 SEED = 20

@@ -18,7 +18,7 @@ import urllib3
 from botocore.exceptions import ClientError
 
 from engine.sandbox.errors import PortInUse, SandboxError
-from engine.sandbox.lambda_runtime import FunctionSpec, LambdaRuntime
+from engine.sandbox.functions.runtime import FunctionSpec, LambdaRuntime
 
 WAIT_S_MAX = 30.0
 

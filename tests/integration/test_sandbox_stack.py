@@ -19,7 +19,7 @@ import redis
 
 from engine.sandbox.dynamodb import DynamoDbServer
 from engine.sandbox.errors import PortInUse
-from engine.sandbox.lambda_runtime import FunctionSpec
+from engine.sandbox.functions.runtime import FunctionSpec
 from engine.sandbox.stack import Sandbox
 
 WAIT_S_MAX = 30.0
@@ -42,7 +42,7 @@ RUN = """
 import sys
 from engine.errors import EngineError
 from engine.sandbox import run, stack
-from engine.sandbox.lambda_runtime import FunctionSpec
+from engine.sandbox.functions.runtime import FunctionSpec
 stack.default_functions = lambda table: [
     FunctionSpec("writer", "table_writer:handler", environment={"DYNAMO_TABLE": table})
 ]

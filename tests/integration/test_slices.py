@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from engine.slices import Slice
+from engine.routing.slices import Slice
 from tests.support import ROUTE, PathUnderTest, wait_for, whole_path
 
 KEYS = [f"cart:{number}" for number in range(300)] + ["user:é", "ends in z", "ends in Z", "?"]

@@ -11,14 +11,14 @@ import boto3
 import orjson
 import pytest
 
+from engine.aws.target_arns import parse_target_arn
 from engine.config import AwsSettings, DeliverySettings, RouteSettings
 from engine.delivery.targets.batches import BatchTarget, Part
 from engine.delivery.targets.kinesis import KinesisTarget, partition_key
 from engine.delivery.targets.make import make_target
 from engine.delivery.targets.sqs import SqsTarget, group_of, identity_of, message_of
 from engine.model import Failure, Outcome
-from engine.route_checks import check_options
-from engine.target_arns import parse_target_arn
+from engine.settings.route_checks import check_options
 from tests.moto_process import moto_server
 from tests.support import PathUnderTest, wait_for, whole_path
 

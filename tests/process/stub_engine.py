@@ -21,9 +21,9 @@ from engine.config import (
 from engine.errors import EngineError, RedisUnreachable
 from engine.lifecycle import ChildLink, Drain, MappingChanged, RoutesInForce, SetRoutes, Stop
 from engine.ring.counters import ChildState, Counter
-from engine.routes import RouteTable
+from engine.routing.routes import RouteTable
+from engine.supervision.errands.planner import Answer, Plan
 from engine.supervision.mains import Duty, Mains
-from engine.supervision.planner import Answer, Plan
 from engine.supervision.supervisor import run
 
 OPTIONS: dict[str, Any] = json.loads(sys.argv[1])

@@ -12,10 +12,10 @@ import pytest
 
 from engine.capture.shards import plan_shards
 from engine.config import CaptureSettings, RedisSettings, RingSettings
-from engine.events import REPAIR
 from engine.lifecycle import Drain, Failed, MappingChanged, RoutesInForce, SetRoutes, Stop
 from engine.ring.counters import ChildState, Counter
-from engine.routes import RouteTable
+from engine.routing.events import REPAIR
+from engine.routing.routes import RouteTable
 from engine.sandbox.valkey import ValkeyServer
 from tests.capture_rig import Capture, Taken, capture, route, wait_for
 from tests.tls_proxy import make_certificates, tls_in_front_of

@@ -10,7 +10,7 @@ from engine.capture.notifications import CANARY_PREFIX
 from engine.capture.preflight import MAPPINGS_MAX, CapturePlan, prepare_capture, read_mappings
 from engine.config import CaptureSettings, OriginalSettings, RedisSettings, RouteSettings, Settings
 from engine.errors import NotificationsOff, RedisRefused, RedisUnreachable
-from engine.routes import RouteTable
+from engine.routing.routes import RouteTable
 from engine.sandbox.valkey import ValkeyServer
 from tests.capture_rig import route, wait_for
 

@@ -7,9 +7,9 @@ import pytest
 
 from engine.capture.shards import channel_prefix, plan_shards
 from engine.config import RedisSettings
-from engine.connection import NOTHING, RespConnection, pack
+from engine.redis.connection import NOTHING, RespConnection, pack
+from engine.routing.slices import Slice
 from engine.sandbox.valkey import ValkeyServer
-from engine.slices import Slice
 
 KEYS = [
     b"",

@@ -13,8 +13,8 @@ import pytest
 import redis
 
 from engine.config import RedisSettings
-from engine.delivery.fetch import Fetcher
-from engine.delivery.questions import EXPIRES_AT, EXPIRES_IN, Fetched
+from engine.delivery.reading.fetch import Fetcher
+from engine.delivery.reading.questions import EXPIRES_AT, EXPIRES_IN, Fetched
 from engine.errors import RedisRefused, RedisUnreachable
 from engine.sandbox.valkey import ValkeyServer
 

@@ -14,7 +14,7 @@ from engine.capture.shards import plan_shards
 from engine.config import CaptureSettings, RedisSettings, RouteSettings
 from engine.model import Missed
 from engine.ring.counters import Board, Counter
-from engine.routes import RouteTable
+from engine.routing.routes import RouteTable
 from engine.sandbox.valkey import ValkeyServer
 
 CARTS = RouteSettings("carts", "f", keys=("cart:*",))

@@ -10,9 +10,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from engine.delivery import backlog as backlog_module
-from engine.delivery.backlog import Backlog, BacklogRow
-from engine.delivery.backlog_moves import rehome
+from engine.delivery.backlog import backlog as backlog_module
+from engine.delivery.backlog.backlog import Backlog, BacklogRow
+from engine.delivery.backlog.moves import rehome
 
 BYTES_MAX = 1 << 26
 ROUTES = st.sampled_from(["one", "two"])

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from engine.supervision.checkpoint import Checkpoint, CheckpointFile, from_bytes, to_bytes
+from engine.supervision.progress.checkpoint import Checkpoint, CheckpointFile, from_bytes, to_bytes
 
 NUMBERS = st.integers(0, 2**62)
 CHECKPOINTS = st.builds(

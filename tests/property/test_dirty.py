@@ -12,7 +12,7 @@ from engine.capture import dirty as dirty_module
 from engine.capture.dirty import LONG_KEY_BYTES, DirtyKeys, Intake, interests
 from engine.config import RouteSettings
 from engine.model import Change
-from engine.routes import RouteTable
+from engine.routing.routes import RouteTable
 
 PREFIX = b"__keyspace@0__:"
 TABLE = RouteTable.build(

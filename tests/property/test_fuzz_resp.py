@@ -16,10 +16,10 @@ from engine.capture.dirty import DirtyKeys, Intake, interests
 from engine.capture.listener import Listener, Phase, Subscription
 from engine.capture.shards import plan_shards
 from engine.config import RedisSettings, RouteSettings
-from engine.connection import UNPARSABLE, Address, RespConnection
-from engine.delivery.questions import EXISTS, TYPE, Fetched, interpret_all
+from engine.delivery.reading.questions import EXISTS, TYPE, Fetched, interpret_all
 from engine.errors import RedisError
-from engine.routes import RouteTable
+from engine.redis.connection import UNPARSABLE, Address, RespConnection
+from engine.routing.routes import RouteTable
 
 PREFIX = b"__keyspace@0__:"
 MAPPING = b"map:"

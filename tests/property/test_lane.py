@@ -4,8 +4,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from engine.delivery.lane import Batch, Lane
-from engine.delivery.settle import Ledger
+from engine.delivery.lanes.lane import Batch, Lane
+from engine.delivery.lanes.settle import Ledger
 from engine.model import Change
 
 KEYS = st.sampled_from([b"a", b"b", b"c", b"d", b""])

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.config import RouteSettings
-from engine.events import (
+from engine.model import ROUTE_SLOTS_MAX
+from engine.routing.events import (
     EVENTS_BY_CLASS,
     FLAGS_IN_A,
     WRITE_EVENTS,
@@ -19,9 +20,8 @@ from engine.events import (
     merge_flags,
     notification_flags,
 )
-from engine.glob import escape, matcher, takes_everything
-from engine.model import ROUTE_SLOTS_MAX
-from engine.routes import RouteTable, wants
+from engine.routing.glob import escape, matcher, takes_everything
+from engine.routing.routes import RouteTable, wants
 
 PIECES = [b"*", b"?", b"[", b"]", b"^", b"-", b"\\", b"a", b"b", b"c", b"z", b":", b"\n", b"\x00", b"\x80", b"\xff"]
 PATTERNS = st.lists(st.sampled_from(PIECES), max_size=9).map(b"".join)

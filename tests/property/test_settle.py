@@ -4,7 +4,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from engine.delivery.settle import Frame, Ledger
+from engine.delivery.lanes.settle import Frame, Ledger
 from engine.model import Watermark
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.capture.shards import plan_shards
-from engine.slices import SLICES_MAX, BadSlice, Slice, parse_slice, shards_max
+from engine.routing.slices import SLICES_MAX, BadSlice, Slice, parse_slice, shards_max
 
 counts = st.integers(1, SLICES_MAX)
 keys = st.binary(max_size=8)

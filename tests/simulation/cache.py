@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 import hiredis
 
-from engine.connection import parse_url
-from engine.delivery import fetch
+from engine.delivery.reading import fetch
 from engine.errors import RedisUnreachable
+from engine.redis.connection import parse_url
 from tests.simulation.world import World
 
 WRONG_TYPE = "WRONGTYPE Operation against a key holding the wrong kind of value"

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from zlib import crc32
 
 from engine.capture.dirty import DirtyKeys, interests
-from engine.events import REPAIR, REPAIR_GONE
 from engine.model import Change, Missed, RouteMask, Watermark
 from engine.ring.codec import encode_changes, encode_watermark
 from engine.ring.ring import RingSet
-from engine.routes import RouteTable
+from engine.routing.events import REPAIR, REPAIR_GONE
+from engine.routing.routes import RouteTable
 from tests.simulation.cache import Cache
 from tests.simulation.world import World
 

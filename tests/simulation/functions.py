@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import orjson
 
 from engine.config import AwsSettings, DeliverySettings, RouteSettings
-from engine.delivery.dead_letter import DeadLetter
 from engine.delivery.dispatch import Burial, Buried, Completion, Delivered
-from engine.delivery.lane import Batch
+from engine.delivery.failures.dead_letter import DeadLetter
+from engine.delivery.lanes.lane import Batch
 from engine.model import Failure, Outcome
 from engine.ring.wake import Wake
 from tests.simulation.cache import Cache

@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 
-from engine.delivery import backlog_file, fetch, invoker, route_lane
-from engine.delivery.backlog_file import BacklogFile
+from engine.delivery import invoker
+from engine.delivery.backlog import file as backlog_file
+from engine.delivery.backlog.file import BacklogFile
+from engine.delivery.lanes import route_lane
+from engine.delivery.reading import fetch
 from engine.ring.ring import RingReader
 from tests.simulation.cache import Cache, FakeConnection
 from tests.simulation.functions import Functions

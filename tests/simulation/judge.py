@@ -6,9 +6,9 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from engine.delivery.backlog import Backlog
+from engine.delivery.backlog.backlog import Backlog
 from engine.ring.ring import RingSet
-from engine.routes import RouteTable, wants
+from engine.routing.routes import RouteTable, wants
 from tests.simulation.cache import Cache
 from tests.simulation.capture import SHARDS, Capture, shard_of
 from tests.simulation.destination import Broken, Destination, Place

@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 
 from engine.config import RouteSettings
-from engine.routes import RouteTable, wants
+from engine.routing.routes import RouteTable, wants
 
 LETTERS = ("a*", "b*")
 EVENTS = ("hset", "set")

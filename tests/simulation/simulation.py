@@ -14,10 +14,10 @@ from engine.model import Missed
 from engine.ring.counters import Board, ChildState, Counter
 from engine.ring.ring import RingSet
 from engine.ring.wake import Wake
-from engine.routes import RouteTable
-from engine.supervision.checkpoint import Checkpoint
-from engine.supervision.keeping import fence_after_ms
-from engine.supervision.progress import Progress
+from engine.routing.routes import RouteTable
+from engine.supervision.progress.checkpoint import Checkpoint
+from engine.supervision.progress.keeping import fence_after_ms
+from engine.supervision.progress.progress import Progress
 from tests.simulation.cache import Cache
 from tests.simulation.capture import RING_BYTES, SHARDS, Capture
 from tests.simulation.destination import Broken, Destination

@@ -6,10 +6,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from engine.delivery.lane import Batch, Entry, Lane
-from engine.delivery.route_lane import RouteLane
-from engine.delivery.settle import Frame, Ledger
-from engine.delivery.shelf import Shelf
+from engine.delivery.backlog.shelf import Shelf
+from engine.delivery.lanes.lane import Batch, Entry, Lane
+from engine.delivery.lanes.route_lane import RouteLane
+from engine.delivery.lanes.settle import Frame, Ledger
 from engine.model import Change, Outcome
 from tests.simulation import simulation as simulation_module
 from tests.simulation.destination import Broken

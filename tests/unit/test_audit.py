@@ -13,7 +13,7 @@ from engine.audit.options import AuditOptions
 from engine.audit.pace import Pace
 from engine.audit.verdict import Judge, Kind, RouteReport, is_absence_known, kinds_of, may_evict
 from engine.config import RouteSettings
-from engine.delivery.questions import Fetched
+from engine.delivery.reading.questions import Fetched
 from engine.destination.base import Item
 from lambdas.contract import Record
 

@@ -11,10 +11,11 @@ from zlib import crc32
 
 import pytest
 
-from engine.delivery import backlog as backlog_module
-from engine.delivery import backlog_file, backlog_walk
-from engine.delivery.backlog import Backlog, BacklogRow
-from engine.delivery.backlog_moves import rehome
+from engine.delivery.backlog import backlog as backlog_module
+from engine.delivery.backlog import file as backlog_file
+from engine.delivery.backlog import walk as backlog_walk
+from engine.delivery.backlog.backlog import Backlog, BacklogRow
+from engine.delivery.backlog.moves import rehome
 
 NOW_MS = 1_763_890_010_123
 BYTES_MAX = 1 << 30
@@ -235,7 +236,7 @@ def test_a_disk_that_refuses_is_told_and_tried_again(tmp_path: Path) -> None:
     """Where a file can't grow, nothing of a put is kept and nothing else is lost; once it can, all goes on."""
     script = f"""
 import resource
-from engine.delivery.backlog import Backlog, BacklogRow
+from engine.delivery.backlog.backlog import Backlog, BacklogRow
 def rows(start): return [BacklogRow(b"key:%06d" % n, "hset", 1) for n in range(start, start + 500)]
 backlog = Backlog({str(tmp_path)!r}, 0, 1, {BYTES_MAX})
 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
@@ -294,7 +295,7 @@ def test_a_second_engine_on_the_same_folder_is_refused(tmp_path: Path, monkeypat
 
 KILLED = """
 import sys
-from engine.delivery.backlog import Backlog, BacklogRow
+from engine.delivery.backlog.backlog import Backlog, BacklogRow
 backlog = Backlog(sys.argv[1], 0, 1, 1 << 30)
 for number in range(10**9):
     rows = [BacklogRow(b"%d:%d" % (n, number), "hset", 1) for n in range(40)]

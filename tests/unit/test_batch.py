@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.config import RouteSettings
-from engine.delivery.batch import Built, PayloadBuilder
-from engine.delivery.lane import Entry
-from engine.delivery.questions import Fetched
-from engine.delivery.settle import Frame
+from engine.delivery.lanes.batch import Built, PayloadBuilder
+from engine.delivery.lanes.lane import Entry
+from engine.delivery.lanes.settle import Frame
+from engine.delivery.reading.questions import Fetched
 from engine.model import Change
 
 

@@ -11,8 +11,8 @@ import hiredis
 import pytest
 
 from engine.config import RedisSettings
-from engine.connection import NOTHING, Address, RespConnection, pack, parse_url
 from engine.errors import RedisError, RedisRefused, RedisUnreachable
+from engine.redis.connection import NOTHING, Address, RespConnection, pack, parse_url
 from engine.sandbox.valkey import ValkeyServer
 from tests.tls_proxy import Certificates, make_certificates, tls_in_front_of
 

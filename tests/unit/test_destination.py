@@ -8,7 +8,7 @@ from botocore.exceptions import ClientError, NoRegionError
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from engine.delivery.values import key_text
+from engine.delivery.reading.values import key_text
 from engine.destination.base import DestinationError, Item, Target, check_destination, parse_destination
 from engine.destination.dynamodb import DELETED_AT, DynamoDb, redis_key, stored_key
 from lambdas.contract import Record

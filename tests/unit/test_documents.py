@@ -10,7 +10,7 @@ import pytest
 import engine
 from engine.cli import cli
 from engine.model import Record
-from engine.settings_file import load_settings
+from engine.settings.file import load_settings
 from lambdas import contract
 
 ROOT = Path(__file__).parents[2]

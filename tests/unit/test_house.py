@@ -25,8 +25,8 @@ FLOORS = {
     "engine.delivery": 3,
     "engine.destination": 3,
     "engine.lifecycle": 2,
-    "engine.settings_file": 2,
-    "engine.settings_checks": 2,
+    "engine.settings.file": 2,
+    "engine.settings.checks": 2,
     "engine.ring": 1,
     # Everybody logs.
     "engine.observe.logs": BOTTOM,
@@ -52,20 +52,20 @@ PURE = {
     "engine.destination.base",
     "engine.model",
     "engine.errors",
-    "engine.events",
-    "engine.glob",
-    "engine.routes",
+    "engine.routing.events",
+    "engine.routing.glob",
+    "engine.routing.routes",
     "engine.capture.dirty",
     "engine.capture.shards",
-    "engine.delivery.batch",
-    "engine.delivery.lane",
-    "engine.delivery.retry",
-    "engine.delivery.settle",
-    "engine.failure_arns",
+    "engine.delivery.lanes.batch",
+    "engine.delivery.lanes.lane",
+    "engine.delivery.lanes.retry",
+    "engine.delivery.lanes.settle",
+    "engine.aws.failure_arns",
     "engine.redrive.letters",
     "engine.ring.codec",
     "engine.ring.layout",
-    "engine.slices",
+    "engine.routing.slices",
     "engine.observe.metrics",
     "engine.supervision.children",
     "engine.supervision.messages",
@@ -133,7 +133,7 @@ def test_only_the_audit_knows_what_functions_write() -> None:
 
 def test_only_the_command_line_loads_settings() -> None:
     """Everybody but the command line is handed what it needs."""
-    loaders = {name for name, path in ALL if "engine.settings_file" in imports_of(name, path)}
+    loaders = {name for name, path in ALL if "engine.settings.file" in imports_of(name, path)}
     assert loaders <= LOADS_SETTINGS
 
 
@@ -147,7 +147,7 @@ def test_pure_modules_do_no_io_and_read_no_clock(name: str) -> None:
 def test_the_supervisor_is_light() -> None:
     """The supervisor's process loads no client of Redis or AWS, and starts no thread."""
     code = (
-        "import engine.cli, engine.supervision.supervisor, engine.supervision.mains, engine.supervision.plan\n"
+        "import engine.cli, engine.supervision.supervisor, engine.supervision.mains, engine.supervision.errands.plan\n"
         "import sys, threading\n"
         "assert threading.active_count() == 1\n"
         f"print(*sorted({CLIENTS!r} & set(sys.modules)))"

@@ -14,7 +14,7 @@ from engine.ring.codec import encode_changes, encode_watermark
 from engine.ring.counters import Board, StatusRow
 from engine.ring.ring import Ring, RingSet
 from engine.ring.wake import Wake
-from engine.routes import RouteTable
+from engine.routing.routes import RouteTable
 
 RING_BYTES = 1 << 12
 CARTS = RouteSettings("carts", "f", keys=("cart:*",), events=("hset",))

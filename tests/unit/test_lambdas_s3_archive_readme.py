@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from engine.settings_file import load_settings
+from engine.settings.file import load_settings
 from lambdas.contract import Record
 from lambdas.s3_archive.lines import line_of, objects_of
 from lambdas.s3_archive.settings import Settings, read_settings

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from engine.delivery.lane import Lane
-from engine.delivery.settle import Frame
+from engine.delivery.lanes.lane import Lane
+from engine.delivery.lanes.settle import Frame
 from engine.model import Change
 from engine.ring.codec import decode_changes, encode_changes
 

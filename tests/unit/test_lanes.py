@@ -8,14 +8,14 @@ import msgspec
 import pytest
 
 from engine.config import RouteSettings
-from engine.delivery.backlog_rows import BacklogRow
-from engine.delivery.lane import Batch
-from engine.delivery.lanes import Lanes
-from engine.delivery.questions import Fetched
-from engine.delivery.route_lane import LaneKit, RouteLane
-from engine.delivery.settle import Frame, Ledger
+from engine.delivery.backlog.rows import BacklogRow
+from engine.delivery.lanes.lane import Batch
+from engine.delivery.lanes.lanes import Lanes
+from engine.delivery.lanes.route_lane import LaneKit, RouteLane
+from engine.delivery.lanes.settle import Frame, Ledger
+from engine.delivery.reading.questions import Fetched
 from engine.model import Change, Failure, Outcome
-from engine.routes import RouteTable
+from engine.routing.routes import RouteTable
 from tests.lane_bench import ROUTE, UNIX_MS, lane_kit
 
 DOWN = Outcome(Failure.SERVICE, reason="503")

@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.delivery.limit import THROTTLE_PAUSE_MS, ConcurrencyLimit, RetryBudget
+from engine.delivery.lanes.limit import THROTTLE_PAUSE_MS, ConcurrencyLimit, RetryBudget
 
 
 def test_a_throttle_halves_the_limit_once_for_all_that_were_in_flight() -> None:

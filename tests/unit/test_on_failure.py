@@ -13,16 +13,16 @@ import pytest
 from botocore.exceptions import ClientError, NoCredentialsError
 from moto import mock_aws
 
+from engine.aws.failure_arns import FailureArn, parse_failure_arn
+from engine.aws.target_arns import QUEUE_MESSAGE_BYTES_MAX
 from engine.config import AwsSettings, DeliverySettings, RouteSettings
 from engine.delivery.calls import calls_of
-from engine.delivery.dead_letter import DeadLetter, FileSink
-from engine.delivery.on_failure import FailureSink, check_on_failure, failure_sink
-from engine.delivery.on_failure_aws import failure_text
-from engine.delivery.on_failure_s3 import S3Sink, object_name, route_folder
-from engine.delivery.on_failure_sqs import SqsSink, message_of
-from engine.failure_arns import FailureArn, parse_failure_arn
-from engine.route_checks import check_options
-from engine.target_arns import QUEUE_MESSAGE_BYTES_MAX
+from engine.delivery.failures.aws import failure_text
+from engine.delivery.failures.dead_letter import DeadLetter, FileSink
+from engine.delivery.failures.places import FailureSink, check_on_failure, failure_sink
+from engine.delivery.failures.s3 import S3Sink, object_name, route_folder
+from engine.delivery.failures.sqs import SqsSink, message_of
+from engine.settings.route_checks import check_options
 
 QUEUE = "arn:aws:sqs:eu-west-1:123456789012:failed"
 BUCKET = "arn:aws:s3:::failed-carts"

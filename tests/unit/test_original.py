@@ -7,9 +7,9 @@ import pytest
 
 from engine.config import RouteSettings, Settings
 from engine.errors import ConfigError
-from engine.original import parse_function_cfg, routes_of
-from engine.routes import RouteTable
-from engine.settings_file import load_settings
+from engine.routing.routes import RouteTable
+from engine.settings.file import load_settings
+from engine.settings.original import parse_function_cfg, routes_of
 
 EXAMPLES = Path(__file__).parents[2] / "config"
 ARN = "arn:aws:lambda:us-east-1:123456789012:function:Dynamo"

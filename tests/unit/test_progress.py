@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 
 from engine.config import RouteSettings
 from engine.model import EVERY_ROUTE, THE_BEGINNING_MS, Missed, Watermark
-from engine.routes import RouteTable
-from engine.supervision.checkpoint import Checkpoint
-from engine.supervision.progress import RESTART_INTERVALS, Progress
+from engine.routing.routes import RouteTable
+from engine.supervision.progress.checkpoint import Checkpoint
+from engine.supervision.progress.progress import RESTART_INTERVALS, Progress
 
 NOW_MS = 50_000
 FOUND = Checkpoint("here", 40_000, 7, 1_000, ("carts",), is_clean=False)

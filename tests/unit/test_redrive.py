@@ -17,8 +17,8 @@ from moto import mock_aws
 
 from engine.cli import run_command
 from engine.config import AwsSettings, DeliverySettings, RouteSettings, Settings
-from engine.delivery.dead_letter import DeadLetter, FileSink, encode_letter
-from engine.delivery.on_failure import failure_sink
+from engine.delivery.failures.dead_letter import DeadLetter, FileSink, encode_letter
+from engine.delivery.failures.places import failure_sink
 from engine.errors import ConfigError, EngineError
 from engine.redrive import publish, run, s3_source, sqs_source
 from engine.redrive.letters import Letter, is_known, read_letter

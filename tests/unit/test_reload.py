@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from engine.config import RouteSettings
-from engine.routes import RouteTable
+from engine.routing.routes import RouteTable
 from engine.supervision.children import Child, Role
 from engine.supervision.reload import DEBOUNCE_MS, InForce, Reload, Replace, Stage, Teach
 

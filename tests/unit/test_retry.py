@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from engine.delivery.retry import Backoff, RetryPolicy
+from engine.delivery.lanes.retry import Backoff, RetryPolicy
 from engine.model import Failure, Outcome
 
 

@@ -9,10 +9,10 @@ import pytest
 
 from engine.config import RouteSettings
 from engine.delivery.dispatch import Burial
-from engine.delivery.lane import Batch
-from engine.delivery.questions import Fetched
-from engine.delivery.route_lane import LaneKit, RouteLane
-from engine.delivery.settle import Ledger
+from engine.delivery.lanes.lane import Batch
+from engine.delivery.lanes.route_lane import LaneKit, RouteLane
+from engine.delivery.lanes.settle import Ledger
+from engine.delivery.reading.questions import Fetched
 from engine.model import Change, Failure, Outcome
 from engine.ring.counters import Counter
 from tests.lane_bench import ROUTE, UNIX_MS, Hands, lane_kit
@@ -284,7 +284,7 @@ def test_a_new_function_is_tried_at_once(make: Make) -> None:
 
 def test_keys_on_disk_have_their_turn_under_load(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """While more waits in memory than the lane can send, one batch in some is of keys from disk."""
-    monkeypatch.setattr("engine.delivery.route_lane.WAITING_BATCHES_MAX", 1)
+    monkeypatch.setattr("engine.delivery.lanes.route_lane.WAITING_BATCHES_MAX", 1)
     bench = make(batch_size=1)
     bench.mark(b"old")
     bench.lane.shelve(0, is_stuck=True)

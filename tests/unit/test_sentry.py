@@ -7,8 +7,8 @@ import hiredis
 import pytest
 
 from engine.capture.sentry import Change, Sentry, Sight, compare
-from engine.connection import NOTHING, RespConnection, parse_url
 from engine.errors import RedisError
+from engine.redis.connection import NOTHING, RespConnection, parse_url
 
 TIME = [b"1700000000", b"123456"]
 CONFIG = [b"notify-keyspace-events", b"Khg"]

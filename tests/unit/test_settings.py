@@ -13,10 +13,10 @@ from msgspec.structs import fields
 
 from engine.config import RedisSettings, RouteSettings, Settings
 from engine.errors import ConfigError, Problem
-from engine.route_checks import check_route
-from engine.settings_checks import LIMITS
-from engine.settings_draft import KEYS, SECTIONS
-from engine.settings_file import load_settings
+from engine.settings.checks import LIMITS
+from engine.settings.draft import KEYS, SECTIONS
+from engine.settings.file import load_settings
+from engine.settings.route_checks import check_route
 
 DOCUMENTED = Path(__file__).parents[2] / "config" / "engine.toml"
 ROUTE = '[[routes]]\nname = "carts"\nfunction = "dynamodb"\n'

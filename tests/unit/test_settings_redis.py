@@ -8,8 +8,8 @@ import pytest
 
 from engine.config import RedisSettings
 from engine.errors import ConfigError
-from engine.redis_url import BadRedisUrl, split_url
-from engine.settings_file import load_settings
+from engine.redis.url import BadRedisUrl, split_url
+from engine.settings.file import load_settings
 
 ROUTE = '[[routes]]\nname = "carts"\nfunction = "dynamodb"\n'
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from engine.delivery.backlog import Backlog, BacklogRow
-from engine.delivery.lane import Batch, Lane
-from engine.delivery.settle import DURABLE, Frame, Ledger
-from engine.delivery.shelf import Shelf
+from engine.delivery.backlog.backlog import Backlog, BacklogRow
+from engine.delivery.backlog.shelf import Shelf
+from engine.delivery.lanes.lane import Batch, Lane
+from engine.delivery.lanes.settle import DURABLE, Frame, Ledger
 from engine.model import Change
 
 UNIX_MS = 1_000_000
@@ -47,7 +47,7 @@ def fill(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise sqlite3.OperationalError("database or disk is full")
 
-    monkeypatch.setattr("engine.delivery.backlog_file.BacklogFile.transaction", full)
+    monkeypatch.setattr("engine.delivery.backlog.file.BacklogFile.transaction", full)
 
 
 def test_what_waits_moves_out_of_memory(lane: Lane, shelf: Shelf, backlog: Backlog) -> None:

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from engine.capture.dirty import DirtyKeys, interests
 from engine.config import RouteSettings
-from engine.delivery.batch import Built, PayloadBuilder
-from engine.delivery.lane import Batch, Lane
-from engine.delivery.questions import Fetched
-from engine.delivery.retry import failed_entries
-from engine.delivery.settle import DURABLE, Ledger
+from engine.delivery.lanes.batch import Built, PayloadBuilder
+from engine.delivery.lanes.lane import Batch, Lane
+from engine.delivery.lanes.retry import failed_entries
+from engine.delivery.lanes.settle import DURABLE, Ledger
+from engine.delivery.reading.questions import Fetched
 from engine.model import Change, Failure, Outcome
 from engine.ring.codec import decode_changes, encode_changes
-from engine.routes import RouteTable
+from engine.routing.routes import RouteTable
 
 EACH = RouteSettings("each", "f", keys=("cart:*",), events=("hset", "hdel"), coalesce=False)
 LAST = RouteSettings("last", "g", events=("hset", "expire"))

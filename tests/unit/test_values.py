@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.delivery.questions import KIND_OF_EVENT
-from engine.delivery.values import body_of, document_of, key_text
-from engine.events import EVENTS_BY_CLASS
+from engine.delivery.reading.questions import KIND_OF_EVENT
+from engine.delivery.reading.values import body_of, document_of, key_text
+from engine.routing.events import EVENTS_BY_CLASS
 
 
 @pytest.mark.parametrize(

@@ -17,13 +17,13 @@ import msgspec
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from engine.aws.target_arns import TargetArn
+from engine.aws.wire import EXPECTED, hint_of, is_of_the_wire, may_be_lost
 from engine.clock import monotonic_ms, now_ms
 from engine.config import AwsSettings, DeliverySettings
 from engine.delivery.calls import calls_of
 from engine.delivery.targets.answers import ACCEPTED, short, with_hint
-from engine.delivery.targets.wire import EXPECTED, hint_of, is_of_the_wire, may_be_lost
 from engine.model import Failure, Outcome
-from engine.target_arns import TargetArn
 
 THROTTLES = frozenset(
     {

@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
+from engine.aws.target_arns import PARTITION_KEY_BYTES_MAX, STREAM_RECORD_BYTES_MAX
 from engine.delivery.targets.batches import BatchTarget, Part, Refusal, failure_of
-from engine.target_arns import PARTITION_KEY_BYTES_MAX, STREAM_RECORD_BYTES_MAX
 
 PARTITION_KEY_CHARS_MAX = 256
 

@@ -20,12 +20,12 @@ from botocore.awsrequest import AWSRequest
 from botocore.exceptions import BotoCoreError, ClientError
 
 from engine import __version__
+from engine.aws.access import SERVICE, access_to, http_session, make_client, region_of
+from engine.aws.service_clock import ServiceClock
+from engine.aws.wire import EXPECTED, SILENCE, concerns_all, hint_of, is_of_the_wire, may_be_lost
 from engine.clock import monotonic_ms
 from engine.config import AwsSettings, DeliverySettings
 from engine.delivery.targets.answers import hint_for, outcome_of, short, with_hint
-from engine.delivery.targets.aws import SERVICE, access_to, http_session, make_client, region_of
-from engine.delivery.targets.service_clock import ServiceClock
-from engine.delivery.targets.wire import EXPECTED, SILENCE, concerns_all, hint_of, is_of_the_wire, may_be_lost
 from engine.errors import Problem
 from engine.model import Failure, Outcome
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from engine.aws.target_arns import TargetArn, parse_target_arn
 from engine.config import AwsSettings, DeliverySettings, RouteSettings
 from engine.delivery.targets.base import Target
 from engine.delivery.targets.batches import BatchTarget
 from engine.delivery.targets.lambda_ import LambdaTarget
 from engine.errors import Problem
-from engine.target_arns import TargetArn, parse_target_arn
 
 REPORT_ITEM_FAILURES = "ReportBatchItemFailures"
 

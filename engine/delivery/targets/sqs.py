@@ -7,9 +7,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from engine.aws.target_arns import QUEUE_MESSAGE_BYTES_MAX
 from engine.delivery.targets.batches import BatchTarget, Part, Refusal, failure_of
 from engine.model import Failure
-from engine.target_arns import QUEUE_MESSAGE_BYTES_MAX
 
 CALL_MESSAGES_MAX = 10
 

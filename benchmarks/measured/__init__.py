@@ -1,0 +1,1 @@
+"""What is measured: the parts alone, the whole path, its neighbours."""

@@ -1,0 +1,1 @@
+"""Loads with names, from files that users edit."""

@@ -1,0 +1,149 @@
+"""A lane's keys on disk: moved there when they would hold up others, taken back when their function can have them.
+
+**Moving.** A row in the backlog is as good as a settled delivery for the ring: the entry lets go of its frame. Keys
+that are in flight, are held, or wait for their next attempt, get a row and stay where they are; keys that only wait
+leave memory. So a key is never taken from two places, and one key keeps one order.
+
+**Removing.** A row goes when a delivery of its key was settled and no newer change is held: then it was read after the
+last change that the row stands for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Sequence
+from itertools import islice
+
+from engine.delivery.backlog.backlog import Backlog, BacklogRow
+from engine.delivery.lanes.lane import Batch, Entry, Lane
+from engine.delivery.lanes.settle import DURABLE
+from engine.model import Change
+
+ROWS_AT_ONCE = 5_000
+"""Rows in one transaction: some 20 ms, 75 ms in a large file, in which no other lane is served."""
+EASED_ROWS = 50_000
+"""The same where it must not come often: 250 ms. A third of the time a row, for a page is written once for many."""
+
+
+class Shelf:
+    """The part of a backlog that belongs to one route."""
+
+    def __init__(self, backlog: Backlog, route: str) -> None:
+        self.route = route
+        self._backlog = backlog
+
+    def __len__(self) -> int:
+        return self._backlog.count(self.route)
+
+    def settled(self, lane: Lane, entries: Iterable[Entry]) -> None:
+        """Forget the rows of keys whose delivery is settled, but for those that changed meanwhile."""
+        if len(self):
+            free = [(change.key, frame) for change, frame in entries if change.key not in lane.held]
+            durable = [key for key, frame in free if frame is DURABLE]
+            self._backlog.remove(self.route, [key for key, frame in free if frame is not DURABLE], durable)
+
+    def put(self, entries: Sequence[Entry], *, due_ms: int = 0, attempts: int = 0) -> str:
+        """Keep these on disk; return "" when they are, else why not."""
+        rows = [BacklogRow(change.key, change.event, change.captured_ms, due_ms, attempts) for change, _ in entries]
+        return self._backlog.put(self.route, rows)
+
+    def adopt(self, rows: Sequence[BacklogRow], deletes: Container[str]) -> str:
+        """Keep rows of another route; a key that is here keeps its event, unless the row's is one of ``deletes``."""
+        gone = [row for row in rows if row.event in deletes]
+        rest = [row for row in rows if row.event not in deletes]
+        problem = self._backlog.put(self.route, rest, replaces=False) if rest else ""
+        return problem or (self._backlog.put(self.route, gone) if gone else "")
+
+    def free_retries(self, lane: Lane) -> str:
+        """Make durable what waits for its next attempt; return "" or why that can't be."""
+        for _, _, batch in lane.retries:
+            if batch.verdict is None:
+                lane.fold_held(batch.entries)
+            if problem := self._free(batch):
+                return problem
+        return ""
+
+    def free_flying(self, lane: Lane, flying: Iterable[Batch]) -> str:
+        """Make durable what is in flight, and what is held behind it; return "" or why that can't be."""
+        for batch in flying:
+            if problem := self._free(batch):
+                return problem
+        bound = [entry for entry in lane.held.values() if entry[1] is not DURABLE]
+        if not bound:
+            return ""
+        if problem := self.put(bound):
+            return problem
+        for change, frame in bound:
+            frame.open -= 1
+            lane.held[change.key] = (change, DURABLE)
+        return ""
+
+    def move_waiting(self, lane: Lane, keys_max: int) -> str:
+        """Move the oldest keys that only wait out of memory; return "" or why that can't be."""
+        taken = list(zip(lane.waiting.items(), range(keys_max), strict=False))
+        bound = [entry for (_, entry), _ in taken if entry[1] is not DURABLE]
+        if bound and (problem := self.put(bound)):
+            return problem
+        for _, frame in bound:
+            frame.open -= 1
+        for (key, _), _ in taken:
+            del lane.waiting[key]
+        return ""
+
+    def free_waiting(self, lane: Lane, keys_max: int, *, after: int, waiting_keys_max: int) -> str:
+        """Make durable keys that wait, behind the first ``after``; return "" or why that can't be.
+
+        They stay in memory, where they take in what changes, as long as no more than ``waiting_keys_max`` wait there.
+        """
+        behind = islice(lane.waiting.values(), after, None)
+        bound = list(islice((entry for entry in behind if entry[1] is not DURABLE), keys_max))
+        if not bound:
+            return ""
+        if problem := self.put(bound):
+            return problem
+        stays = len(lane.waiting) <= waiting_keys_max
+        for change, frame in bound:
+            frame.open -= 1
+            if stays:
+                lane.waiting[change.key] = (change, DURABLE)
+            else:
+                del lane.waiting[change.key]
+        return ""
+
+    def _free(self, batch: Batch) -> str:
+        """Give every entry of a batch a row in place of its frame."""
+        bound = [entry for entry in batch.entries if entry[1] is not DURABLE]
+        if not bound:
+            return ""
+        if problem := self.put(bound, attempts=batch.attempts):
+            return problem
+        for _, frame in bound:
+            frame.open -= 1
+        freed = {change.key: (change, DURABLE) for change, _ in batch.entries}
+        batch.entries = [freed[change.key] for change, _ in batch.entries]
+        # Of a batch that is given up, more may have been sent than is left in it.
+        batch.sent = [freed.get(entry[0].key, entry) for entry in batch.sent]
+        return ""
+
+    def take_back(self, lane: Lane, count: int, moment_ms: int, unix_ms: int) -> None:
+        """Have the lane deliver rows that are due; each stays on disk until that is settled."""
+        rows = self._backlog.take(self.route, count, unix_ms, _Busy(lane))
+        again: dict[int, list[Entry]] = {}
+        for row in rows:
+            entry = (Change(row.key, row.event, 1, row.captured_ms), DURABLE)
+            if row.attempts:
+                again.setdefault(row.attempts, []).append(entry)
+                lane.in_flight.add(row.key)
+            else:
+                lane.waiting[row.key] = entry
+        for attempts, entries in again.items():
+            lane.retry(Batch(entries, attempts), moment_ms)
+
+
+class _Busy:
+    """The keys that a lane has in memory."""
+
+    def __init__(self, lane: Lane) -> None:
+        self._lane = lane
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._lane.in_flight or key in self._lane.waiting

@@ -1,0 +1,1 @@
+"""Dead letters, and where they go."""

@@ -1,0 +1,183 @@
+"""Values that were read, made into one payload within the limits.  (pure)"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from engine.config import RouteSettings
+from engine.delivery.lanes.lane import Entry, Events
+from engine.delivery.reading.questions import Fetched
+from engine.delivery.reading.values import key_text
+from engine.model import Change, OriginalRecord, Record
+from engine.routing.events import EVENTS_OF_ABSENCE, REPAIR_GONE, expand_events
+
+_PREFIX, _SUFFIX = b'{"records":[', b'],"deadline_ms":%d}'
+_FRAMING_BYTES = len(_PREFIX) + len(_SUFFIX) + 20
+_encode = msgspec.json.Encoder().encode
+_IDS = tuple(str(index) for index in range(10_000))
+
+
+@dataclass(slots=True)
+class Built:
+    """One payload and what became of every entry of the batch.
+
+    ``sent[i]`` is the record with ``record_id`` ``str(i)``: an entry is there once for each of its records. ``settled``
+    entries need no delivery (their key is gone, and the route does not list why); ``deferred`` ones did not fit;
+    ``refused`` ones can never be delivered, with the reason. ``left`` are events of an entry that is sent, but not with
+    these.
+    """
+
+    payload: bytes = b""
+    sent: list[Entry] = field(default_factory=list)
+    settled: list[Entry] = field(default_factory=list)
+    deferred: list[Entry] = field(default_factory=list)
+    refused: list[tuple[Entry, str]] = field(default_factory=list)
+    left: list[tuple[Entry, Events]] = field(default_factory=list)
+
+    def entries(self) -> list[Entry]:
+        """Return what is sent, each entry once."""
+        return list({entry[0].key: entry for entry in self.sent}.values())
+
+
+class _Batch(msgspec.Struct):
+    records: list[msgspec.Raw]
+
+
+_decode_batch = msgspec.json.Decoder(_Batch).decode
+
+
+def records_in(payload: bytes, count: int) -> list[bytes | None]:
+    """Return each record's JSON as it was sent in a payload; None for each where there is no payload."""
+    if not payload:
+        return [None] * count
+    if not payload.startswith(_PREFIX):
+        return [payload]
+    return [bytes(record) for record in _decode_batch(payload).records]
+
+
+class PayloadBuilder:
+    """Makes payloads for one route; ``payload_bytes_max`` is never exceeded."""
+
+    def __init__(self, route: RouteSettings, database: int, payload_bytes_max: int) -> None:
+        self.deletes = EVENTS_OF_ABSENCE.intersection(route.events)
+        """The events after which the function is told of a key that is gone."""
+        if self.deletes:
+            self.deletes |= {REPAIR_GONE}
+        self._is_original = route.payload == "original"
+        self._records_max = 1 if self._is_original else route.batch_size
+        self._events = None if route.coalesce else set(expand_events(route.events))
+        self._include_expiry = route.include_expiry
+        self._database = database
+        self._payload_bytes_max = payload_bytes_max
+
+    def build(self, entries: Sequence[Entry], fetched: Sequence[Fetched], deadline_ms: int = 0) -> Built:
+        """Return the payload of as many entries as fit, in their order.
+
+        ``deadline_ms`` (Unix time) is when the function has to stop writing.
+        """
+        assert len(entries) == len(fetched)
+        built = Built()
+        parts: list[bytes] = []
+        room = self._payload_bytes_max - _FRAMING_BYTES
+        for index, (entry, value) in enumerate(zip(entries, fetched, strict=True)):
+            if value.error:
+                built.refused.append((entry, f"cannot be read: {value.error}"))
+                continue
+            if value.body is None and entry[0].event not in self.deletes:
+                built.settled.append(entry)
+                continue
+            if len(parts) >= self._records_max:
+                built.deferred.extend(entries[index:])
+                break
+            change = entry[0]
+            if change.events:
+                room, is_full = self._add_events(built, parts, entry, value, room)
+            else:
+                part = self._record(_IDS[len(parts)], entry, value, change.event, change.captured_ms)
+                is_full = len(part) > room
+                if not is_full:
+                    room -= len(part) + 1
+                    parts.append(part)
+                    built.sent.append(entry)
+                elif not parts and self._is_too_large(part):
+                    built.refused.append((entry, self._too_large(len(part))))
+                    continue
+            if is_full:
+                is_begun = bool(built.left)
+                built.deferred.extend(entries[index + is_begun :])
+                break
+        if parts:
+            built.payload = parts[0] if self._is_original else _PREFIX + b",".join(parts) + _SUFFIX % deadline_ms
+        return built
+
+    def _add_events(
+        self, built: Built, parts: list[bytes], entry: Entry, value: Fetched, room: int
+    ) -> tuple[int, bool]:
+        """Add a record for each event of a key; return the room that is left, and whether some had none.
+
+        Those are left for the next payload; where no event fits alone, the entry is refused.
+        """
+        change = entry[0]
+        events = self._events_of(change)
+        taken = 0
+        for event, captured_ms in events:
+            if len(parts) >= self._records_max:
+                break
+            part = self._record(_IDS[len(parts)], entry, value, event, captured_ms)
+            if len(part) > room:
+                if not parts and self._is_too_large(part):
+                    built.refused.append((entry, self._too_large(len(part))))
+                    return room, False
+                break
+            room -= len(part) + 1
+            parts.append(part)
+            built.sent.append(entry)
+            taken += 1
+        if 0 < taken < len(events):
+            built.left.append((entry, events[taken:]))
+            change.events = events[:taken]
+        return room, taken < len(events)
+
+    def _events_of(self, change: Change) -> Events:
+        """Return what a key's records tell of: its events that the route wants, or the newest for all."""
+        wanted = [one for one in change.events if self._events and one[0] in self._events]
+        return tuple(wanted) or ((change.event, change.captured_ms),)
+
+    def _is_too_large(self, part: bytes) -> bool:
+        return len(part) > self._payload_bytes_max - _FRAMING_BYTES
+
+    def _too_large(self, size: int) -> str:
+        limit = self._payload_bytes_max
+        return f"a record of {size} bytes does not fit into delivery.payload_bytes_max = {limit}"
+
+    def _record(self, record_id: str, entry: Entry, value: Fetched, event: str, captured_ms: int) -> bytes:
+        change = entry[0]
+        try:
+            text, encoding = change.key.decode(), ""
+        except UnicodeDecodeError:
+            text, encoding = key_text(change.key)
+        record: Record | OriginalRecord
+        if self._is_original:
+            record = OriginalRecord(text, text, value.body)
+        else:
+            record = Record(
+                record_id,
+                text,
+                text,
+                value.body,
+                event,
+                value.type,
+                self._database,
+                value.version,
+                captured_ms,
+            )
+            if value.expires_at_ms and self._include_expiry:
+                record.expires_at_ms = value.expires_at_ms
+        if encoding:
+            record.id_encoding = encoding
+        if value.body_encoding:
+            record.body_encoding = value.body_encoding
+        return _encode(record)

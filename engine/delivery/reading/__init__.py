@@ -1,0 +1,1 @@
+"""Pipelined reads: questions, answers, values."""

@@ -1,0 +1,179 @@
+"""What is asked of the server for a key, and what its reply means.  (pure)"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import hiredis
+import msgspec
+
+from engine.delivery.reading.values import SORTED, body_of, document_of, dumps
+from engine.routing.events import EVENTS_BY_CLASS
+
+TYPE = "?"
+"""The question for a key's type."""
+
+EXISTS = "exists"
+"""The question whether a stream that has no entries is there: unlike all else, a stream may be empty."""
+
+TIME = b"*1\r\n$4\r\nTIME\r\n"
+
+EXPIRES_AT = "expires-at"
+"""The question when a key expires, in Unix time (Redis 7, Valkey)."""
+
+EXPIRES_IN = "expires-in"
+"""The question in how many milliseconds a key expires, for older servers."""
+ERROR_CHARS_MAX = 200
+
+# Each as (what stands before the key, with a place for its length; what stands after it).
+_COMMANDS: dict[str, tuple[bytes, bytes]] = {
+    "hash": (b"*2\r\n$7\r\nHGETALL\r\n$%d\r\n", b"\r\n"),
+    "string": (b"*2\r\n$3\r\nGET\r\n$%d\r\n", b"\r\n"),
+    "list": (b"*4\r\n$6\r\nLRANGE\r\n$%d\r\n", b"\r\n$1\r\n0\r\n$2\r\n-1\r\n"),
+    "set": (b"*2\r\n$8\r\nSMEMBERS\r\n$%d\r\n", b"\r\n"),
+    "zset": (b"*5\r\n$6\r\nZRANGE\r\n$%d\r\n", b"\r\n$1\r\n0\r\n$2\r\n-1\r\n$10\r\nWITHSCORES\r\n"),
+    "stream": (b"*4\r\n$6\r\nXRANGE\r\n$%d\r\n", b"\r\n$1\r\n-\r\n$1\r\n+\r\n"),
+    # Without a path, RedisJSON takes "." in RESP2 and "$" in RESP3; "$" wraps the document in an array.
+    "json": (b"*3\r\n$8\r\nJSON.GET\r\n$%d\r\n", b"\r\n$1\r\n.\r\n"),
+    TYPE: (b"*2\r\n$4\r\nTYPE\r\n$%d\r\n", b"\r\n"),
+    EXISTS: (b"*2\r\n$6\r\nEXISTS\r\n$%d\r\n", b"\r\n"),
+    EXPIRES_AT: (b"*2\r\n$11\r\nPEXPIRETIME\r\n$%d\r\n", b"\r\n"),
+    EXPIRES_IN: (b"*2\r\n$4\r\nPTTL\r\n$%d\r\n", b"\r\n"),
+}
+_NONE = type(None)
+_ANSWERS: dict[str, Any] = {
+    "hash": (dict, _NONE),
+    "string": (str, _NONE),
+    "list": (list, _NONE),
+    "set": (list, set, _NONE),
+    "zset": (list, _NONE),
+    "stream": (list, _NONE),
+    "json": (str, _NONE),
+    TYPE: (str,),
+    EXISTS: (int,),
+}
+"""The types of an answer that is not an error; None is a key that is gone."""
+_VALUE_KINDS = frozenset(_COMMANDS) - {TYPE, EXISTS, EXPIRES_AT, EXPIRES_IN}
+_KIND_OF_CLASS = {"h": "hash", "$": "string", "l": "list", "s": "set", "z": "zset", "t": "stream"}
+_KIND_OF_MODULE_TYPE = {"ReJSON-RL": "json"}
+
+
+class Fetched(msgspec.Struct, gc=False):
+    """What a key holds: ``body`` is None and ``type`` ``none`` where it is gone; ``error`` where it can't be read.
+
+    ``expires_at_ms`` is Unix time by the server's clock; 0 where the key does not expire, or was not asked.
+    """
+
+    key: bytes
+    type: str
+    body: str | None
+    body_encoding: str
+    version: int
+    retyped: bool = False
+    error: str = ""
+    expires_at_ms: int = 0
+
+
+class _KindOfEvent(dict[str, str]):
+    def __missing__(self, event: str) -> str:
+        return "json" if event.startswith("json.") else TYPE
+
+
+KIND_OF_EVENT = _KindOfEvent(
+    (event, kind) for letter, kind in _KIND_OF_CLASS.items() for event in EVENTS_BY_CLASS[letter]
+)
+"""The type that an event implies; `TYPE`, which asks for it, for every event that implies none."""
+
+
+def ask(keys: Iterable[bytes], kinds: Iterable[str]) -> bytes:
+    """Return the packed commands that ask for each key what its kind wants to know."""
+    parts: list[bytes] = []
+    append = parts.append
+    for key, kind in zip(keys, kinds, strict=True):
+        head, tail = _COMMANDS[kind]
+        append(head % len(key) + key + tail)
+    return b"".join(parts)
+
+
+def expiries_of(replies: Sequence[Any], kind: str, now_ms: int) -> list[int] | None:
+    """Return when each key expires: Unix ms, 0 for never, for keys that are gone, and for those that can't be read.
+
+    None where the server does not know the question. ``kind`` is what was asked, ``now_ms`` the server's time
+    before it.
+    """
+    if any(reply.__class__ is hiredis.ReplyError and "unknown command" in str(reply).lower() for reply in replies):
+        return None
+    since_ms = now_ms if kind == EXPIRES_IN else 0
+    # -1 is a key that does not expire, -2 one that is gone.
+    return [since_ms + reply if isinstance(reply, int) and reply >= 0 else 0 for reply in replies]
+
+
+def interpret_all(
+    keys: Sequence[bytes], kinds: Sequence[str], replies: Sequence[Any], version: int
+) -> tuple[list[Fetched], list[tuple[int, str]]]:
+    """Return a value for each reply, and for those that are still open (index, kind of question to ask next)."""
+    fetched: list[Fetched] = []
+    append = fetched.append
+    again: list[tuple[int, str]] = []
+    for key, kind, reply in zip(keys, kinds, replies, strict=True):
+        # Hashes are most of what there is: in line, they cost half.
+        if reply.__class__ is dict and reply and kind == "hash":
+            try:
+                append(Fetched(key, kind, dumps(reply, None, SORTED).decode(), "", version))
+                continue
+            except TypeError:
+                pass
+        answer = interpret(key, kind, reply, version)
+        if isinstance(answer, str):
+            again.append((len(fetched), answer))
+            answer = Fetched(key, "none", None, "", version, retyped=answer == TYPE)
+        append(answer)
+    return fetched, again
+
+
+def interpret(key: bytes, kind: str, reply: Any, version: int) -> Fetched | str:
+    """Return the value in a reply, or the kind of question to ask next."""
+    if reply.__class__ is hiredis.ReplyError:
+        return _refused(key, kind, str(reply), version)
+    if not isinstance(reply, _ANSWERS[kind]):
+        return _unknown(key, kind, f"a {type(reply).__name__}", version)
+    if kind == TYPE:
+        return _typed(key, reply, version)
+    if kind == EXISTS:
+        return Fetched(key, "stream", "[]", "", version) if reply else _gone(key, version)
+    if not reply and reply != "":
+        return EXISTS if kind == "stream" else _gone(key, version)
+    try:
+        body, encoding = document_of(reply) if kind == "json" else body_of(kind, reply)
+    except (AttributeError, TypeError, ValueError) as error:
+        return _unknown(key, kind, str(error), version)
+    return Fetched(key, kind, body, encoding, version)
+
+
+def _gone(key: bytes, version: int) -> Fetched:
+    return Fetched(key, "none", None, "", version)
+
+
+def _unknown(key: bytes, kind: str, what: str, version: int) -> Fetched:
+    """Return that the server's answer is none to this question: delivering it would be a guess."""
+    known = kind if kind in _VALUE_KINDS else "unknown"
+    error = f"the server's answer is not that of a {kind}: {what}"
+    return Fetched(key, known, None, "", version, error=error[:ERROR_CHARS_MAX])
+
+
+def _typed(key: bytes, name: str, version: int) -> Fetched | str:
+    kind = _KIND_OF_MODULE_TYPE.get(name, name)
+    if kind in _VALUE_KINDS:
+        return kind
+    if kind == "none":
+        return _gone(key, version)
+    return Fetched(key, kind, None, "", version, error=f"keys of type {kind} have no canonical body")
+
+
+def _refused(key: bytes, kind: str, text: str, version: int) -> Fetched | str:
+    # RedisJSON has words of its own for WRONGTYPE.
+    if text.startswith("WRONGTYPE") or (kind == "json" and "wrong Redis type" in text):
+        return TYPE
+    known = kind if kind in _VALUE_KINDS else "unknown"
+    return Fetched(key, known, None, "", version, error=text[:ERROR_CHARS_MAX])

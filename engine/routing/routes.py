@@ -1,0 +1,165 @@
+"""Which keys and events go to which function: the table that every process routes by. Pure.
+
+A subscriber asks by event name (`RouteTable.compile`), an invoker by slot (`RouteTable.routes`). A ring
+carries slots, as bits of a mask, so a slot must not change its meaning while changes are on their way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import msgspec
+
+from engine.config import RouteSettings
+from engine.model import ROUTE_SLOTS_MAX, RouteMask
+from engine.routing.events import EVENTS_OF_ABSENCE, REPAIR_GONE, expand_events, merge_flags, notification_flags
+from engine.routing.glob import Matcher, matcher, takes_everything
+
+__all__ = ["EventRoutes", "RouteTable", "merge_flags", "notification_flags"]
+
+
+class EventRoutes:
+    """Who wants an event; the hot path reads the two fields itself."""
+
+    __slots__ = ("always", "some")
+
+    def __init__(self, always: RouteMask, some: tuple[tuple[RouteMask, Matcher], ...]) -> None:
+        self.always = always
+        """The routes that take every key."""
+        self.some = some
+        """One bit and its test of the key, for each route that takes some keys."""
+
+    def mask(self, key: bytes) -> RouteMask:
+        """Return the routes that want this key."""
+        mask = self.always
+        for bit, matches in self.some:
+            if matches(key):
+                mask |= bit
+        return mask
+
+
+def wants(route: RouteSettings) -> Callable[[bytes, str], bool]:
+    """Return what tells whether a route may want a key that has changed, whose newest event is this.
+
+    One change may stand for several events, so a route that wants any event which leaves the key there wants it.
+    """
+    patterns = [pattern.encode() for pattern in route.keys]
+    matches = (lambda _key: True) if any(map(takes_everything, patterns)) else matcher(patterns)
+    events = set(expand_events(route.events))
+    if events - EVENTS_OF_ABSENCE:
+        return lambda key, event: bool(matches(key))
+    if "del" in events:
+        events.add(REPAIR_GONE)
+    return lambda key, event: event in events and bool(matches(key))
+
+
+def meaning(route: RouteSettings) -> str:
+    """Return what a mark for this route means: its name, and the keys and events that it takes."""
+    return repr((route.name, route.keys, route.events))
+
+
+class RouteTable(msgspec.Struct, frozen=True):
+    """The routes in force, each in its slot; immutable, and the same in every process.
+
+    ``version`` grows with every reload. A route whose keys or events were changed gets another slot: marks that are on
+    their way mean what they meant. ``retired`` remembers the slots of what went (`meaning`), the oldest first: one that
+    comes back gets its slot again, and nobody else does while there is another choice. ``recycled`` are the slots that
+    had to be given to another one: what marks in them mean is not certain.
+    """
+
+    version: int
+    routes: Mapping[int, RouteSettings]
+    retired: tuple[tuple[int, str], ...] = ()
+    recycled: RouteMask = 0
+
+    @classmethod
+    def build(cls, routes: Sequence[RouteSettings], previous: RouteTable | None = None) -> RouteTable:
+        """Give each route a slot, the one that it has in ``previous`` where it is there with the same keys and events.
+
+        Names must differ and be no more than there are slots: the settings are checked for both.
+        """
+        names = [route.name for route in routes]
+        assert len(names) == len(set(names)) and len(names) <= ROUTE_SLOTS_MAX
+        before = _slots_before(previous)
+        wanted = {meaning(route): route for route in routes}
+        slots = {what: slot for what, slot in before.items() if what in wanted}
+        spare = [slot for slot in range(ROUTE_SLOTS_MAX) if slot not in before.values()]
+        spare += [slot for what, slot in before.items() if what not in slots]
+        recycled = previous.recycled if previous else 0
+        for what, slot in zip((what for what in wanted if what not in slots), spare, strict=False):
+            slots[what] = slot
+            recycled |= (slot in before.values()) << slot
+        taken = set(slots.values())
+        return cls(
+            version=previous.version + 1 if previous else 1,
+            routes={slots[what]: route for what, route in wanted.items()},
+            retired=tuple((slot, what) for what, slot in before.items() if slot not in taken),
+            recycled=recycled,
+        )
+
+    def uncoalesced(self) -> RouteMask:
+        """Return the routes that want each event as a record of its own."""
+        return sum(1 << slot for slot, route in self.routes.items() if not route.coalesce)
+
+    def compile(self) -> dict[bytes, EventRoutes]:
+        """Return event name → who wants it; an event that nobody wants is absent."""
+        always: dict[str, RouteMask] = {}
+        some: dict[str, list[tuple[RouteMask, Matcher]]] = {}
+        for slot, route in self.routes.items():
+            bit = 1 << slot
+            patterns = [pattern.encode() for pattern in route.keys]
+            takes_all = any(map(takes_everything, patterns))
+            test = None if takes_all else matcher(patterns)
+            for event in expand_events(route.events):
+                always[event] = always.get(event, 0) | (bit if test is None else 0)
+                if test is not None:
+                    some.setdefault(event, []).append((bit, test))
+        return {event.encode(): EventRoutes(mask, tuple(some.get(event, ()))) for event, mask in always.items()}
+
+    def for_repairs(self) -> EventRoutes:
+        """Return who wants a key that may have changed unheard: all that list an event which leaves it there."""
+        return self._union(event for event in self.compile() if event.decode() not in EVENTS_OF_ABSENCE)
+
+    def for_deletes(self) -> EventRoutes:
+        """Return who wants to hear that a key is gone, whatever took it away: all that list ``del``."""
+        return self._union([b"del"])
+
+    def _union(self, events: Iterable[bytes]) -> EventRoutes:
+        compiled = self.compile()
+        always: RouteMask = 0
+        some: dict[RouteMask, Matcher] = {}
+        for event in events:
+            if event in compiled:
+                always |= compiled[event].always
+                some.update(compiled[event].some)
+        return EventRoutes(always, tuple(some.items()))
+
+    def notification_flags(self) -> str:
+        """Return the fewest notification flags that these routes need."""
+        return notification_flags(_events(self.routes.values()))
+
+    def encode(self) -> bytes:
+        """Return the table as bytes for another process."""
+        return _encoder.encode(self)
+
+    @classmethod
+    def decode(cls, data: bytes) -> RouteTable:
+        """Return the table that `encode` made these bytes of."""
+        return _decoder.decode(data)
+
+
+def _slots_before(previous: RouteTable | None) -> dict[str, int]:
+    """Return what a mark means → its slot, of all that ever had one: retired ones first, the oldest first."""
+    if previous is None:
+        return {}
+    before = {what: slot for slot, what in previous.retired}
+    before.update((meaning(route), slot) for slot, route in previous.routes.items())
+    return before
+
+
+def _events(routes: Iterable[RouteSettings]) -> list[str]:
+    return [event for route in routes for event in route.events]
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(RouteTable)

@@ -1,0 +1,170 @@
+"""Limits of the settings, and the relations between them: all that can be judged without a server. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from engine.ring.codec import CHANGE_BYTES_MAX
+from engine.routing.slices import parse_slice, shards_max
+from engine.settings.draft import Draft
+from engine.settings.route_checks import EVENT_CHARS_MAX
+
+DAY_MS = 86_400_000
+LAMBDA_PAYLOAD_BYTES_MAX = 6_291_556
+SHARED_BYTES_MAX = 68_719_476_736
+FRAMING_BYTES_MAX = CHANGE_BYTES_MAX + EVENT_CHARS_MAX
+"""What an event takes in a frame besides its key."""
+
+
+class Limits(NamedTuple):
+    """The least and the most that a setting may be, and why where it is not plain."""
+
+    low: float
+    high: float
+    why: str = ""
+
+
+_INVOKE_MS = "an invocation ends after 15 minutes, whatever we wait"
+
+LIMITS: dict[str, Limits] = {
+    "redis.connect_timeout_ms": Limits(1, 600_000),
+    "redis.read_timeout_ms": Limits(1, 600_000),
+    "capture.shards": Limits(
+        1, 64, "each shard's pattern costs the server's one thread about 0.25 µs an event: 2 to 4 do"
+    ),
+    "capture.sample_keys_max": Limits(0, 100_000, "the sample is read from the server at every start"),
+    "capture.dirty_keys_max": Limits(1, 100_000_000),
+    "capture.read_bytes_max": Limits(4_096, 67_108_864),
+    "capture.repair_keys_per_s_max": Limits(1, 10_000_000),
+    "capture.key_bytes_max": Limits(1, 536_870_912, "a key of Redis holds 512 MB at most"),
+    "capture.uncoalesced_events_max": Limits(1, 10_000),
+    "ring.ring_bytes": Limits(65_536, 1_073_741_824, "there is a ring for each shard and invoker"),
+    "ring.frame_bytes_max": Limits(1_024, 268_435_456),
+    "ring.frame_events_max": Limits(1, 65_536),
+    "delivery.invokers": Limits(1, 64, "an invoker is a process: one a core does"),
+    "delivery.fetch_keys_max": Limits(1, 10_000, "a pipeline holds all its values in memory"),
+    "delivery.payload_bytes_max": Limits(
+        1_024, LAMBDA_PAYLOAD_BYTES_MAX, "Lambda takes 6 MB in a synchronous invocation"
+    ),
+    "delivery.connect_timeout_ms": Limits(1, 600_000),
+    "delivery.invoke_timeout_ms": Limits(1, 960_000, _INVOKE_MS),
+    "delivery.deadline_ms": Limits(100, 900_000, "a function runs for 15 minutes at most"),
+    "delivery.deadline_margin_ms": Limits(0, 900_000),
+    "delivery.retrying_keys_max": Limits(1, 100_000_000),
+    "delivery.waiting_keys_max": Limits(1, 100_000_000),
+    "delivery.backlog_bytes_max": Limits(1_048_576, 2**50),
+    "delivery.retry_backoff_ms_min": Limits(1, DAY_MS),
+    "delivery.retry_backoff_ms_max": Limits(1, DAY_MS),
+    "delivery.dead_letter_bytes_max": Limits(1_024, 2**50),
+    "supervision.ready_timeout_s": Limits(0.1, 3_600),
+    "supervision.heartbeat_timeout_s": Limits(0.1, 3_600),
+    "supervision.restart_backoff_ms_min": Limits(1, DAY_MS),
+    "supervision.restart_backoff_ms_max": Limits(1, DAY_MS),
+    "supervision.drain_timeout_s": Limits(0.1, 86_400),
+    "supervision.checkpoint_interval_ms": Limits(50, 3_600_000),
+}
+"""Every number in the settings has limits."""
+
+_REGION = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_NOT_EMPTY = (
+    "redis.url",
+    "delivery.backlog_folder",
+    "delivery.dead_letter_file",
+    "supervision.status_file",
+    "supervision.checkpoint_file",
+)
+
+
+def check_values(draft: Draft) -> None:
+    """Note every limit and every relation that the values break."""
+    for key, limits in LIMITS.items():
+        value = draft.get(key)
+        if not limits.low <= value <= limits.high:
+            why = f"; {limits.why}" if limits.why else ""
+            draft.say(draft.place(key), f"is {value}", f"allowed: {limits.low} to {limits.high}{why}")
+    for key in _NOT_EMPTY:
+        if not draft.get(key).strip():
+            draft.say(draft.place(key), "is empty", "leave it out for its default")
+    _check_rings(draft)
+    _check_slice(draft)
+    _check_backoff(draft, "delivery.retry_backoff_ms")
+    _check_backoff(draft, "supervision.restart_backoff_ms")
+    _check_tls(draft)
+    _check_aws(draft)
+
+
+def _check_rings(draft: Draft) -> None:
+    ring_bytes, frame_bytes_max = draft.get("ring.ring_bytes"), draft.get("ring.frame_bytes_max")
+    if ring_bytes > 0 and ring_bytes & (ring_bytes - 1):
+        above = 1 << ring_bytes.bit_length()
+        draft.say(draft.place("ring.ring_bytes"), f"is {ring_bytes}, no power of two", f"{above} is the next one")
+    if ring_bytes < 4 * frame_bytes_max:
+        draft.say(
+            draft.place("ring.ring_bytes", "ring.frame_bytes_max"),
+            f"a ring of {ring_bytes} bytes holds fewer than 4 frames of ring.frame_bytes_max = {frame_bytes_max}",
+            f"set ring.ring_bytes to {1 << (4 * frame_bytes_max - 1).bit_length()} or more, or smaller frames",
+        )
+    key_bytes_max = draft.get("capture.key_bytes_max")
+    if key_bytes_max + FRAMING_BYTES_MAX > frame_bytes_max:
+        draft.say(
+            draft.place("capture.key_bytes_max", "ring.frame_bytes_max"),
+            f"a key of capture.key_bytes_max = {key_bytes_max} bytes does not fit a frame of "
+            f"ring.frame_bytes_max = {frame_bytes_max} with {FRAMING_BYTES_MAX} bytes of framing",
+            f"capture.key_bytes_max may be {max(frame_bytes_max - FRAMING_BYTES_MAX, 0)} at most",
+        )
+    shared_bytes = draft.get("capture.shards") * draft.get("delivery.invokers") * ring_bytes
+    if shared_bytes > SHARED_BYTES_MAX:
+        draft.say(
+            draft.place("ring.ring_bytes", "capture.shards", "delivery.invokers"),
+            f"shards × invokers × ring_bytes is {shared_bytes} bytes of shared memory",
+            f"allowed: {SHARED_BYTES_MAX}",
+        )
+
+
+def _check_slice(draft: Draft) -> None:
+    """See that every shard of the slice gets a byte of its own."""
+    shards, slices = draft.get("capture.shards"), parse_slice(draft.get("capture.slice")).count
+    most = shards_max(slices)
+    if shards > most:
+        draft.say(
+            draft.place("capture.shards", "capture.slice"),
+            f"a slice of {slices} can't be cut into {shards} shards: each needs a byte that keys end in",
+            f"set capture.shards to {most} or fewer",
+        )
+
+
+def _check_backoff(draft: Draft, key: str) -> None:
+    least, most = draft.get(f"{key}_min"), draft.get(f"{key}_max")
+    if least > most:
+        place = draft.place(f"{key}_min", f"{key}_max")
+        draft.say(place, f"{key}_min = {least} is more than {key}_max = {most}", "swap them")
+
+
+def _check_tls(draft: Draft) -> None:
+    if draft.get("redis.tls_key_file") and not draft.get("redis.tls_cert_file"):
+        draft.say(
+            draft.place("redis.tls_key_file"),
+            "is a key without a certificate",
+            "set redis.tls_cert_file too",
+        )
+    named = [key for key in ("redis.tls_ca_file", "redis.tls_cert_file") if draft.get(key)]
+    if named and not draft.get("redis.url").startswith("rediss:"):
+        draft.say(draft.place(named[0]), "has no use: redis.url does not ask for TLS", "begin the URL with rediss://")
+
+
+def _check_aws(draft: Draft) -> None:
+    region = draft.get("aws.region")
+    if region and not _REGION.fullmatch(region):
+        draft.say(draft.place("aws.region"), f"{region[:40]!r} is no region", "as in us-east-1")
+    url = draft.get("aws.lambda_endpoint_url")
+    if not url:
+        return
+    try:
+        parts = urlsplit(url)
+        is_right = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_right = False
+    if not is_right:
+        draft.say(draft.place("aws.lambda_endpoint_url"), "is no address of an endpoint", "as in http://127.0.0.1:9001")

@@ -1,0 +1,1 @@
+"""Up to when everything is settled, and how that is kept."""

@@ -1,0 +1,102 @@
+"""The supervisor's part in losing nothing: it reads the watermarks of the rings, and keeps the checkpoint."""
+
+from __future__ import annotations
+
+from engine.clock import monotonic_ms, now_ms
+from engine.config import RouteSettings, Settings
+from engine.model import Missed, Watermark
+from engine.observe import logs
+from engine.ring.counters import Board, Counter
+from engine.ring.ring import RingSet
+from engine.routing.routes import RouteTable
+from engine.routing.slices import server_of
+from engine.supervision.children import Child
+from engine.supervision.errands.planner import Plan
+from engine.supervision.progress.checkpoint import CheckpointFile
+from engine.supervision.progress.progress import Progress
+
+log = logs.get_logger(__name__)
+
+
+class Keeper:
+    """The checkpoint in force, and what it means for new children."""
+
+    def __init__(
+        self, settings: Settings, planned: Plan, rings: RingSet, board: Board, checkpoints: CheckpointFile
+    ) -> None:
+        self._settings = settings
+        self._board = board
+        self._checkpoints = checkpoints
+        shards, invokers = len(planned.shards), settings.delivery.invokers
+        self._rings_of = [[rings.ring(shard, invoker) for invoker in range(invokers)] for shard in range(shards)]
+        self._subscribers = board.rows[:shards]
+        self._due_ms = 0
+        self._is_refused = False
+        found, problem = checkpoints.load()
+        if problem:
+            log.error("checkpoint_damaged", problem=problem, used="the one before" if found else "none")
+        if found is not None and found.scope != planned.scope:
+            is_known = server_of(found.scope) == server_of(planned.scope)
+            what = "checkpoint_of_another_slice" if is_known else "checkpoint_of_another_server"
+            log.warning(what, found=found.scope, now=planned.scope)
+        table = RouteTable.decode(planned.table)
+        self._progress = Progress(
+            planned.scope,
+            found,
+            table,
+            planned.server_ms,
+            is_lost=bool(problem) and found is None,
+            interval_ms=settings.supervision.checkpoint_interval_ms,
+        )
+        self.version_floor = self._progress.version_floor
+        self.fence_ms = 0
+        """Until when (monotonic) an invocation of the engine before this one may still write."""
+        if not self._progress.is_first and not self._progress.is_clean:
+            self.fence_ms = monotonic_ms() + fence_after_ms(settings, tuple(table.routes.values()))
+        if not self._progress.is_first:
+            log.info("resumed", watermark_ms=self._progress.watermark_ms, clean=self._progress.is_clean)
+
+    @property
+    def settled_until_ms(self) -> int:
+        """Return the engine's watermark (Unix ms, the server's clock)."""
+        return self._progress.watermark_ms
+
+    def take_routes(self, table: RouteTable, server_ms: int) -> None:
+        """Take in a new table."""
+        self._progress.take_routes(table, server_ms)
+
+    def missed_by(self, child: Child) -> tuple[Missed, ...]:
+        """Return what this subscriber has to find that nobody has heard."""
+        if not child.forks:
+            return self._progress.missed_at_start()
+        row = self._board.row(child.number)
+        return self._progress.missed_by(row.get(Counter.HEARD_UNTIL_MS), row.get(Counter.SERVER_MARK))
+
+    def turn(self, moment_ms: int) -> None:
+        """Keep the checkpoint where it is due."""
+        if moment_ms >= self._due_ms:
+            self._due_ms = moment_ms + self._settings.supervision.checkpoint_interval_ms
+            self.keep(is_clean=False)
+
+    def keep(self, *, is_clean: bool) -> None:
+        """Write down how far everything is settled; a disk that refuses is told once, and tried again."""
+        rows = self._board.rows
+        watermarks = [ring.watermark for shard in self._rings_of for ring in shard]
+        if not all(row.get(Counter.SERVER_MARK) for row in self._subscribers):
+            watermarks = [Watermark(one.moment_ms, 0) for one in watermarks]
+        self._progress.advance(watermarks)
+        moment_ms = monotonic_ms()
+        is_clean = is_clean and all(row.get(Counter.FENCE_MS) <= moment_ms for row in rows)
+        version = max(row.get(Counter.VERSION) for row in rows)
+        problem = self._checkpoints.write(self._progress.checkpoint(version, now_ms(), moment_ms, is_clean=is_clean))
+        if problem and not self._is_refused:
+            log.error("checkpoint_not_written", problem=problem)
+        self._is_refused = bool(problem)
+
+
+def fence_after_ms(settings: Settings, routes: tuple[RouteSettings, ...]) -> int:
+    """Return for how long after its start an invocation may write."""
+    delivery = settings.delivery
+    bounded_ms = delivery.deadline_ms + delivery.deadline_margin_ms
+    knows_no_deadline = any(route.payload == "original" for route in routes)
+    return max(bounded_ms, delivery.invoke_timeout_ms) if knows_no_deadline else bounded_ms
