@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test mariadb emulator lint format bench report compare bench-gate plan scenario record soak package deploy outage chaos clean
+.PHONY: help setup demo up test mariadb servers emulator lint format bench report compare bench-gate plan scenario record soak package deploy outage chaos clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,7 +33,12 @@ test: $(READY) ## Run all tests
 	@$(BIN)/python -m pytest
 
 mariadb: ## Install the server that the tests of lambdas/aurora_mysql start (Debian, Ubuntu); without it they are skipped
-	@tests/parts/mariadb.sh
+	@tests/parts/debian.sh mariadbd mariadb-server-core \
+	  'MariaDB 10.6 or later; Fedora: dnf install mariadb-server; macOS: brew install mariadb'
+
+servers: $(READY) ## Install one more server that the tests run on, Debian's Redis (Debian, Ubuntu); without it they run on fewer
+	@tests/parts/debian.sh redis-check-rdb redis-tools 'Fedora: dnf install redis; macOS: brew install redis'
+	@ln -sfn "$$(command -v redis-check-rdb)" $(BIN)/redis-server
 
 emulator: $(READY) ## Fetch AWS's runtime emulator, for the tests of functions under Lambda's own runtime; without it they are skipped
 	@$(BIN)/python tests/parts/lambda_rie.py

@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
-# Installs the MariaDB server (the binary alone, no service) that the tests of lambdas/aurora_mysql start for themselves.
+# Installs one of Debian's servers for the tests that start it for themselves: debian.sh BINARY PACKAGE WHAT-ELSE.
 # Without it those tests are skipped, each with the reason.
 set -euo pipefail
 
+binary=$1 package=$2 elsewhere=$3
 export PATH="$PATH:/usr/sbin:/usr/local/sbin"
-if command -v mariadbd >/dev/null; then
-  echo "mariadbd is there"
+if command -v "$binary" >/dev/null; then
+  echo "$binary is there"
   exit 0
 fi
 
 cannot() {
-  echo "mariadb: $1: install MariaDB's server, 10.6 or later, so that mariadbd is on the PATH or in /usr/sbin" >&2
-  echo "mariadb: (Fedora: dnf install mariadb-server; macOS: brew install mariadb). Without it its tests are skipped." >&2
+  echo "$binary: $1: install it so that $binary is on the PATH or in /usr/sbin" >&2
+  echo "$binary: ($elsewhere). Without it its tests are skipped." >&2
   exit 1
 }
 
@@ -22,9 +23,9 @@ if [ "$(id -u)" != 0 ]; then
   as_root=(sudo -n "${as_root[@]}")
 fi
 # Another installation may be under way.
-install=(apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends mariadb-server-core)
+install=(apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends "$package")
 # The lists of packages may be missing, or older than what the mirrors hold.
 "${as_root[@]}" "${install[@]}" >/dev/null 2>&1 ||
   { "${as_root[@]}" apt-get update -qq && "${as_root[@]}" "${install[@]}" >/dev/null; } ||
-  cannot "apt-get could not install mariadb-server-core"
-echo "installed: $(mariadbd --version)"
+  cannot "apt-get could not install $package"
+echo "installed: $("$binary" --version)"
