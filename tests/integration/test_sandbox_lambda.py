@@ -7,80 +7,17 @@ import os
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import urllib3
 from botocore.exceptions import ClientError
 
-from engine.sandbox.errors import PortInUse, SandboxError
 from engine.sandbox.functions.runtime import FunctionSpec, LambdaRuntime
-
-WAIT_S_MAX = 30.0
-
-HANDLERS = '''
-import dataclasses, os, pathlib, subprocess, sys, time
-
-FOLDER = pathlib.Path(__file__).parent
-
-def echo(event, context):
-    return event
-
-def about(event, context):
-    print("about to answer")
-    return {
-        "request_id": context.aws_request_id,
-        "arn": context.invoked_function_arn,
-        "name": context.function_name,
-        "left_ms": context.get_remaining_time_in_millis(),
-        "table": os.environ["DYNAMO_TABLE"],
-        "shared": os.environ["SHARED"],
-        "profile": os.environ.get("AWS_PROFILE"),
-        "pid": os.getpid(),
-    }
-
-def fail(event, context):
-    raise KeyError("missing")
-
-def leave(event, context):
-    os._exit(3)
-
-def stall(event, context):
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    (FOLDER / "stalled").write_text(f"{os.getpid()} {child.pid}")
-    time.sleep(600)
-
-def large(event, context):
-    return "x" * event["size"]
-
-def unserialisable(event, context):
-    return {1, 2}
-
-def touch(event, context):
-    (FOLDER / event["touch"]).write_text("")
-
-def wait(event, context):
-    """Note that we have begun, and go on once the other file is there."""
-    (FOLDER / event["touch"]).write_text("")
-    while not (FOLDER / event["until"]).exists():
-        time.sleep(0.005)
-    return "done"
-'''
-
-
-def poll(condition: Callable[[], Any]) -> Any:
-    """Return the condition's value as soon as it is true."""
-    deadline = time.monotonic() + WAIT_S_MAX
-    while time.monotonic() < deadline:
-        value = condition()
-        if value:
-            return value
-        time.sleep(0.01)
-    raise AssertionError("it did not come true in time")
+from tests.sandbox_functions import HANDLERS, WAIT_S_MAX, invoke, is_running, poll
 
 
 @pytest.fixture(scope="module")
@@ -127,12 +64,6 @@ def runtime(folder: Path) -> Iterator[LambdaRuntime]:
 def client(runtime: LambdaRuntime) -> Any:
     """A boto3 client of the runtime."""
     return runtime.client()
-
-
-def invoke(client: Any, function: str, event: Any) -> tuple[dict[str, Any], Any]:
-    """Return boto3's response, and what the function said."""
-    response = client.invoke(FunctionName=function, Payload=json.dumps(event))
-    return response, json.loads(response["Payload"].read())
 
 
 def http(runtime: LambdaRuntime, function: str, body: bytes, **headers: str) -> urllib3.BaseHTTPResponse:
@@ -233,14 +164,6 @@ def test_timeout(client: Any, folder: Path):
     assert re.fullmatch(pattern, answer["errorMessage"])
     pids = [int(pid) for pid in (folder / "stalled").read_text().split()]
     poll(lambda: not any(is_running(pid) for pid in pids))
-
-
-def is_running(pid: int) -> bool:
-    """Return whether the process is there, and more than a zombie."""
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def test_throttled(client: Any, folder: Path):
@@ -388,66 +311,3 @@ def test_journal_of_errors_and_line_breaks(runtime: LambdaRuntime, client: Any, 
     assert http(runtime, "fail", json.dumps(event, indent=2).replace("\n", "\r\n").encode()).status == 200
     (line,) = poll(lambda: [line for line in journal_of(folder, "fail") if line["event"] == event])
     assert (line["status"], line["error"], line["records"]) == (200, "KeyError", 2)
-
-
-def test_output_goes_to_the_log(folder: Path, capfd: pytest.CaptureFixture[str]):
-    """What a handler prints stands in the runtime's output, with the function's name before it."""
-    spec = FunctionSpec(
-        "talker",
-        "sandbox_handlers.about",
-        environment={"DYNAMO_TABLE": "t", "SHARED": "", "PYTHONPATH": str(folder)},
-    )
-    seen: list[str] = []
-
-    def has_spoken() -> bool:
-        seen.append(capfd.readouterr().err)
-        return "[talker] about to answer\n" in "".join(seen)
-
-    with LambdaRuntime([spec]) as runtime:
-        invoke(runtime.client(), "talker", {})
-        poll(has_spoken)
-
-
-def test_handler_that_does_not_import():
-    """A handler that is not there keeps the runtime from starting, with one line that says which."""
-    runtime = LambdaRuntime([FunctionSpec("lost", "no_such_module:handler")])
-    with pytest.raises(SandboxError, match="function lost: handler no_such_module:handler does not import") as caught:
-        runtime.start()
-    assert "\n" not in str(caught.value)
-    assert not runtime.is_running()
-
-
-def test_port_in_use():
-    """A given port that somebody listens on is refused before anything is started."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        runtime = LambdaRuntime([FunctionSpec("accept", "accept")], port=taken.getsockname()[1])
-        with pytest.raises(PortInUse):
-            runtime.start()
-        assert not runtime.is_running()
-
-
-def test_stop_ends_busy_workers(folder: Path):
-    """A runtime that is stopped while an invocation runs takes its workers with it, and can be started again."""
-    environment = {"PYTHONPATH": str(folder)}
-    spec = FunctionSpec("busy", "sandbox_handlers:wait", environment=environment)
-    runtime = LambdaRuntime([spec]).start()
-    workers = psutil.Process(runtime.pid).children(recursive=True)
-    assert workers
-    event = b'{"touch": "busy", "until": "never"}'
-    runtime.client().invoke(FunctionName="busy", InvocationType="Event", Payload=event)
-    poll((folder / "busy").exists)
-    port = runtime.port
-    runtime.stop()
-    poll(lambda: not any(is_running(worker.pid) for worker in workers))
-    with runtime:
-        assert runtime.port == port
-        assert runtime.client().get_function(FunctionName="busy")
-
-
-@pytest.mark.parametrize(
-    "options", [{"handler": "nothing"}, {"name": "a b"}, {"concurrency_max": 0}, {"timeout_s": 0.0}]
-)
-def test_bad_spec(options: dict[str, Any]):
-    """A function that makes no sense is refused when it is defined."""
-    with pytest.raises(SandboxError):
-        FunctionSpec(**({"name": "f", "handler": "m:f"} | options))
