@@ -44,7 +44,7 @@ THE_BEGINNING_MS = 1
 class Watermark(NamedTuple):
     """Everything published before this moment (Unix ms, the server's clock) is in the rings, or settled.
 
-    ``server_mark`` is that of the server then (`engine.capture.sentry.Sight.mark`), 0 where it is unknown.
+    ``server_mark`` is that of the server then (`engine.capture.watch.sight.Sight.mark`), 0 where it is unknown.
     """
 
     moment_ms: int
@@ -54,7 +54,7 @@ class Watermark(NamedTuple):
 class Missed(msgspec.Struct, frozen=True):
     """What a shard did not hear: everything since ``since_ms`` (Unix time, by the server's clock).
 
-    ``server_mark`` is that of the server then (`engine.capture.sentry.Sight.mark`, 0 where it is unknown);
+    ``server_mark`` is that of the server then (`engine.capture.watch.sight.Sight.mark`, 0 where it is unknown);
     ``routes`` the routes that miss it.
     """
 

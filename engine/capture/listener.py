@@ -19,8 +19,9 @@ import hiredis
 from engine.capture.canary import Canary
 from engine.capture.connecting import Connecting
 from engine.capture.notifications import canary_refusal, see_to_flags
-from engine.capture.sentry import Change, Sentry, Sight, compare
 from engine.capture.shards import Shard
+from engine.capture.watch.sentry import Sentry
+from engine.capture.watch.sight import Change, Sight, compare
 from engine.config import RedisSettings
 from engine.errors import RedisUnreachable
 from engine.redis.connection import RespConnection, pack
@@ -71,7 +72,7 @@ class Listener:
         self.sight = Sight(0)
         """The sentry's newest look."""
         self.mark = 0
-        """The server's mark at the watermark: see `engine.capture.sentry.Sight`."""
+        """The server's mark at the watermark: see `engine.capture.watch.sight.Sight`."""
         self.is_deaf = False
         """Whether the server does not send what the routes need, and we may not set it."""
         self.failures = 0

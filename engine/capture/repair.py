@@ -6,7 +6,7 @@ set. A gap that begins while a scan is under way is covered by another scan, fro
 one has passed may have changed since.
 
 **Narrowing.** A key that was accessed last before the gap began did not change in it, so it is passed over: the server
-tells by ``OBJECT IDLETIME``. That is believed only while the server's mark (`engine.capture.sentry`) is what it was
+tells by ``OBJECT IDLETIME``. That is believed only while the server's mark (`engine.capture.watch`) is what it was
 before the gap: while a child saves or rewrites, Redis touches no key, so its changes leave the idle time as it was.
 
 What a scan cannot find is a key that was deleted in the gap: it is not there any more. `engine.audit` finds those.
@@ -19,8 +19,8 @@ from typing import Any
 import hiredis
 
 from engine.capture.dirty import DirtyKeys
-from engine.capture.sentry import Sight
 from engine.capture.shards import Shard, channel_prefix
+from engine.capture.watch.sight import Sight
 from engine.config import CaptureSettings, RedisSettings
 from engine.errors import RedisError
 from engine.model import THE_BEGINNING_MS, Missed

@@ -21,8 +21,8 @@ from engine.capture.gaps import Gap, declare_gap
 from engine.capture.listener import Listener, Phase, Subscription
 from engine.capture.notifications import needed_flags
 from engine.capture.repair import Repair
-from engine.capture.sentry import Change as Unseen
 from engine.capture.shards import Shard, channel_prefix
+from engine.capture.watch.sight import Change as Unseen
 from engine.clock import monotonic_ms, now_ms
 from engine.config import CaptureSettings, RedisSettings, RingSettings
 from engine.errors import RedisError, RedisRefused, RedisUnreachable

@@ -64,7 +64,7 @@ class Counter(IntEnum):
     REPAIRS = 28
     KEYS_REPAIRED = 29
     HEARD_UNTIL_MS = 30  # * everything published before has been written into the rings (the server's clock)
-    SERVER_MARK = 31  # * of the server at that moment: `engine.capture.sentry.Sight.mark`
+    SERVER_MARK = 31  # * of the server at that moment: `engine.capture.watch.sight.Sight.mark`
     KEYS_SCANNED = 32  # * by the repair under way
     KEYS_TO_SCAN = 33  # *
     VERSION = 34  # * the newest that was given out

@@ -10,8 +10,8 @@ import pytest
 import redis
 
 from engine.capture.listener import PING_MS, RETRY_MS_MAX, RETRY_MS_MIN, Listener, Phase, Subscription
-from engine.capture.sentry import Change
 from engine.capture.shards import plan_shards
+from engine.capture.watch.sight import Change
 from engine.clock import now_ms
 from engine.config import RedisSettings
 from engine.errors import RedisUnreachable

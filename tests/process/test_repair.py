@@ -9,8 +9,8 @@ import redis
 from engine.capture import repair as repair_module
 from engine.capture.dirty import DirtyKeys
 from engine.capture.repair import Repair
-from engine.capture.sentry import Sight
 from engine.capture.shards import plan_shards
+from engine.capture.watch.sight import Sight
 from engine.config import CaptureSettings, RedisSettings, RouteSettings
 from engine.model import Missed
 from engine.ring.counters import Board, Counter

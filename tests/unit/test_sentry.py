@@ -6,7 +6,8 @@ from typing import Any, cast
 import hiredis
 import pytest
 
-from engine.capture.sentry import Change, Sentry, Sight, compare
+from engine.capture.watch.sentry import Sentry
+from engine.capture.watch.sight import Change, Sight, compare
 from engine.errors import RedisError
 from engine.redis.connection import NOTHING, RespConnection, parse_url
 

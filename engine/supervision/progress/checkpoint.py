@@ -20,7 +20,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
     """Everything that changed before ``watermark_ms`` (Unix time, the server's clock) is settled.
 
     ``scope`` names the server and database that this is true of. ``server_mark`` is the server's at the watermark
-    (`engine.capture.sentry`). ``version`` is the highest that was given out. ``routes`` are those that have had what
+    (`engine.capture.watch`). ``version`` is the highest that was given out. ``routes`` are those that have had what
     their ``starting_position`` promises. ``is_clean`` where nothing was in flight.
     """
 

@@ -1,0 +1,95 @@
+"""What happens to a server besides its events: flags that are switched, keyspaces that are flushed, forks, restarts.
+
+No notification tells of these, so a second connection looks at the server's own figures, beside the subscription.
+``CONFIG SET`` and ``FLUSHALL`` are found by their count of calls (``INFO commandstats``): flags that were switched off
+and on again between two looks leave no other trace.
+
+**When a watermark counts.** That a pong has come proves that all messages before it were read, not that a message was
+sent for every change. So a watermark counts only when a look *after* its pong found nothing changed since the look
+before it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import hiredis
+
+from engine.capture.notifications import SETTING
+from engine.capture.watch.sight import QUESTIONS, Sight, read
+from engine.config import RedisSettings
+from engine.redis.connection import NOTHING, RespConnection, pack
+from engine.redis.errors import not_redis
+
+_COMMANDS = b"".join(pack(*question) for question in QUESTIONS)
+
+
+class Sentry:
+    """The second connection of a subscription; never blocks after it was opened. Raises `RedisError` when it breaks."""
+
+    def __init__(self, connection: RespConnection) -> None:
+        self.connection = connection
+        self._replies: list[Any] = []
+        self._expected = 0
+        self._ignored = 0
+        self._others: list[Any] = []
+
+    @classmethod
+    def open(cls, redis: RedisSettings, name: str, database: int) -> tuple[Sentry, Sight]:
+        """Connect, and take the first look."""
+        connection = RespConnection.open(redis, name=name, protocol=2, database=database)
+        try:
+            sight = read(connection.address, connection.pipeline(_COMMANDS, len(QUESTIONS)))
+        except BaseException:
+            connection.close()
+            raise
+        return cls(connection), sight
+
+    def is_asking(self) -> bool:
+        """Tell whether a look is under way."""
+        return self._expected > 0
+
+    def ask(self) -> None:
+        """Begin a look, unless one is under way."""
+        if not self._expected:
+            self._expected = len(QUESTIONS)
+            self.connection.send(_COMMANDS)
+
+    def set_flags(self, flags: str) -> None:
+        """Set the flags; what the server says to it shows in the next look."""
+        self.tell(pack("CONFIG", "SET", SETTING, flags), 1)
+
+    def tell(self, commands: bytes, count: int) -> None:
+        """Send packed commands while no look is under way; `take_others` has their replies after the next look."""
+        assert not self._expected
+        self._ignored += count
+        self.connection.send(commands)
+
+    def take_others(self) -> list[Any]:
+        """Return what the server said to what it was told."""
+        others, self._others = self._others, []
+        return others
+
+    def poll(self) -> Sight | None:
+        """Return what the look found, once it is over."""
+        if not self._expected and not self._ignored:
+            return None
+        self.connection.receive_available()
+        try:
+            while (reply := self.connection.reply()) is not NOTHING:
+                # Replies come in order, and nothing is told while a look is under way.
+                if self._ignored:
+                    self._ignored -= 1
+                    self._others.append(reply)
+                else:
+                    self._replies.append(reply)
+        except hiredis.ProtocolError as error:
+            raise not_redis(self.connection.address, error) from error
+        if not self._expected or len(self._replies) < self._expected:
+            return None
+        replies, self._replies, self._expected = self._replies, [], 0
+        return read(self.connection.address, replies)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.connection.close()
