@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,11 +66,13 @@ def start(
     given = {key: value for key, value in flags.items() if value is not None}
     settings = _load(config, given)
 
+    from engine.settings.original import routes_of
     from engine.supervision.errands.plan import compare_destinations, make_plan
     from engine.supervision.mains import REAL
     from engine.supervision.supervisor import run
 
-    return run(settings, plan=make_plan, load=lambda: _load(config, given), mains=REAL, compare=compare_destinations)
+    plan = partial(make_plan, routes_of=routes_of)
+    return run(settings, plan=plan, load=lambda: _load(config, given), mains=REAL, compare=compare_destinations)
 
 
 @cli.command()
@@ -80,10 +83,11 @@ def check(config: str | None, as_json: bool) -> int:
 
     Exits with 0 where a start would work, 1 where something is missing, 2 where the settings are wrong.
     """
+    from engine.settings.original import routes_of
     from engine.supervision.errands.plan import Examination, examine
 
     try:
-        found = examine(_load(config, {}), changes_nothing=True)
+        found = examine(_load(config, {}), routes_of, changes_nothing=True)
     except ConfigError as error:
         found = Examination()
         found.add_error("settings", error)

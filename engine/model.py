@@ -1,4 +1,4 @@
-"""What flows through the engine: from a keyspace event to a settled delivery."""
+"""What flows through the engine: from a keyspace event to a settled delivery.  (pure)"""
 
 from __future__ import annotations
 

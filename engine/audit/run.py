@@ -12,13 +12,13 @@ from engine.audit.extras import spared_keys
 from engine.audit.options import AuditOptions
 from engine.audit.server import Server
 from engine.audit.verdict import RouteReport, is_absence_known
+from engine.aws.function_arns import region_in
 from engine.config import RouteSettings, Settings
 from engine.destination.base import Destination, parse_destination
 from engine.destination.dynamodb import DynamoDb
 from engine.errors import ConfigError, EngineError, Problem
 from engine.redis.connection import parse_url
 from engine.routing.slices import parse_slice
-from engine.settings.route_checks import region_of
 
 
 def no_engine(unheard: int) -> EngineError:
@@ -94,7 +94,7 @@ def audit_routes(
 
 def open_destination(route: RouteSettings, settings: Settings, options: AuditOptions) -> Destination:
     """Return the route's destination; nothing is asked of it yet."""
-    region = settings.aws.region or region_of(route.function)
+    region = settings.aws.region or region_in(route.function)
     return DynamoDb(parse_destination(route.destination), region, connections_max=2 * options.workers)
 
 

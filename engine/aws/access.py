@@ -19,6 +19,7 @@ from botocore.exceptions import NoCredentialsError
 from botocore.httpsession import URLLib3Session
 from botocore.utils import get_environ_proxies
 
+from engine.aws.function_arns import region_in
 from engine.config import AwsSettings, DeliverySettings
 
 SERVICE = "lambda"
@@ -43,8 +44,7 @@ _known: dict[tuple[int, AwsSettings, str], Access] = {}
 
 def region_of(function: str, aws: AwsSettings) -> str:
     """Return the region to ask: the one in the function's ARN, else the setting; "" leaves it to AWS's own chain."""
-    parts = function.split(":")
-    return parts[3] if len(parts) > 3 and parts[0] == "arn" else aws.region
+    return region_in(function) or aws.region
 
 
 def access_to(function: str, aws: AwsSettings) -> Access:

@@ -1,4 +1,4 @@
-"""Changes to bytes and back: msgpack arrays by msgspec, a list a frame."""
+"""Changes to bytes and back: msgpack arrays by msgspec, a list a frame.  (pure)"""
 
 from __future__ import annotations
 

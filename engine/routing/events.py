@@ -1,4 +1,4 @@
-"""The names of keyspace events, their classes, and the server's notification flags.
+"""The names of keyspace events, their classes, and the server's notification flags.  (pure)
 
 Names and classes are those of the servers' own sources (Redis 7.0 to 8, Valkey 7.2 to 9, the JSON modules).
 """

@@ -1,4 +1,4 @@
-"""Redis globs over bytes: what ``PSUBSCRIBE`` and ``KEYS`` understand, compiled for the hot path.
+"""Redis globs over bytes: what ``PSUBSCRIBE`` and ``KEYS`` understand, compiled for the hot path.  (pure)
 
 A pattern is first read into elements, each one the set of bytes that it takes, just as Redis's
 ``stringmatchlen`` reads it with all its habits. Then the cheapest test that fits the shape is chosen.

@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
+from engine.aws.function_arns import region_in
 from engine.config import Settings
 from engine.errors import ConfigError
 from engine.redis.url import FORMS, BadRedisUrl, split_url
@@ -25,7 +26,6 @@ from engine.settings.route_checks import (
     check_regions,
     check_route,
     check_together,
-    region_of,
 )
 
 _FILE_BYTES_MAX = 4_194_304
@@ -223,7 +223,7 @@ def _check_region(draft: Draft, mapped: list[PlacedRoute]) -> None:
     """Settle the region: the one that was said, else the one that the functions' ARNs agree on."""
     region = draft.get("aws.region")
     if not region:
-        regions = {region_of(route.function) for _, route in [*draft.routes, *mapped]} - {""}
+        regions = {region_in(route.function) for _, route in [*draft.routes, *mapped]} - {""}
         if len(regions) == 1:
             region = regions.pop()
             draft.set("aws.region", region, "the functions' ARNs")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from engine.aws.failure_arns import check_on_failure
+from engine.aws.function_arns import FORMS, is_function, region_in
 from engine.aws.target_arns import parse_target_arn
 from engine.config import RouteSettings
 from engine.destination.base import check_destination
@@ -21,14 +21,7 @@ PATTERNS_MAX = 100
 PATTERN_BYTES_MAX = 4_096
 REPORT_ITEM_FAILURES = "ReportBatchItemFailures"
 
-_FUNCTION = re.compile(
-    r"(?:(?:arn:aws[a-z-]*:lambda:(?P<region>[a-z]{2,}(?:-[a-z]+)+-\d{1,2}):)?\d{12}:function:)?"
-    r"[A-Za-z0-9_-]{1,64}(?::(?:\$LATEST|[A-Za-z0-9_-]{1,128}))?"
-)
-_FUNCTION_FORMS = (
-    "name it by name (dynamodb), by name and alias (dynamodb:live), or by ARN "
-    "(arn:aws:lambda:us-east-1:123456789012:function:dynamodb); a Kinesis stream or an SQS queue by ARN"
-)
+_FUNCTION_FORMS = f"{FORMS}; a Kinesis stream or an SQS queue by ARN"
 
 PlacedRoute = tuple[str, RouteSettings]
 """Where a route was written, and what it says."""
@@ -83,7 +76,7 @@ def _check_names(route: RouteSettings) -> Iterator[Finding]:
     if parse_target_arn(route.function) is not None:
         if route.payload == "original":
             yield "payload", "is for functions, and the route's is a stream or a queue", 'set payload = "batch"'
-    elif not _FUNCTION.fullmatch(route.function):
+    elif not is_function(route.function):
         yield "function", f"{route.function[:200]!r} is no function's name or ARN", _FUNCTION_FORMS
     for kind in route.function_response_types:
         if kind != REPORT_ITEM_FAILURES:
@@ -144,12 +137,6 @@ def _check_numbers(route: RouteSettings) -> Iterator[Finding]:
         yield "maximum_record_age_in_seconds", f"is {age_s}", "allowed: -1 (for ever), or 60 to 604800 (7 days)"
 
 
-def region_of(function: str) -> str:
-    """Return the region in a function's ARN, or nothing where it is named otherwise."""
-    match = _FUNCTION.fullmatch(function)
-    return (match["region"] or "") if match else ""
-
-
 def check_regions(routes: Iterable[PlacedRoute], region: str, option: str = "function") -> list[Problem]:
     """Return the routes whose function is in another region than the one that the engine calls.
 
@@ -158,9 +145,9 @@ def check_regions(routes: Iterable[PlacedRoute], region: str, option: str = "fun
     return [
         Problem(
             f"{place}: {option}",
-            f"is in {region_of(route.function)}, and the engine calls {region}",
+            f"is in {region_in(route.function)}, and the engine calls {region}",
             "set aws.region, or run one engine for each region",
         )
         for place, route in routes
-        if region and region_of(route.function) not in {"", region}
+        if region and region_in(route.function) not in {"", region}
     ]

@@ -1,4 +1,4 @@
-"""What the supervisor and the registry of its children say to each other: events in, decisions out."""
+"""What the supervisor and the registry of its children say to each other: events in, decisions out.  (pure)"""
 
 from __future__ import annotations
 

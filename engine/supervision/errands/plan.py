@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -16,6 +17,9 @@ from engine.supervision.errands.planner import Answer, Findings, Plan, Refusal
 if TYPE_CHECKING:
     from engine.capture.preflight import CapturePlan
 
+
+RoutesOf = Callable[[Settings, Mapping[str, Mapping[str, str]]], tuple[RouteSettings, ...]]
+"""Settings and the mapping hashes in Redis → all routes; raises `ConfigError`. Only the command line reads settings."""
 
 _DESTINATION = ": destination"
 SEGMENTS_OF_A_LOOK = 1_000_000
@@ -71,9 +75,9 @@ class Examination:
         return Refusal(tuple(errors), self.exit_code)
 
 
-def make_plan(settings: Settings, previous: bytes | None) -> Answer:
+def make_plan(settings: Settings, previous: bytes | None, *, routes_of: RoutesOf) -> Answer:
     """Return the plan, or every reason against it; ``previous`` is the encoded table that is in force."""
-    found = examine(settings, RouteTable.decode(previous) if previous else None)
+    found = examine(settings, routes_of, RouteTable.decode(previous) if previous else None)
     if found.plan is not None and previous is None:
         from engine.delivery.backlog.moves import rehome
 
@@ -92,12 +96,14 @@ def compare_destinations(settings: Settings, database: int, table: bytes) -> Ans
     return Findings(report.compared, report.published, report.unknown)
 
 
-def examine(settings: Settings, previous: RouteTable | None = None, *, changes_nothing: bool = False) -> Examination:
+def examine(
+    settings: Settings, routes_of: RoutesOf, previous: RouteTable | None = None, *, changes_nothing: bool = False
+) -> Examination:
     """Look at everything that the engine needs; the server's notification flags may be added to, unless
     ``changes_nothing``.
     """
     found = Examination()
-    table, is_redis_well = _read_routes(settings, previous, found)
+    table, is_redis_well = _read_routes(settings, routes_of, previous, found)
     capture = None
     if table is not None:
         if is_redis_well:
@@ -117,10 +123,11 @@ def examine(settings: Settings, previous: RouteTable | None = None, *, changes_n
     return found
 
 
-def _read_routes(settings: Settings, previous: RouteTable | None, found: Examination) -> tuple[RouteTable | None, bool]:
+def _read_routes(
+    settings: Settings, routes_of: RoutesOf, previous: RouteTable | None, found: Examination
+) -> tuple[RouteTable | None, bool]:
     """Return the table, and whether Redis answered as far as it was asked."""
     from engine.capture.preflight import read_mappings
-    from engine.settings.original import routes_of
 
     prefix, is_redis_well = settings.original.mapping_prefix, True
     mappings: dict[str, dict[str, str]] = {}
