@@ -121,7 +121,8 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
 
     ``failed_ids`` names the records to deliver again; where it is empty all of them failed, but with ITEMS none.
     ``reason`` is for people and dead letters; ``retry_after_ms`` is the service's own wish, 0 where it has none.
-    ``is_lost`` where nobody knows whether the function still runs, and writes.
+    ``is_lost`` where nobody knows whether the function still runs, and writes. ``wants_fence`` where an unfenced batch
+    met a function that does not keep older values out by itself: it has written nothing.
     """
 
     failure: Failure = Failure.NONE
@@ -129,3 +130,4 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     reason: str = ""
     retry_after_ms: int = 0
     is_lost: bool = False
+    wants_fence: bool = False

@@ -19,6 +19,11 @@ newer values of their keys by then. Ask it before each write, with a clock of yo
             failed.append(record.record_id)
             continue
         ...  # a write, by a client that gives up sooner than the engine's delivery.deadline_margin_ms
+
+**Who keeps older values out.** A function that keeps them out by itself, whenever they come, says so in its answer to
+the empty batch: ``{"batchItemFailures": [], "refusesOlderVersions": true}``. The engine then waits for none of its
+invocations before it delivers newer values, and marks its batches ``"unfenced": true``. A function that does not keep
+that promise (any more) raises `FenceWanted` for such a batch, before any write.
 """
 
 from __future__ import annotations
@@ -42,6 +47,17 @@ class SetupError(RuntimeError):
 
     The engine asks by an empty batch before it starts, and tells the user what is raised.
     """
+
+
+class DestinationUnavailable(RuntimeError):
+    """What the function writes to does not take its calls now, whatever is in them; the text says why.
+
+    It says nothing of the records: all of them are delivered again, and it is no attempt of theirs.
+    """
+
+
+class FenceWanted(RuntimeError):
+    """The batch is unfenced, and this function does not keep older values out: the engine is to send it fenced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +128,14 @@ def deadline_of(event: dict[str, Any]) -> Deadline:
     return Deadline(unix_ms)
 
 
+def check_fence(event: dict[str, Any], *, refuses_older_versions: bool) -> None:
+    """Raise `FenceWanted` where the engine counts on a promise that this function does not keep."""
+    if event.get("unfenced", False) is not False and not refuses_older_versions:
+        raise FenceWanted(
+            "the batch is unfenced, and the function no longer refuses older versions; nothing is written"
+        )
+
+
 def single(event: Any) -> Record:
     """Return the record of the original's payload; raise `ContractError` where it is not one."""
     if not isinstance(event, dict):
@@ -119,9 +143,14 @@ def single(event: Any) -> Record:
     return _record("", event)
 
 
-def answer(failed_ids: Iterable[str]) -> dict[str, list[dict[str, str]]]:
+def answer(failed_ids: Iterable[str]) -> dict[str, Any]:
     """Return the answer that has these records delivered again."""
     return {"batchItemFailures": [{"itemIdentifier": record_id} for record_id in failed_ids]}
+
+
+def answer_to_nothing(*, refuses_older_versions: bool) -> dict[str, Any]:
+    """Return the answer to the empty batch: the function can write, and whether it promises what is named here."""
+    return answer(()) | ({"refusesOlderVersions": True} if refuses_older_versions else {})
 
 
 def _record(record_id: str, item: dict[str, Any]) -> Record:

@@ -26,12 +26,16 @@ def serve_batch(
     clock_ms: Callable[[], int],
     write: Write,
     check: Callable[[TimeLeft], None],
-) -> dict[str, list[dict[str, str]]]:
+    *,
+    refuses_older_versions: bool,
+) -> dict[str, Any]:
     """Write a batch; return the answer, and log what failed with its reason. An empty batch has ``check`` called."""
     records, malformed = contract.records_of(event)
     time_left = TimeLeft(context.get_remaining_time_in_millis, contract.deadline_of(event), clock_ms)
     if not event["records"]:
         check(time_left)
+        return contract.answer_to_nothing(refuses_older_versions=refuses_older_versions)
+    contract.check_fence(event, refuses_older_versions=refuses_older_versions)
     failed = dict(malformed)
     failed.update(write(records, time_left))
     keys = {record.record_id: record.id for record in records}

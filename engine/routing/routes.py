@@ -6,7 +6,7 @@ carries slots, as bits of a mask, so a slot must not change its meaning while ch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -64,13 +64,15 @@ class RouteTable(msgspec.Struct, frozen=True):
     ``version`` grows with every reload. A route whose keys or events were changed gets another slot: marks that are on
     their way mean what they meant. ``retired`` remembers the slots of what went (`meaning`), the oldest first: one that
     comes back gets its slot again, and nobody else does while there is another choice. ``recycled`` are the slots that
-    had to be given to another one: what marks in them mean is not certain.
+    had to be given to another one: what marks in them mean is not certain. ``unfenced`` are the slots of routes whose
+    function keeps older values out by itself, as it has said when this table was made.
     """
 
     version: int
     routes: Mapping[int, RouteSettings]
     retired: tuple[tuple[int, str], ...] = ()
     recycled: RouteMask = 0
+    unfenced: RouteMask = 0
 
     @classmethod
     def build(cls, routes: Sequence[RouteSettings], previous: RouteTable | None = None) -> RouteTable:
@@ -96,6 +98,11 @@ class RouteTable(msgspec.Struct, frozen=True):
             retired=tuple((slot, what) for what, slot in before.items() if slot not in taken),
             recycled=recycled,
         )
+
+    def with_unfenced(self, functions: Collection[str]) -> RouteTable:
+        """Return the table in which the routes of batches to these functions are unfenced, and no others."""
+        wanted = (slot for slot, one in self.routes.items() if one.function in functions and one.payload == "batch")
+        return msgspec.structs.replace(self, unfenced=sum(1 << slot for slot in wanted))
 
     def uncoalesced(self) -> RouteMask:
         """Return the routes that want each event as a record of its own."""

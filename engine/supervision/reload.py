@@ -85,7 +85,7 @@ class Reload:
 
     def planned(self, table: RouteTable, now_ms: int) -> bool:
         """Take the table that was read; False where it changes nothing."""
-        if dict(table.routes) == dict(self.newest.routes):
+        if dict(table.routes) == dict(self.newest.routes) and table.unfenced == self.newest.unfenced:
             self.stage = Stage.IDLE
             return False
         assert table.version > self.newest.version

@@ -35,11 +35,12 @@ def _writer() -> Writer:
     return Writer(Caller(Connection(settings, credentials_of(settings)), settings), settings)
 
 
-def handler(event: Any, context: Any) -> dict[str, list[dict[str, str]]]:
+def handler(event: Any, context: Any) -> dict[str, Any]:
     """Write a batch, or the original's single record; what failed is in the answer, with its reason logged."""
     if not contract.is_batch(event):
         return serve_single(_single(event), context, now_ms, _write)
-    return serve_batch(event, context, now_ms, _write, _check)
+    refuses = _settings().refuses_older_versions
+    return serve_batch(event, context, now_ms, _write, _check, refuses_older_versions=refuses)
 
 
 def _check(time_left: TimeLeft) -> None:

@@ -41,6 +41,11 @@ class Settings:
     statement_bytes_max: int = 1 << 20
 
     @property
+    def refuses_older_versions(self) -> bool:
+        """Tell whether no older value can replace a newer one: a deleted row takes its version along."""
+        return all(mapping.leaves_tombstones for mapping in self.mappings)
+
+    @property
     def lock_wait_s(self) -> int:
         """Return for how long the server lets a statement wait for a lock: it gives up before the client does."""
         return max(1, self.read_timeout_ms // 1_000 - 1)

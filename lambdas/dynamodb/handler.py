@@ -41,11 +41,12 @@ def writer_of(settings: Settings) -> type[BatchWriter | PutWriter | VersionedWri
     return PutWriter if settings.item_mode == "attributes" else VersionedWriter
 
 
-def handler(event: Any, context: Any) -> dict[str, list[dict[str, str]]]:
+def handler(event: Any, context: Any) -> dict[str, Any]:
     """Write a batch, or the original's single record; what failed is in the answer, with its reason logged."""
     if not contract.is_batch(event):
         return serve_single(_single(event), context, now_ms, _write)
-    return serve_batch(event, context, now_ms, _write, lambda _: _writer().check())
+    refuses = _settings().is_versioned
+    return serve_batch(event, context, now_ms, _write, lambda _: _writer().check(), refuses_older_versions=refuses)
 
 
 def _single(event: Any) -> Record:

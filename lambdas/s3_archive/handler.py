@@ -51,11 +51,12 @@ def now_ms() -> int:
     return now_us() // 1_000
 
 
-def handler(event: Any, context: Any) -> dict[str, list[dict[str, str]]]:
+def handler(event: Any, context: Any) -> dict[str, Any]:
     """Archive a batch, or the original's single record; what failed is in the answer, with its reason logged."""
     if not contract.is_batch(event):
         return serve_single(contract.single(event), context, now_ms, _write)
-    return serve_batch(event, context, now_ms, _write, lambda _: _writer().check())
+    # No value replaces another: whoever reads them goes by the version.
+    return serve_batch(event, context, now_ms, _write, lambda _: _writer().check(), refuses_older_versions=True)
 
 
 def _write(records: Sequence[Record], time_left: TimeLeft) -> dict[str, str]:

@@ -103,7 +103,8 @@ def test_a_large_versioned_batch(sandbox: Sandbox) -> None:
 def test_the_check_of_a_versioned_function(sandbox: Sandbox) -> None:
     """An empty batch is answered and leaves nothing; the original's single record is refused with the remedy."""
     before = sandbox.dynamodb_client().scan(TableName=sandbox.table, Select="COUNT")["Count"]
-    assert invoke(sandbox, {"records": []}, "versioned") == ("", {"batchItemFailures": []})
+    promise = {"batchItemFailures": [], "refusesOlderVersions": True}
+    assert invoke(sandbox, {"records": []}, "versioned") == ("", promise)
     assert sandbox.dynamodb_client().scan(TableName=sandbox.table, Select="COUNT")["Count"] == before
     error, answer = invoke(sandbox, {"id": "k", "obj_name": "k", "body": "{}"}, "versioned")
     assert error

@@ -358,7 +358,7 @@ def test_what_fails_fails_alone(versioned: World) -> None:
 
 def test_setup_errors(versioned: World) -> None:
     """The check asks for the right that the writes need and leaves nothing; what is missing is one clear error."""
-    assert versioned.invoke([]) == ANSWERED
+    assert versioned.invoke([]) == ANSWERED | {"refusesOlderVersions": True}
     assert versioned.network.calls == ["BatchExecuteStatement"]
     assert versioned.network.client.scan(TableName="table")["Count"] == 0
 

@@ -14,8 +14,8 @@ from engine.delivery.reading.values import key_text
 from engine.model import Change, OriginalRecord, Record
 from engine.routing.events import EVENTS_OF_ABSENCE, REPAIR_GONE, expand_events
 
-_PREFIX, _SUFFIX = b'{"records":[', b'],"deadline_ms":%d}'
-_FRAMING_BYTES = len(_PREFIX) + len(_SUFFIX) + 20
+_PREFIX, _SUFFIX, _UNFENCED_SUFFIX = b'{"records":[', b'],"deadline_ms":%d}', b'],"deadline_ms":%d,"unfenced":true}'
+_FRAMING_BYTES = len(_PREFIX) + len(_UNFENCED_SUFFIX) + 20
 _encode = msgspec.json.Encoder().encode
 _IDS = tuple(str(index) for index in range(10_000))
 
@@ -73,10 +73,18 @@ class PayloadBuilder:
         self._database = database
         self._payload_bytes_max = payload_bytes_max
 
-    def build(self, entries: Sequence[Entry], fetched: Sequence[Fetched], deadline_ms: int = 0) -> Built:
+    def build(
+        self,
+        entries: Sequence[Entry],
+        fetched: Sequence[Fetched],
+        deadline_ms: int = 0,
+        *,
+        is_unfenced: bool = False,
+    ) -> Built:
         """Return the payload of as many entries as fit, in their order.
 
-        ``deadline_ms`` (Unix time) is when the function has to stop writing.
+        ``deadline_ms`` (Unix time) is when the function has to stop writing. An ``is_unfenced`` batch says that the
+        engine counts on the function to keep older values out.
         """
         assert len(entries) == len(fetched)
         built = Built()
@@ -110,7 +118,8 @@ class PayloadBuilder:
                 built.deferred.extend(entries[index + is_begun :])
                 break
         if parts:
-            built.payload = parts[0] if self._is_original else _PREFIX + b",".join(parts) + _SUFFIX % deadline_ms
+            suffix = (_UNFENCED_SUFFIX if is_unfenced else _SUFFIX) % deadline_ms
+            built.payload = parts[0] if self._is_original else _PREFIX + b",".join(parts) + suffix
         return built
 
     def _add_events(

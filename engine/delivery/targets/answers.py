@@ -26,6 +26,15 @@ HINTS = {
 }
 _OTHER_HINT = "check the route's function, aws.region and aws.lambda_endpoint_url"
 
+SETUP_ERROR = "SetupError"
+FENCE_WANTED = "FenceWanted"
+OF_THE_TARGET = {
+    SETUP_ERROR: Failure.REFUSED,
+    "DestinationUnavailable": Failure.SERVICE,
+    FENCE_WANTED: Failure.REFUSED,
+}
+"""Errors that functions raise by contract (`lambdas/contract.py`): they say nothing of the records."""
+
 # What runtimes put into the answer of a function that raised.
 _ERROR_KEYS = frozenset({"errorMessage", "errorType", "stackTrace", "requestId", "trace", "cause"})
 _TIMED_OUT = re.compile(rb"Task timed out after [\d.]+ seconds\s*$")
@@ -82,10 +91,21 @@ def function_error(body: bytes) -> Outcome:
         kind, message = str(error.get("errorType") or ""), str(error.get("errorMessage") or "")
     else:
         kind, message = "", body[:REASON_CHARS_MAX].decode("utf-8", "replace")
-    failure = Failure.TIMEOUT if "Task timed out" in message or kind == "Sandbox.Timedout" else Failure.FUNCTION_ERROR
+    failure = OF_THE_TARGET.get(kind, Failure.FUNCTION_ERROR)
+    if "Task timed out" in message or kind == "Sandbox.Timedout":
+        failure = Failure.TIMEOUT
     text = ": ".join(part for part in (kind, message) if part) or "no reason given"
     # A function that ran out of its time was stopped in the middle of something, which may yet arrive.
-    return Outcome(failure, reason=short(text), is_lost=failure is Failure.TIMEOUT)
+    return Outcome(failure, reason=short(text), is_lost=failure is Failure.TIMEOUT, wants_fence=kind == FENCE_WANTED)
+
+
+def refuses_older_versions(body: bytes) -> bool:
+    """Tell whether an answer to the empty batch says that the function keeps older values out by itself."""
+    try:
+        answer = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(answer, dict) and answer.get("refusesOlderVersions") is True
 
 
 def _any_answer(body: bytes) -> Outcome:

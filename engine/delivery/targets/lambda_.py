@@ -64,10 +64,18 @@ class LambdaTarget:
 
     def invoke(self, payload: bytes) -> Outcome:
         """Invoke with one payload; every expected failure is an outcome."""
+        return self.ask(payload)[0]
+
+    def ask(self, payload: bytes) -> tuple[Outcome, bytes]:
+        """Invoke with one payload; return what became of it, and what the function answered, b"" where it did not."""
         try:
             status, headers, body = self._ready().send(payload)
         except EXPECTED as error:
-            return self._not_sent(error)
+            return self._not_sent(error), b""
+        outcome = self._outcome_of(status, headers, body)
+        return outcome, body if outcome.failure is Failure.NONE else b""
+
+    def _outcome_of(self, status: int, headers: Mapping[str, str], body: bytes) -> Outcome:
         self._clock.heard(str(headers.get("Date") or ""), monotonic_ms())
         if len(body) > ANSWER_BYTES_MAX:
             return Outcome(Failure.BAD_ANSWER, reason=f"the answer is longer than {ANSWER_BYTES_MAX} bytes")

@@ -8,31 +8,44 @@ what to do with nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import msgspec
 
 from engine.config import AwsSettings, DeliverySettings
+from engine.delivery.targets.answers import SETUP_ERROR, refuses_older_versions
 from engine.delivery.targets.lambda_ import LambdaTarget
 from engine.errors import Problem
 from engine.model import Failure
 
 EMPTY_BATCH = b'{"records":[]}'
-SETUP_ERROR = "SetupError: "
 TIMEOUT_MS = 5_000
 """A function that thinks about nothing for longer does not hold up the start."""
 
 
-def probe_functions(
-    functions: Iterable[tuple[str, str]], aws: AwsSettings, delivery: DeliverySettings
-) -> list[Problem]:
-    """Ask for each (place, function) that takes batches whether it can work as it is set up."""
-    problems: list[Problem] = []
+@dataclass(slots=True)
+class Probe:
+    """What functions said of themselves: what keeps one from working, and which keep older values out by themselves.
+
+    One that did not answer has promised nothing.
+    """
+
+    problems: list[Problem] = field(default_factory=list)
+    refusing: set[str] = field(default_factory=set)
+
+
+def probe_functions(functions: Iterable[tuple[str, str]], aws: AwsSettings, delivery: DeliverySettings) -> Probe:
+    """Ask each (place, function) that takes batches whether it can work as it is set up, and what it promises."""
+    probe = Probe()
     brief = msgspec.structs.replace(delivery, invoke_timeout_ms=min(TIMEOUT_MS, delivery.invoke_timeout_ms))
     for place, function in functions:
         target = LambdaTarget(function, aws, brief, report_item_failures=False, connections_max=1)
-        outcome = target.invoke(EMPTY_BATCH)
+        outcome, answer = target.ask(EMPTY_BATCH)
         target.close()
-        if outcome.failure is Failure.FUNCTION_ERROR and outcome.reason.startswith(SETUP_ERROR):
+        kind, _, reason = outcome.reason.partition(": ")
+        if outcome.failure is Failure.REFUSED and kind == SETUP_ERROR:
             hint = "see the function's environment and rights"
-            problems.append(Problem(place, f"{function} cannot work: {outcome.reason.removeprefix(SETUP_ERROR)}", hint))
-    return problems
+            probe.problems.append(Problem(place, f"{function} cannot work: {reason}", hint))
+        if refuses_older_versions(answer):
+            probe.refusing.add(function)
+    return probe

@@ -108,7 +108,8 @@ def examine(
     if table is not None:
         if is_redis_well:
             capture = _examine_redis(settings, table, found, changes_nothing=changes_nothing)
-        _examine_functions(settings, tuple(table.routes.values()), found)
+        refusing = _examine_functions(settings, tuple(table.routes.values()), found)
+        table = table.with_unfenced(refusing)
         _examine_destinations(settings, tuple(table.routes.values()), found)
     if table is not None and capture is not None and not found.exit_code:
         found.plan = Plan(
@@ -174,7 +175,8 @@ def _examine_redis(
     return capture
 
 
-def _examine_functions(settings: Settings, routes: tuple[RouteSettings, ...], found: Examination) -> None:
+def _examine_functions(settings: Settings, routes: tuple[RouteSettings, ...], found: Examination) -> set[str]:
+    """See whether functions, streams and queues can be used; return the functions that keep older values out."""
     from engine.aws.target_arns import parse_target_arn
     from engine.delivery.targets.lambda_ import check_functions
     from engine.delivery.targets.make import check_places
@@ -184,19 +186,22 @@ def _examine_functions(settings: Settings, routes: tuple[RouteSettings, ...], fo
     arns = {function: parse_target_arn(function) for _, function in places}
     others = [(place, arn) for place, function in places if (arn := arns[function]) is not None]
     functions = [(place, function) for place, function in places if arns[function] is None]
+    refusing: set[str] = set()
     try:
         problems = check_functions(functions, settings.aws, settings.delivery)
         problems += check_places(others, settings.aws, settings.delivery)
         if not problems:
             taking_batches = {route.function for route in routes if route.payload == "batch"}
             batches = [(place, function) for place, function in functions if function in taking_batches]
-            problems = probe_functions(batches, settings.aws, settings.delivery)
+            probe = probe_functions(batches, settings.aws, settings.delivery)
+            problems, refusing = probe.problems, probe.refusing
     except EngineError as error:
         found.add_error("functions", error)
-        return
+        return refusing
     found.findings += [Finding(Verdict.ERROR, problem, 1) for problem in problems]
     if places and not problems:
         found.add(Verdict.OK, "functions", ", ".join(sorted({function for _, function in places})))
+    return refusing
 
 
 def _examine_destinations(settings: Settings, routes: tuple[RouteSettings, ...], found: Examination) -> None:
