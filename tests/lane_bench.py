@@ -12,9 +12,9 @@ import pytest
 from engine.config import AwsSettings, DeliverySettings, RouteSettings
 from engine.delivery.backlog.backlog import Backlog
 from engine.delivery.dispatch import Burial
-from engine.delivery.lanes import route_lane
+from engine.delivery.lanes import hands, route_lane
+from engine.delivery.lanes.hands import LaneKit
 from engine.delivery.lanes.lane import Batch
-from engine.delivery.lanes.route_lane import LaneKit
 from engine.ring.counters import Board
 from engine.ring.wake import Wake
 
@@ -49,7 +49,7 @@ class Hands:
 def lane_kit(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[LaneKit]:
     """Yield what lanes of one invoker share; time stands still at 0, and all hands are `Hands`."""
     for name in ("Dispatcher", "make_target", "failure_sink"):
-        patch.setattr(route_lane, name, Hands)
+        patch.setattr(hands, name, Hands)
     patch.setattr(route_lane, "monotonic_ms", lambda: 0)
     patch.setattr(route_lane, "now_ms", lambda: UNIX_MS)
     backlog, wake = Backlog(str(folder), 0, 1, 1 << 26), Wake()

@@ -19,35 +19,26 @@ from engine.clock import monotonic_ms, now_ms
 from engine.config import AwsSettings, DeliverySettings, RedisSettings
 from engine.delivery.backlog.backlog import Backlog
 from engine.delivery.dispatch import Buried, Completion
+from engine.delivery.gauges import set_gauges
+from engine.delivery.intake import Intake
+from engine.delivery.lanes.hands import LaneKit
 from engine.delivery.lanes.lanes import Lanes
 from engine.delivery.lanes.retry import Backoff
-from engine.delivery.lanes.route_lane import LaneKit, RouteLane
-from engine.delivery.lanes.settle import Frame, Ledger
+from engine.delivery.lanes.settle import Frame
 from engine.delivery.reading.fetch import Fetcher
+from engine.delivery.relief import Relief, empty_out
 from engine.errors import RedisError
 from engine.lifecycle import ChildLink, Drain, RepairWanted, RoutesInForce, SetRoutes, Stop
-from engine.model import THE_BEGINNING_MS, Change, Watermark
+from engine.model import THE_BEGINNING_MS, Change
 from engine.observe.logs import get_logger
-from engine.ring.codec import decode_changes, watermark_of
 from engine.ring.counters import ChildState, Counter
-from engine.ring.ring import RingCorrupted, RingReader
+from engine.ring.ring import RingReader
 from engine.ring.wake import Wake
 from engine.routing.routes import RouteTable
 
 log = get_logger(__name__)
 
 BEAT_MS_MAX = 500
-FRAMES_A_TURN_MAX = 64
-MARKS_OF_A_REPAIR = 3
-"""Watermarks that are settled before a repair is believed: the first may have been on their way when it was wanted."""
-STUCK_RING_SHARE = 0.5
-"""Of a ring a lane in trouble may hold up; then its keys move to disk."""
-SLOW_RING_SHARE = 0.75
-"""Of a ring a lane may hold up that delivers, if slowly."""
-EASE_REST = 3
-"""For how many times as long as it took nothing more of a lane is moved to disk that delivers, if slowly."""
-BLAMED_RATIO = 4
-"""A lane is slow where another one has so many times fewer keys that wait."""
 SWITCH_INTERVAL_S = 0.0005
 """How long a thread may keep the interpreter's lock from another: the default of 5 ms would be our lag."""
 
@@ -84,14 +75,14 @@ def run_invoker(spec: InvokerSpec, link: ChildLink) -> int:
 
 
 class Invoker:
-    """The loop and what it owns: a ledger a ring, a lane a route, one connection for the reads."""
+    """The loop and what it owns: its rings' ends, a lane a route, one connection for the reads, a backlog."""
 
     def __init__(self, spec: InvokerSpec, link: ChildLink) -> None:
         self._spec = spec
         self._link = link
         self._row = link.row
         self._done: deque[Completion] = deque()
-        self._ledgers = [Ledger() for _ in spec.readers]
+        self._intake = Intake(spec.readers, lambda since_ms: link.report(RepairWanted(since_ms)))
         delivery = spec.delivery
         self._fetcher = Fetcher(
             spec.redis,
@@ -103,20 +94,15 @@ class Invoker:
         self._backoff = Backoff(delivery.retry_backoff_ms_min, delivery.retry_backoff_ms_max)
         # The row is our predecessor's too, if we have one: what it had in flight may still be written.
         self._fence_ms = max(spec.fence_ms, self._row.get(Counter.FENCE_MS))
-        self._seen_until = [reader.seen_until for reader in spec.readers]
         self._backlog = Backlog(delivery.backlog_folder, spec.index, spec.invokers, delivery.backlog_bytes_max)
         self._kit = LaneKit(spec.database, delivery, spec.aws, self._backlog, self._row, self._done, spec.wake)
         self._fetch_failures = 0
         self._fetch_after_ms = 0
         self._draining = False
         self._lanes = Lanes(self._kit)
-        self._ease_after_ms = 0
+        self._relief = Relief()
         self._damaged = 0
         """Damaged files of the backlog whose keys are being looked for."""
-        self._marks_to_come: list[int] = []
-        """By ring: the watermarks until what was in a damaged backlog is found."""
-        self._distrusted = [0] * len(spec.readers)
-        """By ring: the watermarks until what was in a damaged part of it is found."""
         self._open_backlog()
         self._set_routes(spec.table)
 
@@ -134,7 +120,7 @@ class Invoker:
         if len(damaged) > self._damaged:
             log.error("backlog_lost", moved_to=damaged, hint="its keys are found by a scan of the whole keyspace")
             self._link.report(RepairWanted(THE_BEGINNING_MS))
-            self._marks_to_come = [MARKS_OF_A_REPAIR] * len(self._ledgers)
+            self._intake.distrust.await_all()
         self._damaged = len(damaged)
 
     def run(self) -> int:
@@ -170,46 +156,18 @@ class Invoker:
 
     def _turn(self) -> bool:
         """Do what can be done now; return True if there is more that needs no waiting for."""
-        more = self._read_rings()
+        more = self._intake.read(self._distribute)
         self._complete()
         more |= self._lanes.sort_shelves(monotonic_ms())
         started = self._start_batches()
         self._relieve_rings()
-        self._release()
-        self._gauge()
+        if self._intake.release():
+            self._backlog.repaired()
+        set_gauges(self._row, self._lanes.all(), self._backlog, self._fence_ms)
         self._note_damage()
         return more or started
 
-    def _read_rings(self) -> bool:
-        more = False
-        for index, (reader, ledger) in enumerate(zip(self._spec.readers, self._ledgers, strict=True)):
-            for _ in range(FRAMES_A_TURN_MAX):
-                try:
-                    read = reader.read()
-                    if read is None:
-                        break
-                    changes, end = decode_changes(read[0]), read[1]
-                    watermark = watermark_of(changes)
-                except RingCorrupted as error:
-                    self._skip(index, error)
-                    break
-                frame = ledger.add(end, watermark)
-                if watermark is None:
-                    self._distribute(changes, frame, is_fenced=end <= self._seen_until[index])
-            else:
-                more = True
-        return more
-
-    def _skip(self, index: int, error: RingCorrupted) -> None:
-        """Pass over a damaged part of a ring: it is a gap, of all shards, since this ring's last watermark."""
-        reader = self._spec.readers[index]
-        since_ms = reader.watermark.moment_ms or THE_BEGINNING_MS
-        self._ledgers[index].add(reader.skip())
-        self._distrusted[index] = MARKS_OF_A_REPAIR
-        self._link.report(RepairWanted(since_ms))
-        log.error("ring_damaged", error=str(error), since_ms=since_ms)
-
-    def _distribute(self, changes: list[Change], frame: Frame, *, is_fenced: bool) -> None:
+    def _distribute(self, changes: list[Change], frame: Frame, is_fenced: bool) -> None:
         row, moment = self._row, monotonic_ms()
         is_fenced = is_fenced and moment < self._fence_ms
         row.add(Counter.CHANGES_READ, len(changes))
@@ -218,7 +176,7 @@ class Invoker:
             if is_fenced:
                 lane.add_fenced(mine, frame, self._fence_ms)
             else:
-                merged += lane.add(mine, frame, moment)
+                merged += lane.keys.add(mine, frame, moment)
         row.add(Counter.CHANGES_COALESCED, merged)
 
     def _complete(self) -> None:
@@ -252,7 +210,7 @@ class Invoker:
                     )
                 except RedisError as error:
                     self._fetch_failed(error)
-                    lane.retry(batch, self._fetch_after_ms)
+                    lane.keys.retry(batch, self._fetch_after_ms)
                     break
                 self._fetch_failures = 0
                 self._row.set(Counter.VERSION, self._fetcher.version)
@@ -271,69 +229,16 @@ class Invoker:
         # What a retired lane has in flight ends by itself, and the rest is others'.
         lanes = tuple(self._lanes.in_force.values())
         if self._draining:
-            for lane in lanes:
-                if lane.is_troubled and not lane.is_idle():
-                    lane.empty_out(monotonic_ms())
-            return
-        ring_share = max(reader.used / reader.ring_bytes for reader in self._spec.readers)
-        if ring_share <= STUCK_RING_SHARE:
-            return
-        moment_ms = monotonic_ms()
-        stuck = [lane for lane in lanes if lane.is_held_up(moment_ms)]
-        for lane in lanes:
-            if lane.retries or lane in stuck:
-                lane.shelve(moment_ms, is_stuck=lane in stuck)
-        if lanes and not stuck and ring_share > SLOW_RING_SHARE and moment_ms >= self._ease_after_ms:
-            self._ease(lanes, moment_ms)
-
-    def _ease(self, lanes: Sequence[RouteLane], moment_ms: int) -> None:
-        """Have a lane that is merely slow hold up nobody else: where all have as much to do, none is to blame."""
-        slowest = max(lanes, key=lambda lane: len(lane.waiting))
-        if all(len(lane.waiting) * BLAMED_RATIO > len(slowest.waiting) for lane in lanes):
-            return
-        slowest.ease(moment_ms)
-        ended_ms = monotonic_ms()
-        # Else it might do nothing but move keys to disk, and never come to deliver what would free the ring.
-        self._ease_after_ms = ended_ms + EASE_REST * (ended_ms - moment_ms)
-
-    def _release(self) -> None:
-        for index, (reader, ledger) in enumerate(zip(self._spec.readers, self._ledgers, strict=True)):
-            before = ledger.watermark
-            end = ledger.settled()
-            if end is not None:
-                reader.release(end)
-                if ledger.watermark is not None and ledger.watermark is not before:
-                    self._note_watermark(index, ledger.watermark)
-
-    def _note_watermark(self, index: int, watermark: Watermark) -> None:
-        """Believe a watermark once what was lost is found: while it is scanned for, none comes."""
-        if self._distrusted[index]:
-            self._distrusted[index] -= 1
+            empty_out(lanes)
         else:
-            self._spec.readers[index].set_watermark(watermark)
-        if self._marks_to_come:
-            self._marks_to_come[index] -= 1
-            if max(self._marks_to_come) <= 0:
-                self._marks_to_come = []
-                self._backlog.repaired()
-
-    def _gauge(self) -> None:
-        waiting = in_flight = fence_ms = 0
-        for lane in self._lanes.all():
-            waiting += len(lane.waiting) + len(lane.held)
-            in_flight += len(lane.in_flight)
-            fence_ms = max(fence_ms, lane.fence_ms())
-        self._row.set(Counter.FENCE_MS, max(fence_ms, self._fence_ms))
-        self._row.set(Counter.KEYS_BACKLOG, sum(self._backlog.routes().values()))
-        self._row.set(Counter.KEYS_WAITING, waiting)
-        self._row.set(Counter.KEYS_IN_FLIGHT, in_flight)
+            self._relief.relieve(lanes, self._intake.share_used())
 
     def _is_idle(self) -> bool:
-        return not self._done and all(lane.is_idle() for lane in self._lanes.all())
+        return not self._done and all(lane.keys.is_idle() for lane in self._lanes.all())
 
     def _wait_ms(self) -> int:
         """Return how long nothing can happen by itself, in milliseconds, at least 1: no spinning."""
-        due = [lane.next_due_ms() for lane in self._lanes.all()]
+        due = [lane.keys.next_due_ms() for lane in self._lanes.all()]
         times = [max(time, self._fetch_after_ms) for time in due if time is not None]
         if not times:
             return BEAT_MS_MAX

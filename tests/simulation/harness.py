@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from engine.delivery import invoker
+from engine.delivery import intake, invoker, relief
 from engine.delivery.backlog import file as backlog_file
 from engine.delivery.backlog.file import BacklogFile
-from engine.delivery.lanes import route_lane
+from engine.delivery.lanes import hands, route_lane, shelving
 from engine.delivery.reading import fetch
 from engine.ring.ring import RingReader
 from tests.simulation.cache import Cache, FakeConnection
@@ -30,15 +30,17 @@ class _Silent:
 
 def install(patch: pytest.MonkeyPatch, world: World, cache: Cache, functions: Functions) -> None:
     """Put the invoker's modules onto this world."""
-    for module in (invoker, route_lane, backlog_file):
+    for module in (invoker, intake, route_lane, shelving, backlog_file):
         patch.setattr(module, "log", _Silent())
+    for module in (invoker, route_lane, backlog_file):
         patch.setattr(module, "now_ms", world.now_ms)
-    for module in (invoker, route_lane):
+    for module in (invoker, relief, route_lane):
         patch.setattr(module, "monotonic_ms", world.monotonic_ms)
+    for module in (invoker, route_lane):
         patch.setattr(module, "random", world.rng)
-    patch.setattr(route_lane, "make_target", functions.target)
-    patch.setattr(route_lane, "Dispatcher", functions.dispatcher)
-    patch.setattr(route_lane, "failure_sink", functions.sink)
+    patch.setattr(hands, "make_target", functions.target)
+    patch.setattr(hands, "Dispatcher", functions.dispatcher)
+    patch.setattr(hands, "failure_sink", functions.sink)
     patch.setattr(FakeConnection, "cache", cache, raising=False)
     patch.setattr(fetch, "_Connection", FakeConnection)
     _install_disk(patch, world)

@@ -172,10 +172,12 @@ class Simulation:
         if self.world.disk_failed:
             return
         for lane in invoker._lanes.all():
-            fenced = sum(len(batch.entries) for _, _, batch in lane.retries if batch.fence_ms or not batch.attempts)
-            bound = self.delivery.retrying_keys_max + 2 * lane.batch_size * lane.route.parallelization_factor
-            if lane.retrying_keys - fenced > bound:
-                raise Broken(f"{lane.retrying_keys} keys of {lane.route.name} wait in memory for another attempt")
+            fenced = sum(
+                len(batch.entries) for _, _, batch in lane.keys.retries if batch.fence_ms or not batch.attempts
+            )
+            bound = self.delivery.retrying_keys_max + 2 * lane.keys.batch_size * lane.route.parallelization_factor
+            if lane.keys.retrying_keys - fenced > bound:
+                raise Broken(f"{lane.keys.retrying_keys} keys of {lane.route.name} wait in memory for another attempt")
 
     # What is done to it
 
@@ -323,10 +325,10 @@ class Simulation:
         lanes = [
             (
                 lane.route.name,
-                len(lane.waiting),
-                len(lane.held),
-                len(lane.in_flight),
-                len(lane.retries),
+                len(lane.keys.waiting),
+                len(lane.keys.held),
+                len(lane.keys.in_flight),
+                len(lane.keys.retries),
                 len(lane.shelf),
             )
             for lane in self.invoker._lanes.all()

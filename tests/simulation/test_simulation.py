@@ -10,6 +10,7 @@ from engine.delivery.backlog.shelf import Shelf
 from engine.delivery.lanes.lane import Batch, Entry, Lane
 from engine.delivery.lanes.route_lane import RouteLane
 from engine.delivery.lanes.settle import Frame, Ledger
+from engine.delivery.lanes.shelving import Shelving
 from engine.model import Change, Outcome
 from tests.simulation import simulation as simulation_module
 from tests.simulation.destination import Broken
@@ -101,7 +102,7 @@ def test_it_finds_rows_that_are_removed_too_early(tmp_path: Path, monkeypatch: p
 
 def test_it_finds_retries_without_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine that keeps whatever failed in memory is found out."""
-    monkeypatch.setattr(RouteLane, "_park", lambda *_: False)
+    monkeypatch.setattr(Shelving, "park", lambda *_: False)
     monkeypatch.setattr(simulation_module, "KEYS", tuple(b"a%d" % number for number in range(400)))
     monkeypatch.setattr(Simulation, "fill_disk", Simulation.write)
     for mode in MODES.keys() - {"well"}:

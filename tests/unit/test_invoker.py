@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from engine.config import AwsSettings, DeliverySettings, RedisSettings, RouteSettings
-from engine.delivery.invoker import MARKS_OF_A_REPAIR, Invoker, InvokerSpec
+from engine.delivery.intake import MARKS_OF_A_REPAIR
+from engine.delivery.invoker import Invoker, InvokerSpec
 from engine.lifecycle import Message, RepairWanted
 from engine.model import THE_BEGINNING_MS, Change, Watermark
 from engine.ring import ring as ring_module
@@ -55,7 +56,7 @@ class Rig:
         assert self.writer.offer(encode_changes([Change(key, event, 1 << slot, 1) for key in keys]))
 
     def waiting(self) -> dict[str, set[bytes]]:
-        return {lane.route.name: set(lane.waiting) for lane in self.invoker._lanes.in_force.values()}
+        return {lane.route.name: set(lane.keys.waiting) for lane in self.invoker._lanes.in_force.values()}
 
 
 @pytest.fixture

@@ -9,9 +9,10 @@ import pytest
 
 from engine.config import RouteSettings
 from engine.delivery.backlog.rows import BacklogRow
+from engine.delivery.lanes.hands import LaneKit
 from engine.delivery.lanes.lane import Batch
 from engine.delivery.lanes.lanes import Lanes
-from engine.delivery.lanes.route_lane import LaneKit, RouteLane
+from engine.delivery.lanes.route_lane import RouteLane
 from engine.delivery.lanes.settle import Frame, Ledger
 from engine.delivery.reading.questions import Fetched
 from engine.model import Change, Failure, Outcome
@@ -50,7 +51,7 @@ class Rig:
     def mark(self, *keys: bytes, slot: int, event: str = "hset", at_ms: int = 0) -> None:
         frame = self.frame()
         for lane, mine in self.lanes.share_out([Change(key, event, 1 << slot, UNIX_MS) for key in keys]):
-            lane.add(mine, frame, at_ms)
+            lane.keys.add(mine, frame, at_ms)
 
     def send(self, lane: RouteLane, at_ms: int = 0, body: str | None = "{}") -> Batch:
         batch = lane.take(at_ms)
@@ -88,7 +89,7 @@ def keys_of(batch: Batch | None) -> list[bytes]:
 
 
 def events_of(lane: RouteLane) -> dict[bytes, str]:
-    entries: Iterable[Change] = (change for change, _ in lane.waiting.values())
+    entries: Iterable[Change] = (change for change, _ in lane.keys.waiting.values())
     return {change.key: change.event for change in entries}
 
 
@@ -97,8 +98,8 @@ def test_what_waits_goes_to_the_routes_that_want_it(rig: Rig) -> None:
     rig.load(route("all"))
     rig.mark(b"a1", b"b1", slot=0)
     rig.load(route("all", "a*"), route("rest", "b*"))
-    assert list(rig.lane("all").waiting) == [b"a1"]
-    assert list(rig.lane("rest").waiting) == [b"b1"]
+    assert list(rig.lane("all").keys.waiting) == [b"a1"]
+    assert list(rig.lane("rest").keys.waiting) == [b"b1"]
     assert rig.ledger.settled() is None
     rig.lanes.close_retired(0)
     assert rig.lanes.retired == []
@@ -154,7 +155,7 @@ def test_a_changed_function_keeps_its_lane(rig: Rig) -> None:
     rig.mark(b"a", slot=0)
     rig.load(route("carts", function="g", batch_size=9))
     assert rig.lane("carts") is lane
-    assert lane.batch_size == 9
+    assert lane.keys.batch_size == 9
     assert keys_of(lane.take(0)) == [b"a"]
 
 
@@ -171,8 +172,8 @@ def test_late_marks_of_a_route_that_went_find_those_that_want_them(rig: Rig) -> 
     rig.load(route("all"), route("other", "b*"))
     rig.load(route("all", "a*"), route("rest", "b*"), route("other", "b*"))
     rig.mark(b"a1", b"b1", slot=0)
-    assert list(rig.lane("all").waiting) == [b"a1"]
-    assert list(rig.lane("rest").waiting) == [b"b1"]
+    assert list(rig.lane("all").keys.waiting) == [b"a1"]
+    assert list(rig.lane("rest").keys.waiting) == [b"b1"]
 
 
 def test_an_inherited_key_hides_no_delete(rig: Rig) -> None:
@@ -221,7 +222,7 @@ def test_rows_on_disk_go_to_the_routes_that_want_them(rig: Rig) -> None:
     rig.load(route("all", "a*"), route("rest", "b*", "c*"))
     lane = rig.lane("all")
     lane.take_back(0)
-    assert not lane.waiting
+    assert not lane.keys.waiting
     rig.sort()
     assert {name: rig.rows(name) for name in ("all", "rest", "was")} == {
         "all": {b"a1"},
@@ -229,7 +230,7 @@ def test_rows_on_disk_go_to_the_routes_that_want_them(rig: Rig) -> None:
         "was": {b"d1"},
     }
     lane.take_back(0)
-    assert list(lane.waiting) == [b"a1"]
+    assert list(lane.keys.waiting) == [b"a1"]
 
 
 def test_adopted_rows_survive_what_is_in_flight(rig: Rig) -> None:

@@ -9,8 +9,9 @@ import pytest
 
 from engine.config import RouteSettings
 from engine.delivery.dispatch import Burial
+from engine.delivery.lanes.hands import LaneKit
 from engine.delivery.lanes.lane import Batch
-from engine.delivery.lanes.route_lane import LaneKit, RouteLane
+from engine.delivery.lanes.route_lane import RouteLane
 from engine.delivery.lanes.settle import Ledger
 from engine.delivery.reading.questions import Fetched
 from engine.model import Change, Failure, Outcome
@@ -28,19 +29,19 @@ class Bench:
     def __init__(self, kit: LaneKit, route: RouteSettings) -> None:
         self.kit = kit
         self.lane = RouteLane(route, kit)
-        self.lane.is_shelf_sorted = True
+        self.lane.shelving.is_sorted = True
         self.ledger = Ledger()
         self._end = 0
 
     @property
     def jobs(self) -> list[Batch | Burial]:
-        hands = self.lane._dispatcher
+        hands = self.lane._hands._dispatcher
         assert isinstance(hands, Hands)
         return hands.jobs
 
     def mark(self, *keys: bytes, event: str = "hset", captured_ms: int = UNIX_MS) -> None:
         self._end += 10
-        self.lane.add([Change(key, event, 1, captured_ms) for key in keys], self.ledger.add(self._end), 0)
+        self.lane.keys.add([Change(key, event, 1, captured_ms) for key in keys], self.ledger.add(self._end), 0)
 
     def send(self, at_ms: int = 0, body: str | None = "{}") -> Batch:
         """Take a batch, read it and send it."""
@@ -54,7 +55,7 @@ class Bench:
         self.lane.complete(batch, outcome, at_ms, UNIX_MS + at_ms)
 
     def due_ms(self) -> list[int]:
-        return sorted(due_ms for due_ms, _, _ in self.lane.retries)
+        return sorted(due_ms for due_ms, _, _ in self.lane.keys.retries)
 
 
 Make = Callable[..., Bench]
@@ -73,8 +74,8 @@ def test_what_is_accepted_is_settled(make: Make) -> None:
     bench.mark(b"a", b"b")
     bench.end(bench.send(), Outcome(), 5)
     assert bench.ledger.settled() == 10
-    assert bench.lane.is_idle()
-    assert bench.lane.invocations == 0
+    assert bench.lane.keys.is_idle()
+    assert bench.lane.keys.invocations == 0
 
 
 def test_a_batch_says_until_when_it_may_write(make: Make) -> None:
@@ -84,7 +85,7 @@ def test_a_batch_says_until_when_it_may_write(make: Make) -> None:
     batch = bench.send(at_ms=50)
     assert orjson.loads(batch.payload)["deadline_ms"] == UNIX_MS + 1_000
     assert batch.fence_ms == 50 + 1_400
-    assert bench.kit.row.get(Counter.FENCE_MS) == bench.lane.fence_ms() == 1_450
+    assert bench.kit.row.get(Counter.FENCE_MS) == bench.lane.fences.until_ms() == 1_450
 
 
 def test_an_originals_function_knows_no_deadline(make: Make) -> None:
@@ -102,9 +103,9 @@ def test_a_lost_batch_waits_for_its_fence(make: Make) -> None:
     bench.mark(b"a")
     bench.end(bench.send(), LOST, 20)
     assert bench.due_ms() == [1_400]
-    assert bench.lane.fence_ms() == 1_400
+    assert bench.lane.fences.until_ms() == 1_400
     assert bench.lane.take(1_399) is None
-    again = bench.lane.take(max(1_400, bench.lane.paused_until_ms))
+    again = bench.lane.take(max(1_400, bench.lane.keys.paused_until_ms))
     assert again is not None
 
 
@@ -114,7 +115,7 @@ def test_a_batch_that_has_ended_does_not_wait_for_its_fence(make: Make) -> None:
     bench.mark(b"a")
     bench.end(bench.send(), RAISED, 20)
     assert bench.due_ms()[0] < 1_400
-    assert bench.lane.fence_ms() == 0
+    assert bench.lane.fences.until_ms() == 0
 
 
 def test_only_what_failed_is_sent_again(make: Make) -> None:
@@ -122,7 +123,7 @@ def test_only_what_failed_is_sent_again(make: Make) -> None:
     bench = make()
     bench.mark(b"a", b"b", b"c")
     bench.end(bench.send(), Outcome(Failure.ITEMS, ("1",), "one failed"), 20)
-    assert bench.lane.in_flight == {b"b"}
+    assert bench.lane.keys.in_flight == {b"b"}
     again = bench.lane.take(5_000)
     assert again is not None
     assert [change.key for change, _ in again.entries] == [b"b"]
@@ -140,7 +141,7 @@ def test_a_key_that_changed_meanwhile_is_read_again(make: Make) -> None:
     assert bench.ledger.settled() == 10
     bench.end(bench.send(at_ms=20), Outcome(), 30)
     assert bench.ledger.settled() == 20
-    assert bench.lane.is_idle()
+    assert bench.lane.keys.is_idle()
 
 
 def test_an_outage_pauses_the_lane_and_counts_for_nobody(make: Make) -> None:
@@ -150,8 +151,8 @@ def test_an_outage_pauses_the_lane_and_counts_for_nobody(make: Make) -> None:
     bench.end(bench.send(), REFUSED, 20)
     bench.mark(b"b")
     assert bench.lane.take(20) is None
-    assert bench.lane.is_troubled
-    assert bench.lane.paused_until_ms > 20
+    assert bench.lane.health.is_troubled
+    assert bench.lane.keys.paused_until_ms > 20
     again = bench.lane.take(5_000)
     assert again is not None
     assert again.attempts == 0
@@ -162,8 +163,8 @@ def test_a_wish_of_the_service_is_heeded(make: Make) -> None:
     bench = make()
     bench.mark(b"a")
     bench.end(bench.send(), Outcome(Failure.THROTTLED, reason="429", retry_after_ms=7_000), 20)
-    assert bench.lane.paused_until_ms == 7_020
-    assert bench.lane.slots == 1
+    assert bench.lane.keys.paused_until_ms == 7_020
+    assert bench.lane.keys.slots == 1
 
 
 def test_what_is_given_up_is_in_flight_until_it_is_kept(make: Make) -> None:
@@ -191,7 +192,7 @@ def test_what_is_too_old_is_given_up_alone(make: Make) -> None:
     burial = bench.jobs[-1]
     assert isinstance(burial, Burial)
     assert [change.key for change, _ in burial.entries] == [b"old"]
-    assert [change.key for _, _, batch in bench.lane.retries for change, _ in batch.entries] == [b"new"]
+    assert [change.key for _, _, batch in bench.lane.keys.retries for change, _ in batch.entries] == [b"new"]
 
 
 def test_a_failed_batch_is_cut_in_two(make: Make) -> None:
@@ -203,7 +204,7 @@ def test_a_failed_batch_is_cut_in_two(make: Make) -> None:
         bench = make(**options)
         bench.mark(b"a", b"b", b"c")
         bench.end(bench.send(), outcome, 20)
-        halves = [(len(batch.entries), batch.attempts) for _, _, batch in bench.lane.retries]
+        halves = [(len(batch.entries), batch.attempts) for _, _, batch in bench.lane.keys.retries]
         assert sorted(halves) == [(1, 0), (2, 0)]
 
 
@@ -234,11 +235,11 @@ def test_retries_wait_on_disk_past_the_bound(make: Make) -> None:
     first, second = bench.send(), bench.send()
     bench.end(first, RAISED, 20)
     bench.end(second, RAISED, 20)
-    assert bench.lane.retrying_keys == 2
+    assert bench.lane.keys.retrying_keys == 2
     assert len(bench.lane.shelf) == 2
-    assert bench.lane.in_flight == {b"a", b"b"}
+    assert bench.lane.keys.in_flight == {b"a", b"b"}
     bench.lane.take_back(10_000)
-    taken = {change.key for _, _, batch in bench.lane.retries for change, _ in batch.entries}
+    taken = {change.key for _, _, batch in bench.lane.keys.retries for change, _ in batch.entries}
     assert taken == {b"a", b"b", b"c", b"d"}
 
 
@@ -250,7 +251,7 @@ def test_a_lost_batch_never_waits_on_disk(make: Make) -> None:
     first, second = bench.send(), bench.send()
     bench.end(first, LOST, 20)
     bench.end(second, LOST, 20)
-    assert bench.lane.retrying_keys == 4
+    assert bench.lane.keys.retrying_keys == 4
     assert len(bench.lane.shelf) == 0
 
 
@@ -260,10 +261,10 @@ def test_a_drain_moves_everything_to_disk(make: Make) -> None:
     bench.mark(b"a", b"b", b"c")
     batch = bench.send()
     bench.lane.empty_out(10)
-    assert not bench.lane.is_idle()
+    assert not bench.lane.keys.is_idle()
     bench.end(batch, REFUSED, 20)
     bench.lane.empty_out(2_000)
-    assert bench.lane.is_idle()
+    assert bench.lane.keys.is_idle()
     assert bench.ledger.settled() == 10
     assert len(bench.lane.shelf) == 3
 
@@ -275,20 +276,20 @@ def test_a_new_function_is_tried_at_once(make: Make) -> None:
     bench.end(bench.send(), REFUSED, 20)
     bench.mark(b"b")
     bench.lane.use(msgspec.structs.replace(ROUTE, function="g"))
-    assert not bench.lane.is_troubled
+    assert not bench.lane.health.is_troubled
     taken = bench.lane.take(21)
     assert taken is not None
     assert [change.key for change, _ in taken.entries] == [b"b"]
-    assert b"a" in bench.lane.in_flight
+    assert b"a" in bench.lane.keys.in_flight
 
 
 def test_keys_on_disk_have_their_turn_under_load(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """While more waits in memory than the lane can send, one batch in some is of keys from disk."""
-    monkeypatch.setattr("engine.delivery.lanes.route_lane.WAITING_BATCHES_MAX", 1)
+    monkeypatch.setattr("engine.delivery.lanes.shelving.WAITING_BATCHES_MAX", 1)
     bench = make(batch_size=1)
     bench.mark(b"old")
     bench.lane.shelve(0, is_stuck=True)
-    assert not bench.lane.waiting
+    assert not bench.lane.keys.waiting
     bench.mark(*(b"new:%d" % number for number in range(50)))
     sent: list[bytes] = []
     while len(sent) < 30:
@@ -297,5 +298,5 @@ def test_keys_on_disk_have_their_turn_under_load(make: Make, monkeypatch: pytest
         sent += [change.key for change, _ in batch.entries]
         bench.end(batch, Outcome(), 0)
         if len(sent) == 11:
-            assert b"old" in bench.lane.waiting
-    assert not bench.lane.shelf or b"old" in bench.lane.waiting
+            assert b"old" in bench.lane.keys.waiting
+    assert not bench.lane.shelf or b"old" in bench.lane.keys.waiting

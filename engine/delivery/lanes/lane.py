@@ -68,7 +68,6 @@ class Lane:
         self.held: dict[bytes, Entry] = {}
         self.in_flight: set[bytes] = set()
         self.invocations = 0
-        self.failures_in_row = 0
         self.paused_until_ms = 0
         self._since_ms = 0
         self.retrying_keys = 0
@@ -116,6 +115,25 @@ class Lane:
         frame.open += len(fresh)
         if fresh:
             self.retry(Batch(list(fresh.values())), due_ms)
+
+    def withdraw(self) -> list[Entry]:
+        """Let go of all keys but those that are given up or being sent; return them."""
+        given_up = [one for one in self.retries if one[2].verdict is not None]
+        left = [entry for _, _, batch in self.retries if batch.verdict is None for entry in batch.entries]
+        self.in_flight.difference_update(change.key for change, _ in left)
+        self.retries = given_up
+        self.retrying_keys = sum(len(batch.entries) for _, _, batch in given_up)
+        left += [*self.waiting.values(), *self.held.values()]
+        self.waiting, self.held = {}, {}
+        return left
+
+    def clear(self) -> None:
+        """Forget what is on disk: all that waits, also for its next attempt, and what is held behind it."""
+        for _, _, batch in self.retries:
+            self.settle(batch.entries)
+        self.retries.clear()
+        self.retrying_keys = 0
+        self.waiting.clear()
 
     def is_idle(self) -> bool:
         """Tell whether nothing is left to deliver here."""

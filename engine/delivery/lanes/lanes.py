@@ -20,9 +20,11 @@ from copy import copy
 import msgspec
 
 from engine.delivery.backlog.rows import BacklogRow
+from engine.delivery.lanes.hands import LaneKit
 from engine.delivery.lanes.lane import Entry
-from engine.delivery.lanes.route_lane import SHELF_RETRY_MS, LaneKit, RouteLane
+from engine.delivery.lanes.route_lane import RouteLane
 from engine.delivery.lanes.settle import DURABLE
+from engine.delivery.lanes.shelving import SHELF_RETRY_MS
 from engine.model import EVERY_ROUTE, Change, RouteMask
 from engine.observe.logs import get_logger
 from engine.routing.events import REPAIR, REPAIR_GONE
@@ -71,7 +73,7 @@ class Lanes:
             old = kept.get(slot)
             lane = old or RouteLane(route, self._kit, table.version, self.retired)
             if old is None:
-                lane.start_at(max(pause_ms, shelf_pause_ms) if may_have_rows else pause_ms)
+                lane.fences.start_at(max(pause_ms, shelf_pause_ms) if may_have_rows else pause_ms)
             elif old.route != route:
                 old.use(route)
             self.in_force[slot] = lane
@@ -123,7 +125,7 @@ class Lanes:
         names = self._kit.backlog.routes()
         self._unsorted, self._rows = deque(names), None
         for lane in self.in_force.values():
-            lane.is_shelf_sorted = lane.route.name not in names
+            lane.shelving.is_sorted = lane.route.name not in names
 
     def sort_shelves(self, moment_ms: int) -> bool:
         """Look at some rows; return True where there are more."""
@@ -164,13 +166,13 @@ class Lanes:
         self._rows = None
         own = self._named(name)
         if own is not None:
-            own.is_shelf_sorted = True
+            own.shelving.is_sorted = True
         elif keys := self._kit.backlog.routes().get(name):
             log.warning("backlog_of_no_route", route=name, keys=keys)
         if not self._unsorted:
             for lane in self.in_force.values():
                 if not len(lane.shelf):
-                    lane.start_at(self._pause_ms)
+                    lane.fences.start_at(self._pause_ms)
 
     def _named(self, name: str) -> RouteLane | None:
         return next((lane for lane in self.in_force.values() if lane.route.name == name), None)
@@ -186,14 +188,15 @@ def inherit(lane: RouteLane, entry: Entry, moment_ms: int) -> None:
     """Have the lane take a key of a retired one; which of the key's events was the last, nobody knows."""
     change, frame = entry
     key, event = change.key, change.event
-    place = lane.held if key in lane.in_flight else lane.waiting
+    keys = lane.keys
+    place = keys.held if key in keys.in_flight else keys.waiting
     known = place.get(key)
-    if known is not None or place is lane.held:
+    if known is not None or place is keys.held:
         event = _as_known(lane, event)
     elif len(lane.shelf) and lane.deletes and event not in lane.deletes:
         # Its row may say that the key went.
         event = REPAIR_GONE
-    lane.add([msgspec.structs.replace(change, event=event)], frame, moment_ms)
+    keys.add([msgspec.structs.replace(change, event=event)], frame, moment_ms)
     if known is not None and known[1] is not DURABLE and frame.end < known[1].end:
         # A key holds the oldest frame that mentions it.
         place[key] = (known[0], frame)
@@ -206,9 +209,9 @@ def adopt(lane: RouteLane, rows: Sequence[BacklogRow], moment_ms: int) -> str:
     problem = lane.shelf.adopt(rows, lane.deletes)
     if not problem:
         # What is in flight was read before, and what waits may be settled: neither must take the row with it.
-        known = [row for row in rows if row.key in lane.waiting or row.key in lane.in_flight]
+        known = [row for row in rows if row.key in lane.keys.waiting or row.key in lane.keys.in_flight]
         again = [Change(row.key, _as_known(lane, row.event), 1, row.captured_ms) for row in known]
-        lane.add(again, DURABLE, moment_ms)
+        lane.keys.add(again, DURABLE, moment_ms)
     return problem
 
 

@@ -1,0 +1,39 @@
+"""Who may still write: invocations of a lane that are under way or lost, and those of others before it.  (pure)"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from engine.delivery.lanes.lane import Batch
+
+
+class Fences:
+    """Times are monotonic milliseconds. ``elders`` are those of lanes before this one, which may hold the same keys."""
+
+    def __init__(self, elders: Sequence[Fences] = ()) -> None:
+        self.flying: list[Batch] = []
+        """Batches whose invocation was started and has not ended."""
+        self._elders = tuple(elders)
+        self._lost_until_ms = 0
+        self._starts_at_ms = 0
+
+    def start_at(self, moment_ms: int) -> None:
+        """Start nothing before this time: invocations that nobody knows may be delivering these keys."""
+        self._starts_at_ms = moment_ms
+
+    def lose(self, until_ms: int) -> None:
+        """Take in that an invocation nobody will hear of may write until then."""
+        self._lost_until_ms = max(self._lost_until_ms, until_ms)
+
+    def until_ms(self) -> int:
+        """Return until when an invocation of this lane may write; 0 where none can."""
+        return max([self._lost_until_ms, *(batch.fence_ms for batch in self.flying)])
+
+    def may_still_write(self, moment_ms: int) -> bool:
+        """Tell whether an invocation of this lane may yet have an effect."""
+        return bool(self.flying) or moment_ms < max(self._lost_until_ms, self._starts_at_ms)
+
+    def may_start(self, moment_ms: int) -> bool:
+        """Tell whether no invocation can still write that others began: lanes before this one, or processes."""
+        self._elders = tuple(one for one in self._elders if one.may_still_write(moment_ms))
+        return moment_ms >= self._starts_at_ms and not self._elders

@@ -1,0 +1,72 @@
+"""A lane's hands: its route's target and place for failures, and the threads that carry batches and letters there."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from engine.config import AwsSettings, DeliverySettings, RouteSettings
+from engine.delivery.backlog.backlog import Backlog
+from engine.delivery.dispatch import Burial, Completion, Dispatcher
+from engine.delivery.failures.dead_letter import letters_of
+from engine.delivery.failures.places import failure_sink
+from engine.delivery.lanes.batch import Built, PayloadBuilder, records_in
+from engine.delivery.lanes.lane import Batch, Entry
+from engine.delivery.reading.questions import Fetched
+from engine.delivery.targets.make import make_target
+from engine.model import Outcome
+from engine.ring.counters import StatusRow
+from engine.ring.wake import Wake
+
+
+@dataclass(frozen=True, slots=True)
+class LaneKit:
+    """What all lanes of an invoker share."""
+
+    database: int
+    delivery: DeliverySettings
+    aws: AwsSettings
+    backlog: Backlog
+    row: StatusRow
+    done: deque[Completion]
+    wake: Wake
+
+
+class Hands:
+    """What one route's settings make: another route, or other settings of it, have other hands."""
+
+    def __init__(self, lane_id: int, route: RouteSettings, kit: LaneKit) -> None:
+        delivery = kit.delivery
+        self._route = route
+        self._deadline_ms = delivery.deadline_ms
+        self._builder = PayloadBuilder(route, kit.database, delivery.payload_bytes_max)
+        self.deletes = self._builder.deletes
+        # A function of the original's knows no deadline: it may write for as long as it may run.
+        bounded_ms = delivery.deadline_ms + delivery.deadline_margin_ms
+        self.fence_after_ms = delivery.invoke_timeout_ms if route.payload == "original" else bounded_ms
+        self._target = make_target(route, kit.aws, delivery)
+        sink = failure_sink(route, delivery, kit.aws)
+        threads = route.parallelization_factor
+        self._dispatcher = Dispatcher(lane_id, self._target, sink, threads, kit.done, kit.wake)
+
+    def release(self) -> None:
+        """Let the threads end once their invocations have, and their connections with them."""
+        self._dispatcher.close()
+        self._target.close()
+
+    def build(self, entries: Sequence[Entry], values: Sequence[Fetched]) -> Built:
+        """Return the payload of as many of these as fit; its deadline is by the service's clock."""
+        return self._builder.build(entries, values, self._target.now_ms() + self._deadline_ms)
+
+    def send(self, batch: Batch) -> None:
+        """Start the invocation of a batch that has its payload."""
+        self._dispatcher.submit(batch)
+
+    def bury(self, batch: Batch, told: Outcome, unix_ms: int) -> None:
+        """Give these up: to the route's place for failures, in a thread; they are in flight until it has them."""
+        route, records = self._route, records_in(batch.payload, len(batch.sent))
+        known = {entry[0].key: record for entry, record in zip(batch.sent, records, strict=True)}
+        record_of = [known.get(entry[0].key) for entry in batch.entries]
+        letters = letters_of(route.name, route.function, batch.entries, record_of, batch.attempts, told, unix_ms)
+        self._dispatcher.submit(Burial(batch.entries, batch.attempts, letters, told.reason))

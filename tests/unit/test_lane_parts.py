@@ -1,0 +1,70 @@
+"""The parts of a lane and of an invoker that decide, each by itself."""
+
+from __future__ import annotations
+
+from engine.delivery.intake import MARKS_OF_A_REPAIR, Distrust
+from engine.delivery.lanes.fences import Fences
+from engine.delivery.lanes.health import Health
+from engine.delivery.lanes.lane import Batch
+from engine.delivery.lanes.retry import Backoff
+from engine.delivery.lanes.verdict import Again
+from engine.model import Failure, Outcome
+
+DOWN = Outcome(Failure.SERVICE, reason="503")
+THROTTLED = Outcome(Failure.THROTTLED, reason="429", retry_after_ms=7_000)
+RAISED = Outcome(Failure.FUNCTION_ERROR, reason="raised")
+
+
+def test_a_lost_invocation_may_write_until_its_fence() -> None:
+    """A later one that ends earlier takes nothing off; what flies may write whatever the time."""
+    fences = Fences()
+    assert not fences.may_still_write(0)
+    fences.lose(100)
+    fences.lose(50)
+    assert fences.until_ms() == 100
+    assert fences.may_still_write(99)
+    assert not fences.may_still_write(100)
+    fences.flying.append(Batch([], fence_ms=300))
+    assert fences.until_ms() == 300
+    assert fences.may_still_write(1_000)
+
+
+def test_a_lane_waits_for_those_before_it() -> None:
+    """Nothing starts before its time, nor while an invocation of an elder may have an effect."""
+    elder = Fences()
+    fences = Fences([elder])
+    fences.start_at(20)
+    elder.lose(40)
+    assert [fences.may_start(moment) for moment in (10, 30, 40)] == [False, False, True]
+
+
+def test_an_outage_pauses_the_route_and_a_functions_error_only_its_batch() -> None:
+    """A wish of the service is heeded, and a fence; a success ends the trouble."""
+    health = Health(4, Backoff(50, 2_000))
+    health.take_in(THROTTLED, 0)
+    assert (health.is_troubled, health.slots) == (True, 2)
+    assert health.wait_ms(Again(Batch([]), counts=False), THROTTLED, 0, lambda: 0.0) == (7_000, 7_000)
+    wait_ms, pause_ms = health.wait_ms(Again(Batch([], 1, fence_ms=900), counts=True), RAISED, 0, lambda: 0.0)
+    assert (wait_ms, pause_ms) == (900, 0)
+    health.take_in(Outcome(), 0)
+    assert not health.is_troubled
+
+
+def test_waits_of_an_outage_grow_until_a_success() -> None:
+    """Each failure in a row doubles the pause; the first success begins anew."""
+    health = Health(1, Backoff(80, 10_000))
+    again = Again(Batch([]), counts=False)
+    waits = [health.wait_ms(again, DOWN, 0, lambda: 0.0)[1] for _ in range(3)]
+    health.take_in(Outcome(), 0)
+    assert [*waits, health.wait_ms(again, DOWN, 0, lambda: 0.0)[1]] == [10, 20, 40, 10]
+
+
+def test_watermarks_count_again_once_what_was_lost_is_found() -> None:
+    """A damaged ring distrusts its own; a damaged backlog is found when every ring has had its watermarks."""
+    distrust = Distrust(2)
+    distrust.damaged(0)
+    assert [distrust.believes(0)[0] for _ in range(MARKS_OF_A_REPAIR + 1)] == [False] * MARKS_OF_A_REPAIR + [True]
+    assert distrust.believes(1) == (True, False)
+    distrust.await_all()
+    found = [distrust.believes(index)[1] for _ in range(MARKS_OF_A_REPAIR) for index in (0, 1)]
+    assert found == [False] * (2 * MARKS_OF_A_REPAIR - 1) + [True]
