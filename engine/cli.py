@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -160,11 +160,22 @@ def metrics(namespace: str, name: str, every_s: int | None, put: bool, config: s
 @cli.command()
 @click.option("--route", metavar="NAME", help="This route alone (default: all that name a destination).")
 @click.option("--repair", is_flag=True, help="Have the running engine deliver again what differs.")
+@click.option(
+    "--accept-deletions", is_flag=True, help="With --repair: delete also what is gone past the limit, or is held."
+)
 @click.option("--keys-per-s", type=click.IntRange(1, 10_000_000), default=5_000, show_default=True, help="At most.")
 @click.option("--workers", type=click.IntRange(1, 64), default=4, show_default=True, help="Reads at once.")
 @_config
 @_json
-def audit(route: str | None, repair: bool, keys_per_s: int, workers: int, config: str | None, as_json: bool) -> int:
+def audit(
+    route: str | None,
+    repair: bool,
+    accept_deletions: bool,
+    keys_per_s: int,
+    workers: int,
+    config: str | None,
+    as_json: bool,
+) -> int:
     """Compare Redis with what the functions write to, key by key, while both change.
 
     A key counts as different only if it stays so over several looks. Exits with 0 where all is equal, 1 where it is
@@ -177,7 +188,13 @@ def audit(route: str | None, repair: bool, keys_per_s: int, workers: int, config
     from engine.audit.run import no_engine, run_audit
 
     with shown_progress() as progress:
-        options = AuditOptions(keys_per_s_max=keys_per_s, workers=workers, repair=repair)
+        options = AuditOptions(
+            keys_per_s_max=keys_per_s,
+            workers=workers,
+            repair=repair or accept_deletions,
+            accept_deletions=accept_deletions,
+            deletions_found_share_max=settings.capture.deletions_found_share_max,
+        )
         report = run_audit(settings, route, options, progress)
     if as_json:
         _print_json(report.as_json())
@@ -188,6 +205,36 @@ def audit(route: str | None, repair: bool, keys_per_s: int, workers: int, config
     if report.unheard:
         _complain(no_engine(report.unheard))
     return report.exit_code
+
+
+@cli.command()
+@click.argument("choice", type=click.Choice(["accept", "refuse"]), required=False)
+@click.argument("route", required=False)
+@_config
+@_json
+def deletions(choice: Literal["accept", "refuse"] | None, route: str | None, config: str | None, as_json: bool) -> int:
+    """Show which deletions are held, or decide on those of one ROUTE, once.
+
+    Keys that a comparison found gone, past capture.deletions_found_share_max or because the server came back empty, are
+    not deleted from the destination. "accept" has the engine delete them, "refuse" keeps them there for good. An
+    engine that runs does so at once, one that does not at its next start.
+    """
+    from engine.audit.held_file import HeldFile
+    from engine.supervision.report import describe_held
+
+    if choice and not route:
+        raise click.UsageError("name the ROUTE")
+    file = HeldFile.of(_load(config, {}))
+    if choice and route:
+        file.choose(route, choice)
+    held = describe_held(file.load())
+    if as_json:
+        _print_json(held)
+    else:
+        from engine.observe.console import deletions_view
+
+        _print_rich(deletions_view(held["deletions"]))
+    return 0
 
 
 @cli.command()

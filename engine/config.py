@@ -58,6 +58,7 @@ class CaptureSettings(Struct, frozen=True, forbid_unknown_fields=True):
     uncoalesced_events_max: int = 100
     repair_keys_per_s_max: int = 20_000
     repair_by_idle_time: bool = True
+    deletions_found_share_max: float = 0.25
 
 
 class RingSettings(Struct, frozen=True, forbid_unknown_fields=True):

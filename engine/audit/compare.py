@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
 
+from engine.audit.deletions import is_past_limit
 from engine.audit.extras import absent_keys, wanted_keys
 from engine.audit.options import AuditOptions
 from engine.audit.pace import Pace
 from engine.audit.server import Server
+from engine.audit.spool import KeySpool
 from engine.audit.verdict import GONE, REPAIRABLE, Judge, Kind, RouteReport, Suspect
 from engine.clock import monotonic_ms
 from engine.config import RouteSettings
@@ -45,6 +47,7 @@ class RouteAudit:
         part: Slice = WHOLE,
         is_absence_known: bool = False,
         is_spared: Callable[[bytes], bool] = lambda key: False,
+        is_held: bool = False,
         progress: Progress = lambda what, done, total: None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -54,6 +57,9 @@ class RouteAudit:
         self._progress = progress
         self._sleep = sleep
         self._is_spared = is_spared
+        self._is_held = is_held
+        self._gone = KeySpool()
+        self._live = 0
         self._pace = Pace(options.keys_per_s_max)
         self._is_wanted = wanted_keys(route, mapping_prefix, part)
         self._judge = Judge(route, database, destination)
@@ -70,6 +76,7 @@ class RouteAudit:
                 if len(suspects) >= self._options.suspects_max:
                     self._settle(suspects, pool)
             self._settle(suspects, pool)
+        self._delete_gone()
         self._report.took_ms = monotonic_ms() - began_ms
         return self._report
 
@@ -95,6 +102,7 @@ class RouteAudit:
         report = self._report
         for looked in absent_keys(self._destination, self._server, self._is_wanted, self._options.workers, self._pause):
             report.items += looked.items
+            self._live += looked.live
             report.foreign += looked.foreign
             yield dict.fromkeys(looked.absent, GONE)
             self._progress("looking for keys that are gone", looked.items, None)
@@ -136,8 +144,19 @@ class RouteAudit:
             self._mark([key for key, one in suspects.items() if one.kind in REPAIRABLE], REPAIR)
             if self._report.is_extra_wrong:
                 gone = [key for key, one in suspects.items() if one.kind is Kind.EXTRA]
-                self._mark([key for key in gone if not self._is_spared(key)], REPAIR_GONE)
+                self._gone.add(key for key in gone if not self._is_spared(key))
         suspects.clear()
+
+    def _delete_gone(self) -> None:
+        """Mark what is gone once all of it is known: past the limit nothing is, unless that is wanted."""
+        report, options = self._report, self._options
+        is_past = self._is_held or is_past_limit(self._gone.count, self._live, options.deletions_found_share_max)
+        if is_past and not options.accept_deletions:
+            report.held = self._gone.count
+        else:
+            for keys in self._gone.lists(5 * KEYS_AT_ONCE):
+                self._mark(keys, REPAIR_GONE)
+        self._gone.close()
 
     def _keep(self, suspects: Suspects, now: dict[bytes, Suspect | None]) -> None:
         """Keep those that differ still, while nobody changed them in Redis."""

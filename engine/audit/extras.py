@@ -21,10 +21,14 @@ _Page = list[Item | None]
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """A part of the scan: how many items it had, how many are no key of the route, and keys that Redis lacks."""
+    """A part of the scan: how many items it had, how many are no key of the route, and keys that Redis lacks.
+
+    ``live`` items are keys of the route that are no tombstones.
+    """
 
     items: int
     foreign: int
+    live: int
     absent: list[bytes]
 
 
@@ -61,7 +65,9 @@ def absent_keys(
             for start in range(0, max(len(live), 1), KEYS_AT_ONCE):
                 keys = live[start : start + KEYS_AT_ONCE]
                 pause(len(keys))
-                yield Looked(len(page) if start == 0 else 0, foreign if start == 0 else 0, server.absent(keys))
+                is_first = start == 0
+                absent = server.absent(keys)
+                yield Looked(len(page) if is_first else 0, foreign if is_first else 0, len(keys), absent)
 
 
 def _pages(destination: Destination, segments: int, pool: ThreadPoolExecutor) -> Iterator[_Page]:

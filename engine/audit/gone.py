@@ -1,23 +1,37 @@
 """Keys that were deleted unheard: a destination still holds them, and a repair of Redis's keys can't find them.
 
 Run by a process of the engine that may block. They are found by the destination's scan, and marked in the running
-engine, which asks Redis once more before it delivers a delete.
+engine, which asks Redis once more before it delivers a delete. Nothing is marked before all routes were looked through:
+past a limit deletions are held until somebody decides (`engine.audit.deletions`).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 
 import msgspec
 
+from engine.audit.deletions import (
+    NOTHING_HELD,
+    Held,
+    HeldRoute,
+    Judgement,
+    ServerFacts,
+    began_anew,
+    held_after,
+    judge,
+)
 from engine.audit.extras import KEYS_AT_ONCE, absent_keys, spared_keys, wanted_keys
+from engine.audit.held_file import HeldFile, KeptKeys, hash_of
 from engine.audit.options import AuditOptions
 from engine.audit.pace import Pace
 from engine.audit.run import open_destination
 from engine.audit.server import Server
+from engine.audit.spool import KeySpool
 from engine.audit.verdict import is_absence_known
-from engine.clock import monotonic_ms
+from engine.clock import monotonic_ms, now_ms
 from engine.config import RouteSettings, Settings
 from engine.destination.base import Destination
 from engine.errors import EngineError
@@ -28,19 +42,24 @@ SETTLE_MS = 1_000
 """A key that was deleted just now is on its way: it is looked at again after so long."""
 
 SEGMENTS = 2
-SUSPECTS_MAX = 20_000
 
 
 class GoneReport(msgspec.Struct, frozen=True):
-    """What was found: items ``compared``, keys ``published`` as gone, and ``unknown`` ones.
+    """What was found: items ``compared``, keys ``published`` as gone, ``unknown`` ones, and what is ``held``.
 
-    Those are in a destination, and not in Redis, and may have been evicted or renamed: some route that would deliver
-    their delete does not list every event by which a key goes. They are left as they are.
+    Unknown keys are in a destination, and not in Redis, and may have been evicted or renamed: some route that would
+    deliver their delete does not list every event by which a key goes. They are left as they are.
     """
 
     compared: int = 0
     published: int = 0
     unknown: int = 0
+    held: dict[str, HeldRoute] = {}
+
+
+def concerned_routes(routes: Sequence[RouteSettings]) -> list[RouteSettings]:
+    """Return the routes whose deletes a comparison can find."""
+    return [route for route in routes if route.destination and EVENTS_OF_ABSENCE.intersection(route.events)]
 
 
 def publish_gone(settings: Settings, database: int, routes: Sequence[RouteSettings]) -> GoneReport:
@@ -63,38 +82,99 @@ def publish_gone_of(
     sleep: Callable[[float], None] = time.sleep,
 ) -> GoneReport:
     """Do so with these destinations."""
-    concerned = [route for route in routes if route.destination and EVENTS_OF_ABSENCE.intersection(route.events)]
+    concerned = concerned_routes(routes)
     if not concerned:
         return GoneReport()
-    server = Server(settings.redis, database, "engine-gone")
-    try:
+    file = HeldFile.of(settings)
+    with ExitStack() as stack:
+        server = Server(settings.redis, database, "engine-gone")
+        stack.callback(server.close)
+        before, kept, facts = file.load(), file.load_kept(), server.dataset()
         may_evict = server.may_evict()
         is_spared = spared_keys(routes, may_evict)
-        searches = [
-            _Search(
+        searches = []
+        for route in concerned:
+            held = before.routes.get(route.name, NOTHING_HELD)
+            search = _Search(
                 settings,
                 route,
                 server,
                 destination_of(route),
                 is_spared if is_absence_known(route, may_evict) else lambda key: True,
+                # What was refused before counts again once it is accepted.
+                KeptKeys() if held.choice == "accept" else kept.get(route.name, KeptKeys()),
                 settle_ms,
                 sleep,
             )
-            for route in concerned
-        ]
-        for search in searches:
-            search.run()
-        return GoneReport(
-            sum(search.compared for search in searches),
-            sum(search.published for search in searches),
-            sum(search.unknown for search in searches),
-        )
+            stack.callback(search.close)
+            searches.append(search)
+        return _Comparison(settings, searches, before, facts).run(file)
+
+
+def note_dataset(settings: Settings, database: int, routes: Sequence[RouteSettings]) -> None:
+    """Keep which dataset the server has, where none is known yet, so that one that replaces it is noticed."""
+    file = HeldFile.of(settings)
+    if not concerned_routes(routes) or file.load().dataset is not None:
+        return
+    server = Server(settings.redis, database, "engine-gone")
+    try:
+        file.know(server.dataset().dataset)
     finally:
         server.close()
 
 
+class _Comparison:
+    """One comparison of all routes: look, judge, publish, keep what is held."""
+
+    def __init__(self, settings: Settings, searches: Sequence[_Search], before: Held, facts: ServerFacts) -> None:
+        self._share_max = settings.capture.deletions_found_share_max
+        self._searches = searches
+        self._before = before
+        self._facts = facts
+        self._is_anew = began_anew(before.dataset, facts)
+
+    def run(self, file: HeldFile) -> GoneReport:
+        """Do it; return what was found."""
+        for search in self._searches:
+            search.look()
+        judged = [(search, self._judge(search)) for search in self._searches]
+        staying = [search for search, judgement in judged if judgement is not Judgement.DELETE]
+        for search, judgement in judged:
+            if judgement is Judgement.DELETE:
+                # A mark reaches every route: one whose deletions are held must not hear of its keys.
+                search.publish(lambda key: any(other.is_kept(key) for other in self._searches) or _any(staying, key))
+            elif judgement is Judgement.KEEP:
+                search.keep_all()
+        kept = {search.name: KeptKeys(search.kept) for search in self._searches}
+        held = {search.name: self._held(search, judgement) for search, judgement in judged}
+        file.settle(self._before, Held(dataset=self._facts.dataset, routes=held), kept)
+        return GoneReport(
+            sum(search.compared for search in self._searches),
+            sum(search.published for search in self._searches),
+            sum(search.unknown for search in self._searches),
+            {name: route for name, route in held.items() if route.gone},
+        )
+
+    def _judge(self, search: _Search) -> Judgement:
+        before = self._before.routes.get(search.name, NOTHING_HELD)
+        return judge(before, search.gone, search.of, self._share_max, is_anew=self._is_anew)
+
+    def _held(self, search: _Search, judgement: Judgement) -> HeldRoute:
+        before = self._before.routes.get(search.name, NOTHING_HELD)
+        kept = len(search.kept)
+        return held_after(before, judgement, search.gone, search.of, kept, now_ms(), is_anew=self._is_anew)
+
+
+def _any(searches: Sequence[_Search], key: bytes) -> bool:
+    return any(search.is_wanted(key) for search in searches)
+
+
 class _Search:
-    """The search for one route."""
+    """The search for one route.
+
+    ``of`` keys of the route are in its destination, ``gone`` of them not in Redis, besides those that were refused
+    before; ``kept`` are the hashes of the latter.
+    """
 
     def __init__(
         self,
@@ -103,43 +183,71 @@ class _Search:
         server: Server,
         destination: Destination,
         is_spared: Callable[[bytes], bool],
+        kept: KeptKeys,
         settle_ms: int,
         sleep: Callable[[float], None],
     ) -> None:
-        self._is_wanted = wanted_keys(route, settings.original.mapping_prefix, parse_slice(settings.capture.slice))
+        self.name = route.name
+        self.is_wanted = wanted_keys(route, settings.original.mapping_prefix, parse_slice(settings.capture.slice))
         self._server = server
         self._destination = destination
         self._is_spared = is_spared
+        self._kept_before = kept
         self._settle_ms = settle_ms
         self._sleep = sleep
         self._pace = Pace(settings.capture.repair_keys_per_s_max)
-        self.compared = 0
-        self.published = 0
-        self.unknown = 0
+        self._spool = KeySpool()
+        self.kept: set[int] = set()
+        self.compared = self.of = self.published = self.unknown = 0
 
-    def run(self) -> None:
-        suspects: dict[bytes, None] = {}
-        for looked in absent_keys(self._destination, self._server, self._is_wanted, SEGMENTS, self._pause):
-            self.compared += looked.items
-            suspects.update(dict.fromkeys(looked.absent))
-            if len(suspects) >= SUSPECTS_MAX:
-                self._publish([*suspects])
-                suspects.clear()
-        self._publish([*suspects])
+    @property
+    def gone(self) -> int:
+        """Return how many keys were found gone, and not refused before."""
+        return self._spool.count
 
-    def _publish(self, suspects: list[bytes]) -> None:
-        """Look at them again, and mark those that are still gone there and still held here."""
-        if not suspects:
-            return
-        self._sleep(self._settle_ms / 1_000)
-        for start in range(0, len(suspects), KEYS_AT_ONCE):
-            keys = suspects[start : start + KEYS_AT_ONCE]
-            self._pause(len(keys))
-            items = self._destination.get(keys)
-            held = [key for key, item in items.items() if not item.is_absent]
-            absent = self._server.absent(held)
-            gone = [key for key in absent if not self._is_spared(key)]
-            self.unknown += len(absent) - len(gone)
+    def look(self) -> None:
+        """Find what is gone. A key is looked at twice: one that was deleted just now is on its way."""
+        first = KeySpool()
+        try:
+            for looked in absent_keys(self._destination, self._server, self.is_wanted, SEGMENTS, self._pause):
+                self.compared += looked.items
+                self.of += looked.live
+                first.add(looked.absent)
+            if first.count:
+                self._sleep(self._settle_ms / 1_000)
+            for keys in first.lists(KEYS_AT_ONCE):
+                self._look_again(keys)
+        finally:
+            first.close()
+
+    def _look_again(self, keys: list[bytes]) -> None:
+        absent = self._absent(dict.fromkeys(keys))
+        gone = [key for key in absent if not self._is_spared(key)]
+        self.unknown += len(absent) - len(gone)
+        refused = {key for key in gone if self.is_kept(key)}
+        self.kept.update(map(hash_of, refused))
+        self._spool.add(key for key in gone if key not in refused)
+
+    def _absent(self, keys: Iterable[bytes]) -> list[bytes]:
+        """Return those that the destination holds now, and Redis does not."""
+        asked = [*keys]
+        self._pause(len(asked))
+        items = self._destination.get(asked)
+        return self._server.absent([key for key, item in items.items() if not item.is_absent])
+
+    def is_kept(self, key: bytes) -> bool:
+        """Tell whether somebody refused that this key is deleted."""
+        return key in self._kept_before
+
+    def keep_all(self) -> None:
+        """Have all that was found gone stay, from now on."""
+        for keys in self._spool.lists(KEYS_AT_ONCE):
+            self.kept.update(map(hash_of, keys))
+
+    def publish(self, stays: Callable[[bytes], bool]) -> None:
+        """Mark all that was found gone and is gone still, but for what stays."""
+        for keys in self._spool.lists(KEYS_AT_ONCE):
+            gone = [key for key in self._absent(keys) if not stays(key)]
             unheard = self._server.mark(gone, REPAIR_GONE)
             self.published += len(gone) - unheard
             if unheard:
@@ -149,3 +257,7 @@ class _Search:
         wait_ms = self._pace.spend(keys, monotonic_ms())
         if wait_ms:
             self._sleep(wait_ms / 1_000)
+
+    def close(self) -> None:
+        """Give the room back."""
+        self._spool.close()

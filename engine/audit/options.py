@@ -12,11 +12,15 @@ class AuditOptions:
     A key that differs is looked at again after ``settle_ms``, and again, ``rounds`` times; it counts only if it
     differed each time, and its value in Redis was the same. At most about ``suspects_max`` keys wait for that: when
     there are so many, the walk stops until they are settled. So memory is bounded, and what is found is not.
+
+    A repair deletes past the limit of what is found gone only with ``accept_deletions``.
     """
 
     keys_per_s_max: int = 5_000
     workers: int = 4
     repair: bool = False
+    accept_deletions: bool = False
+    deletions_found_share_max: float = 0.25
     settle_ms: int = 1_000
     rounds: int = 3
     suspects_max: int = 20_000

@@ -8,7 +8,9 @@ from typing import Any
 import msgspec
 
 from engine.audit.compare import Progress, RouteAudit
+from engine.audit.deletions import NOTHING_HELD
 from engine.audit.extras import spared_keys
+from engine.audit.held_file import HeldFile
 from engine.audit.options import AuditOptions
 from engine.audit.server import Server
 from engine.audit.verdict import RouteReport, is_absence_known
@@ -42,7 +44,7 @@ class AuditReport(msgspec.Struct, frozen=True):
     @property
     def exit_code(self) -> int:
         """Return 0 where all is equal, else 1."""
-        return 1 if any(route.differences or route.unheard for route in self.routes) else 0
+        return 1 if any(route.differences or route.unheard or route.held for route in self.routes) else 0
 
     def as_json(self) -> dict[str, Any]:
         """Return the report for scripts."""
@@ -71,6 +73,7 @@ def audit_routes(
     try:
         may_evict = server.may_evict()
         is_spared = spared_keys(settings.routes, may_evict)
+        held, kept = HeldFile.of(settings).load(), HeldFile.of(settings).load_kept()
         return AuditReport(
             tuple(
                 RouteAudit(
@@ -82,7 +85,9 @@ def audit_routes(
                     mapping_prefix=settings.original.mapping_prefix,
                     part=parse_slice(settings.capture.slice),
                     is_absence_known=is_absence_known(route, may_evict),
-                    is_spared=is_spared,
+                    # A mark reaches every route: what was refused for one stays.
+                    is_spared=lambda key: is_spared(key) or any(key in keys for keys in kept.values()),
+                    is_held=held.routes.get(route.name, NOTHING_HELD).is_undecided,
                     progress=progress,
                 ).run()
                 for route in routes

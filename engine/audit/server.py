@@ -7,6 +7,7 @@ from typing import Any
 
 import hiredis
 
+from engine.audit.deletions import ServerFacts, facts_of
 from engine.audit.verdict import may_evict
 from engine.capture.shards import channel_prefix
 from engine.config import RedisSettings
@@ -50,6 +51,11 @@ class Server:
         parts = [self._connection.call("INFO", section) for section in ("memory", "stats")]
         # Where INFO is refused, nothing is known.
         return may_evict(b"\n".join(part for part in parts if isinstance(part, bytes)))
+
+    def dataset(self) -> ServerFacts:
+        """Return which dataset the server holds, as far as it tells."""
+        parts = [self._connection.call("INFO", section) for section in ("server", "persistence", "replication")]
+        return facts_of(b"\n".join(part for part in parts if isinstance(part, bytes)))
 
     def scan(self, type_name: str = "") -> Iterator[list[bytes]]:
         """Yield every key that is there all the time, at least once, in small lists; of one type where it is given."""

@@ -72,7 +72,8 @@ class RouteReport:
 
     ``compared`` keys of Redis and ``items`` of the destination were looked at; ``skipped`` keys have a type that the
     route hears nothing of; ``foreign`` items are no key of this route. ``changing`` keys differed, and changed while
-    they were looked at: nothing is said of them. ``unheard`` marks of a repair had no subscriber.
+    they were looked at: nothing is said of them. ``unheard`` marks of a repair had no subscriber. ``held`` keys are
+    gone, and a repair did not delete them: they are too many.
     """
 
     route: str
@@ -85,6 +86,7 @@ class RouteReport:
     changing: int = 0
     repaired: int = 0
     unheard: int = 0
+    held: int = 0
     took_ms: int = 0
     findings: dict[Kind, Finding] = field(default_factory=lambda: {kind: Finding() for kind in Kind})
 
@@ -111,6 +113,7 @@ class RouteReport:
                 "is_extra_wrong",
                 "repaired",
                 "unheard",
+                "held",
                 "took_ms",
             )
         }

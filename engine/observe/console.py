@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from rich import box
@@ -50,6 +51,7 @@ _AUDIT_COUNTS = {
     "foreign": "items of other keys",
     "repaired": "marked for a repair",
     "unheard": "marks that nobody heard",
+    "held": "gone, and not deleted: past the limit (--accept-deletions)",
 }
 
 
@@ -67,6 +69,8 @@ def status_view(status: Mapping[str, Any]) -> RenderableType:
         head.append(f"\nall that changed until {behind_s:,.1f} s before that is settled")
     if scans := _scans(status["children"]):
         head.append(f"\nscanning for what was missed: {scans}", style="yellow")
+    if status.get("deletions_held"):
+        head.append(f"\n{status['deletions_held']:,} deletions are held: see 'engine deletions'", style="red")
     return Group(head, _children(status["children"]), _routes(status["routes"]), _totals(status["totals"]))
 
 
@@ -108,6 +112,20 @@ def _totals(totals: Mapping[str, int]) -> Table:
     table.columns[1].justify = "right"
     for name, label in _TOTALS.items():
         table.add_row(label, f"{totals.get(name, 0):,}")
+    return table
+
+
+def deletions_view(routes: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Return which deletions of which routes are held, or were refused, for people."""
+    if not routes:
+        return Text("no deletions are held, and none were refused")
+    table = _table("route", "found gone", "of", "since", "choice", "refused", "why")
+    for route in routes:
+        since = datetime.fromtimestamp(route["since_ms"] / 1_000).isoformat(" ", "seconds") if route["gone"] else ""
+        counts = (f"{route[name]:,}" if route[name] else "" for name in ("gone", "of", "kept"))
+        gone, of, kept = counts
+        choice = route["choice"] or ("undecided" if route["gone"] else "")
+        table.add_row(*(Text(cell) for cell in (route["route"], gone, of, since, choice, kept, route["why"])))
     return table
 
 

@@ -20,6 +20,9 @@ RUNNING = "Running"
 LAG_MS = "LagMs"
 """How far back the moment is before which all that changed is settled; at rest about a second."""
 
+DELETIONS_HELD = "DeletionsHeld"
+"""Keys that were found gone, and wait for somebody's choice."""
+
 GAUGES = {"KeysWaiting": "keys_waiting", "KeysInFlight": "keys_in_flight", "KeysBacklog": "keys_backlog"}
 COUNTERS = {
     "EventsRead": "events_read",
@@ -57,6 +60,7 @@ def read(status: Mapping[str, Any] | None, before: Mapping[str, Any] | None, at_
     if status["settled_until_ms"] > THE_BEGINNING_MS:
         values[LAG_MS] = max(0, status["updated_at_ms"] - status["settled_until_ms"])
     values |= {name: totals[counter] for name, counter in GAUGES.items()}
+    values[DELETIONS_HELD] = status.get("deletions_held", 0)
     values |= {name: totals[counter] - earlier.get(counter, 0) for name, counter in COUNTERS.items()}
     return Reading(at_ms, str(status["slice"]), values)
 

@@ -38,6 +38,7 @@ LIMITS: dict[str, Limits] = {
     "capture.dirty_keys_max": Limits(1, 100_000_000),
     "capture.read_bytes_max": Limits(4_096, 67_108_864),
     "capture.repair_keys_per_s_max": Limits(1, 10_000_000),
+    "capture.deletions_found_share_max": Limits(0, 1, "it is a share: 0.25 is a quarter"),
     "capture.key_bytes_max": Limits(1, 536_870_912, "a key of Redis holds 512 MB at most"),
     "capture.uncoalesced_events_max": Limits(1, 10_000),
     "ring.ring_bytes": Limits(65_536, 1_073_741_824, "there is a ring for each shard and invoker"),

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
+from engine.audit.deletions import Held
 from engine.ring.counters import ChildState, Counter, StatusRow
 from engine.routing.routes import RouteTable
 from engine.supervision.children import Child, Children, Phase
@@ -55,6 +58,12 @@ def describe(
         "children": [_describe(child, rows[child.number], moment_ms) for child in children.all],
         "totals": totals(rows),
     }
+
+
+def describe_held(held: Held) -> dict[str, Any]:
+    """Return what the status says of deletions that were found and not done."""
+    routes = [{"route": name, **msgspec.structs.asdict(route)} for name, route in sorted(held.routes.items())]
+    return {"deletions_held": held.undecided_keys, "deletions": routes}
 
 
 def totals(rows: Sequence[StatusRow]) -> dict[str, int]:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from setproctitle import setproctitle
 
 from engine import __version__
+from engine.audit.held_file import HeldFile
 from engine.clock import monotonic_ms, now_ms
 from engine.config import Settings
 from engine.errors import EngineError, SupervisionError
@@ -40,6 +41,7 @@ from engine.ring.wake import Wake
 from engine.routing.routes import RouteTable
 from engine.supervision import messages
 from engine.supervision.children import Child, Children, Phase, Role, in_words
+from engine.supervision.errands import choices
 from engine.supervision.errands.comparer import Comparer
 from engine.supervision.errands.errand import Errand
 from engine.supervision.errands.planner import Answer, Plan, Refusal, plan_at_start
@@ -51,7 +53,7 @@ from engine.supervision.process import Closable, bound_sends, fork_process, kill
 from engine.supervision.progress.checkpoint import CheckpointFile
 from engine.supervision.progress.keeping import Keeper, fence_after_ms
 from engine.supervision.reload import InForce, Reload, Stage, Teach, with_routes_of
-from engine.supervision.report import describe, totals
+from engine.supervision.report import describe, describe_held, totals
 from engine.supervision.signals import SignalInbox
 from engine.supervision.status import StatusFile
 
@@ -130,6 +132,7 @@ class Supervisor:
         self._planning = Errand("planner", settings.log, self._selector, self._inherited)
         self._comparing = Errand("comparer", settings.log, self._selector, self._inherited)
         self._comparer, self._compare = Comparer(self._comparing), compare
+        self._choices = choices.Choices(HeldFile.of(settings))
         self._manager = ServiceManager(os.environ)
         self._started_at_ms = now_ms()
         self._publish_due_ms = 0
@@ -402,6 +405,8 @@ class Supervisor:
 
     def _turn_comparer(self) -> None:
         comparer, compare = self._comparer, self._compare
+        if self._choices.look():
+            comparer.want(choices.CHILD, self._choices.wishes, monotonic_ms())
         if compare is not None and not self._children.is_draining and comparer.is_due(monotonic_ms()):
             settings, database, table = self._settings, self._planned.database, self._reload.newest.encode()
             comparer.start(lambda: compare(settings, database, table), monotonic_ms())
@@ -426,6 +431,7 @@ class Supervisor:
                 now_ms=now_ms(),
                 moment_ms=monotonic_ms(),
             ),
+            **describe_held(self._choices.held),
         }
         try:
             self._status.write(status)

@@ -155,6 +155,14 @@ class EngineProcess:
         for one in alive:
             one.kill()
 
+    def command(self, *arguments: str) -> None:
+        """Run another command of the engine with these settings; raise RuntimeError where it fails."""
+        command = [sys.executable, "-m", "engine", *arguments, "--config", str(self.config)]
+        environment = self.environment | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=READY_S_MAX)
+        if done.returncode:
+            raise RuntimeError(f"engine {' '.join(arguments)}: {done.stderr.strip()}")
+
     def reload(self) -> None:
         """SIGHUP: read the routes again."""
         _signal(self.pid, signal.SIGHUP)

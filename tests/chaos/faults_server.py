@@ -215,6 +215,23 @@ def flush_all(run: Run) -> str:
     return f"{before} keys before, {after} after; {len(again)} written again" if before > after == 0 else ""
 
 
+@fault("server: comes back empty, and what is gone is accepted")
+def comes_back_empty(run: Run) -> str:
+    """Nothing is deleted before somebody says so; what is written again is delivered meanwhile."""
+    before = len(run.items())
+    run.writer.pause()
+    run.server.kill()
+    run.server.start()
+    run.use_primary(run.server.port)
+    run.writer.execute("FLUSHALL")  # changes nothing, and tells the oracle
+    again = run.rng.sample(run.writer.keys, 20)
+    run.writer.write_now([run.writer.change(key) for key in again])
+    held = run.wait(lambda: run.engine.status().get("deletions_held", 0), "deletions are held")
+    kept = len(run.items())
+    run.engine.command("deletions", "accept", "all")
+    return f"{before} items before, {held} deletions held, {kept} items then" if kept >= before > 100 else ""
+
+
 @fault("server: SWAPDB")
 def swap_databases(run: Run) -> str:
     """Another keyspace, with other values of some keys, takes the place of the engine's, without an event."""

@@ -28,7 +28,7 @@ FUNCTION = "dynamodb"
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "redis": {"connect_timeout_ms": 1_000, "read_timeout_ms": 2_000},
-    "capture": {"shards": 2, "repair_keys_per_s_max": 100_000},
+    "capture": {"shards": 2, "repair_keys_per_s_max": 100_000, "deletions_found_share_max": 1.0},
     "delivery": {
         "invokers": 2,
         "connect_timeout_ms": 1_000,

@@ -68,6 +68,13 @@ class Comparer:
                 keys=answer.unknown,
                 hint="destinations hold them, the server does not, and nobody knows why: engine audit shows them",
             )
+        for route, what in answer.held.items():
+            log.error(
+                "deletions_held",
+                route=route,
+                found_gone=what,
+                hint=f"'engine deletions accept {route}' deletes them, 'engine deletions refuse {route}' keeps them",
+            )
         for child, wish in self._served.items():
             if self._wishes.get(child) == wish:
                 del self._wishes[child]

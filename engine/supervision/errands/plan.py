@@ -79,7 +79,10 @@ def make_plan(settings: Settings, previous: bytes | None, *, routes_of: RoutesOf
     """Return the plan, or every reason against it; ``previous`` is the encoded table that is in force."""
     found = examine(settings, routes_of, RouteTable.decode(previous) if previous else None)
     if found.plan is not None and previous is None:
+        from engine.audit.gone import note_dataset
         from engine.delivery.backlog.moves import rehome
+
+        note_dataset(settings, found.plan.database, tuple(RouteTable.decode(found.plan.table).routes.values()))
 
         delivery = settings.delivery
         problem = rehome(delivery.backlog_folder, delivery.invokers, delivery.backlog_bytes_max)
@@ -93,7 +96,8 @@ def compare_destinations(settings: Settings, database: int, table: bytes) -> Ans
     from engine.audit.gone import publish_gone
 
     report = publish_gone(settings, database, tuple(RouteTable.decode(table).routes.values()))
-    return Findings(report.compared, report.published, report.unknown)
+    held = {name: f"{route.gone:,} of {route.of:,} keys: {route.why}" for name, route in report.held.items()}
+    return Findings(report.compared, report.published, report.unknown, held)
 
 
 def examine(

@@ -47,11 +47,15 @@ class Refusal(msgspec.Struct, tag=True, frozen=True):
 
 
 class Findings(msgspec.Struct, tag=True, frozen=True):
-    """What a comparison with the destinations found: keys compared, published as gone, and left alone."""
+    """What a comparison with the destinations found: keys compared, published as gone, and left alone.
+
+    ``held`` says of a route, in words, which deletions wait for somebody's choice.
+    """
 
     compared: int
     published: int
     unknown: int = 0
+    held: dict[str, str] = {}
 
 
 Answer = Plan | Refusal | Findings

@@ -1,0 +1,156 @@
+"""When what a comparison found gone is deleted, held or kept, and how the choice is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engine.audit.deletions import (
+    NOTHING_HELD,
+    Dataset,
+    Held,
+    HeldRoute,
+    Judgement,
+    ServerFacts,
+    Why,
+    began_anew,
+    decided,
+    facts_of,
+    held_after,
+    is_past_limit,
+    judge,
+)
+from engine.audit.held_file import HeldFile, KeptKeys, hash_of
+from engine.audit.spool import KeySpool
+from engine.errors import EngineError
+
+QUARTER = 0.25
+HELD = HeldRoute(gone=300, of=400, why=str(Why.SHARE), since_ms=5)
+
+
+@pytest.mark.parametrize(
+    ("gone", "of", "is_past"),
+    [(100, 100, False), (101, 101, True), (101, 404, False), (101, 403, True), (0, 0, False), (1_000, 10_000, False)],
+)
+def test_the_limit_is_a_share_and_a_number(gone: int, of: int, is_past: bool) -> None:
+    """Past the limit is more than a quarter of what the destination holds, and more than 100 keys."""
+    assert is_past_limit(gone, of, QUARTER) is is_past
+
+
+def test_a_server_that_came_back_empty_is_noticed_however_few_keys_are_gone() -> None:
+    """Another process that loaded nothing and has no history in common began anew: nothing is deleted."""
+    known = Dataset("a" * 40, "h1")
+    empty = ServerFacts("b" * 40, ("h2",), 0)
+    assert began_anew(known, empty)
+    assert judge(NOTHING_HELD, 3, 1_000, QUARTER, is_anew=True) is Judgement.HOLD
+
+
+@pytest.mark.parametrize(
+    "now",
+    [
+        ServerFacts("a" * 40, ("h2",), 0),
+        ServerFacts("b" * 40, ("h2",), 7),
+        ServerFacts("b" * 40, ("h1",), 0),
+        ServerFacts("b" * 40, ("h2", "h3"), 0),
+        ServerFacts("b" * 40, ("h2",), -1),
+        ServerFacts(),
+    ],
+    ids=[
+        "same process",
+        "loaded its keys",
+        "the same history",
+        "a replica was promoted",
+        "does not tell what it loaded",
+        "tells nothing",
+    ],
+)
+def test_a_server_that_goes_on_did_not_begin_anew(now: ServerFacts) -> None:
+    """A dataset goes on with its process, with what was loaded, and with the history of its replication."""
+    assert not began_anew(Dataset("a" * 40, "h1"), now)
+    assert not began_anew(None, now)
+
+
+def test_what_a_server_tells_of_its_dataset() -> None:
+    """INFO names the process, its histories, and how many keys were loaded, unless a file of another kind was."""
+    info = b"run_id:abc\r\nmaster_replid:h1\r\nmaster_replid2:0000\r\nrdb_last_load_keys_loaded:7\r\naof_enabled:0\r\n"
+    assert facts_of(info) == ServerFacts("abc", ("h1",), 7)
+    assert facts_of(info.replace(b"aof_enabled:0", b"aof_enabled:1")).loaded_keys == -1
+    assert facts_of(b"") == ServerFacts()
+
+
+def test_what_is_held_stays_held_until_somebody_decides() -> None:
+    """Deletions that wait for a choice wait on, though fewer are gone now; since when and why stays as it was."""
+    judgement = judge(HELD, 20, 400, QUARTER, is_anew=False)
+    assert judgement is Judgement.HOLD
+    held = held_after(HELD, judgement, 20, 400, 0, 99, is_anew=False)
+    assert held == HeldRoute(gone=20, of=400, why=str(Why.SHARE), since_ms=5)
+    gone_none = judge(HELD, 0, 400, QUARTER, is_anew=False)
+    assert held_after(HELD, gone_none, 0, 400, 0, 99, is_anew=False) == NOTHING_HELD
+
+
+def test_an_acceptance_covers_what_was_held_then() -> None:
+    """Accepted keys are deleted, once; many more, or another empty server, ask again."""
+    accepted = decided(HELD, "accept")
+    assert accepted is not None
+    assert judge(accepted, 310, 400, QUARTER, is_anew=False) is Judgement.DELETE
+    assert held_after(accepted, Judgement.DELETE, 310, 400, 0, 99, is_anew=False) == NOTHING_HELD
+    assert judge(accepted, 900, 1_000, QUARTER, is_anew=False) is Judgement.HOLD
+    assert judge(accepted, 310, 400, QUARTER, is_anew=True) is Judgement.HOLD
+
+
+def test_a_refusal_keeps_the_keys_and_may_be_taken_back() -> None:
+    """Refused keys are kept; they are accepted later by the same command."""
+    refused = decided(HELD, "refuse")
+    assert refused is not None
+    assert judge(refused, 300, 400, QUARTER, is_anew=False) is Judgement.KEEP
+    kept = held_after(refused, Judgement.KEEP, 300, 400, 300, 99, is_anew=False)
+    assert (kept.gone, kept.kept, kept.is_undecided) == (0, 300, False)
+    again = decided(kept, "accept")
+    assert again is not None and (again.gone, again.kept, again.choice) == (300, 0, "accept")
+    assert decided(kept, "refuse") is None
+
+
+def test_a_choice_outlives_the_process(tmp_path: Path) -> None:
+    """What is held, decided and kept is read back; a choice made while a comparison ran is not lost by its end."""
+    file = HeldFile(str(tmp_path / "folder" / "checkpoint.deletions"))
+    before = file.load()
+    assert before == Held()
+    kept = {"carts": KeptKeys(map(hash_of, [b"b", b"a"]))}
+    file.settle(before, Held(dataset=Dataset("run"), routes={"carts": HELD}), kept)
+    stamp = file.stamp()
+    begun = file.load()
+    assert begun.undecided_keys == 300 and not begun.has_choice
+    file.choose("carts", "refuse")
+    assert file.stamp() != stamp
+    file.settle(begun, Held(dataset=Dataset("run2"), routes={"carts": HELD}), kept)
+    read = HeldFile(str(file.path)).load()
+    assert (read.dataset, read.routes["carts"].choice, read.has_choice) == (Dataset("run2"), "refuse", True)
+    keys = file.load_kept()["carts"]
+    assert b"a" in keys and b"b" in keys and b"c" not in keys and len(keys) == 2
+
+
+def test_the_first_dataset_is_kept_and_no_later_one(tmp_path: Path) -> None:
+    """A start keeps which dataset it saw only where none is known: what replaces it is for a comparison to notice."""
+    file = HeldFile(str(tmp_path / "deletions"))
+    file.know(Dataset("first"))
+    file.know(Dataset("second"))
+    assert file.load().dataset == Dataset("first")
+
+
+def test_nothing_to_decide(tmp_path: Path) -> None:
+    """A choice of what is not held is an error that names what is."""
+    file = HeldFile(str(tmp_path / "deletions"))
+    file.settle(Held(), Held(routes={"carts": HELD}), {})
+    with pytest.raises(EngineError, match=r"no deletions of route 'users' are held.*carts"):
+        file.choose("users", "accept")
+
+
+def test_keys_in_a_spool(tmp_path: Path) -> None:
+    """Keys come back in their order, past what memory may hold too."""
+    spool = KeySpool()
+    keys = [b"%d:%s" % (number, b"x" * 50_000) for number in range(100)]
+    spool.add(keys)
+    assert spool.count == 100
+    assert [key for part in spool.lists(30) for key in part] == keys
+    spool.close()
