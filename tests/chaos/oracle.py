@@ -7,6 +7,7 @@ It shares no code with the engine or its functions: of an item it knows what the
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ import redis
 from tests.chaos.ledger import NUMBER_FIELD, Ledger
 
 DETAILS_MAX = 12
+NO_TOUCH = ("CLIENT", "NO-TOUCH", "ON")
+"""Servers before Redis 7.2 do not know it."""
 _SCAN_COUNT = 1_000
 _PIPELINE = 500
 _READS: dict[str, tuple[str, ...]] = {
@@ -208,11 +211,24 @@ def count_duplicates(invocations: Sequence[Mapping[str, Any]]) -> int:
     return duplicates
 
 
-def read_truth(port: int) -> dict[bytes, Truth]:
-    """Return all that the server on this port holds, without changing when its keys were last used."""
+def may_look_unnoticed(port: int) -> bool:
+    """Tell whether the server on this port lets us read without changing when its keys were last used."""
     connection = redis.Connection(port=port, protocol=2, socket_timeout=10)
     try:
-        _ask(connection, [("CLIENT", "NO-TOUCH", "ON")])
+        _ask(connection, [NO_TOUCH])
+    except redis.ResponseError:
+        return False
+    finally:
+        connection.disconnect()
+    return True
+
+
+def read_truth(port: int) -> dict[bytes, Truth]:
+    """Return all that the server on this port holds; where it can, without changing when its keys were last used."""
+    connection = redis.Connection(port=port, protocol=2, socket_timeout=10)
+    try:
+        with contextlib.suppress(redis.ResponseError):
+            _ask(connection, [NO_TOUCH])
         keys = _all_keys(connection)
         kinds = [kind.decode() for kind in _ask(connection, [("TYPE", key) for key in keys])]
         readable = [(key, kind) for key, kind in zip(keys, kinds, strict=True) if kind in _READS]

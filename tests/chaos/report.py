@@ -15,13 +15,16 @@ from rich.console import Console
 from rich.table import Table
 
 from engine.sandbox.valkey import find_server
+from tests.servers import chosen_binary
 
 DETAILS_SHOWN = 3
 
 
 def machine() -> dict[str, Any]:
     """Return what the suite runs on."""
-    server = subprocess.run([find_server(), "--version"], capture_output=True, text=True, check=False)
+    server = subprocess.run(
+        [chosen_binary() or find_server(), "--version"], capture_output=True, text=True, check=False
+    )
     return {
         "machine": {"system": platform.system(), "architecture": platform.machine(), "cpus": os.cpu_count()},
         "versions": {

@@ -23,6 +23,7 @@ from tests.chaos.engine_process import EngineProcess
 from tests.chaos.oracle import Item, read_items
 from tests.chaos.registry import Fault
 from tests.chaos.writer import Writer
+from tests.servers import chosen_binary
 
 FUNCTION = "dynamodb"
 
@@ -76,7 +77,7 @@ class Run:
         self.table = name
         self.rng = random.Random(seed)
         self.dynamodb = dynamodb
-        self.server = ValkeyServer(config=fault.server_config)
+        self.server = ValkeyServer(binary=chosen_binary(), config=fault.server_config)
         self.journal = folder / "journal.jsonl"
         ours = self._function()
         specs = {FUNCTION: ours, ACCEPT: FunctionSpec(ACCEPT, ACCEPT)} | {
@@ -131,7 +132,9 @@ class Run:
 
     def more_server(self, **config: str) -> ValkeyServer:
         """Start another server (options with ``_`` for ``-``); it is stopped with the run."""
-        server = ValkeyServer(config={name.replace("_", "-"): value for name, value in config.items()})
+        server = ValkeyServer(
+            binary=chosen_binary(), config={name.replace("_", "-"): value for name, value in config.items()}
+        )
         self._stack.callback(server.close)
         return server.start()
 
