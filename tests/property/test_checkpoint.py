@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from zlib import crc32
@@ -149,3 +150,24 @@ class CheckpointMachine(RuleBasedStateMachine):
 CheckpointMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
 TestCheckpointFile = CheckpointMachine.TestCase
 TestCheckpointFile.__doc__ = "Whatever write fails at whichever step, the newest checkpoint that was kept is found."
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_takes_the_place_of_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The draft is synced, then it takes the name, then the folder is synced: no power cut leaves an empty file."""
+    done: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def note_sync(descriptor: int) -> None:
+        done.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "draft")
+        fsync(descriptor)
+
+    def note_replace(path: Path, target: Path) -> Path:
+        done.append("replace")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(Path, "replace", note_replace)
+    assert CheckpointFile(str(tmp_path / "checkpoint")).write(OLDER) == ""
+    assert done == ["draft", "replace", "folder"]

@@ -9,6 +9,7 @@ from engine.delivery.backlog import backlog as backlog_module
 from engine.delivery.backlog import file as backlog_file
 from engine.delivery.backlog import walk as backlog_walk
 from engine.delivery.backlog.backlog import Backlog, BacklogRow
+from engine.delivery.backlog.file import BacklogFile
 from engine.delivery.backlog.moves import rehome
 from tests.backlog_rows import (
     BYTES_MAX,
@@ -57,6 +58,33 @@ def test_rows_survive_a_restart(tmp_path: Path) -> None:
     assert sorted(take_all(again, "first"), key=lambda row: row.attempts) == [rows[0], *rows[2:]]
     assert take_all(again, "second") == rows[:2]
     again.close()
+
+
+def test_a_put_is_on_the_disk_itself_when_it_returns(tmp_path: Path) -> None:
+    """A put is synced at its commit, also behind removals, which need not be: it outlives a lost power supply."""
+    full, normal = 2, 1
+    file = BacklogFile(tmp_path / "backlog.sqlite", BYTES_MAX)
+    with file.transaction(durable=False) as connection:
+        assert connection.execute("PRAGMA synchronous").fetchone() == (normal,)
+    with file.transaction(durable=True) as connection:
+        assert connection.execute("PRAGMA synchronous").fetchone() == (full,)
+    file.close()
+    backlog = backlog_in(tmp_path / "folder")
+    commits: list[str] = []
+    assert backlog.put("r", [row(1), row(2)]) == ""
+    held = backlog._file.connection
+    assert held is not None
+    held.set_trace_callback(commits.append)
+    backlog.remove("r", [row(1).key])
+    backlog.flush()
+    assert held.execute("PRAGMA synchronous").fetchone() == (normal,)
+    assert backlog.put("r", [row(3)]) == ""
+    assert held.execute("PRAGMA synchronous").fetchone() == (full,)
+    assert [sql for sql in commits if sql == "COMMIT" or "synchronous=" in sql][-2:] == [
+        "PRAGMA synchronous=FULL",
+        "COMMIT",
+    ]
+    backlog.close()
 
 
 def test_a_newer_put_replaces_all_but_the_oldest_time(tmp_path: Path) -> None:

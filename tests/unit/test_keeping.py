@@ -1,0 +1,50 @@
+"""The supervisor's part in losing nothing: what a start takes from the checkpoint of the engine before it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from engine.clock import monotonic_ms
+from engine.config import RouteSettings, Settings
+from engine.ring.counters import Board
+from engine.ring.ring import RingSet
+from engine.routing.routes import RouteTable
+from engine.supervision.errands.planner import Plan
+from engine.supervision.progress.checkpoint import Checkpoint, CheckpointFile
+from engine.supervision.progress.keeping import Keeper, fence_after_ms
+
+SCOPE = "redis 1"
+BEFORE = Checkpoint(SCOPE, 40_000, 7, 1_000, ("carts",))
+
+
+def keeper(folder: Path, found: Checkpoint | None, settings: Settings) -> Keeper:
+    file = CheckpointFile(str(folder / "checkpoint"))
+    if found is not None:
+        assert file.write(found) == ""
+    table = RouteTable.build([RouteSettings(name="carts", function="f")])
+    plan = Plan(shards=(b"",), table=table.encode(), scope=SCOPE, server_ms=50_000)
+    return Keeper(settings, plan, RingSet(1, settings.delivery.invokers, 1 << 16), Board(2), file)
+
+
+@pytest.fixture
+def settings() -> Settings:
+    settings = Settings()
+    return msgspec.structs.replace(settings, delivery=msgspec.structs.replace(settings.delivery, invokers=1))
+
+
+def test_a_start_after_a_crash_waits_for_what_may_still_write(tmp_path: Path, settings: Settings) -> None:
+    """Nobody knows what was in flight: nothing goes out before an invocation of then has come to its deadline."""
+    began_ms = monotonic_ms()
+    fence_ms = keeper(tmp_path, BEFORE, settings).fence_ms
+    assert fence_ms >= began_ms + fence_after_ms(settings, (RouteSettings(name="carts", function="f"),))
+
+
+@pytest.mark.parametrize("found", [None, msgspec.structs.replace(BEFORE, is_clean=True)], ids=["first", "drained"])
+def test_a_start_with_nothing_in_flight_waits_for_nobody(
+    tmp_path: Path, settings: Settings, found: Checkpoint | None
+) -> None:
+    """A first start, and one after a drain, deliver at once."""
+    assert keeper(tmp_path, found, settings).fence_ms == 0
