@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test mariadb servers emulator lint format bench report compare bench-gate plan scenario record soak package deploy outage chaos clean
+.PHONY: help setup demo up test mariadb servers emulator lint format bench report compare bench-gate plan scenario record soak package deploy outage chaos mutants clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -89,8 +89,12 @@ deploy: $(READY) ## The whole thing as a stack of AWS (BUCKET=name; STACK, ARCHI
 outage: $(READY) ## A function is cut off at full load: memory, backlog, and the other route (MINUTES=10; QUICK=1 half of one)
 	@$(BIN)/python -m benchmarks.outage $(if $(QUICK),--quick) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
 
-chaos: $(READY) ## Faults on running parts, every key compared: a table, and reports/chaos.json (SEED=N, QUICK=1)
-	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(QUICK),--quick) $(if $(ONLY),--only '$(ONLY)')
+chaos: $(READY) ## Faults on running parts, every key compared: a table, and reports/chaos.json (SEED=, QUICK=1, SERVER=redis-7.0, ONLY=, SHARE=K/N)
+	@SERVER='$(SERVER)' $(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(QUICK),--quick) $(if $(ONLY),--only '$(ONLY)') \
+	  $(if $(SHARE),--share $(SHARE))
+
+mutants: $(READY) ## Break each line that keeps a promise, and see that a test fails (ONLY=NAME, SHARE=K/N)
+	@$(BIN)/python -m tests.mutants $(if $(SHARE),--share $(SHARE)) $(if $(ONLY),--only '$(ONLY)')
 
 clean: ## Remove what the targets made
 	rm -rf $(VENV) build dist reports .pytest_cache .mypy_cache .ruff_cache .hypothesis .engine *.egg-info
