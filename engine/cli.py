@@ -113,7 +113,7 @@ def check(config: str | None, as_json: bool) -> int:
 def status(config: str | None, as_json: bool) -> int:
     """Show what the engine that runs here says of itself."""
     from engine.clock import now_ms
-    from engine.supervision.status import read_status
+    from engine.observe.status import read_status
 
     content = read_status(_load(config, {}).supervision.status_file, now_ms())
     if as_json:
@@ -141,7 +141,7 @@ def metrics(namespace: str, name: str, every_s: int | None, put: bool, config: s
 
     from engine.clock import now_ms
     from engine.observe import reporter
-    from engine.supervision.status import read_status
+    from engine.observe.status import read_status
 
     def read() -> Mapping[str, Any]:
         return read_status(settings.supervision.status_file, now_ms())

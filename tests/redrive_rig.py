@@ -12,7 +12,7 @@ import orjson
 from engine.config import AwsSettings, DeliverySettings, RouteSettings, Settings
 from engine.delivery.failures.dead_letter import DeadLetter, encode_letter
 from engine.errors import EngineError
-from engine.redrive import publish
+from engine.marks.marker import NotListening
 from engine.redrive.letters import Letter
 
 AT_MS = 1_763_890_010_123
@@ -42,7 +42,7 @@ class FakeEngine:
         heard = [not self.is_deaf_to(one.key) for one in letters]
         self.heard += [(one.key, one.event) for one, is_heard in zip(letters, heard, strict=True) if is_heard]
         if not all(heard):
-            self.problem = publish.NotListening("nobody listens", hint="start the engine")
+            self.problem = NotListening("nobody listens", hint="start the engine")
         return heard
 
     def close(self) -> None:

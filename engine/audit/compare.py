@@ -20,6 +20,7 @@ from engine.config import RouteSettings
 from engine.delivery.reading.fetch import Fetched
 from engine.delivery.reading.questions import KIND_OF_EVENT, TYPE
 from engine.destination.base import Destination
+from engine.marks.marker import Mark, Marker
 from engine.routing.events import REPAIR, REPAIR_GONE, expand_events
 from engine.routing.slices import WHOLE, Slice
 
@@ -41,6 +42,7 @@ class RouteAudit:
         server: Server,
         destination: Destination,
         options: AuditOptions,
+        marker: Marker,
         *,
         database: int,
         mapping_prefix: str = "",
@@ -54,6 +56,7 @@ class RouteAudit:
         self._server = server
         self._destination = destination
         self._options = options
+        self._marker = marker
         self._progress = progress
         self._sleep = sleep
         self._is_spared = is_spared
@@ -170,12 +173,11 @@ class RouteAudit:
                 suspects[key] = suspect
 
     def _mark(self, keys: Sequence[bytes], event: str) -> None:
-        for start in range(0, len(keys), 5 * KEYS_AT_ONCE):
-            part = keys[start : start + 5 * KEYS_AT_ONCE]
-            self._pause(len(part))
-            unheard = self._server.mark(part, event)
-            self._report.unheard += unheard
-            self._report.repaired += len(part) - unheard
+        if not keys:
+            return
+        sure = self._marker.mark([Mark(key, event) for key in keys], self._pause)
+        self._report.unheard += sure.count(False)
+        self._report.repaired += sure.count(True)
 
     def _pause(self, keys: int) -> None:
         wait_ms = self._pace.spend(keys, monotonic_ms())

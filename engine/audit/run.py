@@ -19,15 +19,16 @@ from engine.config import RouteSettings, Settings
 from engine.destination.base import Destination, parse_destination
 from engine.destination.dynamodb import DynamoDb
 from engine.errors import ConfigError, EngineError, Problem
+from engine.marks.standing import read_standing
 from engine.redis.connection import parse_url
 from engine.routing.slices import parse_slice
 
 
 def no_engine(unheard: int) -> EngineError:
-    """Return the error for marks of a repair that nobody received."""
+    """Return the error for marks of a repair that no engine has for sure."""
     return EngineError(
-        f"no engine listens: {unheard:,} keys could not be marked for a repair",
-        hint="start the engine with these settings, then run this again",
+        f"no engine has settled, or heard of, {unheard:,} keys that were to be repaired",
+        hint="start the engine with these settings, here, then run this again",
     )
 
 
@@ -38,7 +39,7 @@ class AuditReport(msgspec.Struct, frozen=True):
 
     @property
     def unheard(self) -> int:
-        """Return how many marks of a repair nobody received."""
+        """Return how many marks of a repair no engine has for sure."""
         return sum(route.unheard for route in self.routes)
 
     @property
@@ -74,6 +75,7 @@ def audit_routes(
         may_evict = server.may_evict()
         is_spared = spared_keys(settings.routes, may_evict)
         held, kept = HeldFile.of(settings).load(), HeldFile.of(settings).load_kept()
+        marker = server.marker(lambda: read_standing(settings.supervision.status_file))
         return AuditReport(
             tuple(
                 RouteAudit(
@@ -81,6 +83,7 @@ def audit_routes(
                     server,
                     destination_of(route),
                     options,
+                    marker,
                     database=database,
                     mapping_prefix=settings.original.mapping_prefix,
                     part=parse_slice(settings.capture.slice),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import hiredis
@@ -13,6 +13,8 @@ from engine.capture.shards import channel_prefix
 from engine.config import RedisSettings
 from engine.delivery.reading.fetch import Fetched, Fetcher
 from engine.errors import RedisRefused
+from engine.marks.marker import Marker
+from engine.marks.standing import Standing
 from engine.redis.connection import RespConnection, pack
 from engine.redis.errors import refusal
 
@@ -28,6 +30,7 @@ class Server:
 
     def __init__(self, redis: RedisSettings, database: int, name: str) -> None:
         self._prefix = channel_prefix(database)
+        self._database = database
         self._fetcher = Fetcher(redis, database, f"{name}-reads")
         self._connection = RespConnection.open(redis, name=name, protocol=2, database=database)
         if self._connection.facts.get("mode") == "cluster":
@@ -80,8 +83,15 @@ class Server:
         replies = self._pipeline("tell whether keys exist", [pack("EXISTS", key) for key in keys])
         return [key for key, reply in zip(keys, replies, strict=True) if not reply]
 
+    def marker(self, standing: Callable[[], Standing | None]) -> Marker:
+        """Return what marks keys in the engine that runs here, and sees to it that no mark is lost."""
+        return Marker(self._connection, self._database, standing)
+
     def mark(self, keys: Sequence[bytes], event: str) -> int:
-        """Mark these keys in the engine that listens; return how many marks nobody received."""
+        """Mark these keys in the engine that listens; return how many marks nobody received.
+
+        Whoever loses one has a gap, and has to see to what it held by himself.
+        """
         commands = [pack("PUBLISH", self._prefix + key, event) for key in keys]
         return self._pipeline("publish repairs", commands).count(0)
 

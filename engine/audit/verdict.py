@@ -72,8 +72,8 @@ class RouteReport:
 
     ``compared`` keys of Redis and ``items`` of the destination were looked at; ``skipped`` keys have a type that the
     route hears nothing of; ``foreign`` items are no key of this route. ``changing`` keys differed, and changed while
-    they were looked at: nothing is said of them. ``unheard`` marks of a repair had no subscriber. ``held`` keys are
-    gone, and a repair did not delete them: they are too many.
+    they were looked at: nothing is said of them. ``unheard`` marks of a repair no engine has for sure. ``held`` keys
+    are gone, and a repair did not delete them: they are too many.
     """
 
     route: str

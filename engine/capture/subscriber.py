@@ -228,8 +228,6 @@ class Subscriber:
     def _mark_dirty(self, key: bytes, event: str) -> None:
         """Take in a key that an audit, a redrive or a comparison wants to be delivered again."""
         mask_of = self._for_deletes if event == REPAIR_GONE else self._for_repairs
-        # The key's idle time tells nothing of this mark: if we die with it, our successor must not narrow.
-        self._row.set(Counter.SERVER_MARK, 0)
         _, left = self._dirty.mark([key], mask_of, event, now_ms())
         if left:
             self._overflow()

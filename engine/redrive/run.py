@@ -21,9 +21,9 @@ _UNKNOWN_NAMED_MAX = 5
 class Tally(msgspec.Struct):
     """What became of the letters of one source.
 
-    ``read`` were to be sent, ``sent`` were heard by the engine and are removed; ``kept`` are the others, among them
-    ``malformed`` lines that are no letters and letters of routes that are ``unknown``. What was passed over (other
-    routes than the one that was asked for, more than the most that was) is not counted.
+    ``read`` were to be sent; ``sent`` can't be lost by the engine any more, and are removed; ``kept`` are the others,
+    among them ``malformed`` lines that are no letters and letters of routes that are ``unknown``. What was passed over
+    (other routes than the one that was asked for, more than the most that was) is not counted.
     """
 
     source: str
@@ -86,7 +86,7 @@ def redrive(
     many letters. Raises `ConfigError` where ``source`` is an ARN that can hold none.
     """
     sources = [_named_source(settings, source, route)] if source is not None else default_sources(settings, route)
-    publisher = Publisher(settings.redis)
+    publisher = Publisher(settings)
     drive = _Drive(publisher, _wanted(settings, route), count_max, observer or Nobody())
     try:
         for one in sources:

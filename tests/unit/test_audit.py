@@ -15,6 +15,7 @@ from engine.audit.verdict import Judge, Kind, RouteReport, is_absence_known, kin
 from engine.config import RouteSettings
 from engine.delivery.reading.questions import Fetched
 from engine.destination.base import Item
+from engine.marks.marker import Mark
 from lambdas.contract import Record
 
 
@@ -81,9 +82,9 @@ class Redis:
     def absent(self, keys: Sequence[bytes]) -> list[bytes]:
         return [key for key in keys if key not in self.values]
 
-    def mark(self, keys: Sequence[bytes], event: str) -> int:
-        self.marks += [(key, event) for key in keys]
-        return 0 if self.listeners else len(keys)
+    def mark(self, marks: Sequence[Mark], pause: Callable[[int], None]) -> list[bool]:
+        self.marks += marks
+        return [bool(self.listeners)] * len(marks)
 
 
 def audit(
@@ -101,6 +102,7 @@ def audit(
         server,  # type: ignore[arg-type]
         table,
         given,
+        server,  # type: ignore[arg-type]
         database=0,
         mapping_prefix="__meta_record__",
         is_absence_known=is_absence_known(settings, False),

@@ -23,6 +23,7 @@ FLOORS = {
     "engine.settings": 5,
     "engine.sandbox": 5,
     "engine.redrive": 4,
+    "engine.marks": 4,
     "engine.destination": 4,
     "engine.capture": 3,
     "engine.delivery": 3,

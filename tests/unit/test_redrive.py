@@ -25,7 +25,7 @@ BUCKET = "arn:aws:s3:::failed-carts"
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     fake = FakeEngine()
-    monkeypatch.setattr(run, "Publisher", lambda redis: fake)
+    monkeypatch.setattr(run, "Publisher", lambda settings: fake)
     return fake
 
 

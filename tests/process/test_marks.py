@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import itertools
+
+from engine.config import CaptureSettings, RedisSettings, RingSettings
+from engine.marks.marker import Mark, Marker
+from engine.marks.receivers import Receivers, receivers
+from engine.redis.connection import RespConnection
+from engine.ring.counters import Counter
+from engine.routing.events import REPAIR
+from engine.sandbox.valkey import ValkeyServer
+from tests.capture_rig import capture, route, wait_for
+
+SMALL_RING = RingSettings(ring_bytes=65_536, frame_bytes_max=8_192)
+DIRTY_KEYS_MAX = 500
+
+
+def test_a_mark_that_a_full_dirty_set_drops() -> None:
+    """A key whose mark finds no room is found by the repair that follows, though that is narrowed to the gap."""
+    with (
+        ValkeyServer() as server,
+        capture(server, route("set"), ring=SMALL_RING, settings=CaptureSettings(dirty_keys_max=DIRTY_KEYS_MAX)) as (
+            running,
+            client,
+        ),
+    ):
+        client.set("draft", "value")
+        for key in ("idle", "other"):
+            client.restore(key, 0, client.dump("draft"), idletime=1_000)
+        wait_for(lambda: running.board.rows[0].get(Counter.SERVER_MARK), "a watermark that a gap may be narrowed by")
+        parts = itertools.count()
+
+        def overfill() -> bool:
+            part = next(parts)
+            client.mset({f"live:{part}:{number}": 1 for number in range(100)})
+            return bool(running.count(Counter.RING_FULL)) and running.count(Counter.DIRTY_KEYS) == DIRTY_KEYS_MAX
+
+        wait_for(overfill, "ring and set are full")
+        connection = RespConnection.open(RedisSettings(url=server.url), name="marker", protocol=2)
+        assert Marker(connection, 0, lambda: None).mark([Mark(b"idle", REPAIR)]) == [True]
+        connection.close()
+        taken = running.take_until(
+            lambda _: running.count(Counter.REPAIRS) > 0 and not running.count(Counter.DIRTY_KEYS)
+        )
+        keys = {change.key for _, _, change in [*taken, *running.take()]}
+        assert b"idle" in keys
+        assert b"other" not in keys, "the repair was not narrowed"
+
+
+def test_others_that_hear_are_told_from_engines() -> None:
+    """A monitor counts with each of its patterns, and once for all its channels; what can't be listed is unknown."""
+    listed = (
+        b"id=3 addr=127.0.0.1:1 name=engine-subscriber-1 flags=P sub=0 psub=2 ssub=0\n"
+        b"id=4 addr=127.0.0.1:2 name= flags=P sub=0 psub=2 ssub=0\n"
+        b"id=5 addr=127.0.0.1:3 name=engine-canary flags=P sub=7 psub=0\n"
+    )
+    assert receivers(listed) == Receivers(engines=1, others_max=3)
+    assert receivers(b"") == Receivers(0, 0)
+    assert receivers(PermissionError("NOPERM")) is None
