@@ -9,6 +9,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterable
 from typing import Protocol
@@ -25,6 +26,7 @@ log = logs.get_logger(__name__)
 
 SEND_S_MAX = 1
 """A child that takes no message for this long is stopped or stuck: the supervisor must not wait for it."""
+KILLED_S_MAX = 5.0
 EXIT_CRASHED = 70
 """EX_SOFTWARE of sysexits.h: a bug, not a user's mistake."""
 _PR_SET_PDEATHSIG = 1
@@ -107,6 +109,16 @@ def kill(pid: int) -> None:
     """Kill a child that was not reaped yet."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
+
+
+def kill_all(pids: Iterable[int]) -> None:
+    """Kill these, and wait until no child of this process is left, for a few seconds at most."""
+    for pid in pids:
+        kill(pid)
+    deadline = time.monotonic() + KILLED_S_MAX
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0] or time.monotonic() < deadline:
+            time.sleep(0.005)
 
 
 def bound_sends(channel: Channel) -> None:

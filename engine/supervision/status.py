@@ -11,6 +11,11 @@ from typing import Any
 import msgspec
 
 from engine.errors import EngineError
+from engine.observe import logs
+
+log = logs.get_logger(__name__)
+
+PUBLISH_MS = 1_000
 
 
 class StatusFile:
@@ -75,3 +80,32 @@ class StatusFile:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+
+
+class Publisher:
+    """Writes the status once a second, and at once where something happened."""
+
+    def __init__(self, file: StatusFile) -> None:
+        self._file = file
+        self._due_ms = 0
+        self._is_refused = False
+
+    def is_due(self, moment_ms: int) -> bool:
+        """Tell whether a status should be written now (monotonic milliseconds)."""
+        return moment_ms >= self._due_ms
+
+    def hurry(self) -> None:
+        """Have the next turn write one: something happened."""
+        self._due_ms = 0
+
+    def publish(self, status: dict[str, Any], moment_ms: int) -> None:
+        """Write this status; a disk that refuses is told once, and tried again."""
+        self._due_ms = moment_ms + PUBLISH_MS
+        problem = ""
+        try:
+            self._file.write(status)
+        except OSError as error:
+            problem = error.strerror or type(error).__name__
+        if problem and not self._is_refused:
+            log.error("status_not_written", error=problem)
+        self._is_refused = bool(problem)

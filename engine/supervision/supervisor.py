@@ -6,13 +6,12 @@ decisions into system calls. The planner asks Redis and AWS in its stead, in a p
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import selectors
 import signal
-import time
 from collections.abc import Callable
+from typing import Any
 
 from setproctitle import setproctitle
 
@@ -20,10 +19,8 @@ from engine import __version__
 from engine.audit.held_file import HeldFile
 from engine.clock import monotonic_ms, now_ms
 from engine.config import Settings
-from engine.errors import EngineError, SupervisionError
+from engine.errors import SupervisionError
 from engine.lifecycle import (
-    Channel,
-    ChildLink,
     Compared,
     CompareWanted,
     Drain,
@@ -32,41 +29,37 @@ from engine.lifecycle import (
     RepairWanted,
     RoutesInForce,
     SetRoutes,
-    channel_pair,
 )
 from engine.observe import logs
-from engine.ring.counters import Board, ChildState, Counter
-from engine.ring.ring import RingSet
-from engine.ring.wake import Wake
+from engine.ring.counters import ChildState, Counter
 from engine.routing.routes import RouteTable
 from engine.supervision import messages
-from engine.supervision.children import Child, Children, Phase, Role, in_words
+from engine.supervision.channels import Channels
+from engine.supervision.children import Child, Children, Phase, in_words
 from engine.supervision.errands import choices
 from engine.supervision.errands.comparer import Comparer
 from engine.supervision.errands.errand import Errand
-from engine.supervision.errands.planner import Answer, Plan, Refusal, plan_at_start
+from engine.supervision.errands.planner import Answer, Plan, plan_at_start
+from engine.supervision.errands.replanning import Planner, Replanning
+from engine.supervision.forking import Forker
 from engine.supervision.locks import Locks
-from engine.supervision.mains import Duty, Mains, run_main
+from engine.supervision.mains import Mains
+from engine.supervision.memory import SharedMemory
 from engine.supervision.messages import Decision
 from engine.supervision.notify import ServiceManager
-from engine.supervision.process import Closable, bound_sends, fork_process, kill, reap
+from engine.supervision.process import Closable, kill, kill_all, reap
 from engine.supervision.progress.checkpoint import CheckpointFile
 from engine.supervision.progress.keeping import Keeper, fence_after_ms
-from engine.supervision.reload import InForce, Reload, Stage, Teach, with_routes_of
+from engine.supervision.reload import InForce, Reload, Stage, Teach
 from engine.supervision.report import describe, describe_held, totals
 from engine.supervision.signals import SignalInbox
-from engine.supervision.status import StatusFile
+from engine.supervision.status import Publisher, StatusFile
 
 log = logs.get_logger(__name__)
 
 LOOK_MS = 250
 """How often the children's rows are read when nothing else happens."""
 LOOK_MS_BUSY = 20
-PUBLISH_MS = 1_000
-KILLED_S_MAX = 5.0
-
-Planner = Callable[[Settings, bytes | None], Answer]
-"""Settings and the encoded table in force → what to do; runs in the planner's process."""
 
 Compare = Callable[[Settings, int, bytes], Answer]
 """Settings, database and the encoded table → what was found; runs in the comparer's process."""
@@ -101,7 +94,7 @@ def run(
 
 
 class Supervisor:
-    """The loop, and what it owns: shared memory, channels, the registry, the route table."""
+    """The loop: facts of the operating system and the children to the registry, its decisions to those concerned."""
 
     def __init__(
         self,
@@ -115,28 +108,28 @@ class Supervisor:
         locks: Locks,
         compare: Compare | None,
     ) -> None:
-        limits, self._settings = settings.supervision, settings
-        self._planned, self._plan, self._load = planned, plan, load
-        self._mains, self._status, self._inbox, self._locks = mains, status, inbox, locks
+        limits, self._settings, self._planned = settings.supervision, settings, planned
+        self._status, self._inbox, self._locks = status, inbox, locks
         shards, invokers = len(planned.shards), settings.delivery.invokers
-        self._rings = RingSet(shards, invokers, settings.ring.ring_bytes)
-        self._rings_of = [[self._rings.ring(shard, invoker) for shard in range(shards)] for invoker in range(invokers)]
-        self._wakes = tuple(Wake() for _ in range(invokers))
-        self._board = Board(shards + invokers)
+        self._memory = SharedMemory(shards, invokers, settings.ring.ring_bytes)
         self._children = Children(shards, invokers, limits, random.random, monotonic_ms())
-        self._channels: dict[int, Channel] = {}
-        self._reload = Reload(RouteTable.decode(planned.table), int(limits.heartbeat_timeout_s * 1_000))
-        self._keeper = Keeper(settings, planned, self._rings, self._board, CheckpointFile(limits.checkpoint_file))
         self._selector = selectors.PollSelector()
         self._selector.register(inbox, selectors.EVENT_READ)
-        self._planning = Errand("planner", settings.log, self._selector, self._inherited)
-        self._comparing = Errand("comparer", settings.log, self._selector, self._inherited)
-        self._comparer, self._compare = Comparer(self._comparing), compare
+        self._channels = Channels(self._selector, lambda number: self._tell(messages.Severed(number)))
+        checkpoints = CheckpointFile(limits.checkpoint_file)
+        self._keeper = Keeper(settings, planned, self._memory.rings, self._memory.board, checkpoints)
+        self._forker = Forker(settings, planned, mains, self._memory, self._keeper, self._inherited)
+        planning, comparing = (
+            Errand(name, settings.log, self._selector, self._inherited) for name in ("planner", "comparer")
+        )
+        self._errands = (planning, comparing)
+        self._reload = Reload(RouteTable.decode(planned.table), int(limits.heartbeat_timeout_s * 1_000))
+        self._replanning = Replanning(settings, plan, load, planning, self._reload, self._keeper)
+        self._comparer, self._compare = Comparer(comparing), compare
         self._choices = choices.Choices(HeldFile.of(settings))
         self._manager = ServiceManager(os.environ)
+        self._publisher = Publisher(status)
         self._started_at_ms = now_ms()
-        self._publish_due_ms = 0
-        self._is_unpublished = False
         self._exit_status: int | None = None
 
     def run(self) -> int:
@@ -148,12 +141,15 @@ class Supervisor:
                     self._selector.select(self._wait_ms() / 1_000)
             return self._exit_status
         finally:
-            self._end_all()
+            self._stop_errands()
+            kill_all(child.pid for child in self._children.all if child.pid)
+            self._channels.close()
+            self._selector.close()
 
     def _turn(self) -> None:
         self._manager.beat(monotonic_ms())
         self._obey_signals()
-        for number in tuple(self._channels):
+        for number in self._channels.numbers:
             self._hear(number)
         for pid, status in reap():
             self._note_end(pid, status)
@@ -164,8 +160,8 @@ class Supervisor:
             self._do(decision)
         if self._children.phase is not Phase.STARTING:
             self._keeper.turn(monotonic_ms())
-        if monotonic_ms() >= self._publish_due_ms:
-            self._publish()
+        if self._publisher.is_due(monotonic_ms()):
+            self._publisher.publish(self._status_now(), monotonic_ms())
 
     def _wait_ms(self) -> int:
         is_calm = self._children.phase is Phase.READY and self._reload.stage is Stage.IDLE
@@ -185,15 +181,14 @@ class Supervisor:
                     return
                 self._manager.stopping()
                 log.info("draining", within_s=self._settings.supervision.drain_timeout_s)
-                self._children.tell(messages.DrainWanted(), monotonic_ms())
-                self._planning.stop()
-                self._comparing.stop()
-                self._publish_due_ms = 0
+                self._tell(messages.DrainWanted())
+                self._stop_errands()
+                self._publisher.hurry()
 
     def _hear(self, number: int) -> None:
-        channel, child = self._channels[number], self._children.all[number]
-        for message in channel.receive():
+        for message in self._channels.hear(number):
             if isinstance(message, Failed):
+                child = self._children.all[number]
                 log.error("child_failed", child=child.name, error=message.message, hint=message.hint)
                 self._tell(messages.Reported(number, message.message, message.hint))
             elif isinstance(message, RoutesInForce):
@@ -206,35 +201,26 @@ class Supervisor:
                 self._comparer.want(number, message.number, not_before_ms)
             elif isinstance(message, RepairWanted):
                 for subscriber in self._children.subscribers:
-                    self._send(subscriber.number, message)
-        if channel.closed:
-            self._drop_channel(number)
-            self._tell(messages.Severed(number))
+                    self._channels.send(subscriber.number, message)
 
     def _note_end(self, pid: int, status: int) -> None:
-        if self._planning.ended(pid) or self._comparing.ended(pid):
+        if any(errand.ended(pid) for errand in self._errands):
             return
         child = self._children.by_pid(pid)
         if child is None:
             return
-        if child.number in self._channels:
-            self._hear(child.number)
-            self._drop_channel(child.number)
-        self._board.row(child.number).set_pid(0)
+        self._hear(child.number)
+        self._channels.drop(child.number)
+        self._memory.board.row(child.number).set_pid(0)
         self._tell(messages.Exited(pid, status))
         is_expected = self._children.is_draining and status == 0
         (log.debug if is_expected else log.warning)("child_ended", child=child.name, pid=pid, how=in_words(status))
-        self._publish_due_ms = 0
+        self._publisher.hurry()
 
     def _look(self) -> None:
         for child in self._children.all:
-            row = self._board.row(child.number)
-            self._tell(messages.Seen(child.number, row.state, row.heartbeat_ms, self._backlog_bytes(child)))
-
-    def _backlog_bytes(self, child: Child) -> int:
-        if child.role is Role.SUBSCRIBER:
-            return 0
-        return sum(ring.written - ring.released for ring in self._rings_of[child.index])
+            row = self._memory.board.row(child.number)
+            self._tell(messages.Seen(child.number, row.state, row.heartbeat_ms, self._memory.backlog_bytes(child)))
 
     def _tell(self, event: messages.Event) -> None:
         self._children.tell(event, monotonic_ms())
@@ -249,7 +235,7 @@ class Supervisor:
                 log.error("child_killed", child=self._children.all[number].name, pid=pid, reason=reason)
                 kill(pid)
             case messages.TellDrain(number):
-                self._send(number, Drain())
+                self._channels.send(number, Drain())
             case messages.Ready():
                 self._announce()
             case messages.GiveUp(message, hint):
@@ -258,41 +244,13 @@ class Supervisor:
                 self._finish(left)
 
     def _fork(self, child: Child) -> None:
-        row = self._board.row(child.number)
-        row.set_state(ChildState.STARTING)
-        row.beat(monotonic_ms())
-        ours, theirs = channel_pair()
-        bound_sends(ours)
-        table = self._reload.table_for(child.role)
-        duty = Duty(
-            index=child.index,
-            settings=self._settings,
-            database=self._planned.database,
-            shard=self._planned.shards[child.index] if child.role is Role.SUBSCRIBER else b"",
-            table=table,
-            rings=self._rings,
-            wakes=self._wakes,
-            missed=self._keeper.missed_by(child) if child.role is Role.SUBSCRIBER else (),
-            version_floor=self._keeper.version_floor,
-            fence_ms=self._keeper.fence_ms,
-        )
-        main = self._mains.subscriber if child.role is Role.SUBSCRIBER else self._mains.invoker
-
-        def work() -> int:
-            row.set_pid(os.getpid())
-            return run_main(main, duty, ChildLink(theirs, row))
-
         try:
-            pid = fork_process(child.name, work, self._settings.log, (ours, *self._inherited()))
+            pid, channel = self._forker.fork(child, self._reload.table_for(child.role))
         except OSError as error:
-            ours.close()
             log.error("fork_failed", child=child.name, error=error.strerror)
             self._tell(messages.ForkFailed(child.number, error.strerror or "no reason given"))
             return
-        finally:
-            theirs.close()
-        self._channels[child.number] = ours
-        self._selector.register(ours, selectors.EVENT_READ)
+        self._channels.add(child.number, channel)
         self._tell(messages.Forked(child.number, pid))
         self._reload.forked(child)
         (log.warning if child.restarts else log.debug)(
@@ -301,45 +259,26 @@ class Supervisor:
             pid=pid,
             restarts=child.restarts,
         )
-        self._publish_due_ms = 0
+        self._publisher.hurry()
 
     def _inherited(self) -> tuple[Closable, ...]:
         """Return what a new process must not keep open of ours."""
-        errands = (self._planning.process, self._comparing.process)
-        helpers = (one for one in errands if one is not None)
-        return (self._inbox, self._status, self._locks, *self._channels.values(), *helpers)
-
-    def _send(self, number: int, message: Drain | SetRoutes | Compared | RepairWanted) -> None:
-        channel = self._channels.get(number)
-        if channel is not None and not channel.send(message):
-            self._drop_channel(number)
-            self._tell(messages.Severed(number))
-
-    def _drop_channel(self, number: int) -> None:
-        channel = self._channels.pop(number, None)
-        if channel is not None:
-            self._selector.unregister(channel)
-            channel.close()
+        helpers = (errand.process for errand in self._errands if errand.process is not None)
+        return (self._inbox, self._status, self._locks, *self._channels.ends, *helpers)
 
     def _announce(self) -> None:
-        log.info(
-            "ready",
-            server=self._planned.server,
-            slice=self._settings.capture.slice,
-            shards=len(self._children.subscribers),
-            invokers=len(self._children.invokers),
-            routes=self._route_names(),
-        )
-        part, shards = self._settings.capture.slice, len(self._children.subscribers)
-        self._manager.ready(f"{shards} shards of slice {part}, routes {self._route_names()}")
-        self._publish_due_ms = 0
+        part, shards, routes = self._settings.capture.slice, len(self._children.subscribers), self._route_names()
+        invokers = len(self._children.invokers)
+        log.info("ready", server=self._planned.server, slice=part, shards=shards, invokers=invokers, routes=routes)
+        self._manager.ready(f"{shards} shards of slice {part}, routes {routes}")
+        self._publisher.hurry()
 
     def _route_names(self) -> str:
         return ", ".join(route.name for route in self._reload.newest.routes.values())
 
     def _finish(self, left: tuple[str, ...]) -> None:
-        sums = totals(self._board.rows)
-        ring_bytes = sum(self._backlog_bytes(child) for child in self._children.all)
+        sums = totals(self._memory.board.rows)
+        ring_bytes = sum(self._memory.backlog_bytes(child) for child in self._children.all)
         if left or ring_bytes:
             log.error(
                 "drain_incomplete",
@@ -357,51 +296,20 @@ class Supervisor:
         log.info("drained", records_delivered=sums[Counter.RECORDS_DELIVERED.name.lower()])
         self._exit_status = 0
 
-    # Routes
+    # Errands
 
     def _turn_routes(self) -> None:
         if self._children.phase is not Phase.READY:
             return
-        if self._reload.is_due(monotonic_ms()):
-            self._start_planner()
-        answer = self._planning.poll(monotonic_ms())
-        if answer is not None:
-            self._take_answer(answer)
+        self._replanning.turn(monotonic_ms())
         for step in self._reload.step(self._children.all, monotonic_ms()):
             if isinstance(step, InForce):
                 log.info("routes_in_force", version=self._reload.newest.version, routes=self._route_names())
-                self._publish_due_ms = 0
+                self._publisher.hurry()
             elif isinstance(step, Teach):
-                self._send(step.number, SetRoutes(self._reload.newest.encode()))
+                self._channels.send(step.number, SetRoutes(self._reload.newest.encode()))
             else:
                 self._tell(messages.Condemned(step.number, "it did not take the new routes in time"))
-
-    def _start_planner(self) -> None:
-        self._reload.planning()
-        settings, load, table = self._settings, self._load, self._reload.newest.encode()
-        give_up_ms = monotonic_ms() + int(settings.supervision.ready_timeout_s * 1_000)
-
-        def work() -> Answer:
-            return self._plan(with_routes_of(settings, load()), table)
-
-        try:
-            self._planning.start(work, give_up_ms)
-        except EngineError as error:
-            log.error("reload_refused", error=error.message, hint=error.hint)
-            self._reload.refused()
-
-    def _take_answer(self, answer: Answer) -> None:
-        if isinstance(answer, Plan):
-            self._keeper.take_routes(RouteTable.decode(answer.table), answer.server_ms)
-            if not self._reload.planned(RouteTable.decode(answer.table), monotonic_ms()):
-                log.info("routes_unchanged", version=self._reload.newest.version)
-            return
-        assert isinstance(answer, Refusal)
-        for problem in answer.problems:
-            log.error("reload_refused", place=problem.place, error=problem.message, hint=problem.hint)
-        self._reload.refused()
-
-    # Comparisons
 
     def _turn_comparer(self) -> None:
         comparer, compare = self._comparer, self._compare
@@ -412,19 +320,20 @@ class Supervisor:
             comparer.start(lambda: compare(settings, database, table), monotonic_ms())
         fulfilled = comparer.poll(monotonic_ms())
         for number, wish in (fulfilled or {}).items():
-            self._send(number, Compared(wish))
+            self._channels.send(number, Compared(wish))
 
-    # Status and end
+    def _stop_errands(self) -> None:
+        for errand in self._errands:
+            errand.stop()
 
-    def _publish(self) -> None:
-        self._publish_due_ms = monotonic_ms() + PUBLISH_MS
-        status = {
+    def _status_now(self) -> dict[str, Any]:
+        return {
             "pid": os.getpid(),
             "version": __version__,
             "started_at_ms": self._started_at_ms,
             **describe(
                 self._children,
-                self._board.rows,
+                self._memory.board.rows,
                 self._reload.newest,
                 part=self._settings.capture.slice,
                 settled_until_ms=self._keeper.settled_until_ms,
@@ -433,25 +342,3 @@ class Supervisor:
             ),
             **describe_held(self._choices.held),
         }
-        try:
-            self._status.write(status)
-            self._is_unpublished = False
-        except OSError as error:
-            if not self._is_unpublished:
-                log.error("status_not_written", error=error.strerror)
-            self._is_unpublished = True
-
-    def _end_all(self) -> None:
-        """Kill what still runs, and wait until it is gone."""
-        self._planning.stop()
-        self._comparing.stop()
-        deadline = time.monotonic() + KILLED_S_MAX
-        for child in self._children.all:
-            if child.pid:
-                kill(child.pid)
-        with contextlib.suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0] or time.monotonic() < deadline:
-                time.sleep(0.005)
-        for number in tuple(self._channels):
-            self._drop_channel(number)
-        self._selector.close()

@@ -59,11 +59,6 @@ STILL_LARGE = {
     "engine.capture.dirty.DirtyKeys._take_in",
     "engine.capture.subscriber.Subscriber",
     "engine.delivery.backlog.backlog.Backlog",
-    "engine.delivery.invoker.Invoker",
-    "engine.delivery.lanes.route_lane",
-    "engine.delivery.lanes.route_lane.RouteLane",
-    "engine.supervision.supervisor",
-    "engine.supervision.supervisor.Supervisor",
     "tests.simulation.simulation.Simulation",
     "tests.unit.test_settings.test_all_problems_at_once",
 }

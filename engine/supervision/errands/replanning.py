@@ -1,0 +1,68 @@
+"""New routes, from the wish for them to the table: the planner reads them, while the engine runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from engine.config import Settings
+from engine.errors import EngineError
+from engine.observe import logs
+from engine.routing.routes import RouteTable
+from engine.supervision.errands.errand import Errand
+from engine.supervision.errands.planner import Answer, Plan, Refusal
+from engine.supervision.progress.keeping import Keeper
+from engine.supervision.reload import Reload, with_routes_of
+
+log = logs.get_logger(__name__)
+
+Planner = Callable[[Settings, bytes | None], Answer]
+"""Settings and the encoded table in force → what to do; runs in the planner's process."""
+
+
+class Replanning:
+    """Has the routes read again when they are wanted, and hands what comes of it to the reload."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        plan: Planner,
+        load: Callable[[], Settings],
+        errand: Errand,
+        reload: Reload,
+        keeper: Keeper,
+    ) -> None:
+        self._settings, self._plan, self._load = settings, plan, load
+        self._errand, self._reload, self._keeper = errand, reload, keeper
+
+    def turn(self, now_ms: int) -> None:
+        """Begin where routes are wanted; take in what was read."""
+        if self._reload.is_due(now_ms):
+            self._start(now_ms)
+        answer = self._errand.poll(now_ms)
+        if answer is not None:
+            self._take(answer, now_ms)
+
+    def _start(self, now_ms: int) -> None:
+        self._reload.planning()
+        settings, load, table = self._settings, self._load, self._reload.newest.encode()
+
+        def work() -> Answer:
+            return self._plan(with_routes_of(settings, load()), table)
+
+        try:
+            self._errand.start(work, now_ms + int(settings.supervision.ready_timeout_s * 1_000))
+        except EngineError as error:
+            log.error("reload_refused", error=error.message, hint=error.hint)
+            self._reload.refused()
+
+    def _take(self, answer: Answer, now_ms: int) -> None:
+        if isinstance(answer, Plan):
+            table = RouteTable.decode(answer.table)
+            self._keeper.take_routes(table, answer.server_ms)
+            if not self._reload.planned(table, now_ms):
+                log.info("routes_unchanged", version=self._reload.newest.version)
+            return
+        assert isinstance(answer, Refusal)
+        for problem in answer.problems:
+            log.error("reload_refused", place=problem.place, error=problem.message, hint=problem.hint)
+        self._reload.refused()

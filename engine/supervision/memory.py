@@ -1,0 +1,24 @@
+"""What all children share: rings, wake-ups, and a row a child. Made before the first fork, it outlives each of them."""
+
+from __future__ import annotations
+
+from engine.ring.counters import Board
+from engine.ring.ring import RingSet
+from engine.ring.wake import Wake
+from engine.supervision.children import Child, Role
+
+
+class SharedMemory:
+    """The rings between all shards and invokers, and what children say of themselves."""
+
+    def __init__(self, shards: int, invokers: int, ring_bytes: int) -> None:
+        self.rings = RingSet(shards, invokers, ring_bytes)
+        self.wakes = tuple(Wake() for _ in range(invokers))
+        self.board = Board(shards + invokers)
+        self._rings_of = [[self.rings.ring(shard, invoker) for shard in range(shards)] for invoker in range(invokers)]
+
+    def backlog_bytes(self, child: Child) -> int:
+        """Return what waits in the rings for this child: written, and not settled."""
+        if child.role is Role.SUBSCRIBER:
+            return 0
+        return sum(ring.written - ring.released for ring in self._rings_of[child.index])
