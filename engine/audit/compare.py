@@ -157,7 +157,7 @@ class RouteAudit:
         if is_past and not options.accept_deletions:
             report.held = self._gone.count
         else:
-            for keys in self._gone.lists(5 * KEYS_AT_ONCE):
+            for keys in self._gone.lists(options.suspects_max):
                 self._mark(keys, REPAIR_GONE)
         self._gone.close()
 

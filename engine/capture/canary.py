@@ -2,7 +2,8 @@
 
 Managed services refuse ``CONFIG``, and their flags are changed in a parameter group, underneath us. So a canary is
 written every few seconds: once the server has taken it, and a ping sent after that is answered, its events must have
-been heard. Only then does a watermark count.  (pure)
+been heard. Only then does a watermark count. A server that refuses for a while (``OOM``, ``NOREPLICAS``, …) is asked
+again, and no watermark counts meanwhile.  (pure)
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from enum import Enum, auto
 from engine.capture.notifications import CANARY_PREFIX, canary_commands, canary_event, canary_letters
 from engine.capture.shards import channel_prefix
 from engine.redis.connection import pack
+from engine.redis.errors import passes
 
 EVERY_MS = 5_000
 
@@ -27,8 +29,10 @@ class Canary:
     """One subscription's canaries; the keys have the same names everywhere, so that everybody can pass them over."""
 
     def __init__(self, database: int, needed_flags: str) -> None:
-        self.is_refused = False
-        """Whether the server does not let us write: then nothing can be known."""
+        self.is_hopeless = False
+        """Whether the server does not let us write, and never did: then nothing can be known."""
+        self.refusal = ""
+        """What the server said to the newest ones, "" where it took them."""
         self.is_verified = False
         """Whether events came, as of the newest pong; the owner takes it back when it has used it."""
         self._prefix = channel_prefix(database)
@@ -37,6 +41,7 @@ class Canary:
         self._heard: set[bytes] = set()
         self._stage = _Stage.IDLE
         self._due_ms = 0
+        self._is_given_up = self._was_taken = False
 
     @property
     def keys(self) -> tuple[bytes, ...]:
@@ -49,7 +54,7 @@ class Canary:
 
     def is_due(self, moment_ms: int) -> bool:
         """Tell whether the next should be written."""
-        return bool(self._keys) and not self.is_refused and self._stage is _Stage.IDLE and moment_ms >= self._due_ms
+        return bool(self._keys) and not self._is_given_up and self._stage is _Stage.IDLE and moment_ms >= self._due_ms
 
     def commands(self, moment_ms: int) -> tuple[bytes, int]:
         """Return the packed commands that write them, and how many replies there will be."""
@@ -60,9 +65,21 @@ class Canary:
 
     def taken(self, refusal: str) -> None:
         """Note that the server has answered to the commands, and what it refused."""
-        self.is_refused = bool(refusal)
+        self.refusal = refusal
+        if not refusal:
+            self._was_taken = True
+            self.is_hopeless = False
+        elif not passes(refusal):
+            self.give_up()
+        elif refusal.startswith("READONLY") and not self._was_taken:
+            # A replica, until it is promoted.
+            self.is_hopeless = True
         if self._stage is _Stage.WRITTEN:
             self._stage = _Stage.IDLE if refusal else _Stage.TAKEN
+
+    def give_up(self) -> None:
+        """Try no more: only the user can mend what is refused."""
+        self.is_hopeless = self._is_given_up = True
 
     def pinged(self) -> None:
         """Note that a ping was sent: what was taken before is heard before its pong."""

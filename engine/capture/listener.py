@@ -24,9 +24,12 @@ from engine.capture.watch.sentry import Sentry
 from engine.capture.watch.sight import Change, Sight, compare
 from engine.config import RedisSettings
 from engine.errors import RedisUnreachable
+from engine.observe.logs import get_logger
 from engine.redis.connection import RespConnection, pack
 from engine.redis.errors import refusal
 from engine.routing.routes import merge_flags
+
+log = get_logger(__name__)
 
 PING_MS = 1_000
 SILENCE_MS_MIN = 2 * PING_MS
@@ -153,7 +156,8 @@ class Listener:
         if isinstance(reply, hiredis.ReplyError):
             if self.canary is not None and self.phase is Phase.LISTENING:
                 # All patterns are subscribed to: it is the canary's channel that we may not hear.
-                self.canary.is_refused = True
+                self.canary.give_up()
+                _tell(self.canary, str(reply), self._subscription.shard)
                 return False
             raise refusal(self.connection.address, "subscribe", str(reply))
         if reply[0] == b"psubscribe":
@@ -217,7 +221,10 @@ class Listener:
             change = Change((*change.reasons, "the server's clock went back"), change.is_deaf)
         others = self.sentry.take_others()
         if others and self.canary is not None:
+            before = self.canary.refusal
             self.canary.taken(canary_refusal(others))
+            if self.canary.refusal != before:
+                _tell(self.canary, self.canary.refusal, self._subscription.shard)
         self.mark = sight.mark if sight.mark == self.sight.mark else 0
         self.sight = sight
         if change.reasons:
@@ -239,7 +246,7 @@ class Listener:
     def _is_verified(self) -> bool:
         """Tell whether events are known to come, as far as that can be known."""
         canary = self.canary
-        if canary is None or canary.is_refused or not canary.keys:
+        if canary is None or canary.is_hopeless or not canary.keys:
             return True
         is_verified, canary.is_verified = canary.is_verified, False
         return is_verified and not self.is_deaf
@@ -300,3 +307,12 @@ class Listener:
         self.connection = self.sentry = self._attempt = None
         self._changes.clear()
         self.phase = Phase.CLOSED
+
+
+def _tell(canary: Canary, refusal: str, shard: Shard) -> None:
+    """Say that canaries are refused, or taken again."""
+    if not refusal:
+        log.info("canary_taken", shard=shard.index + 1)
+        return
+    what = "nobody can tell whether events come" if canary.is_hopeless else "no watermark counts until one is taken"
+    log.warning("canary_refused", shard=shard.index + 1, refusal=refusal, hint=what)

@@ -17,7 +17,7 @@ from engine.capture.shards import channel_prefix
 from engine.config import RedisSettings
 from engine.errors import NotificationsOff
 from engine.redis.connection import NOTHING, RespConnection, pack
-from engine.redis.errors import not_redis, refusal
+from engine.redis.errors import not_redis, passes, refusal
 from engine.routing.events import notification_flags
 from engine.routing.routes import RouteTable, merge_flags
 
@@ -109,6 +109,11 @@ def try_canary(redis: RedisSettings, database: int, needed: str) -> str:
         refused = canary_refusal(writer.pipeline(*canary_commands(keys)))
         if refused.startswith("READONLY"):
             return f"the server is a replica and refuses CONFIG, so it is unknown whether {SETTING} holds {needed!r}"
+        if refused and passes(refused):
+            return (
+                f"the server refuses CONFIG, and takes no canary just now, so it is unknown whether {SETTING} holds "
+                f"{needed!r}: it is tried again, and no watermark counts until then: {refused}"
+            )
         if refused:
             raise refusal(writer.address, "let the engine read its settings, or write a canary instead", refused)
         wanted = {_CANARIES[letter][0] for letter in classes}
@@ -153,9 +158,10 @@ def canary_commands(keys: Mapping[str, str]) -> tuple[bytes, int]:
 
 
 def canary_refusal(replies: Sequence[object]) -> str:
-    """Return the first refusal among the replies to canaries, "" where there is none."""
+    """Return the first refusal among the replies to canaries, one that lasts before all others; "" for none."""
     refused = [str(reply) for reply in replies if isinstance(reply, hiredis.ReplyError)]
-    return next((text for text in refused if not text.startswith("EXECABORT")), "")
+    refused = [text for text in refused if not text.startswith("EXECABORT")]
+    return min(refused, key=passes, default="")
 
 
 def _listen(listener: RespConnection, heard: set[str], is_wanted: Callable[[], bool], kind: str) -> None:

@@ -7,7 +7,11 @@ import ssl
 
 from engine.errors import RedisError, RedisRefused, RedisUnreachable
 
-_RETRY_WORDS = frozenset({"LOADING", "MASTERDOWN", "BUSY", "TRYAGAIN", "CLUSTERDOWN"})
+_LASTING_WORDS = frozenset({"ERR", "NOPERM", "NOAUTH", "NOPROTO", "WRONGPASS", "DENIED"})
+"""How refusals begin that only the user can mend; all others pass: ``LOADING``, ``OOM``, ``NOREPLICAS``, …"""
+_RETRY_WORDS = frozenset(
+    {"LOADING", "MASTERDOWN", "BUSY", "TRYAGAIN", "CLUSTERDOWN", "OOM", "NOREPLICAS", "MISCONF", "READONLY"}
+)
 _DENIED_COMMAND = re.compile(r"permissions to run the '([^']+)'")
 _HINTS = {
     "WRONGPASS": "check redis.username and redis.password, or the files or the environment that they come from",
@@ -17,9 +21,18 @@ _HINTS = {
 }
 
 
+def passes(reply: str) -> bool:
+    """Tell whether a refusal may pass by itself."""
+    return _word(reply) not in _LASTING_WORDS
+
+
+def _word(reply: str) -> str:
+    return reply.split(" ", 1)[0].lstrip("-")
+
+
 def refusal(address: object, what: str, reply: str) -> RedisError:
     """Return the error for a server's refusal, with the remedy that fits; some refusals pass by themselves."""
-    word = reply.split(" ", 1)[0].lstrip("-")
+    word = _word(reply)
     if word in _RETRY_WORDS:
         return RedisUnreachable(f"{address} is not ready: {reply}", hint="it is tried again")
     return RedisRefused(f"{address} refused to {what}: {reply}", hint=_hint(word, reply))
