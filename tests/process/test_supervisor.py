@@ -35,7 +35,6 @@ class Engine:
             self.process = subprocess.Popen(
                 [sys.executable, str(STUB), json.dumps(chosen)],
                 cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
                 stderr=errors,
             )
         self.seen: set[int] = set()

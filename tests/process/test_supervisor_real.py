@@ -18,7 +18,6 @@ import redis
 
 from engine.sandbox.stack import Sandbox
 
-ROOT = Path(__file__).parents[2]
 WAIT_S = 45.0
 ROUTE = '[[routes]]\nname = "{name}"\nfunction = "{function}"\nkeys = ["{keys}"]\n'
 
@@ -41,7 +40,7 @@ class Engine:
         )
         self.add_route(**{"name": "carts", "function": "dynamodb", "keys": "cart:*", **route})
         self.errors = folder / "errors"
-        environment = {**os.environ, **sandbox.environment, "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, **sandbox.environment}
         environment.pop("REDIS_URL", None)
         with self.errors.open("wb") as errors:
             self.process = subprocess.Popen(

@@ -83,3 +83,29 @@ def test_every_room_on_the_map_exists() -> None:
             path = ROOT / name if "/" in name else folder / name
             assert path.exists(), name
             folder = path.parent
+
+
+def exists(name: str) -> bool:
+    """Return whether a dotted name is a package, a module, or a name in one."""
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        path = ROOT.joinpath(*parts[:count])
+        home = path.with_suffix(".py") if path.with_suffix(".py").is_file() else path / "__init__.py"
+        if home.is_file():
+            return count == len(parts) or re.search(rf"\b{parts[count]}\b", home.read_text()) is not None
+    return False
+
+
+def test_modules_that_are_named_exist() -> None:
+    """Documents and docstrings name modules where they are now, by dotted names and by paths."""
+    tops = ("engine", "lambdas", "benchmarks")
+    sources = [path for top in (*tops, "tests") for path in (ROOT / top).rglob("*.py")]
+    wrong = []
+    for path in [*DOCUMENTS, ROOT / "Makefile", *sources]:
+        text = path.read_text()
+        dotted = re.findall(rf"(?:`|-m )((?:{'|'.join(tops)})\.[a-z_.]+[a-z_])(?![\w(*])", text)
+        files = re.findall(rf"`((?:{'|'.join(tops)})/[\w/]+\.py)`", text)
+        lost = [name for name in dotted if not name.endswith((".toml", ".log")) and not exists(name)]
+        lost += [name for name in files if not (ROOT / name).exists()]
+        wrong += [f"{path.relative_to(ROOT)}: {name}" for name in lost]
+    assert wrong == []

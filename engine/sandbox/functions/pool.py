@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from engine.sandbox import aws
-from engine.sandbox.functions import frames as lambda_frames
+from engine.sandbox.functions import frames
 from engine.sandbox.functions.log import LogLines
 from engine.sandbox.functions.spec import MEMORY_MB, FunctionSpec
 from engine.sandbox.service import python_environment
@@ -87,7 +87,7 @@ class Worker:
         worker = cls(process, reader, writer)
         try:
             async with asyncio.timeout(INIT_S_MAX):
-                head, body = await lambda_frames.read(reader)
+                head, body = await frames.read(reader)
         except TimeoutError:
             worker.kill()
             raise InitFailed(_error("Runtime.InitTimeout", f"not imported within {INIT_S_MAX:.0f} s")) from None
@@ -107,10 +107,10 @@ class Worker:
     async def ask(self, head: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
         """Have an event handled; raise WorkerEnded if the process ends meanwhile."""
         try:
-            self._writer.write(lambda_frames.encode_head(head, len(payload)))
+            self._writer.write(frames.encode_head(head, len(payload)))
             self._writer.write(payload)
             await self._writer.drain()
-            return await lambda_frames.read(self._reader)
+            return await frames.read(self._reader)
         except (OSError, asyncio.IncompleteReadError):
             raise WorkerEnded from None
 

@@ -19,7 +19,7 @@ from uuid import uuid4
 from aiohttp import StreamReader, web
 
 from engine.sandbox import lifeline
-from engine.sandbox.functions import api as lambda_api
+from engine.sandbox.functions import api
 from engine.sandbox.functions.api import Refusal
 from engine.sandbox.functions.journal import Entry, Journal
 from engine.sandbox.functions.pool import Answer, InitFailed, WorkerPool
@@ -72,22 +72,22 @@ class LambdaServer:
             raise
         except Exception as error:
             traceback.print_exc()
-            return _refuse(lambda_api.failed(f"{type(error).__name__}: {error}"), request_id)
+            return _refuse(api.failed(f"{type(error).__name__}: {error}"), request_id)
 
     async def _route(self, request: web.BaseRequest, request_id: str) -> web.Response:
         if "Expect" in request.headers:
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         payload, size = await _read_body(request.content)
         started_ns = time.time_ns()
-        call = lambda_api.parse_call(request.method, request.raw_path)
+        call = api.parse_call(request.method, request.raw_path)
         if call is None:
-            return _refuse(lambda_api.unknown_operation(), request_id)
+            return _refuse(api.unknown_operation(), request_id)
         spec = self._specs.get(call.function)
         if spec is None:
             arn = FunctionSpec("x", ACCEPT).arn.removesuffix("x") + call.function
-            return _refuse(lambda_api.not_found(arn), request_id)
+            return _refuse(api.not_found(arn), request_id)
         if call.operation == "GetFunction":
-            return _respond(200, lambda_api.describe(spec), request_id)
+            return _respond(200, api.describe(spec), request_id)
         kind = request.headers.get("X-Amz-Invocation-Type", "RequestResponse")
         refusal = _check(kind, size)
         if refusal is None and kind == "DryRun":
@@ -103,9 +103,9 @@ class LambdaServer:
         if pool is None:
             return None
         if not pool.has_room():
-            return lambda_api.throttled()
+            return api.throttled()
         answer = await pool.invoke(request_id, payload)
-        return lambda_api.invalid_json(answer.body.decode()) if answer.invalid else answer
+        return api.invalid_json(answer.body.decode()) if answer.invalid else answer
 
     def _finish(
         self,
@@ -130,7 +130,7 @@ class LambdaServer:
 
     def _accept_event(self, spec: FunctionSpec, request_id: str, payload: bytes, started_ns: int) -> web.Response:
         if len(self._events) >= EVENTS_WAITING_MAX:
-            return _refuse(lambda_api.throttled(), request_id)
+            return _refuse(api.throttled(), request_id)
         task = asyncio.create_task(self._run_event(spec, request_id, payload, started_ns))
         self._events.add(task)
         task.add_done_callback(self._events.discard)
@@ -157,9 +157,9 @@ class LambdaServer:
 def _check(kind: str, size: int) -> Refusal | None:
     """Return why an invocation is refused before anything is run, or None."""
     if kind not in ("RequestResponse", "Event", "DryRun"):
-        return lambda_api.bad_parameter(f"{kind} is no invocation type")
-    bytes_max = lambda_api.EVENT_BYTES_MAX if kind == "Event" else lambda_api.REQUEST_BYTES_MAX
-    return lambda_api.too_large(size, kind, bytes_max) if size > bytes_max else None
+        return api.bad_parameter(f"{kind} is no invocation type")
+    bytes_max = api.EVENT_BYTES_MAX if kind == "Event" else api.REQUEST_BYTES_MAX
+    return api.too_large(size, kind, bytes_max) if size > bytes_max else None
 
 
 async def _read_body(content: StreamReader) -> tuple[bytes, int]:
@@ -171,7 +171,7 @@ async def _read_body(content: StreamReader) -> tuple[bytes, int]:
     size = 0
     while chunk := await content.readany():
         size += len(chunk)
-        if size <= lambda_api.REQUEST_BYTES_MAX:
+        if size <= api.REQUEST_BYTES_MAX:
             chunks.append(chunk)
         elif size > BODY_BYTES_MAX:
             raise ConnectionResetError

@@ -20,7 +20,7 @@ from typing import Any
 import orjson
 
 from engine.sandbox import lifeline
-from engine.sandbox.functions import frames as lambda_frames
+from engine.sandbox.functions import frames
 
 RESPONSE_BYTES_MAX = 6_291_556
 
@@ -58,12 +58,12 @@ def main() -> None:
         handler = getattr(import_module(module), function)
     except BaseException as error:
         traceback.print_exc()
-        lambda_frames.send(connection, {"kind": "failed"}, error_body(error, f"{type(error).__name__}: {error}"))
+        frames.send(connection, {"kind": "failed"}, error_body(error, f"{type(error).__name__}: {error}"))
         sys.exit(1)
-    lambda_frames.send(connection, {"kind": "ready"})
-    while (frame := lambda_frames.receive(connection)) is not None:
+    frames.send(connection, {"kind": "ready"})
+    while (frame := frames.receive(connection)) is not None:
         head, body = answer(handler, *frame)
-        lambda_frames.send(connection, head, body)
+        frames.send(connection, head, body)
 
 
 def answer(handler: Handler, head: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
@@ -124,8 +124,8 @@ def error_type(error: BaseException) -> str:
 
 def error_body(error: BaseException, message: str) -> bytes:
     """Return what the caller is told of a handler's error."""
-    frames = [] if isinstance(error, ResponseTooLarge) else traceback.format_tb(error.__traceback__)[1:]
-    return json.dumps({"errorMessage": message, "errorType": error_type(error), "stackTrace": frames}).encode()
+    calls = [] if isinstance(error, ResponseTooLarge) else traceback.format_tb(error.__traceback__)[1:]
+    return json.dumps({"errorMessage": message, "errorType": error_type(error), "stackTrace": calls}).encode()
 
 
 if __name__ == "__main__":
