@@ -10,6 +10,7 @@ from engine.audit.server import Server
 from engine.audit.verdict import is_absence_known
 from engine.config import RouteSettings
 from engine.destination.base import Destination, Item
+from engine.routing.absence import wants_absence
 from engine.routing.glob import matcher
 from engine.routing.slices import WHOLE, Slice
 
@@ -44,7 +45,7 @@ def spared_keys(routes: Iterable[RouteSettings], may_evict: bool) -> Callable[[b
     A mark reaches every route that delivers deletes (`RouteTable.for_deletes`). One that does not hear of every way to
     go would delete what it was told to keep.
     """
-    unsure = [route for route in routes if "del" in route.events and not is_absence_known(route, may_evict)]
+    unsure = [route for route in routes if wants_absence(route.events) and not is_absence_known(route, may_evict)]
     tests = [matcher([pattern.encode() for pattern in route.keys]) for route in unsure]
     return lambda key: any(matches(key) for matches in tests)
 

@@ -35,7 +35,8 @@ from engine.clock import monotonic_ms, now_ms
 from engine.config import RouteSettings, Settings
 from engine.destination.base import Destination
 from engine.errors import EngineError
-from engine.routing.events import EVENTS_OF_ABSENCE, REPAIR_GONE
+from engine.routing.absence import wants_absence
+from engine.routing.events import REPAIR_GONE
 from engine.routing.slices import parse_slice
 
 SETTLE_MS = 1_000
@@ -59,7 +60,7 @@ class GoneReport(msgspec.Struct, frozen=True):
 
 def concerned_routes(routes: Sequence[RouteSettings]) -> list[RouteSettings]:
     """Return the routes whose deletes a comparison can find."""
-    return [route for route in routes if route.destination and EVENTS_OF_ABSENCE.intersection(route.events)]
+    return [route for route in routes if route.destination and wants_absence(route.events)]
 
 
 def publish_gone(settings: Settings, database: int, routes: Sequence[RouteSettings]) -> GoneReport:

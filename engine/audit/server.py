@@ -8,7 +8,6 @@ from typing import Any
 import hiredis
 
 from engine.audit.deletions import ServerFacts, facts_of
-from engine.audit.verdict import may_evict
 from engine.capture.shards import channel_prefix
 from engine.config import RedisSettings
 from engine.delivery.reading.fetch import Fetched, Fetcher
@@ -17,6 +16,7 @@ from engine.marks.marker import Marker
 from engine.marks.standing import Standing
 from engine.redis.connection import RespConnection, pack
 from engine.redis.errors import refusal
+from engine.redis.eviction import QUESTIONS, may_evict
 
 SCAN_COUNT = 500
 BODY_CHARS_MAX = 16 * 1024 * 1024
@@ -51,9 +51,8 @@ class Server:
 
     def may_evict(self) -> bool:
         """Tell whether the server evicts keys, or did."""
-        parts = [self._connection.call("INFO", section) for section in ("memory", "stats")]
         # Where INFO is refused, nothing is known.
-        return may_evict(b"\n".join(part for part in parts if isinstance(part, bytes)))
+        return may_evict(self._connection.pipeline(b"".join(QUESTIONS), len(QUESTIONS)))
 
     def dataset(self) -> ServerFacts:
         """Return which dataset the server holds, as far as it tells."""

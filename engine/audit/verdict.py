@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -12,15 +11,12 @@ from engine.config import RouteSettings
 from engine.delivery.reading.questions import KIND_OF_EVENT, TYPE, Fetched
 from engine.delivery.reading.values import key_text
 from engine.destination.base import Destination, Item
+from engine.routing.absence import follows_evictions, wants_absence
 from engine.routing.events import expand_events
 from lambdas.contract import Record
 
 EXAMPLES_MAX = 20
 """Keys of each kind that a report names."""
-
-_MAXMEMORY = re.compile(rb"^maxmemory:(\d+)", re.MULTILINE)
-_POLICY = re.compile(rb"^maxmemory_policy:([\w-]+)", re.MULTILINE)
-_EVICTED = re.compile(rb"^evicted_keys:(\d+)", re.MULTILINE)
 
 
 class Kind(StrEnum):
@@ -143,19 +139,7 @@ def is_absence_known(route: RouteSettings, may_evict: bool) -> bool:
     What the cache forgets, the store keeps: without ``evicted`` among its events, a key that is gone may have been
     evicted, wherever the server evicts.
     """
-    events = set(expand_events(route.events))
-    return {"del", "expired"} <= events and ("evicted" in events or not may_evict)
-
-
-def may_evict(info: bytes) -> bool:
-    """Tell from ``INFO`` (memory and stats) whether the server evicts keys, or did; True where it does not say.
-
-    That none was evicted so far proves little where the policy allows it: the count begins anew with the server.
-    """
-    maxmemory, policy, evicted = (pattern.search(info) for pattern in (_MAXMEMORY, _POLICY, _EVICTED))
-    if maxmemory is None or policy is None or evicted is None:
-        return True
-    return int(evicted[1]) > 0 or (int(maxmemory[1]) > 0 and policy[1] != b"noeviction")
+    return wants_absence(route.events) and (follows_evictions(route.events) or not may_evict)
 
 
 class Judge:

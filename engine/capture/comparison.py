@@ -7,7 +7,7 @@ own, which publishes what it finds. Until then the shard's watermark stands stil
 from __future__ import annotations
 
 from engine.model import RouteMask
-from engine.routing.events import EVENTS_OF_ABSENCE
+from engine.routing.absence import wants_absence
 from engine.routing.routes import RouteTable
 
 
@@ -30,7 +30,7 @@ class Comparison:
 
     def want(self) -> None:
         """Ask for one that begins after now."""
-        if any(route.destination and EVENTS_OF_ABSENCE & set(route.events) for route in self._table.routes.values()):
+        if any(route.destination and wants_absence(route.events) for route in self._table.routes.values()):
             self._wanted += 1
 
     def is_wanted(self) -> bool:

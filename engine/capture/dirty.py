@@ -14,8 +14,8 @@ from zlib import crc32
 import hiredis
 
 from engine.model import Change, RouteMask
-from engine.routing.events import REPAIR, REPAIR_GONE
-from engine.routing.routes import RouteTable
+from engine.routing.events import EVENT_CHARS_MAX, REPAIR, REPAIR_GONE, is_news
+from engine.routing.routes import ANY_NEWS, RouteTable
 
 Interest = tuple[RouteMask, Callable[[bytes], RouteMask] | None, str]
 """Who wants an event: the mask where no route looks at the key, what tells it by the key, the event's name."""
@@ -23,6 +23,7 @@ Interest = tuple[RouteMask, Callable[[bytes], RouteMask] | None, str]
 LONG_KEY_BYTES = 1_024
 """A longer key is counted in bytes too, so that neither a frame nor the dirty set outgrows its memory."""
 LONG_KEYS_BYTES_MAX = 256 * 1024 * 1024
+_ANY_NEWS = ANY_NEWS.encode()
 _MARKS = frozenset({REPAIR.encode(), REPAIR_GONE.encode()})
 
 
@@ -51,6 +52,11 @@ def interests(table: RouteTable) -> dict[bytes, Interest]:
         event: (routes.always, routes.mask if routes.some else None, event.decode())
         for event, routes in table.compile().items()
     }
+
+
+def _name(event: bytes) -> str:
+    """Return the name of an event that we do not know."""
+    return event[:EVENT_CHARS_MAX].decode("ascii", "ignore")
 
 
 def _checked(reply: Any) -> Any:
@@ -124,6 +130,7 @@ class DirtyKeys:
         name = ""
         mask: RouteMask = 0
         mask_of: Callable[[bytes], RouteMask] | None = None
+        news = table.get(_ANY_NEWS)
         unwanted = coalesced = 0
         uncoalesced = self.uncoalesced
         while (reply := next_reply()) is not False:
@@ -138,12 +145,15 @@ class DirtyKeys:
                 intake.mappings += 1
                 continue
             if event != last:
-                if event not in table:
+                if event in table:
+                    mask, mask_of, name = table[event]
+                elif event in _MARKS or news is None or not is_news(name := _name(event)):
                     unwanted += 1
                     if event in _MARKS:
                         intake.marks.append((channel[tail], event))
                     continue
-                mask, mask_of, name = table[event]
+                else:
+                    mask, mask_of, _ = news
                 last = event
             key = channel[tail]
             if mask_of is not None and not (mask := mask_of(key)):

@@ -50,8 +50,7 @@ class Flags(Enum):
 
 def needed_flags(table: RouteTable, mapping_prefix: str) -> str:
     """Return the flags for the events of all routes, and of the original's mapping hashes where they are used."""
-    events = {event.decode() for event in table.compile()}
-    return notification_flags(events | set(MAPPING_EVENTS if mapping_prefix else ()))
+    return notification_flags(table.events() | set(MAPPING_EVENTS if mapping_prefix else ()))
 
 
 def see_to_flags(connection: RespConnection, needed: str, *, may_set: bool) -> Flags:

@@ -207,6 +207,8 @@ class Invoker:
                         [(change.key, change.event) for change, _ in batch.entries],
                         self._spec.delivery.payload_bytes_max,
                         include_expiry=lane.include_expiry,
+                        explained=lane.explained,
+                        age_ms=now_ms() - min(change.captured_ms for change, _ in batch.entries),
                     )
                 except RedisError as error:
                     self._fetch_failed(error)

@@ -8,6 +8,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+EVENT_CHARS_MAX = 128
+"""Of an event's name; the servers' own have at most 21, a module may name its own as it likes."""
+
 EVENTS_BY_CLASS: dict[str, tuple[str, ...]] = {
     "g": (
         "copy_to",
@@ -105,6 +108,12 @@ _KEY_GETS_A_VALUE = ("copy_to", "move_to", "rename_to", "restore")
 EVERY_WRITE = "*"
 """The entry in a route's ``events`` that stands for `WRITE_EVENTS`."""
 
+ABSENCE = "absence"
+"""The entry that stands for `ABSENCE_EVENTS`: a key that somebody took away, or whose time has come, is gone."""
+
+CHANGES = "changes"
+"""The entry that stands for `CHANGE_EVENTS`, and for what newer servers will publish."""
+
 WRITE_EVENTS: tuple[str, ...] = tuple(
     event
     for letter in "$lshztd"
@@ -119,14 +128,33 @@ copied, moved, renamed or restored to its name. Not: times to live (``expire``, 
 ``evicted``, ``rename_from``, ``move_from``): a route that wants those lists them by name.
 """
 
-EVENTS_OF_ABSENCE = frozenset({"del", "evicted", "expired", "move_from", "rename_from"})
-"""Events after which a key is gone; a route that lists one is told so, by a record without a body."""
+EVICTED = "evicted"
+"""What the cache forgets, the store keeps: no other entry stands for this one."""
+
+ABSENCE_EVENTS = ("del", "expired", "move_from", "rename_from")
+"""What ``"absence"`` means: every way to go but `EVICTED`."""
+
+EVENTS_OF_ABSENCE = frozenset({*ABSENCE_EVENTS, EVICTED})
+"""Events after which a key is gone."""
+
+CHANGE_EVENTS = (*WRITE_EVENTS, "xgroup-create", *ABSENCE_EVENTS)
+"""What ``"changes"`` means: ``"*"``, ``"absence"``, and a stream that is made together with its first group."""
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    EVERY_WRITE: WRITE_EVENTS,
+    ABSENCE: ABSENCE_EVENTS,
+    CHANGES: CHANGE_EVENTS,
+}
+"""Entries in a route's ``events`` that stand for several."""
 
 REPAIR = "repair"
 """Stands for the event of a key that a scan, an audit or a redrive found: no event was heard."""
 
 REPAIR_GONE = "repair_gone"
 """The same for a key that a destination holds and the server does not."""
+
+IGNORED = frozenset({"overwritten", "type_changed"})
+"""What Redis 8 publishes beside the event of the change itself."""
 
 SAME_NAME = {event: event for event in (*_CLASS_OF, REPAIR, REPAIR_GONE)}
 """An event's name in the one place where it is kept; every message that is decoded brings another copy."""
@@ -143,26 +171,38 @@ def class_of(event: str) -> str | None:
     return _CLASS_OF.get(event) or ("d" if "." in event.strip(".") else None)
 
 
+def is_news(event: str) -> bool:
+    """Tell whether this is an event that we do not know, and a change of a key that we could read.
+
+    Servers to come have commands to come. The types of modules, whose events hold a dot, have no body, but for JSON.
+    """
+    return event not in SAME_NAME and event not in IGNORED and ("." not in event or event.startswith("json."))
+
+
 def close_events(name: str) -> list[str]:
     """Return known events with a similar name, the most similar first."""
-    return difflib.get_close_matches(name.lower(), [*_CLASS_OF], n=3, cutoff=0.6)
+    return difflib.get_close_matches(name.lower(), [*_CLASS_OF, ABSENCE, CHANGES], n=3, cutoff=0.6)
 
 
 def expand_events(events: Iterable[str]) -> tuple[str, ...]:
-    """Return these events with ``"*"`` written out, each once, in order."""
+    """Return these events with the names of groups written out, each once, in order."""
     names: dict[str, None] = {}
     for event in events:
-        names.update(dict.fromkeys(WRITE_EVENTS if event == EVERY_WRITE else (event,)))
+        names.update(dict.fromkeys(GROUPS.get(event, (event,))))
     return tuple(names)
 
 
+_FLAGS_BESIDE_THE_CLASS = {"hexpired": "x"}
+"""Valkey 9 publishes an expired field only where both flags are set."""
+
+
 def notification_flags(events: Iterable[str]) -> str:
-    """Return the fewest flags that make a server publish these events by key: ``K`` and their classes."""
-    letters = set()
+    """Return the fewest flags that make every server publish these events by key: ``K`` and their classes."""
+    letters: set[str] = set()
     for event in expand_events(events):
         letter = class_of(event)
         assert letter, f"routes are checked before: {event!r}"
-        letters.add(letter)
+        letters.update(letter, _FLAGS_BESIDE_THE_CLASS.get(event, ""))
     return "K" + "".join(sorted(letters))
 
 

@@ -12,8 +12,12 @@ import msgspec
 
 from engine.config import RouteSettings
 from engine.model import ROUTE_SLOTS_MAX, RouteMask
-from engine.routing.events import EVENTS_OF_ABSENCE, REPAIR_GONE, expand_events, merge_flags, notification_flags
+from engine.routing.absence import deleting_events, heard_events, takes_news
+from engine.routing.events import EVENTS_OF_ABSENCE, merge_flags, notification_flags
 from engine.routing.glob import Matcher, matcher, takes_everything
+
+ANY_NEWS = ""
+"""Stands for every event that nobody knows yet (`is_news`); no event has an empty name."""
 
 __all__ = ["EventRoutes", "RouteTable", "merge_flags", "notification_flags"]
 
@@ -45,11 +49,10 @@ def wants(route: RouteSettings) -> Callable[[bytes, str], bool]:
     """
     patterns = [pattern.encode() for pattern in route.keys]
     matches = (lambda _key: True) if any(map(takes_everything, patterns)) else matcher(patterns)
-    events = set(expand_events(route.events))
+    events = set(heard_events(route.events, include_expiry=route.include_expiry))
     if events - EVENTS_OF_ABSENCE:
         return lambda key, event: bool(matches(key))
-    if "del" in events:
-        events.add(REPAIR_GONE)
+    events |= deleting_events(route.events)
     return lambda key, event: event in events and bool(matches(key))
 
 
@@ -109,7 +112,10 @@ class RouteTable(msgspec.Struct, frozen=True):
         return sum(1 << slot for slot, route in self.routes.items() if not route.coalesce)
 
     def compile(self) -> dict[bytes, EventRoutes]:
-        """Return event name → who wants it; an event that nobody wants is absent."""
+        """Return event name → who wants it; an event that nobody wants is absent.
+
+        `ANY_NEWS` has those who want events that nobody knows yet.
+        """
         always: dict[str, RouteMask] = {}
         some: dict[str, list[tuple[RouteMask, Matcher]]] = {}
         for slot, route in self.routes.items():
@@ -117,7 +123,10 @@ class RouteTable(msgspec.Struct, frozen=True):
             patterns = [pattern.encode() for pattern in route.keys]
             takes_all = any(map(takes_everything, patterns))
             test = None if takes_all else matcher(patterns)
-            for event in expand_events(route.events):
+            names = heard_events(route.events, include_expiry=route.include_expiry) + (
+                (ANY_NEWS,) if takes_news(route.events) else ()
+            )
+            for event in names:
                 always[event] = always.get(event, 0) | (bit if test is None else 0)
                 if test is not None:
                     some.setdefault(event, []).append((bit, test))
@@ -128,7 +137,7 @@ class RouteTable(msgspec.Struct, frozen=True):
         return self._union(event for event in self.compile() if event.decode() not in EVENTS_OF_ABSENCE)
 
     def for_deletes(self) -> EventRoutes:
-        """Return who wants to hear that a key is gone, whatever took it away: all that list ``del``."""
+        """Return who wants to hear that a key is gone, whatever took it away."""
         return self._union([b"del"])
 
     def _union(self, events: Iterable[bytes]) -> EventRoutes:
@@ -143,7 +152,15 @@ class RouteTable(msgspec.Struct, frozen=True):
 
     def notification_flags(self) -> str:
         """Return the fewest notification flags that these routes need."""
-        return notification_flags(_events(self.routes.values()))
+        return notification_flags(self.events())
+
+    def events(self) -> set[str]:
+        """Return every event that some route has to hear."""
+        return {
+            event
+            for route in self.routes.values()
+            for event in heard_events(route.events, include_expiry=route.include_expiry)
+        }
 
     def encode(self) -> bytes:
         """Return the table as bytes for another process."""
@@ -162,10 +179,6 @@ def _slots_before(previous: RouteTable | None) -> dict[str, int]:
     before = {what: slot for slot, what in previous.retired}
     before.update((meaning(route), slot) for slot, route in previous.routes.items())
     return before
-
-
-def _events(routes: Iterable[RouteSettings]) -> list[str]:
-    return [event for route in routes for event in route.events]
 
 
 _encoder = msgspec.msgpack.Encoder()

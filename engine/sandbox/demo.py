@@ -54,7 +54,7 @@ level = "warning"
 name = "everything"
 function = "dynamodb"
 keys = ["*"]
-events = ["hset"]
+events = ["changes"]
 batch_size = 500
 """
 

@@ -7,9 +7,9 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from engine.ring.codec import CHANGE_BYTES_MAX
+from engine.routing.events import EVENT_CHARS_MAX
 from engine.routing.slices import parse_slice, shards_max
 from engine.settings.draft import Draft
-from engine.settings.route_checks import EVENT_CHARS_MAX
 
 DAY_MS = 86_400_000
 LAMBDA_PAYLOAD_BYTES_MAX = 6_291_556

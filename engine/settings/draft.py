@@ -117,8 +117,10 @@ class Draft:
             if name not in ROUTE_KEYS:
                 self.say(f"{place}: {name}", "is no option of a route", closest(name, ROUTE_KEYS))
                 continue
+            # One word needs no brackets: events = "changes".
+            listed = [raw] if name == "events" and isinstance(raw, str) else raw
             try:
-                values[name] = convert(raw, ROUTE_KEYS[name])
+                values[name] = convert(listed, ROUTE_KEYS[name])
             except ValueError as error:
                 self.say(f"{place}: {name}", f"must be {error}, not {show(raw)}")
         lacking = [name for name in ("name", "function") if name not in table]

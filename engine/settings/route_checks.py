@@ -11,10 +11,14 @@ from engine.config import RouteSettings
 from engine.destination.base import check_destination
 from engine.errors import Problem
 from engine.model import ROUTE_SLOTS_MAX
-from engine.routing.events import COMMANDS_PUBLISHED_AS, EVERY_WRITE, class_of, close_events
-
-EVENT_CHARS_MAX = 128
-"""Of an event's name; the servers' own have at most 21, a module may name its own as it likes."""
+from engine.routing.events import (
+    CHANGES,
+    COMMANDS_PUBLISHED_AS,
+    EVENT_CHARS_MAX,
+    GROUPS,
+    class_of,
+    close_events,
+)
 
 NAME_CHARS_MAX = 255
 PATTERNS_MAX = 100
@@ -104,11 +108,11 @@ def _check_keys(keys: Sequence[str]) -> Iterator[Finding]:
 def check_events(events: Sequence[str]) -> Iterator[Finding]:
     """Yield what is wrong with a route's events."""
     if not events:
-        yield "events", "is empty", f'list the events that matter: ["hset"]; "{EVERY_WRITE}" is every write'
+        yield "events", "is empty", f'list the events that matter: ["hset"]; "{CHANGES}" is all but evictions'
     for event in events:
         if len(event) > EVENT_CHARS_MAX:
             yield "events", f"{event[:40]!r}… is too long a name", f"allowed: {EVENT_CHARS_MAX} characters"
-        elif event != EVERY_WRITE and not class_of(event):
+        elif event not in GROUPS and not class_of(event):
             yield "events", f"{event!r} is no event of Redis or Valkey", _event_hint(event)
 
 

@@ -37,7 +37,7 @@ def test_the_engine_s_user_may_do_what_the_engine_does(tmp_path: Path) -> None:
         client = path.client
         assert "NOPERM" in refused(path.server.port, "CONFIG", "GET", "*")
         assert "NOPERM" in refused(path.server.port, "FLUSHALL")
-        route = ROUTE.replace('["*", "del", "expired"]', '["hset", "hdel", "del", "expired"]')
+        route = ROUTE.replace('["*", "del", "expired"]', '["changes"]')
         path.config.write_text(HEAD.format(port=path.server.port, folder=path.folder) + route)
         path.start()
         client.hset("cart:1", "n", 1)

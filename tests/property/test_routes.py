@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from engine.config import RouteSettings
 from engine.model import ROUTE_SLOTS_MAX
+from engine.routing.absence import deleting_events, heard_events, wants_absence
 from engine.routing.events import (
     EVENTS_BY_CLASS,
     FLAGS_IN_A,
@@ -171,10 +172,11 @@ def test_merged_flags(current: str, needed: str) -> None:
         assert merged == current
 
 
-@given(st.lists(st.sampled_from([*EVENTS, "*", "bf.add"]), max_size=6))
+@given(st.lists(st.sampled_from([*EVENTS, "*", "changes", "absence", "bf.add"]), max_size=6))
 def test_flags_of_events(events: list[str]) -> None:
-    """The flags of events are K and the class of each, and none without an event that needs it."""
-    letters = {class_of(event) for event in expand_events(events)}
+    """The flags of events are K and the class of each, and no other; an expired field needs two, as Valkey 9 has it."""
+    named = expand_events(events)
+    letters = {class_of(event) for event in named} | ({"x"} if "hexpired" in named else set())
     flags = notification_flags(events)
     assert flags[0] == "K"
     assert list(flags[1:]) == sorted(letter for letter in letters if letter)
@@ -188,6 +190,47 @@ def test_every_write() -> None:
         "xgroup-create", "new", "keymiss",
     }  # fmt: skip
     assert len(set(WRITE_EVENTS)) == len(WRITE_EVENTS)
+
+
+def test_every_change() -> None:
+    """ "changes" is "*", "absence" and what makes a key without writing to it; only evictions are left out."""
+    assert set(expand_events(["changes"])) == {*WRITE_EVENTS, *expand_events(["absence"]), "xgroup-create"}
+    assert set(expand_events(["absence"])) == {"del", "expired", "rename_from", "move_from"}
+
+
+@pytest.mark.parametrize(
+    ("listed", "heard"),
+    [
+        ("hset", {"hset"}),
+        ("hset expired", {"hset", "expired", "del", "rename_from", "move_from"}),
+        ("evicted", {"evicted", "expired", "del", "rename_from", "move_from"}),
+        ("hexpired", {"hexpired", "hdel", "expired", "del", "rename_from", "move_from"}),
+        ("spop incrbyfloat hincrbyfloat", {"spop", "srem", "incrbyfloat", "set", "hincrbyfloat", "hset"}),
+        ("json.set del", {"json.set", "json.del", "expired", "del", "rename_from", "move_from"}),
+        ("* absence", {*WRITE_EVENTS, "expired", "del", "rename_from", "move_from"}),
+    ],
+)
+def test_events_are_heard_under_every_name(listed: str, heard: set[str]) -> None:
+    """A replica says ``del`` of a key that expired, and the effect of a command; versions differ about the rest."""
+    assert set(heard_events(listed.split())) == heard
+
+
+def test_an_expiry_that_is_told_is_heard() -> None:
+    """Where records say when a key expires, that is one of its "changes"."""
+    more = set(heard_events(["changes"], include_expiry=True)) - set(heard_events(["changes"]))
+    assert more == {"expire", "persist"}
+    assert heard_events(["hset"], include_expiry=True) == ("hset",)
+
+
+@pytest.mark.parametrize("listed", ["del", "expired", "evicted", "hexpired", "rename_from", "absence", "changes"])
+def test_any_way_to_go_asks_for_all(listed: str) -> None:
+    """Who lists one way for a key to go is told of each, but of evictions only by name; "*" lists none."""
+    events = ("*", listed)
+    assert wants_absence(events)
+    assert {"del", "expired", "rename_from", "move_from", "json.del", "repair_gone"} <= deleting_events(events)
+    assert ("evicted" in deleting_events(events)) == (listed == "evicted")
+    assert not wants_absence(["*"])
+    assert not deleting_events(["*", "hdel"])
 
 
 @pytest.mark.parametrize("name", ["", ".", "HSET", "hmset", "foo", "*"])
@@ -268,7 +311,9 @@ def test_a_slot_never_means_something_else() -> None:
         (("del",), "del", True),
         (("del",), "repair_gone", True),
         (("del",), "hset", False),
-        (("expired",), "del", False),
+        (("expired",), "del", True),
+        (("expired",), "evicted", False),
+        (("changes",), "vadd", True),
     ],
 )
 def test_a_change_may_stand_for_events_that_it_does_not_name(
@@ -310,13 +355,13 @@ def test_compiled_routes(rules: list[tuple[list[bytes], list[str]]], event: str,
     built = RouteTable.build(routes)
     wanted = 0
     for slot, route in built.routes.items():
-        listens = event in expand_events(route.events)
+        listens = event in heard_events(route.events)
         if listens and any(redis_matches(pattern.encode(), key) for pattern in route.keys):
             wanted |= 1 << slot
     compiled = built.compile()
     entry = compiled.get(event.encode())
     assert (entry.mask(key) if entry else 0) == wanted
-    listening = {name for route in routes for name in expand_events(route.events)}
+    listening = {name for route in routes for name in heard_events(route.events)}
     assert set(compiled) == {name.encode() for name in listening}, "an event that nobody wants is absent"
 
 

@@ -52,6 +52,8 @@ class Cache:
         if name == b"TIME":
             moment_ms = self.world.true_ms - self.behind_ms
             return [str(moment_ms // 1_000), str(moment_ms % 1_000 * 1_000)]
+        if name == b"INFO":
+            return "maxmemory:0\r\nmaxmemory_policy:noeviction\r\nevicted_keys:0\r\nuptime_in_seconds:1000000000\r\n"
         key = command[1]
         kind = self.kinds.get(key, "none")
         if name == b"TYPE" and kind != "none":

@@ -11,11 +11,12 @@ from engine.audit.compare import RouteAudit
 from engine.audit.extras import spared_keys
 from engine.audit.options import AuditOptions
 from engine.audit.pace import Pace
-from engine.audit.verdict import Judge, Kind, RouteReport, is_absence_known, kinds_of, may_evict
+from engine.audit.verdict import Judge, Kind, RouteReport, is_absence_known, kinds_of
 from engine.config import RouteSettings
 from engine.delivery.reading.questions import Fetched
 from engine.destination.base import Item
 from engine.marks.marker import Mark
+from engine.redis.eviction import may_evict
 from lambdas.contract import Record
 
 
@@ -139,7 +140,9 @@ def test_types_that_a_route_must_have_delivered(events: list[str], kinds: set[st
         (["*", "del", "expired"], False, True),
         (["*", "del", "expired"], True, False),
         (["*", "del", "expired", "evicted"], True, True),
-        (["*", "del"], False, False),
+        (["*", "del"], False, True),
+        (["changes"], False, True),
+        (["changes"], True, False),
         (["*"], False, False),
     ],
 )
@@ -156,13 +159,14 @@ def test_when_absence_is_known(events: list[str], evicts: bool, known: bool) -> 
         (b"maxmemory:100\r\nmaxmemory_policy:noeviction\r\nevicted_keys:0\r\n", False),
         (b"maxmemory:100\r\nmaxmemory_policy:noeviction\r\nevicted_keys:3\r\n", True),
         (b"maxmemory:100\r\nmaxmemory_policy:volatile-lru\r\nevicted_keys:0\r\n", True),
+        (b"maxmemory:0\r\nmaxmemory_policy:noeviction\r\nevicted_keys:0\r\nrole:slave\r\n", True),
         (b"total_system_memory:1\r\n", True),
         (b"", True),
     ],
 )
 def test_what_a_server_may_evict(info: bytes, evicts: bool) -> None:
-    """A server evicts that may, that did, or that does not tell."""
-    assert may_evict(info) is evicts
+    """A server evicts that may, that did, that does not tell, or whose primary may."""
+    assert may_evict([info]) is evicts
 
 
 @pytest.mark.parametrize(
@@ -261,12 +265,12 @@ def test_repairs() -> None:
 
 def test_a_mark_spares_routes_that_would_keep_the_key() -> None:
     """A key is not marked as gone where another route would take the mark for a delete that it may not have lost."""
-    sure = RouteSettings("sure", "f", keys=("*",), events=("*", "del", "expired"))
+    sure = RouteSettings("sure", "f", keys=("*",), events=("changes", "evicted"))
     unsure = RouteSettings("unsure", "f", keys=("a:*",), events=("hset", "del"))
-    keeps = RouteSettings("keeps", "f", keys=("b:*",), events=("hset", "expired"))
-    is_spared = spared_keys([sure, unsure, keeps], may_evict=False)
+    keeps = RouteSettings("keeps", "f", keys=("b:*",), events=("*",))
+    is_spared = spared_keys([sure, unsure, keeps], may_evict=True)
     assert (is_spared(b"a:1"), is_spared(b"b:1")) == (True, False)
-    assert spared_keys([sure], may_evict=True)(b"b:1")
+    assert not spared_keys([sure, unsure], may_evict=False)(b"a:1")
     server, table = Redis(), Table(**{"a:1": "x", "b:1": "x"})
     audit(server, table, {"events": sure.events}, repair=True, is_spared=is_spared)
     assert server.marks == [(b"b:1", "repair_gone")]

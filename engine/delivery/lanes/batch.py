@@ -12,7 +12,7 @@ from engine.delivery.lanes.lane import Entry, Events
 from engine.delivery.reading.questions import Fetched
 from engine.delivery.reading.values import key_text
 from engine.model import Change, OriginalRecord, Record
-from engine.routing.events import EVENTS_OF_ABSENCE, REPAIR_GONE, expand_events
+from engine.routing.absence import deleting_events, follows_evictions, heard_events
 
 _PREFIX, _SUFFIX, _UNFENCED_SUFFIX = b'{"records":[', b'],"deadline_ms":%d}', b'],"deadline_ms":%d,"unfenced":true}'
 _FRAMING_BYTES = len(_PREFIX) + len(_UNFENCED_SUFFIX) + 20
@@ -62,13 +62,12 @@ class PayloadBuilder:
     """Makes payloads for one route; ``payload_bytes_max`` is never exceeded."""
 
     def __init__(self, route: RouteSettings, database: int, payload_bytes_max: int) -> None:
-        self.deletes = EVENTS_OF_ABSENCE.intersection(route.events)
-        """The events after which the function is told of a key that is gone."""
-        if self.deletes:
-            self.deletes |= {REPAIR_GONE}
+        self.deletes = deleting_events(route.events)
+        """The events that say themselves that a missing key is a delete; none where the route wants no deletes."""
+        self._follows_evictions = follows_evictions(route.events)
         self._is_original = route.payload == "original"
         self._records_max = 1 if self._is_original else route.batch_size
-        self._events = None if route.coalesce else set(expand_events(route.events))
+        self._events = None if route.coalesce else set(heard_events(route.events, include_expiry=route.include_expiry))
         self._include_expiry = route.include_expiry
         self._database = database
         self._payload_bytes_max = payload_bytes_max
@@ -94,7 +93,7 @@ class PayloadBuilder:
             if value.error:
                 built.refused.append((entry, f"cannot be read: {value.error}"))
                 continue
-            if value.body is None and entry[0].event not in self.deletes:
+            if value.body is None and not self._is_delete(entry[0].event, value):
                 built.settled.append(entry)
                 continue
             if len(parts) >= self._records_max:
@@ -121,6 +120,17 @@ class PayloadBuilder:
             suffix = (_UNFENCED_SUFFIX if is_unfenced else _SUFFIX) % deadline_ms
             built.payload = parts[0] if self._is_original else _PREFIX + b",".join(parts) + suffix
         return built
+
+    @property
+    def explained(self) -> frozenset[str] | None:
+        """Return the events after which nobody has to ask why a key is gone; None where that is never of interest."""
+        return self.deletes if self.deletes and not self._follows_evictions else None
+
+    def _is_delete(self, event: str, value: Fetched) -> bool:
+        """Tell whether a key that is gone is a delete: somebody has taken it away, or evictions are followed too."""
+        if not self.deletes:
+            return False
+        return self._follows_evictions or event in self.deletes or value.is_taken_away
 
     def _add_events(
         self, built: Built, parts: list[bytes], entry: Entry, value: Fetched, room: int

@@ -41,7 +41,7 @@ class Hands:
         self._route = route
         self._deadline_ms = delivery.deadline_ms
         self._builder = PayloadBuilder(route, kit.database, delivery.payload_bytes_max)
-        self.deletes = self._builder.deletes
+        self.deletes, self.explained = self._builder.deletes, self._builder.explained
         # A function of the original's knows no deadline: it may write for as long as it may run.
         bounded_ms = delivery.deadline_ms + delivery.deadline_margin_ms
         self.fence_after_ms = delivery.invoke_timeout_ms if route.payload == "original" else bounded_ms

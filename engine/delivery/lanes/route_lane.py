@@ -81,7 +81,7 @@ class RouteLane:
         policy = RetryPolicy(route.maximum_retry_attempts, age_s * 1_000 if age_s >= 0 else -1)
         self._rules = Rules(policy, route.bisect_batch_on_function_error, is_retired=bool(self.retired_by))
         self._hands = Hands(self.lane_id, route, self._kit)
-        self.deletes = self._hands.deletes
+        self.deletes, self.explained = self._hands.deletes, self._hands.explained
 
     def release_hands(self) -> None:
         """Let the threads end once their invocations have, and their connections with them."""

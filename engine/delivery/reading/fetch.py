@@ -16,12 +16,13 @@ key that can't be read at all; the halved size is kept, and doubles again while 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import hiredis
 
 from engine.config import RedisSettings
+from engine.delivery.reading.gone import QUESTIONS, FoundGone
 from engine.delivery.reading.questions import (
     EXISTS,
     EXPIRES_AT,
@@ -75,12 +76,22 @@ class Fetcher:
         """The highest that was given out (µs); a successor goes on from it."""
         self._ahead = 0
         self._expiry_question = EXPIRES_AT
+        self._found_gone = FoundGone()
 
     def fetch(
-        self, keys: Sequence[Key], body_chars_max: int | None = None, *, include_expiry: bool = False
+        self,
+        keys: Sequence[Key],
+        body_chars_max: int | None = None,
+        *,
+        include_expiry: bool = False,
+        explained: Container[str] | None = None,
+        age_ms: int = 0,
     ) -> list[Fetched]:
         """Return the values of these (key, event name) pairs, in their order, and with
         ``include_expiry`` when they expire.
+
+        With ``explained``, find out whether keys that are gone after other events than these were taken away; changes
+        are ``age_ms`` old at most.
 
         With ``body_chars_max``, stop after the pipeline with which the bodies become longer than that: then the
         values are those of the first keys only, of one at least. Raises `RedisUnreachable` or `RedisRefused`; the
@@ -92,6 +103,8 @@ class Fetcher:
         try:
             while len(fetched) < len(keys):
                 values = self._fetch_some(keys[len(fetched) : len(fetched) + self._keys_now], include_expiry)
+                if explained is not None:
+                    self._explain(keys[len(fetched) :], values, explained, age_ms)
                 fetched += values
                 if body_chars_max is not None:
                     chars += sum(len(value.body) for value in values if value.body is not None)
@@ -102,6 +115,20 @@ class Fetcher:
             self.close()
             raise
         return fetched
+
+    def _explain(self, keys: Sequence[Key], values: Sequence[Fetched], explained: Container[str], age_ms: int) -> None:
+        """Mark keys that are gone as taken away, where they were for certain."""
+        gone = [
+            value
+            for (_, event), value in zip(keys, values, strict=False)
+            if value.type == "none" and not value.error and event not in explained
+        ]
+        if not gone:
+            return
+        replies = self._connected().bounded_pipeline(b"".join(QUESTIONS), len(QUESTIONS), self._reply_bytes_max)
+        is_taken_away = self._found_gone.is_taken_away(len(gone), age_ms, replies, self.version - self._ahead)
+        for value in gone:
+            value.is_taken_away = is_taken_away
 
     def _drop_if_closed(self) -> None:
         """Forget a connection that the server closed while it was idle (its ``timeout``): no failure, just old."""

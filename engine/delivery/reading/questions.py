@@ -63,6 +63,7 @@ class Fetched(msgspec.Struct, gc=False):
     """What a key holds: ``body`` is None and ``type`` ``none`` where it is gone; ``error`` where it can't be read.
 
     ``expires_at_ms`` is Unix time by the server's clock; 0 where the key does not expire, or was not asked.
+    ``is_taken_away`` of a key that is gone: the server evicts none, so somebody has deleted it, or its time had come.
     """
 
     key: bytes
@@ -73,6 +74,7 @@ class Fetched(msgspec.Struct, gc=False):
     retyped: bool = False
     error: str = ""
     expires_at_ms: int = 0
+    is_taken_away: bool = False
 
 
 class _KindOfEvent(dict[str, str]):

@@ -1,0 +1,42 @@
+"""Whether a server forgets keys by itself.  (pure, but for who asks)"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from engine.redis.connection import pack
+
+QUESTIONS = tuple(pack("INFO", section) for section in ("memory", "stats", "replication"))
+"""What to ask; Redis before 7 takes one section a command."""
+
+_MAXMEMORY = re.compile(rb"^maxmemory:(\d+)", re.MULTILINE)
+_POLICY = re.compile(rb"^maxmemory_policy:([\w-]+)", re.MULTILINE)
+_EVICTED = re.compile(rb"^evicted_keys:(\d+)", re.MULTILINE)
+_REPLICA = re.compile(rb"^role:slave", re.MULTILINE)
+
+
+def may_evict(replies: Sequence[object]) -> bool:
+    """Tell from the replies whether the server evicts keys, or did; True where they do not say.
+
+    That none was evicted so far proves little where the policy allows it: the count begins anew with the server. A
+    replica deletes what its primary evicts, and does not know the primary's policy.
+    """
+    info = joined(replies)
+    maxmemory, policy, evicted = (pattern.search(info) for pattern in (_MAXMEMORY, _POLICY, _EVICTED))
+    if maxmemory is None or policy is None or evicted is None or _REPLICA.search(info):
+        return True
+    return int(evicted[1]) > 0 or (int(maxmemory[1]) > 0 and policy[1] != b"noeviction")
+
+
+def policy_of(replies: Sequence[object]) -> str:
+    """Return the policy by which the server evicts, "" where it has no bound to its memory, or does not say."""
+    info = joined(replies)
+    maxmemory, policy = _MAXMEMORY.search(info), _POLICY.search(info)
+    return policy[1].decode() if policy and maxmemory and int(maxmemory[1]) > 0 else ""
+
+
+def joined(replies: Sequence[object]) -> bytes:
+    """Return what the server told, in one text; refusals are left out."""
+    parts = (part.encode() if isinstance(part, str) else part for part in replies if not isinstance(part, Exception))
+    return b"\n".join(part for part in parts if isinstance(part, bytes))
