@@ -35,11 +35,15 @@ class EngineError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong with the settings: where it stands, what is wrong, how to mend it."""
+    """One thing wrong with the settings, or with what they name: where it stands, what is wrong, how to mend it.
+
+    ``passes`` where it may be well again without anybody's help.
+    """
 
     place: str
     message: str
     hint: str = ""
+    passes: bool = False
 
     def __str__(self) -> str:
         line = f"{self.place}: {self.message}"

@@ -13,12 +13,12 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
-import boto3
 from botocore.config import Config
 from botocore.exceptions import NoCredentialsError
 from botocore.httpsession import URLLib3Session
 from botocore.utils import get_environ_proxies
 
+from engine.aws.credentials import aws_session
 from engine.aws.function_arns import region_in
 from engine.config import AwsSettings, DeliverySettings
 
@@ -59,7 +59,7 @@ def access_to(function: str, aws: AwsSettings) -> Access:
 
 
 def _make_access(region: str, aws: AwsSettings) -> Access:
-    session = boto3.Session()
+    session = aws_session()
     client = make_client(session, region, aws)
     credentials = session.get_credentials()
     if credentials is None:

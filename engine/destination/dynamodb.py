@@ -191,17 +191,17 @@ class DynamoDb:
             wanted = left
 
     def _call(self, name: str, request: Mapping[str, Any]) -> Any:
-        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.exceptions import ClientError
+
+        from engine.aws.wire import EXPECTED, hint_of
 
         try:
             return getattr(self._client(), name)(**request)
         except ClientError as error:
             self._refused(error.response["Error"])
-        except (BotoCoreError, ValueError) as error:
-            raise DestinationError(
-                f"the table {self._target.table} cannot be read: {error}",
-                hint="the region comes from aws.region or AWS_REGION, credentials by AWS's own chain",
-            ) from error
+        except EXPECTED as error:
+            hint = hint_of(error, "aws.region or AWS_REGION") or "check AWS's own settings"
+            raise DestinationError(f"the table {self._target.table} cannot be read: {error}", hint=hint) from error
 
     def _refused(self, error: Mapping[str, str]) -> NoReturn:
         code = error.get("Code", "")
@@ -217,10 +217,11 @@ class DynamoDb:
             return self._made
 
     def _boto3_client(self) -> Any:
-        import boto3
         from botocore.config import Config
 
-        client = boto3.Session().client(
+        from engine.aws.credentials import aws_session
+
+        client = aws_session().client(
             "dynamodb",
             region_name=self._region or None,
             config=Config(

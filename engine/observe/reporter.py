@@ -26,23 +26,26 @@ def to_lines(namespace: str, engine: str, write: Callable[[str], None]) -> Sink:
 
 def to_cloudwatch(namespace: str, engine: str, aws: AwsSettings) -> Sink:
     """Return the sink that calls ``PutMetricData``; it raises `EngineError` where that fails."""
-    import boto3
     from botocore.config import Config
-    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.exceptions import ClientError
+
+    from engine.aws.credentials import aws_session
+    from engine.aws.wire import EXPECTED, hint_of
 
     try:
         config = Config(connect_timeout=_TIMEOUT_S, read_timeout=_TIMEOUT_S, retries={"total_max_attempts": 2})
-        client = boto3.client("cloudwatch", region_name=aws.region or None, config=config)
-    except (BotoCoreError, ValueError) as error:
-        raise EngineError(f"no client of CloudWatch: {error}", hint="set AWS_REGION") from error
+        client = aws_session().client("cloudwatch", region_name=aws.region or None, config=config)
+    except EXPECTED as error:
+        hint = hint_of(error, "AWS_REGION") or "set AWS_REGION"
+        raise EngineError(f"no client of CloudWatch: {error}", hint=hint) from error
 
     def put(reading: Reading) -> None:
         moment = datetime.datetime.fromtimestamp(reading.at_ms / 1_000, datetime.UTC)
         data = [{**one, "Timestamp": moment} for one in metric_data(reading, engine)]
         try:
             client.put_metric_data(Namespace=namespace, MetricData=data)
-        except (BotoCoreError, ClientError) as error:
-            hint = f"grant {_RIGHT} to this role or user, and see to the way there"
+        except (ClientError, *EXPECTED) as error:
+            hint = hint_of(error, "AWS_REGION") or f"grant {_RIGHT} to this role or user"
             raise EngineError(f"metrics could not be sent: {error}", hint=hint) from error
 
     return put

@@ -59,9 +59,10 @@ class Writer:
             except ServerError as error:
                 problems.append(f"the table {mapping.table}: {error.message}")
             except GivenUp as gone:
-                if gone.number not in READ_ONLY:
-                    raise
-                problems.append(WRITER_WANTED)
+                if gone.number in READ_ONLY:
+                    # So it is for some seconds of every failover too, and that passes.
+                    raise GivenUp(f"{WRITER_WANTED} ({gone.reason})", gone.number) from None
+                raise
         if problems:
             raise SetupError("; ".join(dict.fromkeys(problems)))
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from engine.config import AwsSettings, DeliverySettings
-from engine.delivery.targets.lambda_ import LambdaTarget, check_functions
+from engine.delivery.targets.check import check_functions
+from engine.delivery.targets.lambda_ import LambdaTarget
 from engine.model import Failure
 from engine.sandbox.functions.runtime import FunctionSpec, LambdaRuntime
 

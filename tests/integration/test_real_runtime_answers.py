@@ -10,7 +10,8 @@ import orjson
 import pytest
 
 from engine.config import AwsSettings, DeliverySettings
-from engine.delivery.targets.lambda_ import LambdaTarget, check_functions
+from engine.delivery.targets.check import check_functions
+from engine.delivery.targets.lambda_ import LambdaTarget
 from engine.model import Failure
 from tests.emulator import CREDENTIALS, emulator, needs_emulator
 
@@ -44,7 +45,7 @@ def aws(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> AwsSettings:
         ({"do": "well", "failures": [{"itemIdentifier": "0"}]}, Failure.ITEMS, "1 record", False),
         ({"do": "fail"}, Failure.FUNCTION_ERROR, "KeyError: 'missing'", False),
         ({"do": "stall"}, Failure.TIMEOUT, "Task timed out after 1.00 seconds", True),
-        ({"do": "exit"}, Failure.SERVICE, "HTTP 502", False),
+        ({"do": "exit"}, Failure.SERVICE, "HTTP 502", True),
     ],
     ids=["well", "items", "fail", "stall", "exit"],
 )

@@ -12,7 +12,8 @@ from urllib.parse import quote
 import pytest
 
 from engine.config import AwsSettings, DeliverySettings
-from engine.delivery.targets.lambda_ import LambdaTarget, check_functions
+from engine.delivery.targets.check import check_functions
+from engine.delivery.targets.lambda_ import LambdaTarget
 from engine.errors import Problem
 from engine.model import Failure
 from tests.lambda_service import PAYLOAD, Service, target
@@ -184,12 +185,32 @@ def check(service: Service, *functions: str, url: str = "") -> list[Problem]:
 
 
 def test_functions_that_are_there_are_no_problem(service: Service) -> None:
-    """A function that may be invoked, or is only busy, is no problem, and is asked for once."""
+    """A function that may be invoked is no problem, and is asked for once."""
     service.answer = (204, {}, b"")
     assert check(service, "carts", "carts", "carts:live") == []
     assert len(service.seen) == 2
-    service.answer = (429, {"x-amzn-ErrorType": "TooManyRequestsException"}, b"{}")
-    assert check(service, "carts") == []
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "passes"),
+    [
+        (409, "ResourceConflictException", True),
+        (409, "SnapStartNotReadyException", True),
+        (429, "TooManyRequestsException", True),
+        (500, "ServiceException", True),
+        (502, "ResourceNotReadyException", True),
+        (503, "", True),
+        (404, "ResourceNotFoundException", False),
+        (403, "AccessDeniedException", False),
+        (403, "ExpiredTokenException", False),
+    ],
+)
+def test_what_passes_is_told_apart(service: Service, status: int, kind: str, passes: bool) -> None:
+    """What is updated, throttled or out of order passes; a missing function, or a missing right, does not."""
+    service.answer = (status, {"x-amzn-ErrorType": kind}, b'{"Message":"m"}')
+    (problem,) = check(service, "carts")
+    assert problem.passes is passes
+    assert problem.hint
 
 
 def test_a_missing_right_is_found(service: Service) -> None:
@@ -206,7 +227,10 @@ def test_an_endpoint_that_is_not_there_is_found(service: Service) -> None:
     service.server_close()
     problems = check(service, "carts", "orders")
     assert [problem.place for problem in problems] == ["routes[0]", "routes[1]"]
-    assert all(service.url in problem.message and "aws.lambda_endpoint_url" in problem.hint for problem in problems)
+    assert all(
+        problem.passes and service.url in problem.message and "aws.lambda_endpoint_url" in problem.hint
+        for problem in problems
+    )
 
 
 def test_an_endpoint_that_is_silent_is_asked_once(service: Service) -> None:

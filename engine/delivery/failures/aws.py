@@ -5,17 +5,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import boto3
 from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    ConnectionError,
-    HTTPClientError,
-    NoCredentialsError,
-    PartialCredentialsError,
-)
+from botocore.exceptions import ClientError
 
+from engine.aws import wire
+from engine.aws.credentials import aws_session
 from engine.aws.failure_arns import FailureArn
 from engine.config import AwsSettings, DeliverySettings
 from engine.delivery.targets.answers import with_hint
@@ -24,8 +18,8 @@ READ_TIMEOUT_MS_MAX = 10_000
 ATTEMPTS_MAX = 2
 """Of botocore's own: a stale connection is not worth a problem. All else is tried again by who calls us."""
 
-EXPECTED = (ClientError, BotoCoreError, ValueError)
-"""What a call may raise; ValueError is botocore's for an endpoint that is no URL."""
+EXPECTED = (ClientError, *wire.EXPECTED)
+"""What a call may raise."""
 
 _SECRET_IN_URL = re.compile(r"://[^@/\s]*@")
 _CODES = {
@@ -42,13 +36,11 @@ _CODES = {
     "OverLimit": "120,000 messages of the queue are received and not deleted: wait until they are visible again",
 }
 _RIGHTS_TO_KMS = "grant kms:GenerateDataKey and kms:Decrypt on the key that encrypts it to the engine's role or user"
-_CREDENTIALS = "give AWS credentials: a role, a profile, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-_WAY = "check the region, and the way there: firewall, proxy, VPC endpoint"
 
 
 def make_client(place: FailureArn, aws: AwsSettings, delivery: DeliverySettings) -> Any:
     """Return boto3's client for this place; every wait of it is bounded. Not to be made before the fork."""
-    return boto3.Session().client(
+    return aws_session().client(
         place.service,
         region_name=place.region or aws.region or None,
         config=Config(
@@ -70,12 +62,7 @@ def failure_text(place: FailureArn, what: str, error: Exception, right: str) -> 
         code = str(error.response.get("Error", {}).get("Code", ""))
         message = str(error.response.get("Error", {}).get("Message", ""))
         return describe(place, what, f"{code}: {message}", hint_for(code, message, right))
-    if isinstance(error, NoCredentialsError | PartialCredentialsError):
-        hint = _CREDENTIALS
-    elif isinstance(error, HTTPClientError | ConnectionError):
-        hint = _WAY
-    else:
-        hint = "check the route's on_failure, and AWS's own settings"
+    hint = wire.hint_of(error, "the region") or "check the route's on_failure, and AWS's own settings"
     return describe(place, what, str(error), hint)
 
 

@@ -24,6 +24,7 @@ HINTS = {
     "InvalidSignatureException": "the secret key is wrong, or this machine's clock is off by minutes",
     "InvalidRequestContentException": "the function does not take what the engine sends: check the route's payload",
 }
+NOT_READY_HINT = "the function is not ready yet: it is tried again"
 _OTHER_HINT = "check the route's function, aws.region and aws.lambda_endpoint_url"
 
 SETUP_ERROR = "SetupError"
@@ -39,8 +40,52 @@ OF_THE_TARGET = {
 _ERROR_KEYS = frozenset({"errorMessage", "errorType", "stackTrace", "requestId", "trace", "cause"})
 _TIMED_OUT = re.compile(rb"Task timed out after [\d.]+ seconds\s*$")
 _BARE_TEXT_BYTES_MAX = 200
-_MAY_HAVE_STARTED = frozenset({500, 504})
-"""Of the service's own errors, those that may come after the function was started."""
+REQUEST_TIMEOUT = 408
+"""A gateway's word for a request that it did not get whole, or that took too long: it does not say which."""
+
+_NOT_STARTED = frozenset(
+    {
+        "EC2AccessDeniedException",
+        "EC2ThrottledException",
+        "EC2UnexpectedException",
+        "EFSMountConnectivityException",
+        "EFSMountFailureException",
+        "EFSMountTimeoutException",
+        "ENILimitReachedException",
+        "InvalidRuntimeException",
+        "InvalidSecurityGroupIDException",
+        "InvalidSubnetIDException",
+        "InvalidZipFileException",
+        "KMSAccessDeniedException",
+        "KMSDisabledException",
+        "KMSInvalidStateException",
+        "KMSNotFoundException",
+        "ResourceNotReadyException",
+        "SnapStartTimeoutException",
+        "SubnetIPAddressLimitReachedException",
+    }
+)
+"""Lambda's own errors, as ``Invoke`` documents them, after which no function has run.
+
+Whatever else a 5xx is, it may be a gateway's, which gave up on a function that goes on.
+"""
+
+_PLATFORM = ("Runtime.", "Extension.", "Sandbox.")
+"""How the names of errors begin that Lambda itself, not the handler, tells of."""
+
+_PROCESS_LIVES = frozenset(
+    {
+        "Runtime.BadFunctionCode",
+        "Runtime.HandlerNotFound",
+        "Runtime.ImportModuleError",
+        "Runtime.LambdaContextUnmarshalError",
+        "Runtime.MalformedHandlerName",
+        "Runtime.MarshalError",
+        "Runtime.UnmarshalError",
+        "Runtime.UserCodeSyntaxError",
+    }
+)
+"""Of these, those that come before the handler ran, or after it returned."""
 
 
 def outcome_of(
@@ -95,8 +140,16 @@ def function_error(body: bytes) -> Outcome:
     if "Task timed out" in message or kind == "Sandbox.Timedout":
         failure = Failure.TIMEOUT
     text = ": ".join(part for part in (kind, message) if part) or "no reason given"
-    # A function that ran out of its time was stopped in the middle of something, which may yet arrive.
-    return Outcome(failure, reason=short(text), is_lost=failure is Failure.TIMEOUT, wants_fence=kind == FENCE_WANTED)
+    is_lost = failure is Failure.TIMEOUT or _has_ended(kind)
+    return Outcome(failure, reason=short(text), is_lost=is_lost, wants_fence=kind == FENCE_WANTED)
+
+
+def _has_ended(kind: str) -> bool:
+    """Tell whether the function's process ended in the middle of something, which may yet take effect.
+
+    What a handler raises has a name; an error without one is not known to be the handler's.
+    """
+    return not kind or (kind.startswith(_PLATFORM) and kind not in _PROCESS_LIVES)
 
 
 def refuses_older_versions(body: bytes) -> bool:
@@ -136,9 +189,11 @@ def _refused(status: int, headers: Mapping[str, str], body: bytes, function: str
         return Outcome(Failure.THROTTLED, reason=short(text), retry_after_ms=_retry_after_ms(headers))
     if status == 413:
         return Outcome(Failure.OVERSIZE, reason=short(text))
-    if status >= 500:
-        is_lost = status in _MAY_HAVE_STARTED
-        return Outcome(Failure.SERVICE, (), short(text), _retry_after_ms(headers), is_lost)
+    if status >= 500 or status == REQUEST_TIMEOUT or kind in _NOT_STARTED:
+        return Outcome(Failure.SERVICE, (), short(text), _retry_after_ms(headers), kind not in _NOT_STARTED)
+    if status == 409:
+        # Created, updated, or its snapshot made: nothing that is to be mended, and nothing that has run.
+        return Outcome(Failure.SERVICE, (), with_hint(text, NOT_READY_HINT), _retry_after_ms(headers))
     if kind == "ResourceNotFoundException":
         text = f"no function {function}: {text}"
     return Outcome(Failure.REFUSED, reason=with_hint(text, hint_for(kind)))

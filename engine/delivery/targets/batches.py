@@ -12,17 +12,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-import boto3
 import msgspec
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from engine.aws.credentials import aws_session
 from engine.aws.target_arns import TargetArn
-from engine.aws.wire import EXPECTED, hint_of, is_of_the_wire, may_be_lost
+from engine.aws.wire import EXPECTED, hint_of, is_of_the_wire, may_be_lost, passes
 from engine.clock import monotonic_ms, now_ms
 from engine.config import AwsSettings, DeliverySettings
 from engine.delivery.calls import calls_of
-from engine.delivery.targets.answers import ACCEPTED, short, with_hint
+from engine.delivery.targets.answers import ACCEPTED, REQUEST_TIMEOUT, short, with_hint
+from engine.errors import Problem
 from engine.model import Failure, Outcome
 
 THROTTLES = frozenset(
@@ -132,21 +133,22 @@ class BatchTarget(ABC):
                 try:
                     refusals += self.send(self._ready(), call)
                 except _EXPECTED as error:
-                    failure, reason, is_lost = self._meaning(error)
+                    failure, reason, hint, is_lost = self._meaning(error)
+                    reason = with_hint(reason, hint)
             if failure is not Failure.NONE:
                 refusals += [Refusal(part.record_id, failure, reason) for part in fitting[taken:]]
                 break
             taken += len(call)
         return _outcome_of(refusals, len(parts), is_lost)
 
-    def problem(self) -> tuple[str, str] | None:
-        """Return (what keeps records from being sent, hint); None if nothing that can be seen does."""
+    def problem(self, place: str) -> Problem | None:
+        """Return what keeps records from being sent; None if nothing that can be seen does."""
         try:
             self.look(self._ready())
         except _EXPECTED as error:
-            _, reason, _ = self._meaning(error)
-            message, _, hint = reason.partition(" (")
-            return f"{self._place.kind} {self._place.arn} can't be used: {message}", hint.rstrip(")")
+            failure, reason, hint, _ = self._meaning(error)
+            is_passing = passes(error) or failure in {Failure.THROTTLED, Failure.SERVICE}
+            return Problem(place, f"{self._place.kind} {self._place.arn} can't be used: {reason}", hint, is_passing)
         return None
 
     def close(self) -> None:
@@ -161,7 +163,7 @@ class BatchTarget(ABC):
             if self._client is None:
                 delivery = self._delivery
                 timeout_ms = min(delivery.invoke_timeout_ms, delivery.deadline_ms)
-                self._client = boto3.Session().client(
+                self._client = aws_session().client(
                     self._place.service,
                     region_name=self._place.region,
                     config=Config(
@@ -179,17 +181,17 @@ class BatchTarget(ABC):
         )
         return Refusal(part.record_id, Failure.OVERSIZE, what)
 
-    def _meaning(self, error: Exception) -> tuple[Failure, str, bool]:
-        """Return what a call's error is, in words, and whether the call may have an effect yet."""
+    def _meaning(self, error: Exception) -> tuple[Failure, str, str, bool]:
+        """Return what a call's error is, in words, its remedy, and whether the call may have an effect yet."""
         if isinstance(error, ClientError):
             told = error.response.get("Error", {})
             code, status = str(told.get("Code", "")), error.response["ResponseMetadata"].get("HTTPStatusCode", 0)
             failure = failure_of(code, status)
             reason = f"{code}: {told.get('Message', '')}"
-            return failure, with_hint(reason, self._hint(code)), status >= 500
+            return failure, short(reason), self._hint(code), status >= 500 or status == REQUEST_TIMEOUT
         failure = Failure.CONNECTION if is_of_the_wire(error) else Failure.REFUSED
         hint = hint_of(error, "its region") or "check AWS's own settings"
-        return failure, with_hint(str(error), hint), may_be_lost(error)
+        return failure, short(str(error)), hint, may_be_lost(error)
 
     def _hint(self, code: str) -> str:
         if "AccessDenied" in code:
@@ -204,7 +206,11 @@ def failure_of(code: str, status: int = 0) -> Failure:
     code = code.rpartition(".")[2]
     if code in THROTTLES or status == 429:
         return Failure.THROTTLED
-    return Failure.SERVICE if status >= 500 or "Internal" in code or "Unavailable" in code else Failure.REFUSED
+    return (
+        Failure.SERVICE
+        if status >= 500 or status == REQUEST_TIMEOUT or "Internal" in code or "Unavailable" in code
+        else Failure.REFUSED
+    )
 
 
 _WORST = (

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.aws.target_arns import PARTITION_KEY_BYTES_MAX, STREAM_RECORD_BYTES_MAX
+from engine.aws.wire import AnswerBrokeOff
 from engine.delivery.targets.batches import BatchTarget, Part, Refusal, failure_of
 
 PARTITION_KEY_CHARS_MAX = 256
@@ -30,7 +31,7 @@ class KinesisTarget(BatchTarget):
         answers = client.put_records(StreamARN=self._place.arn, Records=records).get("Records") or []
         if len(answers) != len(call):
             # botocore takes an answer that broke off for an empty one.
-            raise ValueError("the answer broke off")
+            raise AnswerBrokeOff
         return [
             Refusal(part.record_id, failure_of(code), f"{code}: {answer.get('ErrorMessage', '')}")
             for part, answer in zip(call, answers, strict=True)

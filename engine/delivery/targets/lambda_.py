@@ -10,31 +10,26 @@ take 0.34 ms, and a second way of finding proxies and certificates.) No retries 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
 from urllib.parse import quote
 
-import boto3
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
-from botocore.exceptions import BotoCoreError, ClientError
 
 from engine import __version__
-from engine.aws.access import SERVICE, access_to, http_session, make_client, region_of
+from engine.aws.access import SERVICE, access_to, http_session
 from engine.aws.service_clock import ServiceClock
-from engine.aws.wire import EXPECTED, SILENCE, concerns_all, hint_of, is_of_the_wire, may_be_lost
+from engine.aws.wire import EXPECTED, SILENCE, hint_of, is_of_the_wire, may_be_lost
 from engine.clock import monotonic_ms
 from engine.config import AwsSettings, DeliverySettings
-from engine.delivery.targets.answers import hint_for, outcome_of, short, with_hint
-from engine.errors import Problem
+from engine.delivery.targets.answers import outcome_of, short, with_hint
 from engine.model import Failure, Outcome
 
 ANSWER_BYTES_MAX = 6 * 1024 * 1024 + 64 * 1024
 """Lambda's own limit of 6 MB for an answer, and room."""
 
-_CHECK_TIMEOUT_MS_MAX = 10_000
 _HEADERS = {"Content-Type": "application/json", "User-Agent": f"ingest-engine/{__version__}"}
-_WHERE = "aws.region, aws.lambda_endpoint_url"
+WHERE = "aws.region, aws.lambda_endpoint_url"
 
 
 class LambdaTarget:
@@ -82,7 +77,9 @@ class LambdaTarget:
         size = headers.get("Content-Length")
         if size is not None and size != str(len(body)):
             # Half an answer may look like a whole one: no body at all would mean that all went well.
-            return Outcome(Failure.CONNECTION, reason=f"the answer broke off after {len(body)} of {size} bytes")
+            reason = f"the answer broke off after {len(body)} of {size} bytes"
+            has_returned = status == 200 and not headers.get("X-Amz-Function-Error")
+            return Outcome(Failure.CONNECTION, reason=reason, is_lost=not has_returned)
         return outcome_of(status, headers, body, self._function, report_item_failures=self._report_item_failures)
 
     def _not_sent(self, error: Exception) -> Outcome:
@@ -91,7 +88,7 @@ class LambdaTarget:
             reason = f"no answer within delivery.invoke_timeout_ms = {limit_ms}"
             return Outcome(Failure.TIMEOUT, reason=reason, is_lost=True)
         failure = Failure.CONNECTION if is_of_the_wire(error) else Failure.REFUSED
-        hint = hint_of(error, _WHERE)
+        hint = hint_of(error, WHERE)
         reason = with_hint(str(error), hint) if hint else short(str(error))
         return Outcome(failure, reason=reason, is_lost=may_be_lost(error))
 
@@ -134,67 +131,3 @@ class _Sender:
     def close(self) -> None:
         """Close idle connections."""
         self._session.close()
-
-
-def check_functions(
-    functions: Iterable[tuple[str, str]], aws: AwsSettings, delivery: DeliverySettings
-) -> list[Problem]:
-    """Ask for each (place, function) whether it is there and may be invoked, without running it.
-
-    A function is asked for once, however many places name it; an endpoint that can't be reached is not tried again.
-    """
-    check = _Check(aws, delivery)
-    found = [(place, check.problem_with(function)) for place, function in functions]
-    return [Problem(place, *problem) for place, problem in found if problem]
-
-
-class _Check:
-    """Asks by boto3's client: this is no hot path. A problem is (message, hint)."""
-
-    def __init__(self, aws: AwsSettings, delivery: DeliverySettings) -> None:
-        self._aws = aws
-        self._timeouts = {
-            "connect_timeout": delivery.connect_timeout_ms / 1_000,
-            "read_timeout": min(delivery.invoke_timeout_ms, _CHECK_TIMEOUT_MS_MAX) / 1_000,
-        }
-        self._clients: dict[str, Any] = {}
-        self._answers: dict[str, tuple[str, str] | None] = {}
-        self._regions_out: dict[str, tuple[str, str]] = {}
-
-    def problem_with(self, function: str) -> tuple[str, str] | None:
-        """Return what keeps the function from being invoked, None if nothing does."""
-        if function not in self._answers:
-            self._answers[function] = self._ask(function)
-        return self._answers[function]
-
-    def _ask(self, function: str) -> tuple[str, str] | None:
-        region = region_of(function, self._aws)
-        if region in self._regions_out:
-            return self._regions_out[region]
-        try:
-            if region not in self._clients:
-                self._clients[region] = make_client(boto3.Session(), region, self._aws, **self._timeouts)
-            # Needs the right to invoke, as the invocation itself does, and runs nothing.
-            self._clients[region].invoke(FunctionName=function, InvocationType="DryRun")
-        except ClientError as error:
-            return _refusal(function, self._clients[region], error)
-        except (BotoCoreError, ValueError) as error:
-            hint = hint_of(error, _WHERE) or hint_for("")
-            if not concerns_all(error):
-                return f"function {function} can't be invoked: {short(str(error))}", hint
-            self._regions_out[region] = f"Lambda can't be asked for functions: {short(str(error))}", hint
-            return self._regions_out[region]
-        return None
-
-
-def _refusal(function: str, client: Any, error: Any) -> tuple[str, str] | None:
-    code = error.response.get("Error", {}).get("Code", "")
-    if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == 429:
-        return None
-    where = f"{client.meta.region_name} at {client.meta.endpoint_url}"
-    if code == "ResourceNotFoundException":
-        return f"no such function: {function}, in {where}", hint_for(code)
-    if code == "AccessDeniedException":
-        return f"not allowed to invoke {function} in {where}", hint_for(code)
-    message = error.response.get("Error", {}).get("Message", "")
-    return f"function {function} can't be invoked: {short(f'{code}: {message}')}", hint_for(code)

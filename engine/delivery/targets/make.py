@@ -27,8 +27,8 @@ def check_places(places: list[tuple[str, TargetArn]], aws: AwsSettings, delivery
     problems: list[Problem] = []
     for place, arn in places:
         target = _batch_target(arn, aws, delivery, 1)
-        if found := target.problem():
-            problems.append(Problem(place, *found))
+        if problem := target.problem(place):
+            problems.append(problem)
         target.close()
     return problems
 

@@ -1,8 +1,8 @@
 """An empty batch asks a function whether it could write: before the start, not after the first change.
 
 A function that was set up wrongly raises ``SetupError`` (see ``lambdas/contract.py``), which no retry can mend. Any
-other answer lets the engine start: a throttle or an outage passes, and a function of the user's own may not know
-what to do with nothing.
+other failure passes, and lets the engine start: a throttle, an outage, a database in failover; and a function of the
+user's own may not know what to do with nothing.
 """
 
 from __future__ import annotations
@@ -46,6 +46,9 @@ def probe_functions(functions: Iterable[tuple[str, str]], aws: AwsSettings, deli
         if outcome.failure is Failure.REFUSED and kind == SETUP_ERROR:
             hint = "see the function's environment and rights"
             probe.problems.append(Problem(place, f"{function} cannot work: {reason}", hint))
+        elif outcome.failure is not Failure.NONE:
+            message = f"{function} failed with an empty batch: {outcome.reason}"
+            probe.problems.append(Problem(place, message, "it gets changes all the same, again and again", passes=True))
         if refuses_older_versions(answer):
             probe.refusing.add(function)
     return probe

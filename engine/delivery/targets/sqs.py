@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.aws.target_arns import QUEUE_MESSAGE_BYTES_MAX
+from engine.aws.wire import AnswerBrokeOff
 from engine.delivery.targets.batches import BatchTarget, Part, Refusal, failure_of
 from engine.model import Failure
 
@@ -43,7 +44,7 @@ class SqsTarget(BatchTarget):
         taken = {str(one["Id"]) for one in answer.get("Successful") or []}
         if len(failed) + len(taken) != len(call):
             # botocore takes an answer that broke off for an empty one.
-            raise ValueError("the answer broke off")
+            raise AnswerBrokeOff
         return [_refusal(call[int(index)], one) for index, one in failed.items()]
 
     def look(self, client: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -12,6 +11,8 @@ import msgspec
 from engine.config import RouteSettings, Settings
 from engine.errors import ConfigError, EngineError, NotificationsOff, Problem, RedisError
 from engine.routing.routes import RouteTable
+from engine.supervision.errands.aws_findings import AwsLook
+from engine.supervision.errands.findings import Finding, Verdict, finding
 from engine.supervision.errands.planner import Answer, Findings, Plan, Refusal
 
 if TYPE_CHECKING:
@@ -20,27 +21,6 @@ if TYPE_CHECKING:
 
 RoutesOf = Callable[[Settings, Mapping[str, Mapping[str, str]]], tuple[RouteSettings, ...]]
 """Settings and the mapping hashes in Redis → all routes; raises `ConfigError`. Only the command line reads settings."""
-
-_DESTINATION = ": destination"
-SEGMENTS_OF_A_LOOK = 1_000_000
-"""A scan in so many parts, of which one is read, costs next to nothing."""
-
-
-class Verdict(StrEnum):
-    """What a finding means for a start."""
-
-    OK = "ok"
-    NOTE = "note"
-    ERROR = "error"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at: what was found, and the remedy where one is needed."""
-
-    verdict: Verdict
-    problem: Problem
-    exit_code: int = 0
 
 
 @dataclass(slots=True)
@@ -52,7 +32,7 @@ class Examination:
 
     def add(self, verdict: Verdict, place: str, message: str, hint: str = "") -> None:
         """Note a finding."""
-        self.findings.append(Finding(verdict, Problem(place, message, hint)))
+        self.findings.append(finding(verdict, place, message, hint))
 
     def add_error(self, place: str, error: EngineError) -> None:
         """Note what an error says; a `ConfigError` says several things."""
@@ -64,10 +44,10 @@ class Examination:
         """Return 2 where the settings are wrong, 1 where something else is, else 0."""
         return max((finding.exit_code for finding in self.findings), default=0)
 
-    def notes_of_destinations(self) -> tuple[str, ...]:
-        """Return what keeps the engine from finding keys that were deleted in a gap."""
+    def notes_of_aws(self) -> tuple[str, ...]:
+        """Return what passes, and what keeps the engine from finding keys that were deleted in a gap."""
         notes = [one.problem for one in self.findings if one.verdict is Verdict.NOTE]
-        return tuple(str(note) for note in notes if note.place.endswith(_DESTINATION))
+        return tuple(str(note) for note in notes if note.place != "redis")
 
     def refusal(self) -> Refusal:
         """Return all errors for the user."""
@@ -110,18 +90,19 @@ def examine(
     table, is_redis_well = _read_routes(settings, routes_of, previous, found)
     capture = None
     if table is not None:
+        aws = AwsLook(settings, tuple(table.routes.values()))
         if is_redis_well:
             capture = _examine_redis(settings, table, found, changes_nothing=changes_nothing)
-        refusing = _examine_functions(settings, tuple(table.routes.values()), found)
-        table = table.with_unfenced(refusing)
-        _examine_destinations(settings, tuple(table.routes.values()), found)
+        seen = aws.seen()
+        found.findings += seen.findings
+        table = table.with_unfenced(seen.refusing)
     if table is not None and capture is not None and not found.exit_code:
         found.plan = Plan(
             shards=tuple(msgspec.msgpack.encode(shard) for shard in capture.shards),
             table=table.encode(),
             database=capture.database,
             server=capture.server,
-            warnings=(*capture.warnings, *found.notes_of_destinations()),
+            warnings=(*capture.warnings, *found.notes_of_aws()),
             scope=capture.scope,
             server_ms=capture.server_ms,
         )
@@ -177,51 +158,3 @@ def _examine_redis(
     for warning in capture.warnings:
         found.add(Verdict.NOTE, "redis", warning)
     return capture
-
-
-def _examine_functions(settings: Settings, routes: tuple[RouteSettings, ...], found: Examination) -> set[str]:
-    """See whether functions, streams and queues can be used; return the functions that keep older values out."""
-    from engine.aws.target_arns import parse_target_arn
-    from engine.delivery.targets.lambda_ import check_functions
-    from engine.delivery.targets.make import check_places
-    from engine.delivery.targets.probe import probe_functions
-
-    places = [(f"route {route.name!r}", route.function) for route in routes]
-    arns = {function: parse_target_arn(function) for _, function in places}
-    others = [(place, arn) for place, function in places if (arn := arns[function]) is not None]
-    functions = [(place, function) for place, function in places if arns[function] is None]
-    refusing: set[str] = set()
-    try:
-        problems = check_functions(functions, settings.aws, settings.delivery)
-        problems += check_places(others, settings.aws, settings.delivery)
-        if not problems:
-            taking_batches = {route.function for route in routes if route.payload == "batch"}
-            batches = [(place, function) for place, function in functions if function in taking_batches]
-            probe = probe_functions(batches, settings.aws, settings.delivery)
-            problems, refusing = probe.problems, probe.refusing
-    except EngineError as error:
-        found.add_error("functions", error)
-        return refusing
-    found.findings += [Finding(Verdict.ERROR, problem, 1) for problem in problems]
-    if places and not problems:
-        found.add(Verdict.OK, "functions", ", ".join(sorted({function for _, function in places})))
-    return refusing
-
-
-def _examine_destinations(settings: Settings, routes: tuple[RouteSettings, ...], found: Examination) -> None:
-    """See whether destinations can be read; the engine delivers without, but finds no keys deleted in a gap."""
-    named = {route.destination: route for route in routes if route.destination}
-    if not named:
-        return
-    from engine.audit.options import AuditOptions
-    from engine.audit.run import open_destination
-
-    for value, route in named.items():
-        try:
-            destination = open_destination(route, settings, AuditOptions(workers=1))
-            destination.get([b"engine"])
-            next(destination.scan(0, SEGMENTS_OF_A_LOOK), None)
-        except EngineError as error:
-            found.add(Verdict.NOTE, f"route {route.name!r}{_DESTINATION}", error.message, error.hint)
-        else:
-            found.add(Verdict.OK, f"route {route.name!r}{_DESTINATION}", f"{value} can be read")
