@@ -165,7 +165,6 @@ class Listener:
             if self._confirmed == len(self._subscription.shard.patterns):
                 self.phase = Phase.LISTENING
                 self.completions += 1
-                self.failures = 0
                 self._ping()
                 return True
         elif reply[0] == b"pong":
@@ -236,6 +235,7 @@ class Listener:
         elif self._pending_ms:
             if self._is_verified():
                 self.watermark_ms = self._asked_for_ms
+                self.failures = 0
             if self._asked_at_pong != self._pongs:
                 self._ask()
             else:
@@ -282,7 +282,10 @@ class Listener:
         return self.connection is not None and self.connection.is_full
 
     def lost(self, moment_ms: int) -> int:
-        """Give the connection up and plan the next attempt; return the milliseconds until it."""
+        """Give the connection up and plan the next attempt; return the milliseconds until it.
+
+        Each attempt waits longer than the one before until a watermark stands: it may fail at its first ping again.
+        """
         self.close()
         self.phase = Phase.WAITING
         self.failures += 1

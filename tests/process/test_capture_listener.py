@@ -14,7 +14,7 @@ from engine.capture.shards import plan_shards
 from engine.capture.watch.sight import Change
 from engine.clock import now_ms
 from engine.config import RedisSettings
-from engine.errors import RedisUnreachable
+from engine.errors import RedisRefused, RedisUnreachable
 from engine.sandbox.valkey import ValkeyServer
 from tests.capture_rig import wait_for
 
@@ -103,12 +103,26 @@ def test_a_dead_connection_is_found(server: ValkeyServer) -> None:
 
 
 def test_attempts_wait_longer_and_longer(server: ValkeyServer) -> None:
-    """Waits double up to a bound, and begin again once it has listened."""
+    """Waits double up to a bound, and begin again once a watermark stands."""
     listener = new(server)
     waits = [listener.lost(0) for _ in range(10)]
     assert waits == sorted(waits)
     assert (waits[0], waits[-1]) == (2 * RETRY_MS_MIN, RETRY_MS_MAX)
     assert not turn(listener, RETRY_MS_MAX - 1)
     assert listener.phase is Phase.WAITING
-    wait_for(lambda: turn(listener, RETRY_MS_MAX), "it listens")
+    wait_for(lambda: turn(listener, RETRY_MS_MAX) and listener.watermark_ms, "a watermark stands")
     assert listener.lost(0) == waits[0]
+
+
+def test_a_subscription_that_fails_at_its_first_ping(server: ValkeyServer) -> None:
+    """To be subscribed proves nothing: attempts that end before a watermark stands wait longer and longer too."""
+    redis.Redis(port=server.port).execute_command("ACL", "SETUSER", "default", "-ping")
+    listener = new(server)
+    waits: list[int] = []
+    while len(waits) < 4:
+        moment_ms = sum(waits)
+        with pytest.raises(RedisRefused, match="ping"):
+            wait_for(lambda: turn(listener, moment_ms) and None, "the ping is refused")  # noqa: B023
+        waits.append(listener.lost(moment_ms))
+    assert listener.completions == len(waits)
+    assert waits == [2 * RETRY_MS_MIN, 4 * RETRY_MS_MIN, 8 * RETRY_MS_MIN, 16 * RETRY_MS_MIN]
