@@ -76,9 +76,11 @@ def start(
 
 
 @cli.command()
+@click.option("--shards", type=int, help="As many as the start will have: their patterns are tried.")
+@click.option("--slice", "slice_", metavar="I/K", help="The slice that the start will have.")
 @_config
 @_json
-def check(config: str | None, as_json: bool) -> int:
+def check(shards: int | None, slice_: str | None, config: str | None, as_json: bool) -> int:
     """See whether everything that the engine needs is there and allowed; changes nothing.
 
     Exits with 0 where a start would work, 1 where something is missing, 2 where the settings are wrong.
@@ -86,8 +88,10 @@ def check(config: str | None, as_json: bool) -> int:
     from engine.settings.original import routes_of
     from engine.supervision.errands.plan import Examination, examine
 
+    flags = {"capture.shards": shards, "capture.slice": slice_}
+    given = {key: value for key, value in flags.items() if value is not None}
     try:
-        found = examine(_load(config, {}), routes_of, changes_nothing=True)
+        found = examine(_load(config, given), routes_of, changes_nothing=True)
     except ConfigError as error:
         found = Examination()
         found.add_error("settings", error)

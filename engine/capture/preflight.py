@@ -13,6 +13,7 @@ import hiredis
 import msgspec
 
 from engine.capture.notifications import Flags, needed_flags, see_to_flags, try_canary
+from engine.capture.rehearsal import denied_repairs, rehearse
 from engine.capture.shards import Shard, imbalance, plan_shards
 from engine.config import RedisSettings, Settings
 from engine.errors import RedisRefused
@@ -41,7 +42,7 @@ class CapturePlan(msgspec.Struct, frozen=True):
 
 
 def prepare_capture(settings: Settings, table: RouteTable) -> CapturePlan:
-    """Check the server, see that it notifies, sample its keys, cut the shards.
+    """Check the server, sample its keys, cut the shards, subscribe to them once, see that the server notifies.
 
     Raises `RedisUnreachable`, `RedisRefused` or `NotificationsOff`, each with its remedy.
     """
@@ -50,11 +51,16 @@ def prepare_capture(settings: Settings, table: RouteTable) -> CapturePlan:
     try:
         database = connection.address.database
         _check_mode(connection)
-        warnings = [_see_to_notifications(connection, redis, needed_flags(table, settings.original.mapping_prefix))]
         sample, warning = _sample(connection, settings.capture.sample_keys_max)
         part = parse_slice(settings.capture.slice)
         shards = plan_shards(settings.capture.shards, database, sample, part, settings.original.mapping_prefix.encode())
-        warnings += [warning, imbalance(shards, sample)]
+        rehearse(redis, database, shards)
+        warnings = [
+            _see_to_notifications(connection, redis, needed_flags(table, settings.original.mapping_prefix)),
+            warning,
+            imbalance(shards, sample),
+            denied_repairs(connection, shards),
+        ]
         time: Any = connection.call("TIME")
         if isinstance(time, hiredis.ReplyError):
             raise refusal(connection.address, "tell its time, which orders the values", str(time))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import ssl
+from collections.abc import Iterable
 
 from engine.errors import RedisError, RedisRefused, RedisUnreachable
 
@@ -52,10 +53,26 @@ def _hint(word: str, reply: str) -> str:
     return _HINTS.get(word, "see the server's log")
 
 
-def _missing_right(reply: str) -> str:
+def denied_command(reply: str) -> str:
+    """Return the command that this refusal says the user may not run; "" where it says no such thing."""
     denied = _DENIED_COMMAND.search(reply)
+    return denied[1] if denied else ""
+
+
+def denial(consequence: str, replies: Iterable[object]) -> str:
+    """Return a warning that names the commands which these replies deny, "" where they deny none."""
+    texts = [str(reply) for reply in replies if isinstance(reply, Exception)]
+    denied = dict.fromkeys(command for text in texts if (command := denied_command(text)))
+    if not denied:
+        return ""
+    rights = " ".join(f"+{command}" for command in denied)
+    return f"the user may not run {', '.join(denied)}, {consequence}: grant it: ACL SETUSER <user> {rights}"
+
+
+def _missing_right(reply: str) -> str:
+    denied = denied_command(reply)
     if denied:
-        return f"grant it: ACL SETUSER <user> +{denied[1]}"
+        return f"grant it: ACL SETUSER <user> +{denied}"
     if "channel" in reply:
         # A pattern must be among the user's channels literally, and ours follow the keys.
         return "grant it: ACL SETUSER <user> allchannels"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,10 +10,12 @@ import redis
 from engine.capture.notifications import CANARY_PREFIX
 from engine.capture.preflight import MAPPINGS_MAX, CapturePlan, prepare_capture, read_mappings
 from engine.config import CaptureSettings, OriginalSettings, RedisSettings, RouteSettings, Settings
+from engine.delivery.reading.rights import denied_reads
 from engine.errors import NotificationsOff, RedisRefused, RedisUnreachable
 from engine.routing.routes import RouteTable
 from engine.sandbox.valkey import ValkeyServer
 from tests.capture_rig import route, wait_for
+from tests.servers import every_server
 
 SECRET = "top-secret"
 
@@ -109,6 +112,41 @@ def test_config_set_alone_is_refused() -> None:
         plan_as_engine(server)
     assert "+config|set" in caught.value.hint
     assert "set notify-keyspace-events to xEKh" in caught.value.hint
+
+
+@every_server
+def test_patterns_that_the_user_may_not_hear(server_binary: Path) -> None:
+    """A user whose channels hold one shard's pattern, and no others, is refused with several shards and the remedy."""
+    users = f"engine on >{SECRET} ~* resetchannels &__keyspace@0__:* +@all"
+    config = {"user": [f"default on >{SECRET} ~* &* +@all", users], "notify-keyspace-events": "KA"}
+    with ValkeyServer(config=config, binary=server_binary) as server:
+        engine = {"username": "engine", "password": SECRET}
+        assert len(plan(server.url, shards=1, **engine).shards) == 1
+        with pytest.raises(RedisRefused, match="subscribe") as caught:
+            plan(server.url, shards=2, **engine)
+    assert "allchannels" in caught.value.hint
+
+
+@every_server
+@pytest.mark.parametrize("flags", ["KA", ""])
+def test_a_user_who_may_not_ping(server_binary: Path, flags: str) -> None:
+    """What the subscribers' connections need is tried before the start, whatever the flags are."""
+    config = {"user": [f"engine on >{SECRET} ~* &* +@all -ping"], "notify-keyspace-events": flags}
+    with ValkeyServer(config=config, binary=server_binary) as server, pytest.raises(RedisRefused) as caught:
+        plan(server.url, set_notifications=False, username="engine", password=SECRET)
+    assert "+ping" in caught.value.hint
+
+
+@every_server
+def test_commands_that_the_user_may_not_run(server_binary: Path) -> None:
+    """Those of repairs and reads are tried: a warning each names what lacks, and only of the types that are wanted."""
+    config = {"user": [f"engine on >{SECRET} ~cart:* &* +@all -scan -hgetall -zrange"], "notify-keyspace-events": "KA"}
+    with ValkeyServer(config=config, binary=server_binary) as server:
+        settings = RedisSettings(url=server.url, username="engine", password=SECRET)
+        (repairs,) = prepare_capture(Settings(redis=settings), RouteTable.build([route()])).warnings
+        assert "+scan" in repairs
+        assert denied_reads(settings, 0, [route("hset", "set")]).endswith("ACL SETUSER <user> +hgetall")
+        assert denied_reads(settings, 0, [route("set", "sadd", "xadd")]) == ""
 
 
 def test_a_cluster_node_is_refused() -> None:

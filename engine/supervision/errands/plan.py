@@ -140,11 +140,13 @@ def _examine_redis(
     settings: Settings, table: RouteTable, found: Examination, *, changes_nothing: bool
 ) -> CapturePlan | None:
     from engine.capture.preflight import prepare_capture
+    from engine.delivery.reading.rights import denied_reads
 
     may_set = settings.redis.set_notifications
     redis = msgspec.structs.replace(settings.redis, set_notifications=may_set and not changes_nothing)
     try:
         capture = prepare_capture(msgspec.structs.replace(settings, redis=redis), table)
+        denied = denied_reads(redis, capture.database, table.routes.values())
     except NotificationsOff as error:
         if changes_nothing and may_set:
             found.add(Verdict.NOTE, "redis", error.message, "engine start adds what is missing, if it may")
@@ -154,6 +156,8 @@ def _examine_redis(
     except RedisError as error:
         found.add_error("redis", error)
         return None
+    if denied:
+        capture = msgspec.structs.replace(capture, warnings=(*capture.warnings, denied))
     found.add(Verdict.OK, "redis", f"{capture.server} answers and notifies")
     for warning in capture.warnings:
         found.add(Verdict.NOTE, "redis", warning)

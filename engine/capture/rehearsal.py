@@ -1,0 +1,53 @@
+"""What subscribers and repairs will do with the server, tried before the start: the very patterns and commands.
+
+A user's rights are what the server makes of them: with ``resetchannels``, one shard's pattern may be allowed and those
+of several are not. So nothing is concluded, everything is tried.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import hiredis
+
+from engine.capture.shards import Shard, channel_prefix
+from engine.config import RedisSettings
+from engine.redis.connection import NOTHING, UNPARSABLE, RespConnection, pack
+from engine.redis.errors import denial, not_redis, refusal
+
+WAIT_S = 5.0
+TOKEN = b"rehearsal"
+PROBE = "__engine_probe__"
+"""A key that nobody has: what is asked of it shows whether the command is allowed."""
+
+
+def rehearse(redis: RedisSettings, database: int, shards: Sequence[Shard]) -> None:
+    """Subscribe to all patterns of these shards, and ping; raise `RedisError` where that is not allowed."""
+    connection = RespConnection.open(redis, name="engine-rehearsal", protocol=2, database=database)
+    try:
+        connection.send(b"".join(pack("PSUBSCRIBE", *shard.patterns) for shard in shards) + pack("PING", TOKEN))
+        deadline = time.monotonic() + WAIT_S
+        while time.monotonic() < deadline:
+            try:
+                reply = connection.reply()
+            except UNPARSABLE as error:
+                raise not_redis(connection.address, error) from error
+            if reply is NOTHING:
+                connection.receive()
+            elif isinstance(reply, hiredis.ReplyError):
+                raise refusal(connection.address, "let the engine subscribe", str(reply))
+            elif TOKEN in (reply, *(reply if isinstance(reply, list) else ())):
+                return
+    finally:
+        connection.close()
+
+
+def denied_repairs(connection: RespConnection, shards: Sequence[Shard]) -> str:
+    """Return a warning that names the commands of a repair which the user may not run, "" where all are allowed."""
+    pattern = shards[0].patterns[0].removeprefix(channel_prefix(connection.address.database))
+    commands = (
+        ("SCAN", 0, "MATCH", pattern, "COUNT", 1), ("EXISTS", PROBE), ("DBSIZE",), ("OBJECT", "IDLETIME", PROBE)
+    )  # fmt: skip
+    replies = connection.pipeline(b"".join(pack(*command) for command in commands), len(commands))
+    return denial("so gaps can't be repaired as they should", replies)
