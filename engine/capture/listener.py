@@ -282,10 +282,7 @@ class Listener:
         return self.connection is not None and self.connection.is_full
 
     def lost(self, moment_ms: int) -> int:
-        """Give the connection up and plan the next attempt; return the milliseconds until it.
-
-        Each attempt waits longer than the one before until a watermark stands: it may fail at its first ping again.
-        """
+        """Give the connection up, plan the next attempt, return the wait: ever longer until a watermark stands."""
         self.close()
         self.phase = Phase.WAITING
         self.failures += 1
