@@ -14,7 +14,7 @@ import socket
 import ssl
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -25,6 +25,10 @@ HEAD_BYTES_MAX = 65_536
 _CHUNK_BYTES = 65_536
 
 
+Asked = Callable[[], tuple[Mapping[str, str], float]]
+"""Returns a request's headers, and for how many seconds it may take; what it raises ends the call before its start."""
+
+
 class NotConnected(OSError):
     """No connection could be made, so nothing has been sent."""
 
@@ -32,11 +36,10 @@ class NotConnected(OSError):
 class Connections:
     """Idle connections, and new ones where there are none; threads may share them."""
 
-    def __init__(self, endpoint: str, connect_timeout_s: float, read_timeout_s: float) -> None:
+    def __init__(self, endpoint: str, connect_timeout_s: float) -> None:
         self._endpoint = urlsplit(endpoint)
         self.host = self._endpoint.netloc
         self._connect_timeout_s = connect_timeout_s
-        self._read_timeout_s = read_timeout_s
         self._idle: deque[socket.socket] = deque()
         self._tls: ssl.SSLContext | None = None
         if self._endpoint.scheme == "https":
@@ -44,19 +47,26 @@ class Connections:
             bundle = os.environ.get("AWS_CA_BUNDLE") or os.environ.get("REQUESTS_CA_BUNDLE") or None
             self._tls = ssl.create_default_context(cafile=bundle)
 
-    def post(self, headers: Mapping[str, str], body: bytes) -> Answer:
+    def post(self, asked: Asked, body: bytes) -> Answer:
         """Send one request to ``/``; return its answer.
 
-        Raises `NotConnected`; or another OSError, and then nobody knows what became of the request. The timeout
-        is that of the whole answer.
+        ``asked`` is called once there is a connection, just before the first byte: a name server may have taken any
+        time. Raises `NotConnected`; or another OSError, and then nobody knows what became of the request.
         """
         sock = self._take()
         try:
+            headers, timeout_s = asked()
+        except BaseException:
+            # The next call need not wait for a connection.
+            self._idle.append(sock)
+            raise
+        try:
+            until = time.monotonic() + timeout_s
             lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-            sock.settimeout(self._read_timeout_s)
+            sock.settimeout(timeout_s)
             head = f"POST / HTTP/1.1\r\nHost: {self.host}\r\nContent-Length: {len(body)}\r\n{lines}\r\n"
             sock.sendall(head.encode() + body)
-            answer = _read_answer(sock, self._read_timeout_s)
+            answer = _read_answer(sock, until)
         except BaseException:
             sock.close()
             raise
@@ -107,9 +117,8 @@ class Connections:
         return connection
 
 
-def _read_answer(sock: socket.socket, timeout_s: float) -> Answer:
-    """Return an answer that is whole; raise OSError where it is not, or not in time."""
-    until = time.monotonic() + timeout_s
+def _read_answer(sock: socket.socket, until: float) -> Answer:
+    """Return an answer that is whole; raise OSError where it is not, or not in time (monotonic s)."""
     data = b""
     while (end := data.find(b"\r\n\r\n")) < 0:
         if len(data) > HEAD_BYTES_MAX:

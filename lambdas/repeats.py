@@ -8,6 +8,11 @@ from typing import Protocol
 from lambdas.contract import UNBOUNDED_MS, Deadline
 
 DEADLINE_PASSED = "the batch's deadline has passed"
+TOO_LATE = "the batch's deadline, or the invocation's end, is too near for another call"
+
+
+class TooLate(Exception):
+    """A call may not start any more: nothing was sent."""
 
 
 class TimeLeft:
@@ -20,13 +25,32 @@ class TimeLeft:
         self._remaining_ms = remaining_ms
         self._deadline = deadline
         self.now_ms = now_ms
+        self._call_ms_max = self._left_ms() // 2
+        self._is_late = False
 
     def is_over(self) -> bool:
-        """Tell whether no write may start any more: the deadline has passed."""
-        return self._deadline.has_passed(self.now_ms())
+        """Tell whether no write may start any more: the deadline has passed, or a call has come too late."""
+        return self._is_late or self._deadline.has_passed(self.now_ms())
+
+    def call_ms(self, timeout_ms: int) -> int:
+        """Return how long a call that starts now may take; raise `TooLate` where it would not end in time.
+
+        It is the call's own timeout, but at most half of what the invocation had at first: a short deadline leaves room
+        for calls too. Ask just before the first byte: to connect takes time.
+        """
+        call_ms = min(timeout_ms, self._call_ms_max)
+        if self._left_ms() < max(1, call_ms):
+            self._is_late = True
+            raise TooLate(TOO_LATE)
+        return call_ms
+
+    def _left_ms(self) -> int:
+        return min(self._deadline.remaining_ms(self.now_ms()), self._remaining_ms())
 
     def allows(self, wait_ms: float, reserve_ms: int) -> bool:
         """Tell whether after such a wait writes may still start, and Lambda leaves the invocation this reserve."""
+        if self._is_late:
+            return False
         is_before = self._deadline.remaining_ms(self.now_ms()) > wait_ms
         return is_before and self._remaining_ms() - wait_ms >= reserve_ms
 
@@ -36,9 +60,9 @@ def unbounded() -> TimeLeft:
     return TimeLeft(lambda: UNBOUNDED_MS, Deadline(), lambda: 0)
 
 
-def past_deadline(reason: str) -> str:
+def past_deadline(reason: str, why: str = DEADLINE_PASSED) -> str:
     """Return why something was not written: the deadline, and what went wrong before it, "" for nothing."""
-    return f"{DEADLINE_PASSED}; before that: {reason}" if reason else DEADLINE_PASSED
+    return f"{why}; before that: {reason}" if reason else why
 
 
 class Backoff(Protocol):

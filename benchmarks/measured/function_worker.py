@@ -27,13 +27,14 @@ def work(batches: int, size: int) -> dict[str, float]:
     """Write batches of records of the same keys, each with a higher version; return what they took."""
     from lambdas.dynamodb import client
     from lambdas.dynamodb.handler import handler
+    from lambdas.repeats import TimeLeft
 
     calls: list[bytes] = []
     call = client.Client.call
 
-    def counted(self: client.Client, operation: str, body: bytes) -> dict[str, Any]:
+    def counted(self: client.Client, operation: str, body: bytes, time_left: TimeLeft) -> dict[str, Any]:
         calls.append(body)
-        return call(self, operation, body)
+        return call(self, operation, body, time_left)
 
     client.Client.call = counted  # type: ignore[method-assign]
     cpu_s = wall_s = 0.0

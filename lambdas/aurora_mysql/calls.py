@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 from lambdas.aurora_mysql.connection import Connection
 from lambdas.aurora_mysql.errors import GivenUp, Nature, ServerError
 from lambdas.aurora_mysql.settings import Settings
-from lambdas.repeats import Repeats, TimeLeft, past_deadline
+from lambdas.contract import DestinationUnavailable
+from lambdas.repeats import Repeats, TimeLeft, TooLate, past_deadline
 
 T = TypeVar("T")
 
@@ -18,8 +19,8 @@ T = TypeVar("T")
 class Caller:
     """Runs statements on the container's connection.
 
-    Raises `SetupError` where no statement can succeed, `GivenUp` where time or attempts are used up, and `ServerError`
-    where the server refuses what is in the statement.
+    Raises `SetupError` where no statement can succeed, `DestinationUnavailable` where none can now, `GivenUp` where
+    time or attempts are used up, and `ServerError` where the server refuses what is in the statement.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class Caller:
         return self._drive(lambda: self._connection.packet_bytes_max, time_left)
 
     def _drive(self, call: Callable[[], T], time_left: TimeLeft) -> T:
-        reason, number = "", 0
+        reason, number, nature = "", 0, Nature.PASSING
         for attempt in range(self._settings.attempts_max):
             if attempt and not self._repeats.pause(attempt, time_left):
                 break
@@ -56,11 +57,16 @@ class Caller:
                 # To connect takes time, so this is asked last.
                 if time_left.is_over():
                     raise GivenUp(past_deadline(reason), number)
+                time_left.call_ms(self._settings.read_timeout_ms)
                 return call()
+            except TooLate as late:
+                raise GivenUp(past_deadline(reason, str(late)), number) from None
             except ServerError as error:
                 if error.nature is Nature.SETUP:
                     raise error.setup_error() from None
                 if error.nature is Nature.ROWS:
                     raise
-                reason, number = error.message, error.number
+                reason, number, nature = error.message, error.number, error.nature
+        if nature is Nature.CALL:
+            raise DestinationUnavailable(reason)
         raise GivenUp(reason, number)

@@ -13,6 +13,7 @@ from lambdas.aurora_mysql.errors import Nature, ServerError
 from lambdas.aurora_mysql.settings import Settings
 from lambdas.aws import refuse_half_answers
 from lambdas.contract import SetupError
+from lambdas.signatures import is_of_the_signature
 
 _MENDABLE = frozenset({"ResourceNotFoundException", "AccessDeniedException", "UnrecognizedClientException"})
 
@@ -100,7 +101,9 @@ class Secret:
                 retries={"total_max_attempts": 1},
             )
             region = settings.region or None
-            self._client = refuse_half_answers(boto3.client("secretsmanager", region_name=region, config=config))
+            # A session of its own: the default one would keep the credentials that it found first.
+            client = boto3.Session().client("secretsmanager", region_name=region, config=config)
+            self._client = refuse_half_answers(client)
         try:
             answer = self._client.get_secret_value(SecretId=settings.secret)
         except ClientError as error:
@@ -108,6 +111,11 @@ class Secret:
             if code in _MENDABLE:
                 what = "name one that is there in AURORA_SECRET, and grant secretsmanager:GetSecretValue on it"
                 raise SetupError(f"the secret {settings.secret} can't be read ({code}): {what}") from None
+            if is_of_the_signature(code):
+                self._client = None
+                raise ServerError(
+                    Nature.CALL, f"Secrets Manager takes no signature of the function's: {code}"
+                ) from None
             raise ServerError(Nature.PASSING, f"Secrets Manager refused: {code}") from None
         except BotoCoreError as error:
             raise ServerError(Nature.PASSING, f"Secrets Manager did not answer: {error}") from None

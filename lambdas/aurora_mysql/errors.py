@@ -64,6 +64,8 @@ class Nature(Enum):
 
     PASSING = auto()
     """Nobody: the same statement may succeed a moment later."""
+    CALL = auto()
+    """Nobody either, but no statement can succeed before it is over: the function's credentials, or its clock."""
     SETUP = auto()
     """The function, or the database, is set up wrongly."""
     ROWS = auto()

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from json import JSONEncoder
 from typing import Any, Protocol
 
-from lambdas.contract import SetupError
+from lambdas.contract import DestinationUnavailable, SetupError
 from lambdas.dynamodb.errors import CallRefused, NoAnswer
 from lambdas.dynamodb.items import Item
 from lambdas.dynamodb.settings import Settings
 from lambdas.repeats import Repeats, TimeLeft
+from lambdas.signatures import is_of_the_signature
 
 CHECK_KEY = "utf8:check"
 """Stored keys begin with ``utf8:`` only before ``utf8:`` or ``base64:``, so this is nobody's."""
@@ -64,8 +65,8 @@ class Service(Protocol):
 
     region: str
 
-    def call(self, operation: str, body: bytes) -> dict[str, Any]:
-        """Return the answer; raise `CallRefused` or `NoAnswer` where there is none."""
+    def call(self, operation: str, body: bytes, time_left: TimeLeft) -> dict[str, Any]:
+        """Return the answer; raise `CallRefused`, `NoAnswer`, or `TooLate` where there is none."""
 
 
 class Writer(Protocol):
@@ -93,6 +94,23 @@ class Caller:
         self._settings = settings
         self._sleep = sleep
         self._repeats = Repeats(settings, sleep, rng)
+
+    def _call(self, operation: str, body: bytes, time_left: TimeLeft) -> dict[str, Any]:
+        """Return the answer to one call, signed anew where DynamoDB does not take the signature.
+
+        Raises `DestinationUnavailable` where it takes none: that says nothing of what is in the call.
+        """
+        for attempt in range(self._settings.attempts_max):
+            # The client has learned from the first refusal, so the second attempt need not wait.
+            if attempt > 1 and not self._repeats.pause(attempt - 1, time_left):
+                break
+            try:
+                return self._client.call(operation, body, time_left)
+            except CallRefused as error:
+                if not is_of_the_signature(error.code):
+                    raise
+                reason = str(error)
+        raise DestinationUnavailable(f"DynamoDB takes no signature of the function's: {reason}")
 
     def _raise_if_set_up_wrongly(self, error: CallRefused, right: str) -> None:
         """Raise `SetupError` where the table, or the right to it, is missing."""

@@ -16,9 +16,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lambdas.connections import Connections, NotConnected
-from lambdas.contract import SetupError
+from lambdas.contract import DestinationUnavailable, SetupError
 from lambdas.dynamodb.errors import CallRefused, NoAnswer
 from lambdas.dynamodb.settings import Settings
+from lambdas.repeats import TimeLeft
+from lambdas.signatures import is_of_the_signature, skew_s
 from lambdas.sigv4 import Credentials, Signer
 
 SERVICE = "dynamodb"
@@ -44,23 +46,44 @@ class Client:
         self.region, endpoint, self._credentials = find_access(os.environ)
         self._signer = Signer(SERVICE, self.region)
         self._now_s = now_s
-        self._connections = Connections(endpoint, settings.connect_timeout_ms / 1_000, settings.read_timeout_ms / 1_000)
+        self._skew_s = 0.0
+        """What the service's clock is ahead of ours, where it has refused a signature for that."""
+        self._read_timeout_ms = settings.read_timeout_ms
+        self._connections = Connections(endpoint, settings.connect_timeout_ms / 1_000)
 
-    def call(self, operation: str, body: bytes) -> dict[str, Any]:
-        """Send one call; return its answer. Raises `CallRefused` or `NoAnswer`."""
-        headers = {"content-type": _CONTENT_TYPE, "x-amz-target": _TARGET + operation}
-        self._signer.sign(headers, self._connections.host, body, self._credentials(), self._now_s())
-        # Added after the signature: proxies may change them.
-        headers["accept-encoding"] = "identity"
-        headers["user-agent"] = "ingest-engine-dynamodb"
+    def call(self, operation: str, body: bytes, time_left: TimeLeft) -> dict[str, Any]:
+        """Send one call; return its answer. Raises `CallRefused`, `NoAnswer`, or `TooLate` where nothing was sent."""
+
+        sent_ms = 0
+
+        def asked() -> tuple[dict[str, str], float]:
+            nonlocal sent_ms
+            call_ms, sent_ms = time_left.call_ms(self._read_timeout_ms), time_left.now_ms()
+            headers = {"content-type": _CONTENT_TYPE, "x-amz-target": _TARGET + operation}
+            unix_s = self._now_s() + self._skew_s
+            self._signer.sign(headers, self._connections.host, body, self._credentials(), unix_s)
+            # Added after the signature: proxies may change them.
+            headers["accept-encoding"] = "identity"
+            headers["user-agent"] = "ingest-engine-dynamodb"
+            return headers, call_ms / 1_000
+
         try:
-            status, told, text = self._connections.post(headers, body)
+            status, told, text = self._connections.post(asked, body)
         except OSError as error:
-            raise NoAnswer(str(error) or type(error).__name__, is_lost=not isinstance(error, NotConnected)) from error
+            reason, is_lost = str(error) or type(error).__name__, not isinstance(error, NotConnected)
+            raise NoAnswer(reason, is_lost=is_lost, sent_ms=sent_ms) from error
         answer = _whole(status, told, text)
         if status != 200:
-            raise _refusal(answer, status)
+            refusal = _refusal(answer, status)
+            if is_of_the_signature(refusal.code):
+                self._sign_anew(told)
+            raise refusal
         return answer
+
+    def _sign_anew(self, told: Mapping[str, str]) -> None:
+        """Have the next signature made by the credentials and the clock that the service takes, as far as it says."""
+        self._skew_s = skew_s(told, self._now_s())
+        _, _, self._credentials = find_access(os.environ)
 
     def close(self) -> None:
         """Close idle connections."""
@@ -122,14 +145,21 @@ def _configured_endpoint(region: str) -> tuple[str, str]:
 
 
 def _renewed_credentials() -> Callable[[], Credentials]:
+    from botocore.exceptions import BotoCoreError, ClientError
     from botocore.session import get_session
 
-    chain = get_session().get_credentials()
+    try:
+        chain = get_session().get_credentials()
+    except (BotoCoreError, ClientError) as error:
+        raise DestinationUnavailable(f"no AWS credentials: {error}") from None
     if chain is None:
         raise SetupError("no AWS credentials: give the function a role")
 
     def now() -> Credentials:
-        frozen = chain.get_frozen_credentials()
+        try:
+            frozen = chain.get_frozen_credentials()
+        except (BotoCoreError, ClientError) as error:
+            raise DestinationUnavailable(f"the AWS credentials cannot be renewed: {error}") from None
         return Credentials(frozen.access_key, frozen.secret_key, frozen.token)
 
     return now

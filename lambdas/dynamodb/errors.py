@@ -16,9 +16,11 @@ class CallRefused(Exception):
 class NoAnswer(Exception):
     """There is no answer, or only a part of one.
 
-    ``is_lost`` where the call may have reached DynamoDB, and take its effect even now.
+    ``is_lost`` where the call may have reached DynamoDB, and take its effect even now; ``sent_ms`` is when its first
+    byte was sent (Unix time), 0 where nobody knows.
     """
 
-    def __init__(self, reason: str, *, is_lost: bool) -> None:
+    def __init__(self, reason: str, *, is_lost: bool, sent_ms: int = 0) -> None:
         super().__init__(reason)
         self.is_lost = is_lost
+        self.sent_ms = sent_ms

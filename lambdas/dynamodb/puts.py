@@ -17,7 +17,7 @@ from lambdas.contract import SetupError
 from lambdas.dynamodb.calls import CHECK_KEY, Caller, Write, encode, why_again
 from lambdas.dynamodb.errors import CallRefused, NoAnswer
 from lambdas.dynamodb.settings import Settings
-from lambdas.repeats import TimeLeft, past_deadline
+from lambdas.repeats import TimeLeft, TooLate, past_deadline, unbounded
 
 RIGHT = "dynamodb:PutItem"
 NOT_NEWER = "ConditionalCheckFailedException"
@@ -72,7 +72,7 @@ class PutWriter(Caller):
         key = self._settings.key_attribute
         write = Write(CHECK_KEY, {key: {"S": CHECK_KEY}}, 0)
         condition = {"ConditionExpression": "attribute_exists(#k)", "ExpressionAttributeNames": {"#k": key}}
-        if self._put(write, condition) is Put.FAILED:
+        if self._put(write, condition, unbounded()) is Put.FAILED:
             raise SetupError(f"the table {self._settings.table} does not take our key: {write.reason}")
 
     def _work(self, queue: deque[Write], time_left: TimeLeft) -> tuple[dict[str, str], int]:
@@ -94,7 +94,7 @@ class PutWriter(Caller):
             if time_left.is_over():
                 write.reason = past_deadline(write.reason)
                 break
-            put = self._put(write, self._is_newer(write))
+            put = self._put(write, self._is_newer(write), time_left)
             if put is not Put.AGAIN:
                 return put
         return Put.FAILED
@@ -108,10 +108,13 @@ class PutWriter(Caller):
             "ExpressionAttributeValues": {":v": write.item[name], ":number": {"S": "N"}},
         }
 
-    def _put(self, write: Write, condition: dict[str, Any]) -> Put:
+    def _put(self, write: Write, condition: dict[str, Any], time_left: TimeLeft) -> Put:
         request = {"TableName": self._settings.table, "Item": write.item, **condition}
         try:
-            self._client.call("PutItem", encode(request).encode())
+            self._call("PutItem", encode(request).encode(), time_left)
+        except TooLate as late:
+            write.reason = past_deadline(write.reason, str(late))
+            return Put.FAILED
         except (CallRefused, NoAnswer) as error:
             write.reason = why_again(error)
             if write.reason:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,9 +28,11 @@ from lambdas.dynamodb.errors import CallRefused, NoAnswer
 from lambdas.dynamodb.settings import Settings
 from lambdas.dynamodb.statements import Statements
 from lambdas.dynamodb.writer import chunks
-from lambdas.repeats import TimeLeft, past_deadline, unbounded
+from lambdas.repeats import TimeLeft, TooLate, past_deadline, unbounded
 
 RIGHT = "dynamodb:PartiQLUpdate and dynamodb:PartiQLInsert"
+UNHEARD_KEYS_MAX = 10_000
+"""Of so many keys a container remembers which kind of statement is to be next."""
 
 log = logging.getLogger(__name__)
 
@@ -43,15 +45,21 @@ class _Run:
     superseded: int = 0
     turned: int = 0
     """Writes whose first statement was of the wrong kind."""
+    unheard: dict[str, bool] = field(default_factory=dict)
+    """Of writes whose last statement was not answered: key → whether the next one is to be an INSERT."""
 
 
 @dataclass(slots=True)
 class _Upsert:
-    """A write, and whether its next statement is an INSERT; ``is_there`` once DynamoDB has said that its item is."""
+    """A write, and whether its next statement is an INSERT; ``is_there`` once DynamoDB has said that its item is.
+
+    ``is_unheard`` where its last statement was not answered.
+    """
 
     write: Write
     inserts: bool
     is_there: bool = False
+    is_unheard: bool = False
 
 
 class VersionedWriter(Caller):
@@ -62,6 +70,8 @@ class VersionedWriter(Caller):
         self._pool = ThreadPoolExecutor(settings.concurrency, "upsert")
         self._statements = Statements(settings)
         self._inserts_first = False
+        self._unheard: dict[str, bool] = {}
+        """As in `_Run`, of the invocations before: one whose time is up after a single statement may not repeat it."""
 
     def write(self, writes: Sequence[Write], time_left: TimeLeft) -> dict[str, str]:
         """Write all; return key → reason of those that were not. A newer version in the table is a success.
@@ -78,6 +88,10 @@ class VersionedWriter(Caller):
         # A statement of the wrong kind costs a write unit and a second one: keys are mostly new, or mostly known.
         if 2 * sum(run.turned for run in runs) > len(writes):
             self._inserts_first = not self._inserts_first
+        for run in runs:
+            self._unheard |= run.unheard
+        if len(self._unheard) > UNHEARD_KEYS_MAX:
+            self._unheard.clear()
         return {key: reason for run in runs for key, reason in run.failed.items()}
 
     def check(self) -> None:
@@ -102,11 +116,17 @@ class VersionedWriter(Caller):
                 chunk = queue.popleft()
             except IndexError:
                 return run
-            self._drive(chunk, run, time_left)
+            try:
+                self._drive(chunk, run, time_left)
+            except Exception:
+                # What ends the batch ends it for all threads.
+                queue.clear()
+                raise
 
     def _drive(self, chunk: Sequence[Write], run: _Run, time_left: TimeLeft) -> None:
         """Send one chunk until all of it is settled, or the attempts or the time are used up."""
-        pending = [_Upsert(write, self._inserts_first) for write in chunk]
+        first, unheard = self._inserts_first, self._unheard
+        pending = [_Upsert(write, unheard.pop(write.key, first) if unheard else first) for write in chunk]
         attempt = 0
         while pending:
             turned, again = self._send(pending, run, time_left)
@@ -116,6 +136,7 @@ class VersionedWriter(Caller):
                 if attempt == self._settings.attempts_max or not self._repeats.pause(attempt, time_left):
                     break
         run.failed.update((upsert.write.key, upsert.write.reason) for upsert in pending)
+        run.unheard.update((upsert.write.key, upsert.inserts) for upsert in pending if upsert.is_unheard)
 
     def _send(self, upserts: Sequence[_Upsert], run: _Run, time_left: TimeLeft) -> tuple[list[_Upsert], list[_Upsert]]:
         """Send one call; return those whose statement was of the wrong kind, and those to send again later."""
@@ -125,15 +146,17 @@ class VersionedWriter(Caller):
         make = (self._statements.update, self._statements.insert)
         statements = [make[upsert.inserts](upsert.write.item) for upsert in upserts if upsert.write.item]
         try:
-            answer = self._client.call("BatchExecuteStatement", encode({"Statements": statements}).encode())
-            responses = answer.get("Responses", ())
-            if len(responses) != len(upserts):
-                raise NoAnswer(f"it answers {len(responses)} of {len(upserts)} statements", is_lost=True)
+            body = encode({"Statements": statements}).encode()
+            responses = _responses_of(self._call("BatchExecuteStatement", body, time_left), len(upserts))
+        except TooLate as late:
+            run.failed.update((one.write.key, past_deadline(one.write.reason, str(late))) for one in upserts)
+            return [], []
         except (CallRefused, NoAnswer) as error:
             return self._refused(upserts, error, run, time_left)
         turned: list[_Upsert] = []
         again: list[_Upsert] = []
         for upsert, response in zip(upserts, responses, strict=True):
+            upsert.is_unheard = False
             if refusal := response.get("Error"):
                 self._settle(upsert, refusal, run, turned, again)
         return turned, again
@@ -165,6 +188,9 @@ class VersionedWriter(Caller):
         if reason:
             for upsert in upserts:
                 upsert.write.reason = reason
+                if not isinstance(error, NoAnswer) or error.is_lost:
+                    # Whether the item is there is not known, so the other kind has its turn: both are conditional.
+                    upsert.inserts, upsert.is_there, upsert.is_unheard = not upsert.inserts, False, True
             return [], list(upserts)
         assert isinstance(error, CallRefused)
         self._raise_if_set_up_wrongly(error, RIGHT)
@@ -175,3 +201,13 @@ class VersionedWriter(Caller):
         half = len(upserts) // 2
         first, second = (self._send(part, run, time_left) for part in (upserts[:half], upserts[half:]))
         return first[0] + second[0], first[1] + second[1]
+
+
+def _responses_of(answer: Mapping[str, Any], statements: int) -> list[dict[str, Any]]:
+    """Return what became of each statement; raise `NoAnswer` where the answer does not say it of all."""
+    responses = answer.get("Responses")
+    if not isinstance(responses, list) or not all(isinstance(one, dict) for one in responses):
+        raise NoAnswer("it does not say what became of the statements", is_lost=True)
+    if len(responses) != statements:
+        raise NoAnswer(f"it answers {len(responses)} of {statements} statements", is_lost=True)
+    return responses

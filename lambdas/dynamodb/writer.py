@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from lambdas.dynamodb.calls import (
     why_again,
 )
 from lambdas.dynamodb.errors import CallRefused, NoAnswer
-from lambdas.repeats import TimeLeft, past_deadline, unbounded
+from lambdas.repeats import TimeLeft, TooLate, past_deadline, unbounded
 
 log = logging.getLogger(__name__)
 
@@ -72,22 +72,37 @@ class BatchWriter(Caller):
 
     def _send(self, chunk: Sequence[Write], run: _Run) -> list[Write]:
         """Send one chunk; note what can never be written in ``run``, return what is to be sent again."""
-        table = self._settings.table
         if run.time_left.is_over():
             return [_not_written(write, past_deadline(write.reason)) for write in chunk]
         started_ms = run.time_left.now_ms()
         try:
-            answer = self._client.call("BatchWriteItem", self._request(chunk))
+            left = self._left_of(chunk, self._call("BatchWriteItem", self._request(chunk), run.time_left))
+        except TooLate as late:
+            return [_not_written(write, past_deadline(write.reason, str(late))) for write in chunk]
         except (CallRefused, NoAnswer) as error:
             if isinstance(error, NoAnswer) and error.is_lost:
-                run.late_until_ms = started_ms + self._settings.late_effect_ms
+                sent_ms = error.sent_ms or started_ms
+                run.late_until_ms = max(run.late_until_ms, sent_ms + self._settings.late_effect_ms)
             return self._refused(chunk, error, run)
-        unprocessed = answer.get("UnprocessedItems", {}).get(table, [])
-        if not unprocessed:
-            return []
-        left = {self._key_of(request) for request in unprocessed}
         reason = "DynamoDB left it unprocessed: the table is throttled"
         return [_not_written(write, reason) for write in chunk if write.key in left]
+
+    def _left_of(self, chunk: Sequence[Write], answer: Mapping[str, Any]) -> set[str]:
+        """Return the keys of what DynamoDB left unprocessed, by whatever name it calls the table.
+
+        Raises `NoAnswer` where the answer does not add up: what it does not say was written was not.
+        """
+        unprocessed: Any = answer.get("UnprocessedItems")
+        if unprocessed == {}:
+            return set()
+        try:
+            requests = [request for table in unprocessed.values() for request in table]
+            left = {self._key_of(request) for request in requests}
+        except (AttributeError, KeyError, TypeError):
+            raise NoAnswer("it does not say what was left unprocessed", is_lost=True) from None
+        if len(left) < len(requests) or not left <= {write.key for write in chunk}:
+            raise NoAnswer("what it left unprocessed was not in the call", is_lost=True)
+        return left
 
     def _refused(self, chunk: Sequence[Write], error: CallRefused | NoAnswer, run: _Run) -> list[Write]:
         reason = why_again(error)

@@ -17,7 +17,6 @@ PASSING = frozenset(
     {
         "BadDigest",
         "ConditionalRequestConflict",
-        "ExpiredToken",
         "IncompleteBody",
         "InternalError",
         "OperationAborted",
@@ -39,7 +38,6 @@ _DENIED = frozenset(
         "InvalidAccessKeyId",
         "InvalidPayer",
         "NotSignedUp",
-        "SignatureDoesNotMatch",
     }
 )
 _ELSEWHERE = frozenset({"AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect"})

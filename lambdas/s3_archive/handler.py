@@ -30,15 +30,17 @@ def _settings() -> Settings:
 def _writer() -> ArchiveWriter:
     """Return the container's writer, with its client."""
     settings = _settings()
-    client = boto3.client(
-        "s3",
-        config=Config(
-            connect_timeout=settings.connect_timeout_ms / 1_000,
-            read_timeout=settings.read_timeout_ms / 1_000,
-            retries={"total_max_attempts": 1},
-        ),
+    return ArchiveWriter(functools.partial(_connect, settings), settings)
+
+
+def _connect(settings: Settings) -> Any:
+    config = Config(
+        connect_timeout=settings.connect_timeout_ms / 1_000,
+        read_timeout=settings.read_timeout_ms / 1_000,
+        retries={"total_max_attempts": 1},
     )
-    return ArchiveWriter(refuse_half_answers(client), settings)
+    # A session of its own: the default one would keep the credentials that it found first.
+    return refuse_half_answers(boto3.Session().client("s3", config=config))
 
 
 def now_us() -> int:

@@ -21,7 +21,7 @@ from lambdas.dynamodb.client import Client
 from lambdas.dynamodb.errors import NoAnswer
 from lambdas.dynamodb.settings import Settings
 from lambdas.dynamodb.writer import BatchWriter
-from lambdas.repeats import TimeLeft
+from lambdas.repeats import TimeLeft, unbounded
 
 ANSWER = b'{"UnprocessedItems": {}}'
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-amz-json-1.0\r\n%bContent-Length: %d\r\n\r\n"
@@ -67,7 +67,7 @@ def client_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Client]:
 def test_an_answer_that_broke_off_is_no_answer(client_of: Callable[[str], Client], cut: int) -> None:
     """Every answer that is shorter than its length is an error, also where what is left of it could be read."""
     with service(cut) as endpoint, pytest.raises(NoAnswer) as caught:
-        client_of(endpoint).call("BatchWriteItem", b"{}")
+        client_of(endpoint).call("BatchWriteItem", b"{}", unbounded())
     assert caught.value.is_lost
 
 
@@ -85,7 +85,7 @@ def test_an_answer_that_is_not_dynamodbs_is_no_answer(
 ) -> None:
     """What is no JSON object, or has another checksum, is not taken for an answer without anything in it."""
     with service(0, head=head, text=text) as endpoint, pytest.raises(NoAnswer):
-        client_of(endpoint).call("BatchWriteItem", b"{}")
+        client_of(endpoint).call("BatchWriteItem", b"{}", unbounded())
 
 
 CHUNKED = b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{"a":\r\n2\r\n1}\r\n0\r\n\r\n'
@@ -109,10 +109,10 @@ def test_an_answer_in_chunks(client_of: Callable[[str], Client], size: int, spli
         thread.start()
         client = client_of(f"http://127.0.0.1:{listener.getsockname()[1]}")
         if size == len(CHUNKED):
-            assert client.call("BatchWriteItem", b"{}") == {"a": 1}
+            assert client.call("BatchWriteItem", b"{}", unbounded()) == {"a": 1}
         else:
             with pytest.raises(NoAnswer):
-                client.call("BatchWriteItem", b"{}")
+                client.call("BatchWriteItem", b"{}", unbounded())
         thread.join()
 
 
@@ -129,7 +129,7 @@ def test_a_refused_connection_is_not_lost(client_of: Callable[[str], Client]) ->
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     with pytest.raises(NoAnswer) as caught:
-        client_of(f"http://127.0.0.1:{port}").call("BatchWriteItem", b"{}")
+        client_of(f"http://127.0.0.1:{port}").call("BatchWriteItem", b"{}", unbounded())
     assert not caught.value.is_lost
 
 

@@ -16,6 +16,7 @@ from lambdas.aurora_mysql.mapping import TableMapping, mapping_of, read_mappings
 from lambdas.aurora_mysql.settings import Settings, read_settings
 from lambdas.aurora_mysql.values import KINDS, Column, Raw, ValueRefused
 from lambdas.contract import SetupError
+from lambdas.package import sources_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -266,10 +267,8 @@ def test_iam_never_without_tls() -> None:
 def test_the_function_can_be_zipped_alone(tmp_path: Path) -> None:
     """With what its README packs, and the driver, the handler is imported and nothing of the engine is needed."""
     archive = tmp_path / "aurora_mysql.zip"
-    parts = [ROOT / "lambdas" / name for name in ("__init__.py", "aws.py", "contract.py")]
-    parts += (ROOT / "lambdas/aurora_mysql").glob("*.py")
     with zipfile.ZipFile(archive, "w") as packed:
-        for part in parts:
+        for part in sources_of("aurora_mysql"):
             packed.write(part, part.relative_to(ROOT))
     code = (
         "import sys; sys.modules['engine'] = None; "

@@ -21,7 +21,7 @@ from lambdas.aurora_mysql.mapping import read_mappings
 from lambdas.aurora_mysql.settings import Settings
 from lambdas.aurora_mysql.statements import Form, Row
 from lambdas.aurora_mysql.writer import Writer
-from lambdas.contract import UNBOUNDED_MS, Deadline, SetupError
+from lambdas.contract import UNBOUNDED_MS, Deadline, DestinationUnavailable, SetupError
 from lambdas.repeats import DEADLINE_PASSED, TimeLeft
 
 MAPPINGS = read_mappings('{"keys": ["*"], "table": "t", "key": {"column": "k"}, "columns": {"f": "text"}}')
@@ -280,6 +280,53 @@ def test_a_throttled_secrets_manager_passes(aws: None, monkeypatch: pytest.Monke
     with pytest.raises(ServerError) as error:
         secret.login()
     assert error.value.nature is Nature.PASSING
+
+
+@pytest.mark.parametrize("code", ["ExpiredTokenException", "InvalidSignatureException", "RequestExpired"])
+def test_a_signature_that_secrets_manager_does_not_take(aws: None, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    """The next attempt is signed anew, by a client of its own; where none is taken, it is no fault of the rows."""
+    made: list[Any] = []
+
+    class Refusing:
+        class meta:
+            class service_model:
+                service_id = type("Id", (), {"hyphenize": staticmethod(lambda: "secrets-manager")})
+
+            events = type("Events", (), {"register": staticmethod(lambda *_: None)})
+
+        def get_secret_value(self, **_: Any) -> None:
+            raise ClientError({"Error": {"Code": code, "Message": ""}}, "GetSecretValue")
+
+    def client(*_: Any, **__: Any) -> Any:
+        made.append(Refusing())
+        return made[-1]
+
+    monkeypatch.setattr(boto3.Session, "client", client)
+    used = settings(secret="db", attempts_max=3)
+    caller = Caller(Connection(used, credentials_of(used)), used, sleep=lambda _: None)
+    with pytest.raises(DestinationUnavailable, match=code):
+        caller.run("DO 0", TimeLeft(lambda: 60_000, Deadline(), lambda: 0))
+    assert len(made) == 3
+
+
+def test_a_connection_that_took_too_long_runs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The deadline is asked after connecting, and has to leave room for the statement's own timeout."""
+    clock, ran = [1], list[str]()
+
+    class Slow:
+        def ready(self) -> None:
+            clock[0] += 8_000
+
+        def execute(self, sql: str) -> None:
+            ran.append(sql)
+
+    used = settings(password="p", read_timeout_ms=2_500)
+    caller = Caller(Slow(), used, sleep=lambda _: None)  # type: ignore[arg-type]
+    with pytest.raises(GivenUp, match="too near"):
+        caller.run("DO 0", TimeLeft(lambda: 60_000, Deadline(10_001), lambda: clock[0]))
+    assert ran == []
+    caller.run("DO 0", TimeLeft(lambda: 60_000, Deadline(clock[0] + 10_501), lambda: clock[0]))
+    assert ran == ["DO 0"]
 
 
 def test_a_password_of_the_environment() -> None:

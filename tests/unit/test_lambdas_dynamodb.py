@@ -38,7 +38,7 @@ class ScriptedClient:
         self.written: dict[str, Any] = {}
         self.calls: list[int] = []
 
-    def call(self, operation: str, body: bytes) -> dict[str, Any]:
+    def call(self, operation: str, body: bytes, time_left: TimeLeft) -> dict[str, Any]:
         assert operation == "BatchWriteItem"
         requests = json.loads(body)["RequestItems"]["table"]
         self.calls.append(len(requests))

@@ -41,7 +41,7 @@ class Network:
         self.after: Callable[[], None] = lambda: None
         self.calls: list[str] = []
 
-    def call(self, operation: str, body: bytes) -> dict[str, Any]:
+    def call(self, operation: str, body: bytes, time_left: TimeLeft) -> dict[str, Any]:
         self.calls.append(operation)
         self.before(operation, json.loads(body))
         answer = self.send(operation, json.loads(body))

@@ -20,7 +20,7 @@ from botocore.exceptions import (
 )
 from moto import mock_aws
 
-from lambdas.contract import ContractError, SetupError
+from lambdas.contract import ContractError, DestinationUnavailable, SetupError
 from lambdas.s3_archive import handler as function
 from lambdas.s3_archive.settings import Settings, read_settings
 from lambdas.s3_archive.writer import ArchiveWriter
@@ -48,10 +48,15 @@ class World:
         self.requests: list[dict[str, Any]] = []
         self.sleeps: list[float] = []
         self.s3.create_bucket(Bucket="history", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
-        writer = ArchiveWriter(self, self.settings, sleep=self.sleep, rng=lambda: 1.0)
+        self.connected = 0
+        writer = ArchiveWriter(self.connect, self.settings, sleep=self.sleep, rng=lambda: 1.0)
         monkeypatch.setattr(function, "now_us", lambda: self.now_us)
         monkeypatch.setattr(function, "_settings", lambda: self.settings)
         monkeypatch.setattr(function, "_writer", lambda: writer)
+
+    def connect(self) -> World:
+        self.connected += 1
+        return self
 
     def put_object(self, **request: Any) -> Any:
         self.requests.append(request)
@@ -336,7 +341,7 @@ def test_a_prefix_is_a_folder(text: str, prefix: str) -> None:
 def test_settings_reach_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
     """The variables choose the client's timeouts; the client itself sends nothing twice."""
     made: list[Any] = []
-    monkeypatch.setattr("boto3.client", lambda service, config: made.append(config))
+    monkeypatch.setattr("boto3.Session.client", lambda _, service, config: made.append(config))
     monkeypatch.setattr(function, "refuse_half_answers", lambda client: client)
     settings = read_settings({"ARCHIVE_BUCKET": "history", "ARCHIVE_READ_TIMEOUT_MS": "1500"})
     monkeypatch.setattr(function, "_settings", lambda: settings)
@@ -344,3 +349,26 @@ def test_settings_reach_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
     (config,) = made
     assert (config.connect_timeout, config.read_timeout) == (1.0, 1.5)
     assert config.retries == {"total_max_attempts": 1}
+
+
+SIGNATURE_CODES = ["ExpiredToken", "RequestTimeTooSkewed", "SignatureDoesNotMatch", "InvalidToken"]
+
+
+@pytest.mark.parametrize("code", SIGNATURE_CODES)
+def test_a_signature_is_made_anew(make_world: Callable[..., World], code: str) -> None:
+    """A refused signature has the object put again, by a client with the credentials of then."""
+    world = make_world()
+    world.faults = [answering(code, 403)]
+    assert world.invoke(delivered(1)) == ANSWERED
+    assert (world.connected, len(world.lines())) == (2, 1)
+
+
+@pytest.mark.parametrize("code", SIGNATURE_CODES)
+def test_no_signature_is_taken(make_world: Callable[..., World], code: str) -> None:
+    """The invocation ends with an error that counts against no record; the check before the start passes."""
+    world = make_world(attempts_max=3)
+    world.faults = [answering(code, 403)] * 4
+    world.invoke()
+    with pytest.raises(DestinationUnavailable, match=code):
+        world.invoke(delivered(1), delivered(2))
+    assert len(world.requests) == 4
