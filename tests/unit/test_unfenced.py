@@ -114,9 +114,14 @@ def function(error: str, answer: Any) -> Iterator[AwsSettings]:
     [
         ("", PROMISE, [], {"f"}),
         ("", {"batchItemFailures": []}, [], set()),
-        ("Unhandled", PROMISE, [], set()),
+        ("Unhandled", PROMISE, ["f failed with an empty batch: no reason given"], set()),
         ("Unhandled", {"errorType": "SetupError", "errorMessage": "no table"}, ["f cannot work: no table"], set()),
-        ("Unhandled", {"errorType": "KeyError", "errorMessage": "records"}, [], set()),
+        (
+            "Unhandled",
+            {"errorType": "KeyError", "errorMessage": "records"},
+            ["f failed with an empty batch: KeyError: records"],
+            set(),
+        ),
     ],
 )
 def test_the_probe_hears_both(
@@ -128,6 +133,7 @@ def test_the_probe_hears_both(
     with function(error, answer) as aws:
         probe: Probe = probe_functions([("route 'r'", "f")], aws, DeliverySettings())
     assert [problem.message for problem in probe.problems] == problems
+    assert all(problem.passes is ("cannot work" not in problem.message) for problem in probe.problems)
     assert probe.refusing == refusing
 
 
