@@ -13,6 +13,7 @@ from types import FrameType
 
 import msgspec
 
+from engine.model import Missed
 from engine.ring.counters import ChildState, StatusRow
 
 _LENGTH = struct.Struct("<I")
@@ -28,9 +29,13 @@ class Stop(msgspec.Struct, tag=True, frozen=True):
 
 
 class SetRoutes(msgspec.Struct, tag=True, frozen=True):
-    """Supervisor → child: route by this table (`engine.routing.routes.RouteTable.encode`) from now on."""
+    """Supervisor → child: route by this table (`engine.routing.routes.RouteTable.encode`) from now on.
+
+    ``missed`` is what its new routes have to be given first.
+    """
 
     table: bytes
+    missed: tuple[Missed, ...] = ()
 
 
 class RoutesInForce(msgspec.Struct, tag=True, frozen=True):

@@ -55,12 +55,13 @@ class Missed(msgspec.Struct, frozen=True):
     """What a shard did not hear: everything since ``since_ms`` (Unix time, by the server's clock).
 
     ``server_mark`` is that of the server then (`engine.capture.watch.sight.Sight.mark`, 0 where it is unknown);
-    ``routes`` the routes that miss it.
+    ``routes`` the routes that miss it. A route in ``delivered`` ({slot: patterns}) does not miss keys that these match.
     """
 
     since_ms: int
     server_mark: int = 0
     routes: RouteMask = EVERY_ROUTE
+    delivered: dict[int, tuple[str, ...]] = {}
 
 
 class Record(msgspec.Struct, gc=False, omit_defaults=True):

@@ -6,7 +6,6 @@ own, which publishes what it finds. Until then the shard's watermark stands stil
 
 from __future__ import annotations
 
-from engine.model import RouteMask
 from engine.routing.absence import wants_absence
 from engine.routing.routes import RouteTable
 
@@ -18,15 +17,12 @@ class Comparison:
         self._table = table
         self._wanted = self._asked = self._done = 0
 
-    def set_routes(self, table: RouteTable) -> RouteMask:
-        """Take new routes; return those among them that begin with the whole keyspace."""
-        known = {route.name for route in self._table.routes.values()}
+    def set_routes(self, table: RouteTable) -> None:
+        """Take new routes; one that now hears of keys that are gone needs a comparison for those that went before."""
+        before = {route.name for route in self._table.routes.values() if not wants_absence(route.events)}
         self._table = table
-        new: RouteMask = 0
-        for slot, route in table.routes.items():
-            if route.name not in known and route.starting_position == "TRIM_HORIZON":
-                new |= 1 << slot
-        return new
+        if any(route.name in before and wants_absence(route.events) for route in table.routes.values()):
+            self.want()
 
     def want(self) -> None:
         """Ask for one that begins after now."""

@@ -14,6 +14,7 @@ What a scan cannot find is a key that was deleted in the gap: it is not there an
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import hiredis
@@ -23,12 +24,13 @@ from engine.capture.shards import Shard, channel_prefix
 from engine.capture.watch.sight import Sight
 from engine.config import CaptureSettings, RedisSettings
 from engine.errors import RedisError
-from engine.model import THE_BEGINNING_MS, Missed
+from engine.model import THE_BEGINNING_MS, Missed, RouteMask
 from engine.observe.logs import get_logger
 from engine.redis.connection import RespConnection, pack
 from engine.redis.errors import refusal
 from engine.ring.counters import Counter, StatusRow
 from engine.routing.events import REPAIR
+from engine.routing.glob import matcher
 from engine.routing.routes import RouteTable
 
 log = get_logger(__name__)
@@ -47,7 +49,34 @@ IDLE_S_MAX = 2**24 - 30 * 86_400
 def merge(known: Missed, new: Missed) -> Missed:
     """Return what covers both."""
     mark = known.server_mark if known.server_mark == new.server_mark else 0
-    return Missed(min(known.since_ms, new.since_ms), mark, known.routes | new.routes)
+    routes = known.routes | new.routes
+    return Missed(min(known.since_ms, new.since_ms), mark, routes, _delivered_of_both(known, new))
+
+
+def _delivered_of_both(known: Missed, new: Missed) -> dict[int, tuple[str, ...]]:
+    """Return what neither misses: a route that both have lacks nothing of it only where they agree."""
+    delivered = {**known.delivered, **new.delivered}
+    for slot in list(delivered):
+        in_both = (known.routes >> slot) & (new.routes >> slot) & 1
+        if in_both and known.delivered.get(slot) != new.delivered.get(slot):
+            del delivered[slot]
+    return delivered
+
+
+def routes_missing(missed: Missed) -> Callable[[bytes], RouteMask]:
+    """Return what tells which routes miss a key, if they want it."""
+    tests = [
+        (1 << slot, matcher([pattern.encode() for pattern in patterns])) for slot, patterns in missed.delivered.items()
+    ]
+
+    def mask(key: bytes) -> RouteMask:
+        routes = missed.routes
+        for bit, matches in tests:
+            if routes & bit and matches(key):
+                routes &= ~bit
+        return routes
+
+    return mask
 
 
 class Repair:
@@ -79,6 +108,7 @@ class Repair:
         self._connection: RespConnection | None = None
         self._wanted: list[Missed] = []
         self._current: Missed | None = None
+        self._missing = routes_missing(Missed(0))
         self._idle_s_max: int | None = None
         self._cursor: bytes | None = None
         self._unmarked: list[bytes] = []
@@ -146,6 +176,7 @@ class Repair:
 
     def _begin(self, connection: RespConnection, sight: Sight, moment_ms: int) -> None:
         self._current = current = self._wanted.pop(0)
+        self._missing = routes_missing(current)
         self._cursor = b"0"
         self._began_ms = moment_ms
         self._marked = 0
@@ -184,8 +215,8 @@ class Repair:
     def _mark(self, dirty: DirtyKeys, unix_ms: int) -> None:
         assert self._current is not None
         keys = [key for key in self._unmarked if not self._is_mapping(key)]
-        mask_of, routes = self._mask_of, self._current.routes
-        marked, self._unmarked = dirty.mark(keys, lambda key: mask_of(key) & routes, REPAIR, unix_ms)
+        mask_of, missing = self._mask_of, self._missing
+        marked, self._unmarked = dirty.mark(keys, lambda key: mask_of(key) & missing(key), REPAIR, unix_ms)
         self._marked += marked
         self._row.add(Counter.KEYS_REPAIRED, marked)
 

@@ -175,7 +175,7 @@ class Subscriber:
             if isinstance(command, Drain) and not self._is_draining:
                 self._start_drain()
             elif isinstance(command, SetRoutes):
-                self._set_routes(RouteTable.decode(command.table))
+                self._set_routes(RouteTable.decode(command.table), command.missed)
             elif isinstance(command, RepairWanted):
                 self._repair_since(command.since_ms)
             elif isinstance(command, Compared):
@@ -192,14 +192,14 @@ class Subscriber:
         row.set(Counter.HEARD_UNTIL_MS, min(row.get(Counter.HEARD_UNTIL_MS), since_ms))
         row.set(Counter.SERVER_MARK, 0)
 
-    def _set_routes(self, table: RouteTable) -> None:
+    def _set_routes(self, table: RouteTable, missed: Sequence[Missed]) -> None:
         self._wanted = interests(table)
         self._dirty.uncoalesced = table.uncoalesced()
         self._for_repairs, self._for_deletes = table.for_repairs().mask, table.for_deletes().mask
         self._repair.set_routes(table)
-        new = self._comparison.set_routes(table)
-        if new:
-            self._repair.request(Missed(THE_BEGINNING_MS, routes=new))
+        self._comparison.set_routes(table)
+        for one in missed:
+            self._repair.request(one)
         self._listener.flags = needed_flags(table, self._spec.mapping_prefix)
         self._link.report(RoutesInForce(table.version))
 

@@ -100,9 +100,10 @@ def _children(children: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _routes(routes: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table("route", "function", "keys", "events")
+    table = _table("route", "function", "keys", "events", "whole keyspace")
     for route in routes:
-        cells = (route["name"], route["function"], " ".join(route["keys"]), " ".join(route["events"]))
+        lists = (" ".join(route["keys"]), " ".join(route["events"]))
+        cells = (route["name"], route["function"], *lists, route.get("snapshot", ""))
         table.add_row(*(Text(cell) for cell in cells))
     return table
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -29,12 +29,14 @@ def describe(
     table: RouteTable,
     *,
     part: str,
+    snapshots: Mapping[str, str],
     settled_until_ms: int,
     now_ms: int,
     moment_ms: int,
 ) -> dict[str, Any]:
     """Return the status; ``now_ms`` is Unix time, ``moment_ms`` the monotonic clock of heartbeats.
 
+    ``snapshots``: how far each route's whole keyspace is.
     ``settled_until_ms``: all that changed before is settled (Unix time, the server's clock).
     """
     return {
@@ -52,6 +54,7 @@ def describe(
                 "function": route.function,
                 "keys": list(route.keys),
                 "events": list(route.events),
+                "snapshot": snapshots.get(route.name, "none"),
             }
             for slot, route in sorted(table.routes.items())
         ],

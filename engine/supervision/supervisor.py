@@ -28,7 +28,6 @@ from engine.lifecycle import (
     MappingChanged,
     RepairWanted,
     RoutesInForce,
-    SetRoutes,
 )
 from engine.observe import logs
 from engine.ring.counters import ChildState, Counter
@@ -304,17 +303,17 @@ class Supervisor:
         self._replanning.turn(monotonic_ms())
         for step in self._reload.step(self._children.all, monotonic_ms()):
             if isinstance(step, InForce):
+                self._keeper.routes_in_force()
                 log.info("routes_in_force", version=self._reload.newest.version, routes=self._route_names())
                 self._publisher.hurry()
             elif isinstance(step, Teach):
-                self._channels.send(step.number, SetRoutes(self._reload.newest.encode()))
+                self._channels.send(step.number, self._replanning.lesson(self._children.all[step.number]))
             else:
                 self._tell(messages.Condemned(step.number, "it did not take the new routes in time"))
 
     def _turn_comparer(self) -> None:
         comparer, compare = self._comparer, self._compare
-        if self._choices.look():
-            comparer.want(choices.CHILD, self._choices.wishes, monotonic_ms())
+        self._choices.turn(comparer, monotonic_ms())
         if compare is not None and not self._children.is_draining and comparer.is_due(monotonic_ms()):
             settings, database, table = self._settings, self._planned.database, self._reload.newest.encode()
             comparer.start(lambda: compare(settings, database, table), monotonic_ms())
@@ -336,6 +335,7 @@ class Supervisor:
                 self._memory.board.rows,
                 self._reload.newest,
                 part=self._settings.capture.slice,
+                snapshots=self._keeper.snapshots(),
                 settled_until_ms=self._keeper.settled_until_ms,
                 now_ms=now_ms(),
                 moment_ms=monotonic_ms(),

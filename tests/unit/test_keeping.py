@@ -48,3 +48,22 @@ def test_a_start_with_nothing_in_flight_waits_for_nobody(
 ) -> None:
     """A first start, and one after a drain, deliver at once."""
     assert keeper(tmp_path, found, settings).fence_ms == 0
+
+
+def test_a_fence_after_a_crash_is_as_long_as_it_was_for_what_was_in_flight(tmp_path: Path, settings: Settings) -> None:
+    """Invocations of an engine with a deadline of 60 s may write for 64 s, whatever the settings of its successor say;
+    where a checkpoint does not know, the settings of now count.
+    """
+    long, short = (with_deadline(settings, deadline_ms) for deadline_ms in (60_000, 1_000))
+    keeper(tmp_path, None, long).keep(is_clean=False)
+    successor = keeper(tmp_path, None, short)
+    assert 60_000 < successor.fence_ms - monotonic_ms() <= 64_000
+    successor.keep(is_clean=False)
+    # The fence of the first is in force yet: who comes third waits for it too.
+    assert 60_000 < keeper(tmp_path, None, short).fence_ms - monotonic_ms() <= 64_000
+    assert 0 < keeper(tmp_path, BEFORE, short).fence_ms - monotonic_ms() <= 5_000
+
+
+def with_deadline(settings: Settings, deadline_ms: int) -> Settings:
+    delivery = msgspec.structs.replace(settings.delivery, deadline_ms=deadline_ms, deadline_margin_ms=4_000)
+    return msgspec.structs.replace(settings, delivery=delivery)

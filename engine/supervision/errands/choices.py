@@ -6,6 +6,7 @@ from engine.audit.deletions import Held
 from engine.audit.held_file import HeldFile
 from engine.errors import EngineError
 from engine.observe import logs
+from engine.supervision.errands.comparer import Comparer
 
 log = logs.get_logger(__name__)
 
@@ -20,19 +21,19 @@ class Choices:
         self._file = file
         self._stamp = 0
         self.held = Held()
-        self.wishes = 0
-        """The number of the newest wish to do what was decided."""
+        self._wishes = 0
 
-    def look(self) -> bool:
-        """Read the file where it has changed; return True where a comparison should do what was decided."""
+    def turn(self, comparer: Comparer, now_ms: int) -> None:
+        """Read the file where it has changed, and have a comparison do what was decided."""
         stamp = self._file.stamp()
         if stamp == self._stamp:
-            return False
+            return
         self._stamp = stamp
         try:
             self.held = self._file.load()
         except EngineError as error:
             log.error("deletions_unreadable", error=error.message, hint=error.hint)
-            return False
-        self.wishes += self.held.has_choice
-        return self.held.has_choice
+            return
+        if self.held.has_choice:
+            self._wishes += 1
+            comparer.want(CHILD, self._wishes, now_ms)

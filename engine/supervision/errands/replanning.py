@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 from engine.config import Settings
 from engine.errors import EngineError
+from engine.lifecycle import SetRoutes
 from engine.observe import logs
 from engine.routing.routes import RouteTable
+from engine.supervision.children import Child, Role
 from engine.supervision.errands.errand import Errand
 from engine.supervision.errands.planner import Answer, Plan, Refusal
 from engine.supervision.progress.keeping import Keeper
@@ -42,6 +44,11 @@ class Replanning:
         if answer is not None:
             self._take(answer, now_ms)
 
+    def lesson(self, child: Child) -> SetRoutes:
+        """Return the newest table for a child, and for a subscriber what its new routes have to be given first."""
+        missed = self._keeper.missed_by_new_routes() if child.role is Role.SUBSCRIBER else ()
+        return SetRoutes(self._reload.newest.encode(), missed)
+
     def _start(self, now_ms: int) -> None:
         self._reload.planning()
         settings, load, table = self._settings, self._load, self._reload.newest.encode()
@@ -58,7 +65,7 @@ class Replanning:
     def _take(self, answer: Answer, now_ms: int) -> None:
         if isinstance(answer, Plan):
             table = RouteTable.decode(answer.table)
-            self._keeper.take_routes(table, answer.server_ms)
+            self._keeper.take_routes(table)
             if not self._reload.planned(table, now_ms):
                 log.info("routes_unchanged", version=self._reload.newest.version)
             return

@@ -13,6 +13,11 @@ from pathlib import Path
 
 import msgspec
 
+from engine.supervision.progress.snapshots import Heard
+
+FORMAT = 2
+"""Of what is written. Older ones are read: what they lack has its default."""
+HEARD_SINCE_FORMAT = 2
 _CHECKSUM_CHARS = 8
 
 
@@ -21,7 +26,9 @@ class Checkpoint(msgspec.Struct, frozen=True):
 
     ``scope`` names the server and database that this is true of. ``server_mark`` is the server's at the watermark
     (`engine.capture.watch`). ``version`` is the highest that was given out. ``routes`` are those that have had what
-    their ``starting_position`` promises. ``is_clean`` where nothing was in flight.
+    their ``starting_position`` promises, ``heard`` what each of them had and listened to (`Heard`). ``is_clean`` where
+    nothing was in flight. Invocations may write until ``fence_after_ms`` after their start (0: unknown), whatever the
+    settings of the engine that reads this say.
     """
 
     scope: str
@@ -31,6 +38,9 @@ class Checkpoint(msgspec.Struct, frozen=True):
     routes: tuple[str, ...] = ()
     is_clean: bool = False
     written_at_ms: int = 0
+    format: int = 1
+    heard: dict[str, Heard] = {}
+    fence_after_ms: int = 0
 
 
 _encode = msgspec.json.Encoder().encode

@@ -49,10 +49,13 @@ class Keeper:
             interval_ms=settings.supervision.checkpoint_interval_ms,
         )
         self.version_floor = self._progress.version_floor
+        self._fence_after_ms = fence_after_ms(settings, tuple(table.routes.values()))
         self.fence_ms = 0
         """Until when (monotonic) an invocation of the engine before this one may still write."""
         if not self._progress.is_first and not self._progress.is_clean:
-            self.fence_ms = monotonic_ms() + fence_after_ms(settings, tuple(table.routes.values()))
+            # What was in flight was sent by the settings of then.
+            then_ms = found.fence_after_ms if found is not None else 0
+            self.fence_ms = monotonic_ms() + (then_ms or self._fence_after_ms)
         if not self._progress.is_first:
             log.info("resumed", watermark_ms=self._progress.watermark_ms, clean=self._progress.is_clean)
 
@@ -61,9 +64,23 @@ class Keeper:
         """Return the engine's watermark (Unix ms, the server's clock)."""
         return self._progress.watermark_ms
 
-    def take_routes(self, table: RouteTable, server_ms: int) -> None:
-        """Take in a new table."""
-        self._progress.take_routes(table, server_ms)
+    def take_routes(self, table: RouteTable) -> None:
+        """Take in a new table, which is not in force yet."""
+        self._progress.take_routes(table)
+        fence_ms = fence_after_ms(self._settings, tuple(table.routes.values()))
+        self._fence_after_ms = max(self._fence_after_ms, fence_ms)
+
+    def routes_in_force(self) -> None:
+        """Note that every child routes by the newest table."""
+        self._progress.in_force(max(row.get(Counter.HEARD_UNTIL_MS) for row in self._subscribers))
+
+    def missed_by_new_routes(self) -> tuple[Missed, ...]:
+        """Return what routes have to find that are not in force yet."""
+        return self._progress.whole_keyspace(is_new=True)
+
+    def snapshots(self) -> dict[str, str]:
+        """Return how far each route's snapshot of the whole keyspace is, in words."""
+        return self._progress.snapshots()
 
     def missed_by(self, child: Child) -> tuple[Missed, ...]:
         """Return what this subscriber has to find that nobody has heard."""
@@ -88,7 +105,10 @@ class Keeper:
         moment_ms = monotonic_ms()
         is_clean = is_clean and all(row.get(Counter.FENCE_MS) <= moment_ms for row in rows)
         version = max(row.get(Counter.VERSION) for row in rows)
-        problem = self._checkpoints.write(self._progress.checkpoint(version, now_ms(), moment_ms, is_clean=is_clean))
+        # What the engine before this one had in flight may outlast this one too.
+        fence_ms = max(self._fence_after_ms, self.fence_ms - moment_ms)
+        checkpoint = self._progress.checkpoint(version, now_ms(), moment_ms, is_clean=is_clean, fence_after_ms=fence_ms)
+        problem = self._checkpoints.write(checkpoint)
         if problem and not self._is_refused:
             log.error("checkpoint_not_written", problem=problem)
         self._is_refused = bool(problem)

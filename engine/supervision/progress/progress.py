@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engine.model import EVERY_ROUTE, THE_BEGINNING_MS, Missed, RouteMask, Watermark
+from engine.model import EVERY_ROUTE, THE_BEGINNING_MS, Missed, Watermark
 from engine.routing.routes import RouteTable
 from engine.routing.slices import server_of
-from engine.supervision.progress.checkpoint import Checkpoint
+from engine.supervision.progress.checkpoint import FORMAT, HEARD_SINCE_FORMAT, Checkpoint
+from engine.supervision.progress.snapshots import Heard, Snapshots
 
 RESTART_INTERVALS = 2
 """Versions that were given out after the checkpoint, in intervals of it: one that passed, and one unseen before it."""
@@ -40,15 +41,19 @@ class Progress:
         self._scope = scope
         self._baseline_ms = found.watermark_ms if found else (THE_BEGINNING_MS if is_lost else now_ms)
         self._mark = found.server_mark if found else 0
-        self._known = set(found.routes) if found else set()
-        if is_lost:
-            self._known = {route.name for route in table.routes.values()}
+        names = {route.name for route in table.routes.values()}
+        if found is not None and found.format >= HEARD_SINCE_FORMAT:
+            past = dict(found.heard)
+        else:
+            # An older checkpoint knows the names of routes that had what they were promised, and not their filters. One
+            # that is lost means the whole keyspace for all.
+            had = names if is_lost else names.intersection(found.routes if found else ())
+            past = {r.name: Heard.by(r, is_whole=True) for r in table.routes.values() if r.name in had}
+        self._snapshots = Snapshots(past, table, now_ms)
         self._is_clean = found.is_clean if found else not is_lost
         unseen_us = 0 if self._is_clean else RESTART_INTERVALS * interval_ms * 1_000
         self.version_floor = version + unseen_us if version and not self.is_first else 0
         self._version, self._version_ms = 0, 0
-        self._began: dict[str, int] = {}
-        self.take_routes(table, now_ms)
 
     @property
     def is_clean(self) -> bool:
@@ -60,38 +65,34 @@ class Progress:
         """Return up to when everything is settled (Unix ms)."""
         return self._baseline_ms
 
-    def take_routes(self, table: RouteTable, now_ms: int) -> None:
-        """Take in a table: a new route that begins with the whole keyspace waits for it, any other has begun."""
-        self._table = table
-        for route in table.routes.values():
-            if route.name in self._known or route.name in self._began:
-                continue
-            if route.starting_position == "TRIM_HORIZON":
-                self._began[route.name] = now_ms
-            else:
-                self._known.add(route.name)
+    def take_routes(self, table: RouteTable, after_ms: int | None = None) -> None:
+        """Take in a table; what its new routes wait for is over after ``after_ms``, or begins `in_force`."""
+        self._snapshots.take_routes(table, after_ms)
+
+    def in_force(self, heard_until_ms: int) -> None:
+        """Note that everybody routes by the newest table; no subscriber had sent a younger watermark before."""
+        self._snapshots.in_force(heard_until_ms)
+
+    def whole_keyspace(self, *, is_new: bool = False) -> tuple[Missed, ...]:
+        """Return the scan that routes which begin with the whole keyspace wait for, or new ones among them alone."""
+        return self._snapshots.missed(is_new=is_new)
+
+    def snapshots(self) -> dict[str, str]:
+        """Return how far each route's snapshot of the whole keyspace is, in words."""
+        return self._snapshots.states()
 
     def missed_at_start(self) -> tuple[Missed, ...]:
         """Return what the first subscribers have to find: what routes that had begun missed while nobody listened."""
-        missed = self._whole_keyspace()
+        missed = self.whole_keyspace()
         if not self.is_first:
-            missed = (Missed(self._baseline_ms, self._mark, self._known_before()), *missed)
+            missed = (Missed(self._baseline_ms, self._mark, self._snapshots.listening() or EVERY_ROUTE), *missed)
         return missed
 
     def missed_by(self, heard_until_ms: int, server_mark: int) -> tuple[Missed, ...]:
         """Return what the successor of a subscriber has to find, that had marked up to this moment (0: never)."""
         if not heard_until_ms:
             heard_until_ms, server_mark = self._baseline_ms, self._mark
-        return (Missed(heard_until_ms, server_mark), *self._whole_keyspace())
-
-    def _known_before(self) -> RouteMask:
-        names = self._known
-        mask = sum(1 << slot for slot, route in self._table.routes.items() if route.name in names)
-        return mask or EVERY_ROUTE
-
-    def _whole_keyspace(self) -> tuple[Missed, ...]:
-        mask = sum(1 << slot for slot, route in self._table.routes.items() if route.name in self._began)
-        return (Missed(THE_BEGINNING_MS, 0, mask),) if mask else ()
+        return (Missed(heard_until_ms, server_mark), *self.whole_keyspace())
 
     def advance(self, watermarks: Sequence[Watermark]) -> None:
         """Take in the settled watermark of every ring (0: none yet).
@@ -104,13 +105,14 @@ class Progress:
         # Where the newest has the mark of the oldest, nothing has happened in between.
         marks = {watermark.server_mark for watermark in watermarks}
         self._baseline_ms, self._mark = lowest, marks.pop() if len(marks) == 1 else 0
-        done = [name for name, began_ms in self._began.items() if lowest > began_ms]
-        for name in done:
-            del self._began[name]
-            self._known.add(name)
+        self._snapshots.advance(lowest)
 
-    def checkpoint(self, version: int, written_at_ms: int, moment_ms: int, *, is_clean: bool) -> Checkpoint:
+    def checkpoint(
+        self, version: int, written_at_ms: int, moment_ms: int, *, is_clean: bool, fence_after_ms: int = 0
+    ) -> Checkpoint:
         """Return what to keep: ``version`` is the highest that was given out, ``moment_ms`` the monotonic time.
+
+        Invocations write no more once ``fence_after_ms`` have passed after their start.
 
         Versions grow with time: where no key was read for a while, the next one will be higher by that.
         """
@@ -118,13 +120,15 @@ class Progress:
             self._version, self._version_ms = version, moment_ms
         elif version and not is_clean:
             version += (moment_ms - self._version_ms) * 1_000
-        alive = {route.name for route in self._table.routes.values()}
         return Checkpoint(
             self._scope,
             self._baseline_ms,
             self._mark,
             max(version, self.version_floor),
-            tuple(sorted(self._known & alive)),
+            self._snapshots.done(),
             is_clean,
             written_at_ms,
+            format=FORMAT,
+            heard=self._snapshots.kept(),
+            fence_after_ms=fence_after_ms,
         )
