@@ -19,6 +19,9 @@ DELETED_AT = "deleted_at_ms"
 
 BODY_ATTRIBUTES = ("body", "obj_name", "body_encoding")
 
+FIELD_PREFIXES = ("field:", "base64:")
+"""Beginnings of the names that fields are stored under where their own will not do."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -98,6 +101,10 @@ def _check_names(settings: Settings) -> None:
         names["DYNAMO_VERSION_ATTRIBUTE"] = settings.version_attribute
     names["DYNAMO_TTL_ATTRIBUTE"] = settings.ttl_attribute
     for variable, name in names.items():
+        if name.startswith(FIELD_PREFIXES):
+            raise SetupError(
+                f"{variable} is {name!r}: it may not begin as names of fields do ({', '.join(FIELD_PREFIXES)})"
+            )
         # The extra attribute "version" is the same number.
         is_same = variable == "DYNAMO_VERSION_ATTRIBUTE" and name == "version"
         if not 0 < len(name) <= ATTRIBUTE_CHARS_MAX or (name in taken and not is_same):

@@ -8,11 +8,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lambdas.contract import BASE64
+from lambdas.dynamodb.settings import FIELD_PREFIXES
 
 AttributeValue = dict[str, Any]
 """As in ``{"S": "tea"}``; binary is base64 text, as on the wire."""
 
-FIELD_PREFIX = "field:"
+FIELD_PREFIX, BINARY_PREFIX = FIELD_PREFIXES
 NAME_BYTES_MAX = 65_535
 DEPTH_MAX = 32
 """Levels of maps and lists that DynamoDB takes."""
@@ -49,16 +50,17 @@ def attributes_of(
 ) -> dict[str, AttributeValue]:
     """Return one attribute a field of a hash. With ``numbers``, what reads as a number is one.
 
-    A field whose name is taken, or empty, gets ``field:`` before it, so none is lost. Raises `ValueRefused`.
+    A field whose name is taken, empty, or might be that of another one gets ``field:`` before it, so none is lost.
+    Raises `ValueRefused`.
     """
     attributes: dict[str, AttributeValue] = {}
     for field, text in fields.items():
         if not isinstance(text, str):
             raise ValueRefused("a field of the hash is not a string")
-        name, value = (_name(field), _text(text)) if encoding == BASE64 else (field, {"S": text})
+        name, value = (_name(field), _text(text)) if encoding == BASE64 else (_told_apart(field), {"S": text})
         if numbers and "S" in value:
             value = number_of(value["S"]) or value
-        if not name or name in taken or name.startswith(FIELD_PREFIX):
+        if name in taken:
             name = FIELD_PREFIX + name
         if len(name) > NAME_BYTES_MAX // 4 and len(name.encode()) > NAME_BYTES_MAX:
             raise ValueRefused(f"a field's name is longer than DynamoDB's {NAME_BYTES_MAX} bytes")
@@ -85,9 +87,7 @@ def document_of(value: Any, encoding: str, *, numbers: bool = False, depth: int 
         return {"L": [document_of(member, encoding, depth=depth + 1) for member in value]}
     members: dict[str, AttributeValue] = {}
     for field, member in value.items():
-        name = _name(field) if encoding == BASE64 else field
-        if not name or name.startswith(FIELD_PREFIX):
-            name = FIELD_PREFIX + name
+        name = _name(field) if encoding == BASE64 else _told_apart(field)
         typed = document_of(member, encoding, depth=depth + 1)
         if numbers and "S" in typed:
             typed = number_of(typed["S"]) or typed
@@ -115,7 +115,9 @@ def size_of(value: AttributeValue) -> int:
     if kind == "S":
         return len(content) if content.isascii() else len(content.encode())
     if kind == "N":
-        return (len(content) + 1) // 2 + 1
+        # A byte for two significant digits, and one: zeros at both ends, the sign and the point are none.
+        digits = content.strip("-0.")
+        return (len(digits) - ("." in digits) + 1) // 2 + 1
     if kind == "B":
         return len(content) // 4 * 3 - str(content).count("=", -2)
     if kind == "L":
@@ -128,9 +130,14 @@ def size_of(value: AttributeValue) -> int:
 def _name(field: str) -> str:
     """Return the name of a field in a body in base64: text where it is UTF-8 after all."""
     try:
-        return base64.b64decode(field, validate=True).decode()
+        return _told_apart(base64.b64decode(field, validate=True).decode())
     except UnicodeDecodeError:
-        return "base64:" + field
+        return BINARY_PREFIX + field
+
+
+def _told_apart(name: str) -> str:
+    """Return a field's name that no other field has, whatever it is: another one's bytes, say, or a prefixed name."""
+    return FIELD_PREFIX + name if not name or name.startswith(FIELD_PREFIXES) else name
 
 
 def _text(text: str) -> AttributeValue:
