@@ -123,7 +123,8 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     ``failed_ids`` names the records to deliver again; where it is empty all of them failed, but with ITEMS none.
     ``reason`` is for people and dead letters; ``retry_after_ms`` is the service's own wish, 0 where it has none.
     ``is_lost`` where nobody knows whether the function still runs, and writes. ``wants_fence`` where an unfenced batch
-    met a function that does not keep older values out by itself: it has written nothing.
+    met a function that does not keep older values out by itself: it has written nothing. ``remark`` is what its author
+    should know of the answer, whatever became of the records.
     """
 
     failure: Failure = Failure.NONE
@@ -132,3 +133,4 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     retry_after_ms: int = 0
     is_lost: bool = False
     wants_fence: bool = False
+    remark: str = ""

@@ -6,8 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 import orjson
 
+from engine.delivery.targets.wrapped import FAILURES, meant
 from engine.model import Failure, Outcome
 
 REASON_CHARS_MAX = 500
@@ -107,11 +109,19 @@ def batch_answer(body: bytes) -> Outcome:
         if _is_emulators_timeout(body):
             return function_error(body)
         return _bad(f"the answer is not JSON: {body[:100].decode('utf-8', 'replace')!r}")
+    if isinstance(answer, dict) and _is_error(answer):
+        return function_error(body)
+    found = meant(answer)
+    if found.is_unreadable:
+        return _bad(found.remark)
+    outcome = _named_failures(found.answer)
+    return msgspec.structs.replace(outcome, remark=found.remark) if found.remark else outcome
+
+
+def _named_failures(answer: Any) -> Outcome:
     if not isinstance(answer, dict):
         return ACCEPTED
-    if _is_error(answer):
-        return function_error(body)
-    failures = answer.get("batchItemFailures")
+    failures = answer.get(FAILURES)
     if failures is None:
         return ACCEPTED
     if not isinstance(failures, list):

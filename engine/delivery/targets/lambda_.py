@@ -24,6 +24,9 @@ from engine.clock import monotonic_ms
 from engine.config import AwsSettings, DeliverySettings
 from engine.delivery.targets.answers import outcome_of, short, with_hint
 from engine.model import Failure, Outcome
+from engine.observe.logs import get_logger
+
+log = get_logger(__name__)
 
 ANSWER_BYTES_MAX = 6 * 1024 * 1024 + 64 * 1024
 """Lambda's own limit of 6 MB for an answer, and room."""
@@ -43,8 +46,11 @@ class LambdaTarget:
         *,
         report_item_failures: bool,
         connections_max: int,
+        route: str = "",
     ) -> None:
         self._function = function
+        self._route = route
+        self._is_remarked = False
         self._aws = aws
         self._delivery = delivery
         self._report_item_failures = report_item_failures
@@ -68,6 +74,9 @@ class LambdaTarget:
         except EXPECTED as error:
             return self._not_sent(error), b""
         outcome = self._outcome_of(status, headers, body)
+        if outcome.remark and not self._is_remarked:
+            self._is_remarked = True
+            log.warning("answer_misplaced", route=self._route, function=self._function, message=outcome.remark)
         return outcome, body if outcome.failure is Failure.NONE else b""
 
     def _outcome_of(self, status: int, headers: Mapping[str, str], body: bytes) -> Outcome:

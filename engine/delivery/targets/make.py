@@ -19,7 +19,9 @@ def make_target(route: RouteSettings, aws: AwsSettings, delivery: DeliverySettin
     if place is not None:
         return _batch_target(place, aws, delivery, threads)
     reports = route.payload != "original" and REPORT_ITEM_FAILURES in route.function_response_types
-    return LambdaTarget(route.function, aws, delivery, report_item_failures=reports, connections_max=threads)
+    return LambdaTarget(
+        route.function, aws, delivery, report_item_failures=reports, connections_max=threads, route=route.name
+    )
 
 
 def check_places(places: list[tuple[str, TargetArn]], aws: AwsSettings, delivery: DeliverySettings) -> list[Problem]:
