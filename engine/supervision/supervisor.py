@@ -210,6 +210,7 @@ class Supervisor:
             return
         self._hear(child.number)
         self._channels.drop(child.number)
+        self._comparer.ended(child.number)
         self._memory.board.row(child.number).set_pid(0)
         self._tell(messages.Exited(pid, status))
         is_expected = self._children.is_draining and status == 0
@@ -317,8 +318,7 @@ class Supervisor:
         if compare is not None and not self._children.is_draining and comparer.is_due(monotonic_ms()):
             settings, database, table = self._settings, self._planned.database, self._reload.newest.encode()
             comparer.start(lambda: compare(settings, database, table), monotonic_ms())
-        fulfilled = comparer.poll(monotonic_ms())
-        for number, wish in (fulfilled or {}).items():
+        for number, wish in (comparer.poll(monotonic_ms()) or {}).items():
             self._channels.send(number, Compared(wish))
 
     def _stop_errands(self) -> None:

@@ -19,10 +19,10 @@ from engine.config import (
     SupervisionSettings,
 )
 from engine.errors import EngineError, RedisUnreachable
-from engine.lifecycle import ChildLink, Drain, MappingChanged, RoutesInForce, SetRoutes, Stop
+from engine.lifecycle import ChildLink, Compared, CompareWanted, Drain, MappingChanged, RoutesInForce, SetRoutes, Stop
 from engine.ring.counters import ChildState, Counter
 from engine.routing.routes import RouteTable
-from engine.supervision.errands.planner import Answer, Plan
+from engine.supervision.errands.planner import Answer, Findings, Plan
 from engine.supervision.mains import Duty, Mains
 from engine.supervision.supervisor import run
 
@@ -44,7 +44,12 @@ def load() -> Settings:
         raise EngineError("the routes are no list", hint="write a list")
     return Settings(
         capture=CaptureSettings(shards=OPTIONS["shards"]),
-        delivery=DeliverySettings(invokers=OPTIONS["invokers"], backlog_folder=str(FOLDER / "backlog")),
+        delivery=DeliverySettings(
+            invokers=OPTIONS["invokers"],
+            backlog_folder=str(FOLDER / "backlog"),
+            deadline_ms=200,
+            deadline_margin_ms=100,
+        ),
         ring=RingSettings(ring_bytes=65_536, frame_bytes_max=4_096),
         supervision=SupervisionSettings(
             status_file=str(FOLDER / "status.json"),
@@ -68,6 +73,15 @@ def plan(settings: Settings, previous: bytes | None) -> Answer:
     return Plan(shards=tuple(b"%d" % shard for shard in range(settings.capture.shards)), table=table.encode())
 
 
+def compare(settings: Settings, database: int, table: bytes) -> Answer:
+    """Compare nothing, for as long as the test wants."""
+    note("comparison begins")
+    while OPTIONS.get("comparison_waits") and not (FOLDER / "go").exists():
+        time.sleep(0.02)
+    note("comparison ends")
+    return Findings(0, 0)
+
+
 def subscriber(duty: Duty, link: ChildLink) -> int:
     """Write the frames that the test wants into the rings, once; then live until drained."""
     assert duty.shard == b"%d" % duty.index
@@ -81,7 +95,11 @@ def subscriber(duty: Duty, link: ChildLink) -> int:
                 assert writer.offer(f"{duty.index}>{invoker}:{number}".encode())
             wake.signal()
     name = f"subscriber {duty.index}"
+    wishes = 0
     while not live(name, link):
+        if wishes < OPTIONS.get("wishes", 0):
+            wishes += 1
+            link.report(CompareWanted(wishes))
         if OPTIONS.get("mapping_file") and (FOLDER / "mapping").exists():
             (FOLDER / "mapping").unlink()
             link.report(MappingChanged())
@@ -119,6 +137,8 @@ def live(name: str, link: ChildLink) -> bool:
             table = RouteTable.decode(command.table)
             note(f"{name} routes {','.join(route.name for route in table.routes.values())}")
             link.report(RoutesInForce(table.version))
+        elif isinstance(command, Compared):
+            note(f"{name} has {command.number}")
         elif isinstance(command, Stop):
             sys.exit(0)
         elif isinstance(command, Drain):
@@ -144,7 +164,7 @@ def misbehave(role: str, duty: Duty, link: ChildLink) -> None:
 def main() -> int:
     """Run the supervisor as the command line does."""
     try:
-        return run(load(), plan=plan, load=load, mains=Mains(subscriber, invoker))
+        return run(load(), plan=plan, load=load, mains=Mains(subscriber, invoker), compare=compare)
     except EngineError as error:
         for problem in getattr(error, "problems", None) or (error,):
             print(f"engine: error: {problem}", file=sys.stderr)

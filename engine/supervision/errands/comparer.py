@@ -10,6 +10,7 @@ be gone by now, and would come back behind the comparison.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from engine.errors import EngineError
 from engine.observe import logs
@@ -23,33 +24,56 @@ RUN_MS_MAX = 6 * 3_600_000
 """A run that takes longer than this is given up and begun again."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """A wish by a child's own count, and when a run may begin that fulfils it (monotonic ms)."""
+
+    child: int
+    number: int
+    not_before_ms: int
+
+
 class Comparer:
     """Who asked, and the errand that works on it."""
 
     def __init__(self, errand: Errand) -> None:
         self._errand = errand
-        self._wishes: dict[int, int] = {}
-        self._served: dict[int, int] = {}
+        self._wishes: dict[int, list[_Wish]] = {}
+        """By child, the oldest first."""
+        self._served: list[_Wish] = []
+        """Those for which the run under way was begun."""
         self._due_ms = 0
         self._failures = 0
 
-    def want(self, child: int, wish: int, not_before_ms: int) -> None:
-        """Take in a subscriber's wish; a newer one of the same stands for the older."""
-        self._wishes[child] = wish
-        self._due_ms = max(self._due_ms, not_before_ms)
+    def want(self, child: int, number: int, not_before_ms: int) -> None:
+        """Take in a child's wish, of its present life.
+
+        A newer one stands for those before it, but for the oldest: wishes that keep coming must not put a run off.
+        """
+        waiting = [wish for wish in self._wishes.get(child, ()) if wish not in self._served]
+        served = [wish for wish in self._wishes.get(child, ()) if wish in self._served]
+        self._wishes[child] = [*served, *waiting[:1], _Wish(child, number, not_before_ms)]
+
+    def ended(self, child: int) -> None:
+        """Forget the wishes of a child whose life has ended: its successor counts its own anew."""
+        self._wishes.pop(child, None)
+        self._served = [wish for wish in self._served if wish.child != child]
 
     def is_due(self, now_ms: int) -> bool:
         """Tell whether a run should begin now."""
-        return self._errand.process is None and bool(self._wishes) and now_ms >= self._due_ms
+        return self._errand.process is None and now_ms >= self._due_ms and bool(self._ripe(now_ms))
+
+    def _ripe(self, now_ms: int) -> list[_Wish]:
+        return [wish for wishes in self._wishes.values() for wish in wishes if now_ms >= wish.not_before_ms]
 
     def start(self, work: Callable[[], Answer], now_ms: int) -> None:
-        """Begin a run for all that have asked."""
+        """Begin a run for all whose wishes may be fulfilled by one that begins now."""
         try:
             self._errand.start(work, now_ms + RUN_MS_MAX)
         except EngineError as error:
             self._failed(str(error), now_ms)
             return
-        self._served = dict(self._wishes)
+        self._served = self._ripe(now_ms)
 
     def poll(self, now_ms: int) -> dict[int, int] | None:
         """Return the wishes that are fulfilled ({child: wish}), none where the run failed, None while it goes on."""
@@ -58,6 +82,7 @@ class Comparer:
             return None
         if not isinstance(answer, Findings):
             assert isinstance(answer, Refusal)
+            self._served = []
             self._failed("; ".join(map(str, answer.problems)), now_ms)
             return {}
         self._failures = 0
@@ -75,10 +100,10 @@ class Comparer:
                 found_gone=what,
                 hint=f"'engine deletions accept {route}' deletes them, 'engine deletions refuse {route}' keeps them",
             )
-        for child, wish in self._served.items():
-            if self._wishes.get(child) == wish:
-                del self._wishes[child]
-        return self._served
+        served, self._served = self._served, []
+        for child, wishes in self._wishes.items():
+            self._wishes[child] = [wish for wish in wishes if wish not in served]
+        return {wish.child: wish.number for wish in served}
 
     def _failed(self, problem: str, now_ms: int) -> None:
         self._failures += 1
