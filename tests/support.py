@@ -164,11 +164,12 @@ def whole_path(
     functions: Sequence[FunctionSpec] = (FunctionSpec("accept", "accept"),),
     environment: Mapping[str, str] | None = None,
     server_config: Mapping[str, str | Sequence[str]] | None = None,
+    binary: Path | None = None,
 ) -> Iterator[PathUnderTest]:
     """Run a server and a recording runtime; the engine is started by the test, and ended here."""
     journal = folder / "journal.jsonl"
     with (
-        ValkeyServer(config=server_config) as server,
+        ValkeyServer(binary=binary, config=server_config) as server,
         LambdaRuntime(list(functions), journal=journal, journal_payloads=True) as runtime,
     ):
         ours = sandbox_environment(lambda_endpoint=runtime.endpoint)

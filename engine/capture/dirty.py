@@ -147,13 +147,13 @@ class DirtyKeys:
             if event != last:
                 if event in table:
                     mask, mask_of, name = table[event]
-                elif event in _MARKS or news is None or not is_news(name := _name(event)):
+                elif event in _MARKS or news is None or not is_news(unknown := _name(event)):
                     unwanted += 1
                     if event in _MARKS:
                         intake.marks.append((channel[tail], event))
                     continue
                 else:
-                    mask, mask_of, _ = news
+                    mask, mask_of, name = news[0], news[1], unknown
                 last = event
             key = channel[tail]
             if mask_of is not None and not (mask := mask_of(key)):

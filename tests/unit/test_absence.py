@@ -58,6 +58,28 @@ def test_few_keys_that_are_found_gone_count() -> None:
     assert found.is_taken_away(1, 0, info, 2 * WINDOW_US)
 
 
+def test_an_event_that_nobody_wants_leaves_no_trace() -> None:
+    """Between two events of one name, it does not lend them its own."""
+    table = RouteTable.build([RouteSettings("all", "f", events=("changes",))])
+    dirty = DirtyKeys(
+        prefix_bytes=len(PREFIX),
+        invokers=1,
+        keys_max=100,
+        key_bytes_max=1_000,
+        mapping_prefix=b"",
+        uncoalesced_events_max=9,
+    )
+    heard = [(b"a", b"del"), (b"a", b"expire"), (b"b", b"del"), (b"c", b"future"), (b"d", b"expire"), (b"e", b"future")]
+    replies = iter([[b"pmessage", b"*", PREFIX + key, event] for key, event in heard])
+    dirty.take_in(lambda: next(replies, False), interests(table), 1)
+    assert {change.key: change.event for change in dirty.buckets[0].values()} == {
+        b"a": "del",
+        b"b": "del",
+        b"c": "future",
+        b"e": "future",
+    }
+
+
 def test_changes_of_servers_to_come() -> None:
     """Who takes "changes" takes events that nobody knows; not what modules tell of types that cannot be read."""
     table = RouteTable.build(
