@@ -11,9 +11,9 @@ FROM python:${PYTHON}-slim
 # Numbers, not names: Kubernetes checks runAsNonRoot by them.
 RUN install -d -o 10001 -g 10001 -m 0700 /var/lib/ingest-engine
 COPY --from=build /opt/ingest-engine /opt/ingest-engine
-ENV PATH=/opt/ingest-engine/bin:$PATH PYTHONDONTWRITEBYTECODE=1
+ENV PATH=/opt/ingest-engine/bin:$PATH PYTHONDONTWRITEBYTECODE=1 XDG_STATE_HOME=/var/lib
 USER 10001:10001
-# Checkpoint, backlog and dead letters (.engine/) must outlive the container: a volume a slice.
+# Checkpoint, backlog and dead letters must outlive the container: a volume a slice.
 WORKDIR /var/lib/ingest-engine
 VOLUME /var/lib/ingest-engine
 # The supervisor is process 1: it forks the others, reaps every child and orphan, and drains on SIGTERM.

@@ -83,9 +83,9 @@ class DeliverySettings(Struct, frozen=True, forbid_unknown_fields=True):
     retry_backoff_ms_max: int = 30_000
     retrying_keys_max: int = 20_000
     waiting_keys_max: int = 200_000
-    backlog_folder: str = ".engine/backlog"
+    backlog_folder: str = ""
     backlog_bytes_max: int = 10_737_418_240
-    dead_letter_file: str = ".engine/dead_letters.jsonl"
+    dead_letter_file: str = ""
     dead_letter_bytes_max: int = 1_073_741_824
 
 
@@ -104,8 +104,9 @@ class SupervisionSettings(Struct, frozen=True, forbid_unknown_fields=True):
     restart_backoff_ms_min: int = 100
     restart_backoff_ms_max: int = 10_000
     drain_timeout_s: float = 30.0
-    status_file: str = ".engine/status.json"
-    checkpoint_file: str = ".engine/checkpoint"
+    state_folder: str = ""
+    status_file: str = ""
+    checkpoint_file: str = ""
     checkpoint_interval_ms: int = 1_000
 
 

@@ -10,6 +10,7 @@ from engine.ring.codec import CHANGE_BYTES_MAX
 from engine.routing.events import EVENT_CHARS_MAX
 from engine.routing.slices import parse_slice, shards_max
 from engine.settings.draft import Draft
+from engine.settings.paths import PATHS
 
 DAY_MS = 86_400_000
 LAMBDA_PAYLOAD_BYTES_MAX = 6_291_556
@@ -69,13 +70,6 @@ LIMITS: dict[str, Limits] = {
 """Every number in the settings has limits."""
 
 _REGION = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-_NOT_EMPTY = (
-    "redis.url",
-    "delivery.backlog_folder",
-    "delivery.dead_letter_file",
-    "supervision.status_file",
-    "supervision.checkpoint_file",
-)
 
 
 def check_values(draft: Draft) -> None:
@@ -85,8 +79,9 @@ def check_values(draft: Draft) -> None:
         if not limits.low <= value <= limits.high:
             why = f"; {limits.why}" if limits.why else ""
             draft.say(draft.place(key), f"is {value}", f"allowed: {limits.low} to {limits.high}{why}")
-    for key in _NOT_EMPTY:
-        if not draft.get(key).strip():
+    for key in ("redis.url", *PATHS):
+        value = draft.get(key)
+        if not value.strip() and (value or key == "redis.url"):
             draft.say(draft.place(key), "is empty", "leave it out for its default")
     _check_rings(draft)
     _check_slice(draft)

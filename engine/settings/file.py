@@ -20,6 +20,7 @@ from engine.routing.slices import BadSlice, parse_slice
 from engine.settings import original
 from engine.settings.checks import check_values
 from engine.settings.draft import KEYS, Draft, closest, hint_for_key
+from engine.settings.paths import root_paths, settle_state
 from engine.settings.route_checks import (
     PlacedRoute,
     check_events,
@@ -45,8 +46,11 @@ def load_settings(path: str | None, environ: Mapping[str, str], flags: Mapping[s
     draft = Draft()
     if path is not None:
         _read_file(draft, path)
+        root_paths(draft, Path(path).absolute().parent)
     _read_environment(draft, environ)
     _read_flags(draft, flags)
+    root_paths(draft, Path.cwd())
+    settle_state(draft, environ)
     _read_credentials(draft)
     _split_url(draft)
     _find_aws(draft, environ)

@@ -21,6 +21,7 @@ from engine.config import Settings
 from engine.observe import metrics
 from engine.routing.routes import RouteTable
 from engine.settings.file import load_settings
+from engine.settings.paths import default_folder
 from lambdas.package import functions, handler_of
 from tests.deployment.documents import (
     ROOT,
@@ -115,6 +116,9 @@ def test_a_pod_may_write_where_the_engine_writes() -> None:
         if container["name"] != "settings":
             assert container["readonlyRootFilesystem"]
             assert folder in {mount["containerPath"] for mount in container["mountPoints"]}
+    (variables,) = [rest for name, rest in dockerfile() if name == "ENV"]
+    given = dict(variable.split("=", 1) for variable in variables.split())
+    assert default_folder(given) == default_folder({"STATE_DIRECTORY": folder}) == folder
     assert f"WorkingDirectory={folder}" in (ROOT / "config/systemd/ingest-engine.service").read_text()
     assert Path(folder).name in (ROOT / "config/sam/install.sh").read_text()
 

@@ -30,6 +30,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in os.environ:
         if name.startswith(("ENGINE_", "REDIS_", "AWS_", "META_MAP", "SUPPORTED_")):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     monkeypatch.setenv("AWS_REGION", "us-east-1")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     return tmp_path
@@ -112,7 +113,7 @@ def test_an_unreachable_server(home: Path) -> None:
     assert lines and all(line.startswith("engine: error: ") for line in lines)
     assert "127.0.0.1:1" in lines[0]
     assert "Traceback" not in result.stderr
-    assert not list((home / ".engine").glob("status.json*"))
+    assert not list((home / "ingest-engine").glob("status.json*"))
 
 
 def test_check_finds_everything_at_once(home: Path) -> None:
@@ -151,8 +152,8 @@ def write_status(home: Path, **changes: Any) -> None:
         "routes": [{"slot": 0, "name": "[carts]", "function": "f", "keys": ["*"], "events": ["hset"]}],
         "children": [child], "totals": {"events_read": 1_234_567}, **changes,
     }  # fmt: skip
-    (home / ".engine").mkdir()
-    (home / ".engine" / "status.json").write_text(json.dumps(status))
+    (home / "ingest-engine").mkdir()
+    (home / "ingest-engine" / "status.json").write_text(json.dumps(status))
 
 
 def test_status(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -178,8 +179,8 @@ def test_no_status(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_broken_status_file(home: Path, content: str, capsys: pytest.CaptureFixture[str]) -> None:
     """What is no status file is told so."""
     (home / "engine.toml").write_text(ROUTE)
-    (home / ".engine").mkdir()
-    (home / ".engine" / "status.json").write_text(content)
+    (home / "ingest-engine").mkdir()
+    (home / "ingest-engine" / "status.json").write_text(content)
     assert run_command(["status"]) == 1
     assert "is not a status file" in capsys.readouterr().err
 

@@ -67,3 +67,23 @@ def test_a_fence_after_a_crash_is_as_long_as_it_was_for_what_was_in_flight(tmp_p
 def with_deadline(settings: Settings, deadline_ms: int) -> Settings:
     delivery = msgspec.structs.replace(settings.delivery, deadline_ms=deadline_ms, deadline_margin_ms=4_000)
     return msgspec.structs.replace(settings, delivery=delivery)
+
+
+def test_each_start_says_which_state_it_found(
+    tmp_path: Path, settings: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A first start says that it is one, and where it looked; a later one where its checkpoint is and how old."""
+    (tmp_path / ".engine").mkdir()
+    (tmp_path / ".engine" / "checkpoint").touch()
+    monkeypatch.chdir(tmp_path)
+    file = str(tmp_path / "checkpoint")
+    supervision = msgspec.structs.replace(settings.supervision, checkpoint_file=file)
+    placed = msgspec.structs.replace(settings, supervision=supervision)
+    keeper(tmp_path, None, placed).keep(is_clean=True)
+    first = capsys.readouterr().out
+    assert "first_start" in first and file in first
+    assert "older_state" in first and str(tmp_path / ".engine" / "checkpoint") in first
+    keeper(tmp_path, None, placed)
+    later = capsys.readouterr().out
+    assert "resumed" in later and file in later and "age_s=0" in later
+    assert "first_start" not in later

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from engine.clock import monotonic_ms, now_ms
 from engine.config import RouteSettings, Settings
 from engine.model import Missed, Watermark
@@ -12,10 +14,13 @@ from engine.routing.routes import RouteTable
 from engine.routing.slices import server_of
 from engine.supervision.children import Child
 from engine.supervision.errands.planner import Plan
-from engine.supervision.progress.checkpoint import CheckpointFile
+from engine.supervision.progress.checkpoint import Checkpoint, CheckpointFile
 from engine.supervision.progress.progress import Progress
 
 log = logs.get_logger(__name__)
+
+_OF_OLD = ".engine/checkpoint"
+"""Where a checkpoint lay before there was a state folder."""
 
 
 class Keeper:
@@ -56,8 +61,20 @@ class Keeper:
             # What was in flight was sent by the settings of then.
             then_ms = found.fence_after_ms if found is not None else 0
             self.fence_ms = monotonic_ms() + (then_ms or self._fence_after_ms)
-        if not self._progress.is_first:
-            log.info("resumed", watermark_ms=self._progress.watermark_ms, clean=self._progress.is_clean)
+        self._say_what_was_found(found)
+
+    def _say_what_was_found(self, found: Checkpoint | None) -> None:
+        state, progress = self._settings.supervision.checkpoint_file, self._progress
+        if not progress.is_first:
+            age_s = max(0, now_ms() - found.written_at_ms) // 1_000 if found is not None else None
+            log.info("resumed", state=state, age_s=age_s, watermark_ms=progress.watermark_ms, clean=progress.is_clean)
+            return
+        log.info("first_start", state=state, meaning="there is no checkpoint: what changed before is not looked for")
+        elsewhere = Path(_OF_OLD).absolute()
+        if elsewhere.is_file() and str(elsewhere) != state:
+            log.warning(
+                "older_state", found=str(elsewhere), hint="is it this engine's? Then set supervision.state_folder"
+            )
 
     @property
     def settled_until_ms(self) -> int:
