@@ -11,15 +11,27 @@ from typing import Any
 from lambdas.aurora_mysql import statements
 from lambdas.aurora_mysql.mapping import FieldMapping, TableMapping, columns_of, sql_types
 from lambdas.aurora_mysql.statements import Form
-from lambdas.aurora_mysql.values import KINDS, NULL, NUMBER_CHARS_MAX, Column, ValueRefused
+from lambdas.aurora_mysql.values import (
+    BIT_OF_ONE,
+    INTS,
+    KINDS,
+    NULL,
+    NUMBER_CHARS_MAX,
+    Column,
+    ValueRefused,
+    blank,
+)
 from lambdas.contract import SetupError
 
 _KEY_TYPES: Mapping[str, frozenset[str]] = {
     "text": frozenset({"char", "varchar"}),
     "binary": frozenset({"varbinary"}),
-    "int": KINDS["int"].data_types,
+    "int": frozenset(INTS),
 }
 _UNPADDED = re.compile(r"nopad|0900_bin")
+_MEMBER = re.compile(r"'((?:[^'\\]|''|\\.)*)'", re.DOTALL)
+_ESCAPED = re.compile(r"''|\\(.)", re.DOTALL)
+_ESCAPES = {"n": "\n", "r": "\r", "0": "\0"}
 _ADDABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 TableFacts = tuple[Mapping[str, Column], Sequence[frozenset[str]]]
@@ -107,7 +119,9 @@ def bind(mapping: TableMapping, facts: TableFacts) -> Layout:
     present = {column: columns[column.casefold()] for column in wanted if column not in missing}
     problems = _missing_problems(mapping, missing)
     problems += [f"column {name}: {problem}" for name, column in present.items() for problem in _unfit(mapping, column)]
-    problems += _index_problems(mapping, unique, {name.casefold() for name in wanted})
+    # What is written changes what is generated from it.
+    generated = {name for name, column in columns.items() if column.is_generated}
+    problems += _index_problems(mapping, unique, {name.casefold() for name in wanted} | generated)
     fields = tuple((field, present.get(field.column, _to_be_added(field))) for field in mapping.fields)
     empty: list[str] = []
     for field, column in fields:
@@ -147,6 +161,8 @@ def _missing_problems(mapping: TableMapping, missing: Sequence[str]) -> list[str
 def _unfit(mapping: TableMapping, column: Column) -> list[str]:
     """Return why a column can't hold what the mapping puts there."""
     name, data_type = column.name.casefold(), column.data_type
+    if column.is_generated:
+        return ["the server generates its values, so nothing can be written to it: leave it out, or map another"]
     if name == mapping.key_column.casefold():
         return _key_problems(mapping, column)
     if name == mapping.version_column.casefold():
@@ -197,13 +213,15 @@ def _empty(field: FieldMapping, column: Column) -> str:
     """Return the literal of a column where there is no hash, or no such field and a default."""
     if field.default is not None:
         return KINDS[field.type].literal(field.default, column, field.format)
-    return NULL if field.is_nullable else KINDS[field.type].blank
+    return NULL if field.is_nullable else blank(field.type, column)
 
 
 def _column(row: Sequence[Any]) -> Column:
-    name, data_type, nullable, length, scale, precision, collation, comment = row
-    data_type = data_type.lower()
+    name, data_type, nullable, length, scale, precision, collation, comment, column_type, generation = row
+    data_type = BIT_OF_ONE if column_type.lower() == BIT_OF_ONE else data_type.lower()
     collation = collation or ""
+    has_members = data_type in {"enum", "set"}
+    length = 0 if has_members else length
     is_short = data_type in {"char", "varchar"}
     # Other character sets than UTF-8 have other lengths in bytes.
     in_bytes = not is_short and (not collation or collation.startswith("utf8"))
@@ -216,4 +234,14 @@ def _column(row: Sequence[Any]) -> Column:
         int(precision if precision is not None else scale or 0),
         collation,
         comment == statements.ADDED,
+        _members(column_type) if has_members else (),
+        bool(generation),
+    )
+
+
+def _members(column_type: str) -> tuple[str, ...]:
+    """Return the members of an ENUM or a SET, from ``enum('a','it''s')``."""
+    return tuple(
+        _ESCAPED.sub(lambda found: _ESCAPES.get(found[1], found[1]) if found[1] else "'", member)
+        for member in _MEMBER.findall(column_type)
     )

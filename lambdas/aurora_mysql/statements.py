@@ -103,7 +103,7 @@ def columns_query(table: str) -> str:
     """Return the query for a table's columns, as `layout.facts_of` reads them."""
     return (
         "SELECT COLUMN_NAME, DATA_TYPE, IS_NULLABLE, CHARACTER_MAXIMUM_LENGTH, NUMERIC_SCALE, DATETIME_PRECISION,"
-        " COLLATION_NAME, COLUMN_COMMENT FROM information_schema.COLUMNS"
+        " COLLATION_NAME, COLUMN_COMMENT, COLUMN_TYPE, GENERATION_EXPRESSION FROM information_schema.COLUMNS"
         f" WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = {quoted(table)} ORDER BY ORDINAL_POSITION"
     )
 

@@ -20,17 +20,24 @@ Raw = str | bytes
 NULL = "NULL"
 NUMBER_CHARS_MAX = 100
 """MySQL's numbers have 65 digits at most."""
+YEAR_MIN, YEAR_MAX = 1901, 2155
+TIME_HOURS_MAX = 838
 UNIX_CHARS_MAX = 25
 """Decimals are exact up to 28 digits."""
 
 _INT = re.compile(r"[+-]?[0-9]+")
 _DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 _FINER_THAN_MICROSECONDS = re.compile(r"[.,][0-9]{7}")
+_TIME = re.compile(r"-?(?P<hours>[0-9]{1,3}):[0-5][0-9](:[0-5][0-9](\.(?P<fraction>[0-9]{1,6}))?)?")
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _BOOLS = {"1": "1", "true": "1", "yes": "1", "on": "1", "0": "0", "false": "0", "no": "0", "off": "0"}
+_NIL_UUID = "'00000000-0000-0000-0000-000000000000'"
 _EPOCH = datetime.datetime(1970, 1, 1)
 _UNITS_PER_SECOND = {"unix_s": 1, "unix_ms": 1_000}
 _ESCAPES = str.maketrans({"'": "\\'", "\\": "\\\\", "\0": "\\0", "\n": "\\n", "\r": "\\r", "\x1a": "\\Z"})
 
+BIT_OF_ONE = "bit(1)"
+"""A column's data type, as against wider bits."""
 ISO = "iso"
 DATETIME_FORMATS = (ISO, *_UNITS_PER_SECOND)
 
@@ -44,7 +51,8 @@ class Column:
     """A column as the server describes it; 0 for what it has no bound for.
 
     ``digits`` are those after the decimal point: of a number, or of the seconds; ``collation`` is "" for what is no
-    text. ``is_ours`` where the function has added it for a field that the mapping does not name.
+    text; ``members`` are those of an ENUM or a SET. ``is_ours`` where the function has added it for a field that the
+    mapping does not name; ``is_generated`` where the server makes its values.
     """
 
     name: str
@@ -55,6 +63,8 @@ class Column:
     digits: int = 0
     collation: str = ""
     is_ours: bool = False
+    members: tuple[str, ...] = ()
+    is_generated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +102,13 @@ def _bytes(raw: Raw) -> bytes:
 
 def _text(raw: Raw, column: Column, _format: str) -> str:
     text = _as_text(raw)
+    if column.data_type in {"enum", "set"}:
+        # The server would take a number for a member's place, and another case for the member's own.
+        parts = text.split(",") if column.data_type == "set" and text else [text] * (column.data_type == "enum")
+        if not set(parts) <= set(column.members):
+            raise ValueRefused(f"{_shown(text)} is no {column.data_type.upper()} of the column's members")
+    if column.data_type == "uuid" and not _UUID.fullmatch(text):
+        raise ValueRefused(f"{_shown(text)} is no UUID")
     # Blanks beyond the end are the one thing that the strict mode still cuts off.
     if column.data_type == "char" and text.endswith(" "):
         raise ValueRefused("it ends in blanks, which a column of type char drops")
@@ -108,10 +125,13 @@ def _binary(raw: Raw, column: Column, _format: str) -> str:
     return hexadecimal(raw)
 
 
-def _int(raw: Raw, _column: Column, _format: str) -> str:
+def _int(raw: Raw, column: Column, _format: str) -> str:
     text = _as_text(raw)
     if not _INT.fullmatch(text) or len(text) > NUMBER_CHARS_MAX:
         raise ValueRefused(f"{_shown(text)} is no whole number")
+    # The server would take 5 for 2005.
+    if column.data_type == "year" and int(text) != 0 and not YEAR_MIN <= int(text) <= YEAR_MAX:
+        raise ValueRefused(f"{text} is no year that the column takes: 0, or {YEAR_MIN} to {YEAR_MAX}")
     return str(int(text))
 
 
@@ -155,6 +175,16 @@ def _datetime(raw: Raw, column: Column, style: str) -> str:
     if len(fraction) > column.digits:
         raise ValueRefused(f"{_shown(text)} has parts of a second that the column's {column.digits} digits can't hold")
     return f"'{moment.isoformat(' ', 'microseconds')}'"
+
+
+def _time(raw: Raw, column: Column, _format: str) -> str:
+    text = _as_text(raw)
+    if not (match := _TIME.fullmatch(text)) or int(match["hours"]) > TIME_HOURS_MAX:
+        raise ValueRefused(f"{_shown(text)} is no time as in -12:34:56.789, of {TIME_HOURS_MAX} hours at most")
+    fraction = (match["fraction"] or "").rstrip("0")
+    if len(fraction) > column.digits:
+        raise ValueRefused(f"{_shown(text)} has parts of a second that the column's {column.digits} digits can't hold")
+    return quoted(text)
 
 
 def _json(raw: Raw, _column: Column, _format: str) -> str:
@@ -207,21 +237,29 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(name)
 
 
-_INTS = ("tinyint", "smallint", "mediumint", "int", "bigint")
+INTS = ("tinyint", "smallint", "mediumint", "int", "bigint")
 _TEXTS = ("tinytext", "text", "mediumtext", "longtext")
 _BLOBS = ("tinyblob", "blob", "mediumblob", "longblob")
 
 KINDS: dict[str, Kind] = {
-    "text": Kind(frozenset({"char", "varchar", *_TEXTS}), "TEXT", "''", _text),
-    "int": Kind(frozenset(_INTS), "BIGINT", "0", _int),
+    "text": Kind(frozenset({"char", "varchar", *_TEXTS, "enum", "set", "uuid"}), "TEXT", "''", _text),
+    "int": Kind(frozenset({*INTS, "year"}), "BIGINT", "0", _int),
     "decimal": Kind(frozenset({"decimal"}), "DECIMAL(38,10)", "0", _decimal),
     "float": Kind(frozenset({"float", "double"}), "DOUBLE", "0", _float),
-    "bool": Kind(frozenset(_INTS), "TINYINT(1)", "0", _bool),
+    "bool": Kind(frozenset({*INTS, BIT_OF_ONE}), "TINYINT(1)", "0", _bool),
     "datetime": Kind(frozenset({"datetime", "timestamp", "date"}), "DATETIME(6)", "'1970-01-02'", _datetime),
+    "time": Kind(frozenset({"time"}), "TIME(6)", "'00:00:00'", _time),
     # To MariaDB, JSON is longtext with a check.
     "json": Kind(frozenset({"json", "mediumtext", "longtext"}), "JSON", "'null'", _json),
     "binary": Kind(frozenset({"binary", "varbinary", *_BLOBS}), "LONGBLOB", "''", _binary),
 }
+
+
+def blank(kind: str, column: Column) -> str:
+    """Return the literal that stands for no value at all in a column that may not be NULL."""
+    if column.data_type == "enum":
+        return quoted(column.members[0])
+    return _NIL_UUID if column.data_type == "uuid" else KINDS[kind].blank
 
 
 def json_text(value: Any) -> str:

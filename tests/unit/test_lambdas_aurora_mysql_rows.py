@@ -19,12 +19,13 @@ MAPPING: dict[str, Any] = {
     "columns": {"owner": "text", "qty": {"column": "quantity", "type": "int"}},
 }
 BIN = "utf8mb4_bin"
-# As information_schema tells of them: name, type, nullable, characters, scale, precision, collation, comment.
-KEY = ("id", "varchar", "NO", 64, None, None, BIN, "")
-OWNER = ("owner", "varchar", "YES", 20, None, None, "utf8mb4_general_ci", "")
-QUANTITY = ("quantity", "int", "YES", None, 0, None, None, "")
-DELETED_AT = ("deleted_at", "datetime", "YES", None, None, 3, None, "")
-VERSION = ("version", "bigint", "NO", None, 0, None, None, "")
+# As information_schema tells of them: name, type, nullable, characters, scale, precision, collation, comment, the
+# type in full, and what a generated column is made of.
+KEY = ("id", "varchar", "NO", 64, None, None, BIN, "", "", None)
+OWNER = ("owner", "varchar", "YES", 20, None, None, "utf8mb4_general_ci", "", "", None)
+QUANTITY = ("quantity", "int", "YES", None, 0, None, None, "", "", None)
+DELETED_AT = ("deleted_at", "datetime", "YES", None, None, 3, None, "", "", None)
+VERSION = ("version", "bigint", "NO", None, 0, None, None, "", "", None)
 PRIMARY = ("PRIMARY", "id", None)
 
 
@@ -55,7 +56,7 @@ def test_a_row_and_its_tombstone() -> None:
     assert used.columns == ("id", "owner", "quantity", "deleted_at", "version")
     assert text_of(record(body='{"owner":"a","qty":"2"}'), used) == "('7','a',2,NULL,5)"
     assert text_of(record(body=None), used, 1_763_890_010_123) == "('7',NULL,NULL,'2025-11-23 09:26:50.123',5)"
-    coarse = layout(("deleted_at", "datetime", "YES", None, None, 0, None, ""))
+    coarse = layout(("deleted_at", "datetime", "YES", None, None, 0, None, "", "", None))
     assert text_of(record(body=None), coarse, 1_763_890_010_999) == "('7',NULL,NULL,'2025-11-23 09:26:50',5)"
 
 
@@ -78,7 +79,9 @@ def test_unknown_fields() -> None:
     """They are ignored, kept as JSON, or fail their record, as the mapping says."""
     body = '{"owner":"a","z":"1","b":"2"}'
     assert text_of(record(body=body), layout()) == "('7','a',NULL,NULL,5)"
-    extra = layout(("extra", "json", "YES", None, None, None, None, ""), unknown_fields="extra", extra_column="extra")
+    extra = layout(
+        ("extra", "json", "YES", None, None, None, None, "", "", None), unknown_fields="extra", extra_column="extra"
+    )
     assert text_of(record(body=body), extra) == '(\'7\',\'a\',NULL,\'{"b":"2","z":"1"}\',NULL,5)'
     assert text_of(record(body='{"owner":"a"}'), extra) == "('7','a',NULL,NULL,NULL,5)"
     with pytest.raises(RecordRefused, match=r"'z' has no column: AURORA_MAPPING does not name it"):
@@ -87,8 +90,8 @@ def test_unknown_fields() -> None:
 
 def test_columns_that_were_added() -> None:
     """Such a column is known by its comment, and is NULL where the field is missing; others are left alone."""
-    ours = ("colour", "text", "YES", 65_535, None, None, "utf8mb4_general_ci", ADDED)
-    theirs = ("note", "text", "YES", 65_535, None, None, "utf8mb4_general_ci", "")
+    ours = ("colour", "text", "YES", 65_535, None, None, "utf8mb4_general_ci", ADDED, "", None)
+    theirs = ("note", "text", "YES", 65_535, None, None, "utf8mb4_general_ci", "", "", None)
     used = layout(ours, theirs, unknown_fields="add", added_columns_max=2)
     assert text_of(record(body='{"colour":"red"}'), used) == "('7',NULL,NULL,'red',NULL,5)"
     assert text_of(record(), used) == "('7','a',NULL,NULL,NULL,5)"
@@ -129,7 +132,7 @@ def test_records_that_cannot_be_rows(one: Record, told: str) -> None:
 @pytest.mark.parametrize("text", ["7", "0", "-12"])
 def test_a_key_that_is_a_number(text: str) -> None:
     """Where the key is a number, only the one way to write it is a key: no two keys meet in one row."""
-    key = ("id", "bigint", "NO", None, 0, None, None, "")
+    key = ("id", "bigint", "NO", None, 0, None, None, "", "", None)
     used = layout(key, key=MAPPING["key"] | {"type": "int"})
     assert text_of(record(f"cart:{text}"), used).startswith(f"({text},")
     for other in (f"0{text}", f"+{text}", f"{text} ", f"{text}.0", "", "-0"):
@@ -139,7 +142,7 @@ def test_a_key_that_is_a_number(text: str) -> None:
 
 def test_a_key_of_any_bytes() -> None:
     """A binary key column takes every key, blanks at its end too."""
-    key = ("id", "varbinary", "NO", 64, None, None, None, "")
+    key = ("id", "varbinary", "NO", 64, None, None, None, "", "", None)
     used = layout(key, key=MAPPING["key"] | {"type": "binary"})
     odd = base64.b64encode(b"cart:\xff ").decode()
     assert text_of(record(odd, id_encoding="base64"), used).startswith("(X'ff20',")
@@ -174,7 +177,7 @@ def test_indexes_that_an_upsert_cannot_work_with(indexes: list[Any], told: str) 
 
 def test_indexes_that_do_no_harm() -> None:
     """An index that holds the key, or only columns that are not written, can't name another key's row."""
-    number = ("nr", "bigint", "NO", None, 0, None, None, "")
+    number = ("nr", "bigint", "NO", None, 0, None, None, "", "", None)
     indexes = [("PRIMARY", "nr", None), ("k", "id", None), ("both", "id", None), ("both", "owner", None)]
     assert bind(mapping(), facts_of([number, KEY, OWNER, QUANTITY, DELETED_AT, VERSION], indexes)).missing == ()
 
@@ -182,7 +185,7 @@ def test_indexes_that_do_no_harm() -> None:
 def test_all_that_is_wrong_with_a_table_is_told_at_once() -> None:
     """The user mends the table once."""
     with pytest.raises(SetupError) as error:
-        bind(mapping(), facts_of([KEY, ("owner", "int", "YES", None, 0, None, None, "")], []))
+        bind(mapping(), facts_of([KEY, ("owner", "int", "YES", None, 0, None, None, "", "", None)], []))
     for told in ("no column quantity", "no column version", "column owner: its type is int", "make it the primary key"):
         assert told in str(error.value)
 
@@ -201,7 +204,7 @@ def test_columns_that_may_be_added_are_only_named() -> None:
 )
 def test_collations_that_pad(collation: str, pads: bool) -> None:
     """Which keys are the same to the server follows from the collation's name."""
-    assert layout((*KEY[:6], collation, "")).pads_keys is pads
+    assert layout((*KEY[:6], collation, "", "", None)).pads_keys is pads
 
 
 # --- statements ---------------------------------------------------------------------------------
