@@ -6,10 +6,8 @@ reads end-of-file, which means *stop at once*. Messages are length-prefixed msgp
 
 from __future__ import annotations
 
-import signal
 import socket
 import struct
-from types import FrameType
 
 import msgspec
 
@@ -143,23 +141,10 @@ class ChildLink:
     def __init__(self, channel: Channel, row: StatusRow) -> None:
         self.channel = channel
         self.row = row
-        self._signals: list[int] = []
-
-    def install_signals(self) -> None:
-        """Make SIGTERM a drain; ignore SIGINT and SIGHUP, which a terminal sends to the whole group."""
-        signal.signal(signal.SIGTERM, self._record)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-
-    def _record(self, number: int, _frame: FrameType | None) -> None:
-        self._signals.append(number)
 
     def commands(self) -> list[Message]:
-        """Return what the supervisor, or a signal, wants; a dead supervisor wants Stop."""
+        """Return what the supervisor wants; a dead one wants Stop."""
         messages = self.channel.receive()
-        if self._signals:
-            self._signals.clear()
-            messages.append(Drain())
         if self.channel.closed:
             messages.append(Stop())
         return messages

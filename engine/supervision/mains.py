@@ -48,7 +48,6 @@ class Mains:
 
 def run_main(main: Main, duty: Duty, link: ChildLink) -> int:
     """Do a child's work; tell the supervisor what a user can understand of its failure."""
-    link.install_signals()
     try:
         return main(duty, link)
     except EngineError as error:

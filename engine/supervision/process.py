@@ -62,7 +62,7 @@ def fork_process(name: str, work: Callable[[], int], settings: LogSettings, inhe
 
 def _settle_in(name: str, settings: LogSettings, inherited: Iterable[Closable], parent: int) -> int:
     _die_with(parent)
-    signals.forget()
+    signals.leave_to_supervisor()
     for one in inherited:
         one.close()
     setproctitle(f"engine: {name}")

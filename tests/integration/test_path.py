@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from engine.sandbox.functions.runtime import FunctionSpec
+from engine.supervision.signals import SAME_MS
 from tests.support import ROUTE, PathUnderTest, wait_for, whole_path
 
 SLOW = """\
@@ -206,6 +207,7 @@ def test_a_second_sigterm_stops_at_once(tmp_path: Path) -> None:
         assert path.engine is not None
         path.engine.send_signal(signal.SIGTERM)
         wait_for(lambda: path.status().get("state") == "draining", "the drain")
+        time.sleep(2 * SAME_MS / 1_000)
         path.engine.send_signal(signal.SIGTERM)
         assert path.engine.wait(30) in {128 + signal.SIGTERM, -signal.SIGTERM}
 

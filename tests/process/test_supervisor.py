@@ -15,6 +15,8 @@ from typing import Any
 import psutil
 import pytest
 
+from engine.supervision.signals import SAME_MS
+
 STUB = Path(__file__).parent / "stub_engine.py"
 ROOT = Path(__file__).parents[2]
 WAIT_S = 30.0
@@ -177,6 +179,7 @@ def test_a_second_signal_stops_at_once(start: Start, number: int, expected: int)
     engine = start(shards=1, frames=5, invoker_waits=True).until_ready()
     engine.process.send_signal(signal.SIGTERM)
     engine.until(lambda: engine.status().get("state") == "draining", "draining")
+    time.sleep(2 * SAME_MS / 1_000)
     assert engine.end(number) == expected
     assert not engine.descendants()
 

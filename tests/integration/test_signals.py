@@ -1,0 +1,88 @@
+"""Signals as they come in life: to the whole process group, from who starts and ends an engine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from engine.sandbox.functions.runtime import FunctionSpec
+from tests.support import ROUTE, PathUnderTest, wait_for, whole_path
+
+SLOW = """\
+[[routes]]
+name = "all"
+function = "slow"
+batch_size = 10
+parallelization_factor = 1
+"""
+KEYS = 200
+
+
+def launch_in_a_group(path: PathUnderTest, *prefix: str) -> None:
+    with (path.folder / "engine.log").open("a") as log:
+        command = [*prefix, sys.executable, "-m", "engine", "start", "--config", str(path.config)]
+        path.engine = subprocess.Popen(
+            command, env=path.environment, stdout=log, stderr=log, text=True, cwd=path.folder, start_new_session=True
+        )
+    wait_for(lambda: path.is_over() or path.status().get("state") == "ready", "ready")
+
+
+def end_by_the_group(path: PathUnderTest) -> None:
+    assert path.engine is not None
+    os.killpg(path.engine.pid, signal.SIGTERM)
+
+
+def end_by_timeout(path: PathUnderTest) -> None:
+    """Have `timeout` do what it does at its time: it signals the command, and then the group, the command in it."""
+    assert path.engine is not None
+    path.engine.send_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("way", ["a signal to the group", "timeout"])
+def test_a_signal_to_the_whole_group_is_one_drain(tmp_path: Path, way: str) -> None:
+    """Children leave the drain to the supervisor: none ends early or is replaced, and all that waits is delivered."""
+    prefix = ("timeout", "600") if way == "timeout" else ()
+    if prefix and not shutil.which("timeout"):
+        pytest.skip("there is no timeout here")
+    functions = (FunctionSpec("slow", "tests.functions:slow"),)
+    with whole_path(tmp_path, functions=functions) as path:
+        path.write_config(SLOW)
+        launch_in_a_group(path, *prefix)
+        assert path.engine is not None
+        family = psutil.Process(path.engine.pid).children(recursive=True)
+        for number in range(KEYS):
+            path.client.hset(f"key:{number}", "n", number)
+        end_by_timeout(path) if prefix else end_by_the_group(path)
+        assert path.engine.wait(60) == 0, path.log()
+        assert len(path.last()) == KEYS
+        assert "drained" in path.log()
+        for word in ("child_replaced", "child_ended", "stopped"):
+            assert word not in path.log()
+        wait_for(lambda: not any(one.is_running() for one in family), "the end of all")
+
+
+def test_an_idle_child_waits_for_its_turn(tmp_path: Path) -> None:
+    """Invokers with nothing to do stay until the subscribers have drained, whatever signal reaches them."""
+    with whole_path(tmp_path) as path:
+        path.write_config(ROUTE)
+        launch_in_a_group(path)
+        assert path.engine is not None
+        slow, invokers = path.child("subscriber 1/2"), [path.child(f"invoker {n}/2") for n in (1, 2)]
+        slow.suspend()
+        try:
+            os.killpg(path.engine.pid, signal.SIGTERM)
+            wait_for(lambda: path.status().get("state") == "draining", "the drain")
+            begun_ms = path.status()["updated_at_ms"]
+            wait_for(lambda: path.status()["updated_at_ms"] > begun_ms + 500, "another look of the supervisor's")
+            assert all(invoker.is_running() for invoker in invokers)
+        finally:
+            slow.resume()
+        assert path.engine.wait(60) == 0, path.log()
+        assert "child_replaced" not in path.log()
