@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-FORMS = "redis://HOST:PORT/DATABASE, rediss://… for TLS, or unix:///PATH?db=DATABASE"
+from engine.redis.url_options import BadRedisUrl, settings_in
+
+FORMS = "redis://HOST:PORT/DATABASE, rediss://… for TLS (or valkey://, valkeys://), or unix:///PATH?db=DATABASE"
 DATABASE_MAX = 2**31 - 1
 
 
+_SCHEMES = {"redis": "redis", "rediss": "rediss", "unix": "unix", "valkey": "redis", "valkeys": "rediss"}
+
+
 class RedisUrl(NamedTuple):
-    """A URL without its credentials, and the credentials."""
+    """A URL without its credentials and options, the credentials, and the settings that its options stand for."""
 
     bare: str
     username: str
     password: str
-
-
-class BadRedisUrl(ValueError):
-    """What is wrong, in words that hold nothing of the URL but what can't be secret."""
+    settings: Mapping[str, Any] = {}
 
 
 def split_url(url: str) -> RedisUrl:
@@ -31,21 +34,30 @@ def split_url(url: str) -> RedisUrl:
         parts = urlsplit(url)
     except ValueError:
         raise BadRedisUrl("is no URL") from None
-    if parts.scheme not in {"redis", "rediss", "unix"}:
+    scheme = _SCHEMES.get(parts.scheme)
+    if scheme is None:
         raise BadRedisUrl("has no scheme that we know")
-    _check_tail(parts.scheme, parts.path, parts.query, parts.fragment)
+    query = parse_qsl(parts.query, keep_blank_values=True)
+    settings = settings_in(query)
+    database = _check_tail(scheme, parts.path, query, parts.fragment)
     credentials, at, place = parts.netloc.rpartition("@")
-    if parts.scheme == "unix" and place:
+    if scheme == "unix" and place:
         raise BadRedisUrl("names a host; the path of a socket follows three slashes")
-    if parts.scheme != "unix":
+    if scheme != "unix":
         _check_port(place)
     username, _, password = credentials.partition(":")
     if at and not password:
         # redis-py and others read "redis://secret@host" as a user without a password; it is mostly a
         # password without a user, so we guess neither.
         raise BadRedisUrl("has an @ but no password: write redis://:PASSWORD@HOST or redis://USER:PASSWORD@HOST")
-    bare = f"{parts.scheme}://{place}{parts.path}" + (f"?{parts.query}" if parts.query else "")
-    return RedisUrl(bare, unquote(username), unquote(password))
+    bare = f"{scheme}://{place}{parts.path}" + (f"?db={database}" if database else "")
+    username, password = unquote(username), unquote(password)
+    if password and "password" in settings:
+        raise BadRedisUrl("gives a password twice")
+    # As redis-py has it: what stands before the @ counts.
+    username, password = username or settings.pop("username", ""), password or settings.pop("password", "")
+    settings.pop("username", None)
+    return RedisUrl(bare, username, password, settings)
 
 
 def _check_port(place: str) -> None:
@@ -61,17 +73,21 @@ def _check_port(place: str) -> None:
         raise BadRedisUrl("has no right port: a number from 1 to 65535")
 
 
-def _check_tail(scheme: str, path: str, query: str, fragment: str) -> None:
-    database = dict(parse_qsl(query, keep_blank_values=True))
-    if fragment or set(database) - {"db"}:
-        raise BadRedisUrl("has more after its path than ?db=DATABASE")
+def _check_tail(scheme: str, path: str, query: list[tuple[str, str]], fragment: str) -> str:
+    """Return the database that the query names, "" where it names none."""
+    if fragment:
+        raise BadRedisUrl("has a # in it: in a password that is %23")
+    named = [value for name, value in query if name == "db"]
+    if len(named) > 1:
+        raise BadRedisUrl("names a database twice")
     if scheme == "unix":
         if not path.strip("/"):
             raise BadRedisUrl("has no path of a socket")
     elif path.strip("/"):
-        if database:
+        if named:
             raise BadRedisUrl("names a database twice")
-        database = {"db": path.strip("/")}
-    for number in database.values():
+        named = [path.strip("/")]
+    for number in named:
         if not (number.isascii() and number.isdigit() and int(number) <= DATABASE_MAX):
             raise BadRedisUrl("has no right database: a number from 0")
+    return next((value for name, value in query if name == "db"), "")

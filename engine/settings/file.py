@@ -14,7 +14,8 @@ from pathlib import Path
 from engine.aws.function_arns import region_in
 from engine.config import Settings
 from engine.errors import ConfigError
-from engine.redis.url import FORMS, BadRedisUrl, split_url
+from engine.redis.url import FORMS, split_url
+from engine.redis.url_options import BadRedisUrl
 from engine.routing.slices import FORMS as FORMS_OF_SLICES
 from engine.routing.slices import BadSlice, parse_slice
 from engine.settings import original
@@ -144,7 +145,7 @@ def _read_credentials(draft: Draft) -> None:
             draft.say(place, f"{path} can't be read: {error.strerror or error}", "who may read it?")
             continue
         try:
-            secret = content.decode().removesuffix("\n").removesuffix("\r")
+            secret = content.decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
         except UnicodeDecodeError:
             secret = ""
         if not secret or len(content) > _SECRET_BYTES_MAX:
@@ -169,6 +170,12 @@ def _split_url(draft: Draft) -> None:
         if value and draft.get(key) not in {"", value}:
             draft.say(place, f"the URL and {draft.place(key)} give different {name}s", "keep one of them")
         elif value:
+            draft.set(key, value, place)
+    for name, value in url.settings.items():
+        key = f"redis.{name}"
+        if draft.is_set(key) and draft.get(key) != value:
+            draft.say(place, f"the URL and {draft.place(key)} say different things of {key}", "keep one of them")
+        else:
             draft.set(key, value, place)
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from engine.config import RedisSettings
 from engine.errors import ConfigError
-from engine.redis.url import BadRedisUrl, split_url
+from engine.redis.url import split_url
+from engine.redis.url_options import BadRedisUrl
 from engine.settings.file import load_settings
 
 ROUTE = '[[routes]]\nname = "carts"\nfunction = "dynamodb"\n'
@@ -31,11 +32,50 @@ def redis_of(folder: Path, text: str = "", environ: Mapping[str, str] = {}, **fl
         ("redis://db?db=4", "redis://db?db=4", "", ""),
         ("unix:///tmp/redis.sock?db=2", "unix:///tmp/redis.sock?db=2", "", ""),
         ("unix://app:pw@/tmp/redis.sock", "unix:///tmp/redis.sock", "app", "pw"),
+        ("valkey://:pw@db:7000/3", "redis://db:7000/3", "", "pw"),
+        ("valkeys://db/0", "rediss://db/0", "", ""),
+        ("redis://db/1?username=app&password=p%26w", "redis://db/1", "app", "p&w"),
+        ("redis://db?protocol=3&client_name=me&db=2&decode_responses=True", "redis://db?db=2", "", ""),
     ],
 )
 def test_urls(url: str, bare: str, username: str, password: str) -> None:
     """A URL is taken apart into an address that can be shown, and credentials."""
-    assert split_url(url) == (bare, username, password)
+    assert split_url(url) == (bare, username, password, {})
+
+
+def test_options_of_clients(tmp_path: Path) -> None:
+    """What users of redis-py and valkey-py have in their URLs is understood, as settings of ours."""
+    options = (
+        "socket_timeout=2.5&socket_connect_timeout=1&ssl_cert_reqs=none&ssl_ca_certs=/ca.pem&health_check_interval=3"
+    )
+    redis = redis_of(tmp_path, environ={"REDIS_URL": f"valkeys://db/2?{options}"})
+    assert redis.url == "rediss://db/2"
+    assert (redis.read_timeout_ms, redis.connect_timeout_ms) == (2_500, 1_000)
+    assert (redis.tls_verify, redis.tls_ca_file) == (False, "/ca.pem")
+    with pytest.raises(ConfigError, match=r"different things of redis\.read_timeout_ms"):
+        redis_of(tmp_path, "[redis]\nread_timeout_ms = 7000\n", {"REDIS_URL": "redis://db?socket_timeout=2"})
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("socket_timeout=soon", "has a wrong socket_timeout: seconds is expected"),
+        ("socket_timeout=nan", "has a wrong socket_timeout"),
+        ("socket_timeout=inf", "has a wrong socket_timeout"),
+        ("socket_timeout=-1", "has a wrong socket_timeout"),
+        ("ssl_cert_reqs=maybe", "has a wrong ssl_cert_reqs: none or required"),
+        ("ssl_check_hostname=false", "has a wrong ssl_check_hostname"),
+        ("ssl_ca_path=/x", "has the option ssl_ca_path"),
+        ("secret=1", "has an option that is none of db, socket_timeout"),
+        ("db=1&db=2", "names a database twice"),
+    ],
+)
+def test_options_that_cannot_be_done_are_named(query: str, words: str) -> None:
+    """An option of redis-py's that means something we can't do is named; what is none of its is not repeated."""
+    with pytest.raises(BadRedisUrl, match=words) as caught:
+        split_url(f"rediss://:hunter2@db?{query}")
+    assert "secret" not in str(caught.value)
+    assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +89,7 @@ def test_urls(url: str, bare: str, username: str, password: str) -> None:
         "redis://:secret@db/zero",
         "redis://:secret@db/-1",
         "redis://:secret@db/0?db=1",
-        "redis://:secret@db/0?ssl_cert_reqs=none",
+        "redis://:secret@db/0?password=secret",
         "redis://:sec/ret@db/0",
         "redis://:sec#ret@db/0",
         "redis://:sec?ret@db/0",
@@ -102,7 +142,8 @@ def test_two_passwords(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "secret"), [("pa ss\n", "pa ss"), ("pass", "pass"), ("a\r\n", "a"), ("é\n\n", "é\n")]
+    ("content", "secret"),
+    [("pa ss\n", "pa ss"), ("pass", "pass"), ("a\r\n", "a"), ("é\n\n", "é\n"), ("\ufeffpass\r\n", "pass")],
 )
 def test_credential_files(tmp_path: Path, content: str, secret: str) -> None:
     """User and password may come from files, without the line break at their end."""
