@@ -138,3 +138,23 @@ def tunnels(script: Script) -> Script:
         script(sock)
 
     return tunnel
+
+
+def relays(port: int) -> Script:
+    """Take a CONNECT, and pass bytes both ways between its sender and this port, whatever place it named."""
+
+    def relay(sock: socket.socket) -> None:
+        assert read_request(sock).startswith(b"CONNECT ")
+        with socket.create_connection(("127.0.0.1", port)) as far:
+            sock.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            threading.Thread(target=_pass, args=(far, sock), daemon=True).start()
+            _pass(sock, far)
+
+    return relay
+
+
+def _pass(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(65_536):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
