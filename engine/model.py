@@ -56,12 +56,14 @@ class Missed(msgspec.Struct, frozen=True):
 
     ``server_mark`` is that of the server then (`engine.capture.watch.sight.Sight.mark`, 0 where it is unknown);
     ``routes`` the routes that miss it. A route in ``delivered`` ({slot: patterns}) does not miss keys that these match.
+    ``clock_ms`` is how far the server's clock was ahead of this host's monotonic one, 0 where that is unknown.
     """
 
     since_ms: int
     server_mark: int = 0
     routes: RouteMask = EVERY_ROUTE
     delivered: dict[int, tuple[str, ...]] = {}
+    clock_ms: int = 0
 
 
 class Record(msgspec.Struct, gc=False, omit_defaults=True):

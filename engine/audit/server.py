@@ -9,6 +9,7 @@ import hiredis
 
 from engine.audit.deletions import ServerFacts, facts_of
 from engine.capture.shards import channel_prefix
+from engine.capture.watch.keepsake import KEY as KEEPSAKE
 from engine.config import RedisSettings
 from engine.delivery.reading.fetch import Fetched, Fetcher
 from engine.errors import RedisRefused
@@ -65,7 +66,7 @@ class Server:
         cursor = b"0"
         while True:
             cursor, keys = self._call("scan its keys", "SCAN", cursor, "COUNT", SCAN_COUNT, *of_type)
-            yield keys
+            yield [key for key in keys if key != KEEPSAKE]
             if cursor == b"0":
                 return
 

@@ -20,8 +20,9 @@ from engine.capture.canary import Canary
 from engine.capture.connecting import Connecting
 from engine.capture.notifications import canary_refusal, see_to_flags
 from engine.capture.shards import Shard
+from engine.capture.watch.outlook import Outlook
 from engine.capture.watch.sentry import Sentry
-from engine.capture.watch.sight import Change, Sight, compare
+from engine.capture.watch.sight import Change, Sight
 from engine.config import RedisSettings
 from engine.errors import RedisUnreachable
 from engine.observe.logs import get_logger
@@ -72,10 +73,8 @@ class Listener:
         """How often all of its patterns were subscribed to."""
         self.watermark_ms = 0
         """Everything published before was read, and events told of all of it (Unix ms of the server); 0 until then."""
-        self.sight = Sight(0)
-        """The sentry's newest look."""
-        self.mark = 0
-        """The server's mark at the watermark: see `engine.capture.watch.sight.Sight`."""
+        self.outlook = Outlook()
+        """What the sentry sees."""
         self.is_deaf = False
         """Whether the server does not send what the routes need, and we may not set it."""
         self.failures = 0
@@ -140,13 +139,14 @@ class Listener:
         if connected is None:
             return
         self._attempt = None
-        self.connection, self.sentry, self.sight = connected
+        self.connection, self.sentry, sight = connected
+        self.outlook.begin(sight)
         self.phase = Phase.SUBSCRIBING
         self._confirmed = self._pings_out = self._pending_ms = self.watermark_ms = 0
         self.is_deaf = False
         self._heard_ms = self._pinged_ms = moment_ms
         self.connection.send(pack(b"PSUBSCRIBE", *self._subscription.shard.patterns))
-        self.canary = Canary(self._subscription.database, self.flags) if self.sight.flags is None else None
+        self.canary = Canary(self._subscription.database, self.flags) if self.outlook.sight.flags is None else None
         if self.canary is not None and self.canary.keys:
             self.connection.send(self.canary.subscription())
 
@@ -205,7 +205,7 @@ class Listener:
         self._pings_out += 1
         if self.canary is not None:
             self.canary.pinged()
-        self.connection.send(pack(b"PING", self.sight.server_ms))
+        self.connection.send(pack(b"PING", self.outlook.sight.server_ms))
 
     def _look(self, moment_ms: int) -> None:
         """Take in what the sentry found."""
@@ -215,19 +215,15 @@ class Listener:
             if self.sentry.is_asking() and moment_ms - self._asked_ms > self._limit_ms():
                 raise RedisUnreachable(f"{self.sentry.connection.address} does not answer to the sentry")
             return
-        change = compare(self.sight, sight, self.flags)
-        if self.sight.server_ms > sight.server_ms:
-            change = Change((*change.reasons, "the server's clock went back"), change.is_deaf)
+        change, is_news = self.outlook.take(sight, self._asked_ms, self.flags, is_deaf=self.is_deaf)
         others = self.sentry.take_others()
         if others and self.canary is not None:
             before = self.canary.refusal
             self.canary.taken(canary_refusal(others))
             if self.canary.refusal != before:
                 _tell(self.canary, self.canary.refusal, self._subscription.shard)
-        self.mark = sight.mark if sight.mark == self.sight.mark else 0
-        self.sight = sight
         if change.reasons:
-            if not (change.is_deaf and self.is_deaf):
+            if is_news:
                 self._changes.append(change)
             self.watermark_ms = self._pending_ms = 0
             if change.is_deaf and self._subscription.redis.set_notifications:

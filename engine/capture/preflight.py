@@ -15,6 +15,7 @@ import msgspec
 from engine.capture.notifications import Flags, needed_flags, see_to_flags, try_canary
 from engine.capture.rehearsal import denied_repairs, rehearse
 from engine.capture.shards import Shard, imbalance, plan_shards
+from engine.capture.watch.rights import unseen
 from engine.config import RedisSettings, Settings
 from engine.errors import RedisRefused
 from engine.redis.connection import RespConnection, pack
@@ -60,6 +61,7 @@ def prepare_capture(settings: Settings, table: RouteTable) -> CapturePlan:
             warning,
             imbalance(shards, sample),
             denied_repairs(connection, shards),
+            *unseen(connection, redis.username or "default"),
         ]
         time: Any = connection.call("TIME")
         if isinstance(time, hiredis.ReplyError):

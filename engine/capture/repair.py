@@ -6,22 +6,25 @@ set. A gap that begins while a scan is under way is covered by another scan, fro
 one has passed may have changed since.
 
 **Narrowing.** A key that was accessed last before the gap began did not change in it, so it is passed over: the server
-tells by ``OBJECT IDLETIME``. That is believed only while the server's mark (`engine.capture.watch`) is what it was
-before the gap: while a child saves or rewrites, Redis touches no key, so its changes leave the idle time as it was.
+tells by ``OBJECT IDLETIME``, where that can be believed (`engine.capture.watch.trust`). Everywhere else every key of
+the shard is marked. What speaks against it only while the scan is under way is a gap of its own.
 
 What a scan cannot find is a key that was deleted in the gap: it is not there any more. `engine.audit` finds those.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import hiredis
 
 from engine.capture.dirty import DirtyKeys
 from engine.capture.shards import Shard, channel_prefix
-from engine.capture.watch.sight import Sight
+from engine.capture.watch.keepsake import KEY as KEEPSAKE
+from engine.capture.watch.sight import Sight, unix_ms_of
+from engine.capture.watch.trust import CONTAINERS, idle_limit_s, may_be_newer
+from engine.clock import monotonic_ms
 from engine.config import CaptureSettings, RedisSettings
 from engine.errors import RedisError
 from engine.model import THE_BEGINNING_MS, Missed, RouteMask
@@ -40,17 +43,13 @@ SCAN_COUNT = 500
 
 RETRY_MS_MIN, RETRY_MS_MAX = 200, 30_000
 
-IDLE_MARGIN_S = 3
-"""Idle times are whole seconds, and so is the server's clock behind them."""
-IDLE_S_MAX = 2**24 - 30 * 86_400
-"""The server's idle clock has 24 bits of seconds: a clock that went back shows as nearly all of them."""
-
 
 def merge(known: Missed, new: Missed) -> Missed:
     """Return what covers both."""
     mark = known.server_mark if known.server_mark == new.server_mark else 0
     routes = known.routes | new.routes
-    return Missed(min(known.since_ms, new.since_ms), mark, routes, _delivered_of_both(known, new))
+    clock_ms = max(known.clock_ms, new.clock_ms) if known.clock_ms and new.clock_ms else 0
+    return Missed(min(known.since_ms, new.since_ms), mark, routes, _delivered_of_both(known, new), clock_ms)
 
 
 def _delivered_of_both(known: Missed, new: Missed) -> dict[int, tuple[str, ...]]:
@@ -109,7 +108,7 @@ class Repair:
         self._wanted: list[Missed] = []
         self._current: Missed | None = None
         self._missing = routes_missing(Missed(0))
-        self._idle_s_max: int | None = None
+        self._is_narrowed = self._stamps_strings = False
         self._cursor: bytes | None = None
         self._unmarked: list[bytes] = []
         self._began_ms = self._due_ms = 0
@@ -172,7 +171,7 @@ class Repair:
         self._failures = 0
         self._row.set(Counter.KEYS_SCANNED, self._row.get(Counter.KEYS_SCANNED) + SCAN_COUNT)
         self._cursor = None if cursor == b"0" else cursor
-        self._unmarked += self._narrowed(self._connection, [key for key in keys if self._shard.owns(key)])
+        self._unmarked += self._newer(self._connection, [key for key in keys if self._shard.owns(key)])
 
     def _begin(self, connection: RespConnection, sight: Sight, moment_ms: int) -> None:
         self._current = current = self._wanted.pop(0)
@@ -180,48 +179,64 @@ class Repair:
         self._cursor = b"0"
         self._began_ms = moment_ms
         self._marked = 0
-        self._idle_s_max = self._idle_limit_s(current, sight)
+        doubt = self._doubt(current, sight)
+        self._is_narrowed, self._stamps_strings = not doubt, sight.stamps_strings
         # No class of last bytes matches the empty key.
         self._unmarked = [b""] if self._shard.takes_empty_key and connection.call("EXISTS", b"") == 1 else []
         size = connection.call("DBSIZE")
         self._row.set(Counter.KEYS_SCANNED, 0)
         self._row.set(Counter.KEYS_TO_SCAN, size if isinstance(size, int) else 0)
         shard, since_ms = self._shard.index + 1, current.since_ms
-        log.info("repair_begun", shard=shard, since_ms=since_ms, idle_s_max=self._idle_s_max, keys=size)
+        log.info("repair_begun", shard=shard, since_ms=since_ms, keys=size, narrowed=not doubt, doubt=doubt or "none")
 
-    def _idle_limit_s(self, missed: Missed, sight: Sight) -> int | None:
-        """Return how long a key that changed in the gap may have been idle; None where that can't be told."""
-        may_tell = self._by_idle_time and missed.since_ms != THE_BEGINNING_MS and sight.mark
-        if not may_tell or sight.mark != missed.server_mark or sight.server_ms < missed.since_ms:
-            return None
-        return (sight.server_ms - missed.since_ms) // 1_000 + IDLE_MARGIN_S
+    def _doubt(self, missed: Missed, sight: Sight) -> str:
+        """Return why every key is to be marked, in words; "" where idle times tell which ones changed in the gap."""
+        if missed.since_ms <= THE_BEGINNING_MS:
+            return "all are wanted"
+        if not self._by_idle_time:
+            return "capture.repair_by_idle_time is off"
+        if sight.doubt:
+            return sight.doubt
+        if not missed.clock_ms or sight.mark != missed.server_mark:
+            return "the server is not known to be as it was when the gap began"
+        return ""
 
-    def _narrowed(self, connection: RespConnection, keys: list[bytes]) -> list[bytes]:
-        """Return the keys that may have changed in the gap; all of them where the server tells no idle times."""
-        if self._idle_s_max is None or not keys:
+    def _newer(self, connection: RespConnection, keys: list[bytes]) -> list[bytes]:
+        """Return the keys that may have changed in the gap: all of them, unless their idle times speak against it."""
+        missed = self._current
+        assert missed is not None
+        if not self._is_narrowed or not keys:
             return keys
-        replies = connection.pipeline(b"".join(pack("OBJECT", "IDLETIME", key) for key in keys), len(keys))
-        if any(isinstance(reply, hiredis.ReplyError) and "no such key" not in str(reply) for reply in replies):
-            self._idle_s_max = None
+        questions = [pack("OBJECT", "IDLETIME", key) for key in keys]
+        # The time is asked after them: a step may have taken long, and idle times grow with it.
+        *idle_s, time = connection.pipeline(b"".join(questions) + pack("TIME"), len(keys) + 1)
+        refused = any(isinstance(reply, hiredis.ReplyError) and "no such key" not in str(reply) for reply in idle_s)
+        limit_s = (
+            None if refused or not isinstance(time, list) else idle_limit_s(missed, unix_ms_of(time), monotonic_ms())
+        )
+        if limit_s is None:
+            self._is_narrowed = False
             return keys
-        # The scan goes on while time passes, and idle times grow with it.
-        limit_s = self._idle_s_max + (self._due_ms - self._began_ms) // 1_000
-        return [
-            key
-            for key, idle_s in zip(keys, replies, strict=True)
-            if not isinstance(idle_s, int) or idle_s <= limit_s or idle_s >= IDLE_S_MAX
-        ]
+        newer = [key for key, idle in zip(keys, idle_s, strict=True) if may_be_newer(idle, limit_s)]
+        if self._stamps_strings or len(newer) == len(keys):
+            return newer
+        return newer + self._strings(connection, set(keys).difference(newer))
+
+    def _strings(self, connection: RespConnection, keys: Collection[bytes]) -> list[bytes]:
+        """Return those among the keys whose idle time may be another's, or date from before they were written."""
+        replies = connection.pipeline(b"".join(pack("OBJECT", "ENCODING", key) for key in keys), len(keys))
+        return [key for key, encoding in zip(keys, replies, strict=True) if encoding not in CONTAINERS]
 
     def _mark(self, dirty: DirtyKeys, unix_ms: int) -> None:
         assert self._current is not None
-        keys = [key for key in self._unmarked if not self._is_mapping(key)]
+        keys = [key for key in self._unmarked if not self._is_nobodys(key)]
         mask_of, missing = self._mask_of, self._missing
         marked, self._unmarked = dirty.mark(keys, lambda key: mask_of(key) & missing(key), REPAIR, unix_ms)
         self._marked += marked
         self._row.add(Counter.KEYS_REPAIRED, marked)
 
-    def _is_mapping(self, key: bytes) -> bool:
-        return bool(self._mapping_prefix) and key.startswith(self._mapping_prefix)
+    def _is_nobodys(self, key: bytes) -> bool:
+        return key == KEEPSAKE or (bool(self._mapping_prefix) and key.startswith(self._mapping_prefix))
 
     def _finish(self, moment_ms: int) -> None:
         assert self._current is not None

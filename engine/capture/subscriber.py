@@ -22,6 +22,7 @@ from engine.capture.listener import Listener, Phase, Subscription
 from engine.capture.notifications import needed_flags
 from engine.capture.repair import Repair
 from engine.capture.shards import Shard, channel_prefix
+from engine.capture.watch.keepsake import KEY as KEEPSAKE
 from engine.capture.watch.sight import Change as Unseen
 from engine.clock import monotonic_ms, now_ms
 from engine.config import CaptureSettings, RedisSettings, RingSettings
@@ -215,8 +216,7 @@ class Subscriber:
         except hiredis.ProtocolError as error:
             raise not_redis(connection.address, error) from error
         self._account(intake, moment_ms)
-        if listener.canary is not None:
-            self._dirty.forget(listener.canary.keys)
+        self._dirty.forget((KEEPSAKE, *(listener.canary.keys if listener.canary is not None else ())))
         for key, event in intake.marks:
             self._mark_dirty(key, event.decode())
         for reply in intake.others:
@@ -239,8 +239,8 @@ class Subscriber:
             self._declare("; ".join(change.reasons), self._gap.since_ms)
         if change.is_deaf:
             log.error("events_off", shard=self._spec.shard.index + 1, hint="see redis.set_notifications")
-            return
-        self._end_gap()
+        if not (change.is_deaf or change.is_unsettled):
+            self._end_gap()
 
     def _account(self, intake: Intake, moment_ms: int) -> None:
         row = self._row
@@ -265,7 +265,7 @@ class Subscriber:
         if not self._listener.watermark_ms:
             return
         keys_max = max(1, self._spec.capture.dirty_keys_max // 2)
-        if self._repair.advance(self._dirty, keys_max, self._listener.sight, moment_ms, now_ms()):
+        if self._repair.advance(self._dirty, keys_max, self._listener.outlook.sight, moment_ms, now_ms()):
             self._comparison.want()
 
     def _overflow(self) -> None:
@@ -290,10 +290,13 @@ class Subscriber:
             return
         if not watermark_ms or not is_whole or watermark_ms == self._marked.since_ms:
             return
-        if self._flusher.mark(Watermark(watermark_ms, self._listener.mark)):
-            self._marked = Missed(watermark_ms, self._listener.mark)
+        outlook = self._listener.outlook
+        marked = Missed(watermark_ms, outlook.mark_since(watermark_ms), clock_ms=max(0, outlook.clock_ms))
+        if self._flusher.mark(Watermark(watermark_ms, marked.server_mark)):
+            self._marked = marked
             self._row.set(Counter.HEARD_UNTIL_MS, watermark_ms)
             self._row.set(Counter.SERVER_MARK, self._marked.server_mark)
+            self._row.set(Counter.CLOCK_MS, self._marked.clock_ms)
 
     def _note_dirty(self) -> None:
         dirty = len(self._dirty)

@@ -73,6 +73,7 @@ class Counter(IntEnum):
     INVOCATIONS_LOST = 37
     BACKLOG_REFUSED = 38
     COMPARISONS = 39
+    CLOCK_MS = 40  # * how far the server's clock is ahead of this host's monotonic one
 
 
 assert _COUNTERS_AT + len(Counter) <= _SIZES_AT

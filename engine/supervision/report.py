@@ -13,7 +13,14 @@ from engine.routing.routes import RouteTable
 from engine.supervision.children import Child, Children, Phase
 
 _HIGHEST = frozenset(
-    {Counter.LAG_MS_MAX, Counter.HEARD_UNTIL_MS, Counter.SERVER_MARK, Counter.VERSION, Counter.FENCE_MS}
+    {
+        Counter.LAG_MS_MAX,
+        Counter.HEARD_UNTIL_MS,
+        Counter.SERVER_MARK,
+        Counter.CLOCK_MS,
+        Counter.VERSION,
+        Counter.FENCE_MS,
+    }
 )
 """Counters whose total is the highest, not the sum."""
 

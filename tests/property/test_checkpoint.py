@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from engine.supervision.progress.checkpoint import Checkpoint, CheckpointFile, from_bytes, to_bytes
+from engine.supervision.progress.clocks import Clocks
 
 NUMBERS = st.integers(0, 2**62)
 CHECKPOINTS = st.builds(
@@ -23,6 +24,7 @@ CHECKPOINTS = st.builds(
     routes=st.lists(st.text(max_size=5), max_size=3).map(tuple),
     is_clean=st.booleans(),
     written_at_ms=NUMBERS,
+    clocks=st.builds(Clocks, boot=st.text(max_size=5), monotonic_ms=NUMBERS, wall_ms=st.integers(-(2**62), 2**62)),
 )
 OLDER, NEWER = Checkpoint("here", 1_000, version=7, routes=("carts",)), Checkpoint("here", 2_000, 5, 9, is_clean=True)
 

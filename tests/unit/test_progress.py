@@ -97,16 +97,16 @@ def test_a_mark_counts_only_where_all_agree() -> None:
     """Idle times are believed by a mark that the server had all the time between the oldest and the newest look."""
     progress = begin(FOUND)
     progress.advance([Watermark(45_000, 7), Watermark(44_000, 7)])
-    assert progress.missed_by(0, 0) == (Missed(44_000, 7),)
+    assert progress.missed_by(0, 0, 0) == (Missed(44_000, 7),)
     progress.advance([Watermark(46_000, 8), Watermark(45_000, 7)])
-    assert progress.missed_by(0, 0) == (Missed(45_000, 0),)
+    assert progress.missed_by(0, 0, 0) == (Missed(45_000, 0),)
 
 
 def test_a_successor_begins_where_the_last_one_had_heard() -> None:
     """What a subscriber had marked is in the rings; one that had heard nothing leaves all since the watermark."""
     progress = begin(FOUND)
-    assert progress.missed_by(48_000, 9) == (Missed(48_000, 9),)
-    assert progress.missed_by(0, 0) == (Missed(40_000, 7),)
+    assert progress.missed_by(48_000, 9, 5) == (Missed(48_000, 9, clock_ms=5),)
+    assert progress.missed_by(0, 0, 0) == (Missed(40_000, 7),)
 
 
 def test_a_route_that_begins_with_the_whole_keyspace_has_it_once() -> None:
@@ -118,12 +118,12 @@ def test_a_route_that_begins_with_the_whole_keyspace_has_it_once() -> None:
     everything = Missed(THE_BEGINNING_MS, 0, 1 << slot)
     assert progress.missed_at_start() == (Missed(40_000, 7, EVERY_ROUTE & ~(1 << slot) & 0b11), everything)
     progress.advance([Watermark(NOW_MS, 7)])
-    assert everything in progress.missed_by(48_000, 9)
+    assert everything in progress.missed_by(48_000, 9, 5)
     kept = progress.checkpoint(0, NOW_MS, 0, is_clean=False)
     assert kept.routes == ("carts",)
     assert everything in begin(kept, "carts", "people", whole="people").missed_at_start()
     progress.advance([Watermark(NOW_MS + 1, 7)])
-    assert progress.missed_by(48_000, 9) == (Missed(48_000, 9),)
+    assert progress.missed_by(48_000, 9, 5) == (Missed(48_000, 9, clock_ms=5),)
     kept = progress.checkpoint(0, NOW_MS, 0, is_clean=False)
     assert kept.routes == ("carts", "people")
     assert everything not in begin(kept, "carts", "people", whole="people").missed_at_start()

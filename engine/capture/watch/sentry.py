@@ -2,7 +2,8 @@
 
 No notification tells of these, so a second connection looks at the server's own figures, beside the subscription.
 ``CONFIG SET`` and ``FLUSHALL`` are found by their count of calls (``INFO commandstats``): flags that were switched off
-and on again between two looks leave no other trace.
+and on again between two looks leave no other trace. A dataset that was replaced by replication shows in ``INFO
+replication``, and a full synchronization in another connection to the primary.
 
 **When a watermark counts.** That a pong has come proves that all messages before it were read, not that a message was
 sent for every change. So a watermark counts only when a look *after* its pong found nothing changed since the look
@@ -11,17 +12,19 @@ before it.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import hiredis
 
 from engine.capture.notifications import SETTING
+from engine.capture.watch.keepsake import Keepsake
 from engine.capture.watch.sight import QUESTIONS, Sight, read
 from engine.config import RedisSettings
 from engine.redis.connection import NOTHING, RespConnection, pack
 from engine.redis.errors import not_redis
 
-_COMMANDS = b"".join(pack(*question) for question in QUESTIONS)
+_COMMANDS = tuple(pack(*question) for question in QUESTIONS)
 
 
 class Sentry:
@@ -33,17 +36,27 @@ class Sentry:
         self._expected = 0
         self._ignored = 0
         self._others: list[Any] = []
+        self._keepsake: Keepsake | None = None
+        self._server_ms = 0
 
     @classmethod
     def open(cls, redis: RedisSettings, name: str, database: int) -> tuple[Sentry, Sight]:
         """Connect, and take the first look."""
         connection = RespConnection.open(redis, name=name, protocol=2, database=database)
+        sentry = cls(connection)
         try:
-            sight = read(connection.address, connection.pipeline(_COMMANDS, len(QUESTIONS)))
+            sight = sentry._look()
+            if sight.is_blind:
+                # Whoever never sees the counts looks at a key from the first look on.
+                sight = sentry._look()
         except BaseException:
             connection.close()
             raise
-        return cls(connection), sight
+        return sentry, sight
+
+    def _look(self) -> Sight:
+        questions = self._questions()
+        return self._sight(self.connection.pipeline(b"".join(questions), len(questions)))
 
     def is_asking(self) -> bool:
         """Tell whether a look is under way."""
@@ -52,8 +65,21 @@ class Sentry:
     def ask(self) -> None:
         """Begin a look, unless one is under way."""
         if not self._expected:
-            self._expected = len(QUESTIONS)
-            self.connection.send(_COMMANDS)
+            questions = self._questions()
+            self._expected = len(questions)
+            self.connection.send(b"".join(questions))
+
+    def _questions(self) -> tuple[bytes, ...]:
+        return (*_COMMANDS, *(self._keepsake.questions(self._server_ms) if self._keepsake else ()))
+
+    def _sight(self, replies: list[Any]) -> Sight:
+        sight = read(self.connection.address, replies[: len(QUESTIONS)])
+        self._server_ms = sight.server_ms
+        if self._keepsake is not None:
+            sight = replace(sight, keepsake=self._keepsake.take(replies[len(QUESTIONS) :]))
+        elif sight.is_blind:
+            self._keepsake = Keepsake()
+        return sight
 
     def set_flags(self, flags: str) -> None:
         """Set the flags; what the server says to it shows in the next look."""
@@ -88,7 +114,7 @@ class Sentry:
         if not self._expected or len(self._replies) < self._expected:
             return None
         replies, self._replies, self._expected = self._replies, [], 0
-        return read(self.connection.address, replies)
+        return self._sight(replies)
 
     def close(self) -> None:
         """Close the connection."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from engine.supervision.progress.clocks import Clocks
 from engine.supervision.progress.snapshots import Heard
 
 FORMAT = 2
@@ -28,7 +29,8 @@ class Checkpoint(msgspec.Struct, frozen=True):
     (`engine.capture.watch`). ``version`` is the highest that was given out. ``routes`` are those that have had what
     their ``starting_position`` promises, ``heard`` what each of them had and listened to (`Heard`). ``is_clean`` where
     nothing was in flight. Invocations may write until ``fence_after_ms`` after their start (0: unknown), whatever the
-    settings of the engine that reads this say.
+    settings of the engine that reads this say. ``clocks`` say how the
+    server's clock stood to the host's.
     """
 
     scope: str
@@ -41,6 +43,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
     format: int = 1
     heard: dict[str, Heard] = {}
     fence_after_ms: int = 0
+    clocks: Clocks = Clocks()
 
 
 _encode = msgspec.json.Encoder().encode

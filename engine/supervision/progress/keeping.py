@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
 from engine.clock import monotonic_ms, now_ms
 from engine.config import RouteSettings, Settings
 from engine.model import Missed, Watermark
@@ -15,6 +17,7 @@ from engine.routing.slices import server_of
 from engine.supervision.children import Child
 from engine.supervision.errands.planner import Plan
 from engine.supervision.progress.checkpoint import Checkpoint, CheckpointFile
+from engine.supervision.progress.clocks import Clocks
 from engine.supervision.progress.progress import Progress
 
 log = logs.get_logger(__name__)
@@ -52,6 +55,7 @@ class Keeper:
             planned.server_ms,
             is_lost=bool(problem) and found is None,
             interval_ms=settings.supervision.checkpoint_interval_ms,
+            clock_ms=found.clocks.server_ahead_ms() if found is not None else 0,
         )
         self.version_floor = self._progress.version_floor
         self._fence_after_ms = fence_after_ms(settings, tuple(table.routes.values()))
@@ -104,7 +108,8 @@ class Keeper:
         if not child.forks:
             return self._progress.missed_at_start()
         row = self._board.row(child.number)
-        return self._progress.missed_by(row.get(Counter.HEARD_UNTIL_MS), row.get(Counter.SERVER_MARK))
+        heard_until_ms, mark = row.get(Counter.HEARD_UNTIL_MS), row.get(Counter.SERVER_MARK)
+        return self._progress.missed_by(heard_until_ms, mark, row.get(Counter.CLOCK_MS))
 
     def turn(self, moment_ms: int) -> None:
         """Keep the checkpoint where it is due."""
@@ -116,16 +121,19 @@ class Keeper:
         """Write down how far everything is settled; a disk that refuses is told once, and tried again."""
         rows = self._board.rows
         watermarks = [ring.watermark for shard in self._rings_of for ring in shard]
-        if not all(row.get(Counter.SERVER_MARK) for row in self._subscribers):
-            watermarks = [Watermark(one.moment_ms, 0) for one in watermarks]
-        self._progress.advance(watermarks)
+        marks = {row.get(Counter.SERVER_MARK) for row in self._subscribers}
+        # What is settled is older than what was heard: its mark holds, and so do the clocks, only if it is still that.
+        self._progress.advance(
+            [one if {one.server_mark} == marks else Watermark(one.moment_ms, 0) for one in watermarks]
+        )
+        clocks = Clocks.of(max(row.get(Counter.CLOCK_MS) for row in self._subscribers))
         moment_ms = monotonic_ms()
         is_clean = is_clean and all(row.get(Counter.FENCE_MS) <= moment_ms for row in rows)
         version = max(row.get(Counter.VERSION) for row in rows)
         # What the engine before this one had in flight may outlast this one too.
         fence_ms = max(self._fence_after_ms, self.fence_ms - moment_ms)
         checkpoint = self._progress.checkpoint(version, now_ms(), moment_ms, is_clean=is_clean, fence_after_ms=fence_ms)
-        problem = self._checkpoints.write(checkpoint)
+        problem = self._checkpoints.write(msgspec.structs.replace(checkpoint, clocks=clocks))
         if problem and not self._is_refused:
             log.error("checkpoint_not_written", problem=problem)
         self._is_refused = bool(problem)

@@ -26,11 +26,12 @@ class Progress:
         *,
         is_lost: bool,
         interval_ms: int = 1_000,
+        clock_ms: int = 0,
     ) -> None:
         """Begin at what a checkpoint says; ``is_lost`` where there was one that can't be read.
 
         ``now_ms`` is where a first start begins (Unix time, the server's clock); a checkpoint is kept every
-        ``interval_ms``.
+        ``interval_ms``. ``clock_ms`` is how far the server's clock was ahead of this host's monotonic one.
         """
         version = found.version if found is not None else 0
         if found is not None and found.scope != scope:
@@ -41,6 +42,7 @@ class Progress:
         self._scope = scope
         self._baseline_ms = found.watermark_ms if found else (THE_BEGINNING_MS if is_lost else now_ms)
         self._mark = found.server_mark if found else 0
+        self._clock_ms = clock_ms
         names = {route.name for route in table.routes.values()}
         if found is not None and found.format >= HEARD_SINCE_FORMAT:
             past = dict(found.heard)
@@ -85,14 +87,15 @@ class Progress:
         """Return what the first subscribers have to find: what routes that had begun missed while nobody listened."""
         missed = self.whole_keyspace()
         if not self.is_first:
-            missed = (Missed(self._baseline_ms, self._mark, self._snapshots.listening() or EVERY_ROUTE), *missed)
+            routes = self._snapshots.listening() or EVERY_ROUTE
+            missed = (Missed(self._baseline_ms, self._mark, routes, clock_ms=self._clock_ms), *missed)
         return missed
 
-    def missed_by(self, heard_until_ms: int, server_mark: int) -> tuple[Missed, ...]:
+    def missed_by(self, heard_until_ms: int, server_mark: int, clock_ms: int) -> tuple[Missed, ...]:
         """Return what the successor of a subscriber has to find, that had marked up to this moment (0: never)."""
         if not heard_until_ms:
-            heard_until_ms, server_mark = self._baseline_ms, self._mark
-        return (Missed(heard_until_ms, server_mark), *self.whole_keyspace())
+            heard_until_ms, server_mark, clock_ms = self._baseline_ms, self._mark, self._clock_ms
+        return (Missed(heard_until_ms, server_mark, clock_ms=clock_ms), *self.whole_keyspace())
 
     def advance(self, watermarks: Sequence[Watermark]) -> None:
         """Take in the settled watermark of every ring (0: none yet).

@@ -1,0 +1,47 @@
+"""A key that stays, where a server does not count what takes keys away without an event.
+
+A user without ``+info`` sees no count of ``FLUSHALL``, ``SWAPDB`` or ``REPLICAOF``. Then a key of the engine's own is
+looked at instead: it is the same as before, or the keyspace is not. All who look at a database share the one key, and
+whoever finds it gone sets another word.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+
+import hiredis
+
+from engine.redis.connection import pack
+
+KEY = b"__engine_canary__stays"
+"""Begins like the canaries: it is nobody's data."""
+LIFE_S = 86_400
+"""Nobody's key for ever; that it is renewed long before the end, a look sees to."""
+RENEWAL_MS = 3_600_000
+_HOPELESS = ("NOPERM", "READONLY")
+
+
+class Keepsake:
+    """What a look asks, and whether it may."""
+
+    def __init__(self) -> None:
+        self._is_refused = False
+        self._renewal_ms = 0
+
+    def questions(self, server_ms: int) -> tuple[bytes, ...]:
+        """Return the packed commands, the last of which is answered with the word; none where they were refused."""
+        if self._is_refused:
+            return ()
+        commands = [pack("SET", KEY, uuid.uuid4().hex, "NX", "EX", LIFE_S), pack("GET", KEY)]
+        if server_ms >= self._renewal_ms:
+            self._renewal_ms = server_ms + RENEWAL_MS
+            commands.insert(1, pack("EXPIRE", KEY, LIFE_S))
+        return tuple(commands)
+
+    def take(self, replies: Sequence[object]) -> bytes | None:
+        """Return the word in the answers; None where there is none, for now or for good."""
+        refused = (str(reply) for reply in replies if isinstance(reply, hiredis.ReplyError))
+        self._is_refused = any(text.startswith(_HOPELESS) for text in refused)
+        word = replies[-1] if replies else None
+        return word if isinstance(word, bytes) else None

@@ -1,0 +1,124 @@
+"""Whether a key's idle time can be believed: the facts that it takes, and what follows from them.  (pure)
+
+A narrowed repair passes over keys that were accessed last before the gap began. That loses a key whose idle time is not
+that of its last write, and there are many ways to such a one. So narrowing is not allowed unless something speaks
+against it, but only where every fact of a short list speaks for it. Everything else reads every key of the shard.
+
+1. The server is a Redis or Valkey of its own kind, from a version that counts subcommands, and tells all of this.
+2. Its statistics were never reset: the counts below are those since its start.
+3. No child saves or rewrites: while one does, Redis touches no key.
+4. The policy is not LFU, which keeps a frequency in the place of the time.
+5. The dataset is being neither loaded nor synchronized, and a replica follows its primary.
+6. The idle clock, which a busy server may let stand still, is in step with the server's time.
+7. The process, the role, the replication history, the policy and the counts of what misleads (forks, fields that
+   expired, settings, flushes, swaps, loads, restored keys) are what they were when the gap began: `Facts.mark`.
+8. A key is passed over only if it was idle for longer than the gap by both clocks, the server's, asked after the idle
+   time, and our own: the server's may have been set (`idle_limit_s`).
+9. Strings count only where the server gives each write its own time (`Software.stamps_strings`). Before, small integers
+   share one object, and a string dates from when its command was parsed: a transaction, or a pause, may be much later.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from dataclasses import dataclass
+
+from engine.model import Missed
+
+IDLE_MARGIN_S = 3
+"""Idle times are whole seconds, and so is the server's clock behind them; it may lag by `IDLE_CLOCK_LAG_S_MAX`."""
+IDLE_CLOCK_LAG_S_MAX = 1
+IDLE_CLOCK_S = 2**24
+"""The idle clock's seconds have 24 bits: one that went back shows as nearly all of them."""
+IDLE_S_MAX = IDLE_CLOCK_S - 30 * 86_400
+
+CONTAINERS = frozenset(
+    b"hashtable intset linkedlist listpack listpackex quicklist skiplist stream ziplist zipmap".split()
+)
+"""Encodings of values that are no strings: a write looks them up, and stamps them, when it is executed."""
+
+_VERSION = re.compile(rb"(\d+)\.(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Software:
+    """What answers: its family, ``redis``, ``valkey`` or one that we do not know, and its version."""
+
+    family: str = ""
+    version: tuple[int, int] = (0, 0)
+
+    @classmethod
+    def of(cls, server: dict[bytes, bytes]) -> Software:
+        """Return what ``INFO server`` says; forks call themselves a Redis too, and something else besides."""
+        families = {name.removesuffix(b"_version") for name in server if name.endswith(b"_version")} - {b"gcc"}
+        family = {frozenset({b"redis"}): "redis", frozenset({b"redis", b"valkey"}): "valkey"}.get(frozenset(families))
+        found = _VERSION.match(server.get(f"{family}_version".encode(), b""))
+        return cls(family, (int(found[1]), int(found[2]))) if family and found else cls()
+
+    @property
+    def counts_subcommands(self) -> bool:
+        """Tell whether ``CONFIG SET`` and ``CONFIG RESETSTAT`` are counted by themselves."""
+        return self.family == "valkey" or (self.family == "redis" and self.version >= (7, 0))
+
+    @property
+    def stamps_strings(self) -> bool:
+        """Tell whether a string's idle time is its own, from when its command was executed."""
+        return self.version >= {"redis": (8, 2), "valkey": (9, 1)}.get(self.family, (99, 0))
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What one look says of all that idle times hang on; empty where the server does not tell."""
+
+    software: Software = Software()
+    process: bytes = b""
+    role: bytes = b""
+    history: bytes = b""
+    """The replication id, and on a replica also which connection to its primary it lives on."""
+    is_settled: bool = False
+    """Whether the dataset is neither loaded nor synchronized, and where it follows another it does so now."""
+    is_forked: bool = True
+    policy: bytes = b""
+    counts: tuple[tuple[bytes, bytes], ...] = ()
+    """What was counted of all that misleads idle times, by name."""
+    has_resets: bool = True
+    clock_lag_s: int = IDLE_CLOCK_S
+
+    @property
+    def doubt(self) -> str:
+        """Return why idle times can't be believed, in words; "" where they can."""
+        doubts = (
+            (not self.software.family, "the server's software or its INFO is unknown"),
+            (not self.software.counts_subcommands, "Redis before 7 does not count subcommands"),
+            (not (self.process and self.role and self.history and self.counts), "the server does not tell all of INFO"),
+            (self.has_resets, "the server's statistics have been reset, or are not told"),
+            (self.is_forked, "a child of the server saves or rewrites"),
+            (not self.policy or b"lfu" in self.policy, f"maxmemory-policy is {self.policy.decode() or 'not told'}"),
+            (not self.is_settled, "the dataset is loaded or synchronized, or its replication link is down"),
+            (not 0 <= self.clock_lag_s <= IDLE_CLOCK_LAG_S_MAX, "the server's idle clock stands still"),
+        )
+        return next((words for holds, words in doubts if holds), "")
+
+    @property
+    def mark(self) -> int:
+        """Return a digest that two looks share only if idle times can be believed from the one to the other; else 0."""
+        if self.doubt:
+            return 0
+        parts = (self.process, self.role, self.history, self.policy, *(b"=".join(count) for count in self.counts))
+        return zlib.crc32(b"\n".join(parts)) or 1
+
+
+def idle_limit_s(missed: Missed, server_ms: int, local_ms: int) -> int:
+    """Return how long a key that changed in the gap can have been idle.
+
+    ``server_ms`` (Unix time) and ``local_ms`` (this host's monotonic time) are read after the idle times. Where the
+    server's clock was set back, less time has passed by it than keys have been idle; where it was set forward, more.
+    """
+    passed_ms = max(server_ms - missed.since_ms, local_ms - (missed.since_ms - missed.clock_ms))
+    return max(0, passed_ms) // 1_000 + 1 + IDLE_MARGIN_S
+
+
+def may_be_newer(idle_s: object, limit_s: int) -> bool:
+    """Tell whether a key that answers with this idle time may have changed in the gap."""
+    return not isinstance(idle_s, int) or idle_s <= limit_s or idle_s >= IDLE_S_MAX
