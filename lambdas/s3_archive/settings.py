@@ -10,6 +10,9 @@ from lambdas.contract import SetupError
 from lambdas.environ import check_order, number, one_of, required
 
 PARTITIONS = ("hour", "day")
+BY_THE_BUCKET = "bucket"
+KMS = "aws:kms"
+ENCRYPTIONS = (BY_THE_BUCKET, "AES256", KMS)
 PREFIX_BYTES_MAX = 800
 """S3 takes names of 1,024 bytes; the partition and the object's own name need some of them."""
 
@@ -23,6 +26,7 @@ class Settings:
     bucket: str
     prefix: str = ""
     partition: str = "hour"
+    encryption: str = BY_THE_BUCKET
     kms_key_id: str = ""
     attempts_max: int = 8
     backoff_ms_min: int = 25
@@ -38,7 +42,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         _bucket(required(environ, "ARCHIVE_BUCKET", "the bucket that the function writes to")),
         _prefix(environ.get("ARCHIVE_PREFIX", "")),
         one_of(environ, "ARCHIVE_PARTITION", PARTITIONS),
-        environ.get("ARCHIVE_KMS_KEY_ID", "").strip(),
+        *_encryption(environ),
         number(environ, "ARCHIVE_ATTEMPTS_MAX", Settings.attempts_max, 1, 100),
         number(environ, "ARCHIVE_BACKOFF_MS_MIN", Settings.backoff_ms_min, 1, 60_000),
         number(environ, "ARCHIVE_BACKOFF_MS_MAX", Settings.backoff_ms_max, 1, 60_000),
@@ -48,6 +52,17 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     )
     check_order("ARCHIVE_BACKOFF_MS_MIN", settings.backoff_ms_min, "ARCHIVE_BACKOFF_MS_MAX", settings.backoff_ms_max)
     return settings
+
+
+def _encryption(environ: Mapping[str, str]) -> tuple[str, str]:
+    """Return the encryption that each object asks for, and the key where it is one of KMS."""
+    key = environ.get("ARCHIVE_KMS_KEY_ID", "").strip()
+    encryption = one_of(environ, "ARCHIVE_ENCRYPTION", ENCRYPTIONS)
+    if key and encryption == "AES256":
+        raise SetupError(
+            "ARCHIVE_ENCRYPTION is AES256, which has no key of KMS: remove ARCHIVE_KMS_KEY_ID, or say aws:kms"
+        )
+    return KMS if key else encryption, key
 
 
 def _bucket(text: str) -> str:

@@ -15,7 +15,7 @@ from lambdas.contract import DestinationUnavailable, SetupError
 from lambdas.repeats import Repeats, TimeLeft, past_deadline
 from lambdas.s3_archive.calls import code_and_message, raise_if_set_up_wrongly, why_again
 from lambdas.s3_archive.lines import ArchiveObject
-from lambdas.s3_archive.settings import Settings
+from lambdas.s3_archive.settings import BY_THE_BUCKET, Settings
 from lambdas.signatures import is_of_the_signature
 
 CHECK_NAME = ".check"
@@ -108,8 +108,10 @@ class ArchiveWriter:
             "ContentType": CONTENT_TYPE,
             "ChecksumSHA256": base64.b64encode(hashlib.sha256(body).digest()).decode(),
         }
+        if self._settings.encryption != BY_THE_BUCKET:
+            request["ServerSideEncryption"] = self._settings.encryption
         if self._settings.kms_key_id:
-            request |= {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": self._settings.kms_key_id}
+            request["SSEKMSKeyId"] = self._settings.kms_key_id
         try:
             self._client.put_object(**request)
         except (ClientError, BotoCoreError) as error:

@@ -27,6 +27,7 @@ _STANDS_FOR = {
     "AWS::Partition": "aws",
     "AWS::AccountId": "123456789012",
     "AWS::StackName": "carts",
+    "AWS::StackId": "arn:aws:cloudformation:eu-west-1:123456789012:stack/carts/51af3dc0-da77-11e4-872e-1234567db123",
     "DynamoDbFunction.Arn": "arn:aws:lambda:eu-west-1:123456789012:function:dynamodb",
     "ArchiveFunction.Arn": "arn:aws:lambda:eu-west-1:123456789012:function:archive",
     "AuroraFunction.Arn": "arn:aws:lambda:eu-west-1:123456789012:function:aurora",
@@ -88,6 +89,12 @@ def resolved(value: Any) -> Any:
             return _STANDS_FOR.get(".".join(argument), ".".join(argument))
         if function == "Fn::If":
             return resolved(argument[1])
+        if function == "Fn::Select":
+            return resolved(argument[1])[int(argument[0])]
+        if function == "Fn::Split":
+            return resolved(argument[1]).split(argument[0])
+        if function == "Fn::Join":
+            return argument[0].join(resolved(argument[1]))
         if function in {"Fn::Base64", "Fn::Sub"}:
             return resolved(argument) if function == "Fn::Base64" else _substituted(argument)
     return {key: resolved(one) for key, one in value.items()}

@@ -15,6 +15,7 @@ import kubernetes_validate
 import pytest
 from botocore.validate import ParamValidator
 
+from tests.deployment import documents
 from tests.deployment.documents import (
     CONFIG,
     DOCKERFILE,
@@ -32,6 +33,30 @@ def test_cloudformation_finds_nothing_wrong() -> None:
     """cfn-lint, with SAM's transform and the resource schemas of CloudFormation, has no error and no warning."""
     done = subprocess.run([Path(sys.executable).with_name("cfn-lint"), TEMPLATE], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+
+def test_identifiers_are_short_and_in_lower_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ElastiCache takes its users' and groups' identifiers, of 40 characters at most, whatever the stack is called."""
+    name, number = "Carts-" + "x" * 120, "51af3dc0-da77-11e4-872e-1234567db123"
+    stack = {
+        "AWS::StackName": name,
+        "AWS::StackId": f"arn:aws:cloudformation:eu-west-1:123456789012:stack/{name}/{number}",
+    }
+    monkeypatch.setattr(documents, "_STANDS_FOR", documents._STANDS_FOR | stack)
+    users = documents.resources_of("AWS::ElastiCache::User") | documents.resources_of("AWS::ElastiCache::UserGroup")
+    ids = [documents.resolved(one.get("UserId") or one["UserGroupId"]) for one in users.values()]
+    assert len(set(ids)) == 3
+    for one in ids:
+        assert re.fullmatch(r"[a-z]([a-z0-9]|-(?=[a-z0-9])){0,39}", one)
+        assert number.partition("-")[0] in one
+
+
+def test_concurrency_need_not_be_reserved() -> None:
+    """A new account has nothing to reserve: by default no function is given any of its own."""
+    document = documents.template()
+    assert document["Parameters"]["FunctionConcurrency"]["Default"] == 0
+    reserved = document["Globals"]["Function"]["ReservedConcurrentExecutions"]
+    assert reserved == {"Fn::If": ["HasConcurrency", {"Ref": "FunctionConcurrency"}, {"Ref": "AWS::NoValue"}]}
 
 
 @pytest.mark.parametrize("document", manifests(), ids=lambda one: one["kind"])

@@ -245,7 +245,7 @@ def test_a_wrong_set_up_is_one_clear_error(world: World, fault: Callable[[dict[s
 
 def test_a_missing_right_to_the_key_is_named(make_world: Callable[..., World]) -> None:
     """With a key of its own, the function needs a right to it too."""
-    world = make_world(kms_key_id="alias/history")
+    world = make_world(encryption="aws:kms", kms_key_id="alias/history")
     world.faults = [answering("AccessDenied", 403)]
     with pytest.raises(SetupError, match="kms:GenerateDataKey on alias/history"):
         world.invoke(delivered(1))
@@ -281,13 +281,32 @@ def test_an_empty_batch_leaves_an_empty_object_at_most(world: World) -> None:
 
 def test_objects_are_encrypted_and_verified(make_world: Callable[..., World]) -> None:
     """Each object carries its checksum, and names the key where there is one; so does the check."""
-    world = make_world(kms_key_id="alias/history")
+    world = make_world(encryption="aws:kms", kms_key_id="alias/history")
     world.invoke()
     world.invoke(delivered(1))
     for request in world.requests:
         assert b64decode(request["ChecksumSHA256"]) == hashlib.sha256(request["Body"]).digest()
         assert (request["ServerSideEncryption"], request["SSEKMSKeyId"]) == ("aws:kms", "alias/history")
     assert world.s3.head_object(Bucket="history", Key=world.names()[1])["ServerSideEncryption"] == "aws:kms"
+
+
+@pytest.mark.parametrize(
+    ("environ", "headers"),
+    [
+        ({}, {}),
+        ({"ARCHIVE_ENCRYPTION": "AES256"}, {"ServerSideEncryption": "AES256"}),
+        ({"ARCHIVE_ENCRYPTION": "aws:kms"}, {"ServerSideEncryption": "aws:kms"}),
+        ({"ARCHIVE_KMS_KEY_ID": "k"}, {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "k"}),
+    ],
+)
+def test_the_headers_of_the_encryption(
+    make_world: Callable[..., World], environ: dict[str, str], headers: dict[str, str]
+) -> None:
+    """Each object asks for what a bucket's policy may want, and for nothing where the bucket is to decide."""
+    read = read_settings({"ARCHIVE_BUCKET": "history", **environ})
+    world = make_world(encryption=read.encryption, kms_key_id=read.kms_key_id)
+    world.invoke()
+    assert {name: value for name, value in world.requests[0].items() if name.startswith(("Server", "SSE"))} == headers
 
 
 def test_the_originals_payload(world: World) -> None:
