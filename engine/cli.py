@@ -13,6 +13,7 @@ import click
 
 from engine import __version__
 from engine.errors import ConfigError, EngineError
+from engine.text import shown, shown_json
 
 if TYPE_CHECKING:
     from engine.config import Settings
@@ -333,13 +334,13 @@ def _load(config: str | None, flags: Mapping[str, object]) -> Settings:
 def _complain(error: EngineError) -> None:
     """Print an error: a line for each problem, with its remedy."""
     for problem in getattr(error, "problems", None) or (error,):
-        print(f"engine: error: {problem}", file=sys.stderr)
+        print(f"engine: error: {shown(str(problem))}", file=sys.stderr)
 
 
 def _print_json(content: Any) -> None:
     import msgspec
 
-    print(msgspec.json.format(msgspec.json.encode(content), indent=2).decode())
+    print(shown_json(msgspec.json.format(msgspec.json.encode(content), indent=2).decode()))
 
 
 def _print_rich(view: Any) -> None:

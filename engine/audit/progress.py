@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from engine.audit.compare import Progress as Report
+from engine.text import shown
 
 
 @contextmanager
@@ -28,6 +30,6 @@ def shown_progress() -> Iterator[Report]:
             if done and what != counted:
                 counted = what
                 bar.reset(task, total=total)
-            bar.update(task, description=what, advance=done)
+            bar.update(task, description=escape(shown(what)), advance=done)
 
         yield report

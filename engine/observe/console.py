@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from engine.model import THE_BEGINNING_MS
+from engine.text import shown_all
 
 _TOTALS = {
     "events_read": "events read",
@@ -57,6 +58,7 @@ _AUDIT_COUNTS = {
 
 def status_view(status: Mapping[str, Any]) -> RenderableType:
     """Return the status file's content for people."""
+    status = shown_all(status)
     up_s = (status["updated_at_ms"] - status["started_at_ms"]) // 1_000
     head = Text(f"engine {status['version']}, process {status['pid']}: ")
     head.append(status["state"], style="green" if status["state"] == "ready" else "yellow")
@@ -121,7 +123,7 @@ def deletions_view(routes: Sequence[Mapping[str, Any]]) -> RenderableType:
     if not routes:
         return Text("no deletions are held, and none were refused")
     table = _table("route", "found gone", "of", "since", "choice", "refused", "why")
-    for route in routes:
+    for route in shown_all(routes):
         since = datetime.fromtimestamp(route["since_ms"] / 1_000).isoformat(" ", "seconds") if route["gone"] else ""
         counts = (f"{route[name]:,}" if route[name] else "" for name in ("gone", "of", "kept"))
         gone, of, kept = counts
@@ -132,7 +134,7 @@ def deletions_view(routes: Sequence[Mapping[str, Any]]) -> RenderableType:
 
 def audit_view(audit: Mapping[str, Any]) -> RenderableType:
     """Return what `engine audit` found (its JSON) for people."""
-    return Group(*(_audited_route(route) for route in audit["routes"]))
+    return Group(*(_audited_route(route) for route in shown_all(audit["routes"])))
 
 
 def _audited_route(route: Mapping[str, Any]) -> RenderableType:
@@ -159,9 +161,9 @@ def _some_keys(examples: Sequence[Mapping[str, str]]) -> str:
 
 
 def _some_key(example: Mapping[str, str]) -> str:
-    """Return a key in one short line that no terminal takes for a command."""
+    """Return a key in one short line."""
     text = f"{example['id_encoding']}:{example['id']}" if "id_encoding" in example else example["id"]
-    text = text if text and text.isprintable() else repr(text)
+    text = text or "''"
     return text if len(text) <= _KEY_CHARS_MAX else text[:_KEY_CHARS_MAX] + "…"
 
 
@@ -169,7 +171,7 @@ def findings_view(findings: Sequence[tuple[str, str, str, str]]) -> RenderableTy
     """Return what `engine check` found, as (verdict, place, message, hint), for people."""
     styles = {"ok": "green", "note": "yellow", "error": "red"}
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    for verdict, place, message, hint in findings:
+    for verdict, place, message, hint in shown_all(findings):
         text = Text(message)
         if hint:
             text.append(f"\n→ {hint}", style="bold")

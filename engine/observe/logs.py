@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import re
 import sys
 from collections.abc import MutableMapping
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 
 from engine.config import LogSettings
+from engine.text import shown
 
 _SECRET_IN_URL = re.compile(r"://[^@/\s]*@")
 
@@ -32,13 +34,12 @@ def configure(settings: LogSettings, process: str) -> None:
     if settings.format == "json":
         processors += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     else:
-        processors.append(
+        processors += [
+            _quote,
             structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty(),
-                pad_event_to=0,
-                exception_formatter=structlog.dev.plain_traceback,
-            )
-        )
+                colors=sys.stderr.isatty(), pad_event_to=0, exception_formatter=_traceback_as_shown
+            ),
+        ]
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, settings.level.upper())),
@@ -47,6 +48,31 @@ def configure(settings: LogSettings, process: str) -> None:
     )
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(process=process)
+
+
+class _Quoted:
+    """A text that a log line holds as Python writes it."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return repr(self._text)
+
+
+def _quote(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Quote what does not print: a key may hold what a terminal obeys."""
+    for name, value in event.items():
+        if isinstance(value, str) and not value.isprintable():
+            event[name] = _Quoted(value)
+    return event
+
+
+def _traceback_as_shown(stream: TextIO, error: Any) -> None:
+    """Write a traceback whose texts command no terminal."""
+    plain = io.StringIO()
+    structlog.dev.plain_traceback(plain, error)
+    stream.write("\n".join(shown(line) for line in plain.getvalue().split("\n")))
 
 
 class _StandardError:

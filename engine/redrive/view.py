@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from engine.redrive.run import Nobody, Observer, Summary
+from engine.text import shown
 
 
 class _Bars:
@@ -23,7 +24,7 @@ class _Bars:
 
     def begins(self, source: str, total: int | None) -> None:
         """Show a new bar."""
-        self._task = self._progress.add_task(escape(source), total=total, sent=0)
+        self._task = self._progress.add_task(escape(shown(source)), total=total, sent=0)
 
     def advances(self, weight: int, sent: int) -> None:
         """Move the newest bar."""
@@ -50,7 +51,7 @@ def summary_view(summary: Summary) -> Table:
     for name in ("read", "sent", "kept"):
         table.add_column(name, justify="right")
     for tally in summary.sources:
-        table.add_row(escape(tally.source), f"{tally.read:,}", f"{tally.sent:,}", f"{tally.kept:,}")
+        table.add_row(escape(shown(tally.source)), f"{tally.read:,}", f"{tally.sent:,}", f"{tally.kept:,}")
     return table
 
 
