@@ -153,6 +153,7 @@ def test_every_variable_of_a_function_is_a_setting(name: str) -> None:
     assert all(f'"{variable}"' in sources for variable in variables)
     mapping = '[{"keys": ["cart:*"], "table": "carts", "key": {"column": "id"}, "columns": {"owner": "text"}}]'
     stands_for = {"AURORA_MAPPING": mapping, "DYNAMO_WRITE_MODE": "batch", "ARCHIVE_BUCKET": "archive"}
+    stands_for |= {"ARCHIVE_ENCRYPTION": template()["Parameters"]["ArchiveEncryption"]["Default"]}
     settings = importlib.import_module(f"lambdas.{FOLDERS[name]}.settings")
     settings.read_settings({**variables, **{key: text for key, text in stands_for.items() if key in variables}})
 
