@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from queue import SimpleQueue
 from typing import Any
 
+from engine.clock import monotonic_ms
 from engine.config import AwsSettings, DeliverySettings
+from engine.delivery.lanes.lane import Batch
+from engine.delivery.sockets import Sockets
+from engine.delivery.targets.flights import Flights
 from engine.delivery.targets.lambda_ import LambdaTarget
+from engine.model import Outcome
 
+WAIT_S = 30.0
 PAYLOAD = b'{"records":[]}'
 
 
@@ -21,6 +30,7 @@ class Service(ThreadingHTTPServer):
     lacking_bytes = 0
     hangs_up = False
     connections = 0
+    is_looped = False
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -56,6 +66,59 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-def target(service: Service, function: str = "carts", *, report: bool = True, **delivery: int) -> LambdaTarget:
+class InTheLoop:
+    """A function's target as an invoker has it: its invocations are on a loop of the test's own."""
+
+    def __init__(self, target: LambdaTarget) -> None:
+        self.target = target
+        self.sockets = Sockets()
+        self.ended: list[Outcome] = []
+        self._todo: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self.flights = Flights(target, self.sockets, self._aside, lambda _, outcome: self.ended.append(outcome))
+
+    def _aside(self, work: Callable[[], Callable[[], None]]) -> None:
+        threading.Thread(target=lambda: self._todo.put(work()), daemon=True).start()
+
+    def turn(self) -> None:
+        """Serve what is ready now."""
+        while not self._todo.empty():
+            self._todo.get()()
+        self.sockets.wait(2)
+        self.sockets.expire(monotonic_ms())
+
+    def start(self, payload: bytes) -> None:
+        """Begin an invocation."""
+        batch = Batch([])
+        batch.payload = payload
+        self.flights.start(batch)
+
+    def invoke(self, payload: bytes) -> Outcome:
+        """Invoke, and turn until there is an outcome."""
+        self.ended.clear()
+        self.start(payload)
+        deadline = time.monotonic() + WAIT_S
+        while not self.ended:
+            assert time.monotonic() < deadline, "no outcome"
+            self.turn()
+        return self.ended[0]
+
+    def close(self) -> None:
+        """Close idle connections, and use no others for long."""
+        self.flights.close()
+        self.flights = Flights(self.target, self.sockets, self._aside, lambda _, outcome: self.ended.append(outcome))
+
+
+def target(
+    service: Service, function: str = "carts", *, report: bool = True, **delivery: int
+) -> LambdaTarget | InTheLoop:
+    """Return a target in the way that the test's service was made for: by threads, or in the loop."""
     aws = AwsSettings(region="eu-west-1", lambda_endpoint_url=service.url)
-    return LambdaTarget(function, aws, DeliverySettings(**delivery), report_item_failures=report, connections_max=8)
+    return made_for(service, aws, function, report=report, **delivery)
+
+
+def made_for(
+    service: Service, aws: AwsSettings, function: str = "carts", *, report: bool = True, **delivery: int
+) -> LambdaTarget | InTheLoop:
+    """Return a target that reaches AWS by these settings."""
+    made = LambdaTarget(function, aws, DeliverySettings(**delivery), report_item_failures=report, connections_max=8)
+    return InTheLoop(made) if service.is_looped else made

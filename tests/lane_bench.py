@@ -15,6 +15,7 @@ from engine.delivery.dispatch import Burial
 from engine.delivery.lanes import hands, route_lane
 from engine.delivery.lanes.hands import LaneKit
 from engine.delivery.lanes.lane import Batch
+from engine.delivery.sockets import Sockets
 from engine.ring.counters import Board
 from engine.ring.wake import Wake
 
@@ -53,6 +54,6 @@ def lane_kit(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[LaneKit]:
     patch.setattr(route_lane, "monotonic_ms", lambda: 0)
     patch.setattr(route_lane, "now_ms", lambda: UNIX_MS)
     backlog, wake = Backlog(str(folder), 0, 1, 1 << 26), Wake()
-    yield LaneKit(0, DELIVERY, AwsSettings(), backlog, Board(1).row(0), deque(), wake)
+    yield LaneKit(0, DELIVERY, AwsSettings(), backlog, Board(1).row(0), deque(), wake, Sockets())
     backlog.close()
     wake.close()

@@ -1,21 +1,24 @@
-"""What blocks, in threads: invocations in flight, and dead letters on their way; `boto3` and its kin wait.
+"""What carries batches out and outcomes back: the loop's own sockets for functions, threads for all that blocks.
 
-The invoker's loop owns all state; a thread is given a payload and hands back an outcome, nothing else. Most
-of an invocation's time is spent in the kernel or waiting, with the interpreter's lock released.
+Threads send to streams and queues and keep dead letters (`boto3` waits), and connect to functions. The invoker's loop
+owns all state; a thread is given a payload and hands back an outcome, nothing else.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
 
 from engine.delivery.failures.dead_letter import DeadLetter
 from engine.delivery.failures.places import FailureSink
 from engine.delivery.lanes.lane import Batch, Entry
+from engine.delivery.sockets import Sockets
 from engine.delivery.targets.base import Target
+from engine.delivery.targets.flights import Flights
+from engine.delivery.targets.lambda_ import LambdaTarget
 from engine.model import Failure, Outcome
 from engine.observe.logs import get_logger
 from engine.ring.wake import Wake
@@ -51,7 +54,14 @@ class Buried:
     problem: str
 
 
-Completion = Delivered | Buried
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Work that blocks is done: ``go_on`` is for the loop to call."""
+
+    go_on: Callable[[], None]
+
+
+Completion = Delivered | Buried | Prepared
 
 
 class Dispatcher:
@@ -65,13 +75,17 @@ class Dispatcher:
         threads: int,
         done: deque[Completion],
         wake: Wake,
+        sockets: Sockets,
     ) -> None:
         self._lane_id = lane_id
         self._target = target
         self._sink = sink
         self._done = done
         self._wake = wake
-        self._jobs: SimpleQueue[Batch | Burial | None] = SimpleQueue()
+        self._jobs: SimpleQueue[Batch | Burial | Callable[[], Callable[[], None]] | None] = SimpleQueue()
+        self._flights: Flights | None = None
+        if isinstance(target, LambdaTarget):
+            self._flights = Flights(target, sockets, self._jobs.put, self._ended)
         self._threads = [
             threading.Thread(target=self._work, name=f"invoke-{lane_id}-{index}", daemon=True)
             for index in range(threads)
@@ -81,19 +95,29 @@ class Dispatcher:
 
     def submit(self, job: Batch | Burial) -> None:
         """Start an invocation or a burial; its completion is appended to ``done`` and the loop is woken."""
-        self._jobs.put(job)
+        if self._flights is not None and isinstance(job, Batch):
+            self._flights.start(job)
+        else:
+            self._jobs.put(job)
 
     def close(self) -> None:
         """Let the threads end once their work has; returns at once."""
+        if self._flights is not None:
+            self._flights.close()
         for _ in self._threads:
             self._jobs.put(None)
+
+    def _ended(self, batch: Batch, outcome: Outcome) -> None:
+        self._done.append(Delivered(self._lane_id, batch, outcome))
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             if isinstance(job, Batch):
                 self._done.append(Delivered(self._lane_id, job, self._invoke(job)))
-            else:
+            elif isinstance(job, Burial):
                 self._done.append(Buried(self._lane_id, job, self._bury(job)))
+            else:
+                self._done.append(Prepared(job()))
             self._wake.signal()
 
     def _invoke(self, batch: Batch) -> Outcome:

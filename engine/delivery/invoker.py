@@ -1,8 +1,7 @@
 """An invoker process: rings → fetch → batches → invocations → settled.
 
 The loop turns when something happened: frames in a ring, an invocation that ended, a command, or a moment
-that a lane waits for. It owns every lane; the threads of `engine.delivery.dispatch` only carry payloads out
-and outcomes back.
+that a lane waits for. It owns every lane, and the sockets of all invocations that are on their way.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 from engine.clock import monotonic_ms, now_ms
 from engine.config import AwsSettings, DeliverySettings, RedisSettings
 from engine.delivery.backlog.backlog import Backlog
-from engine.delivery.dispatch import Buried, Completion
+from engine.delivery.dispatch import Buried, Completion, Prepared
 from engine.delivery.gauges import set_gauges
 from engine.delivery.intake import Intake
 from engine.delivery.lanes.hands import LaneKit
@@ -27,6 +26,7 @@ from engine.delivery.lanes.retry import Backoff
 from engine.delivery.lanes.settle import Frame
 from engine.delivery.reading.fetch import Fetcher
 from engine.delivery.relief import Relief, empty_out
+from engine.delivery.sockets import Sockets
 from engine.errors import RedisError
 from engine.lifecycle import ChildLink, Drain, RepairWanted, RoutesInForce, SetRoutes, Stop
 from engine.model import THE_BEGINNING_MS, Change
@@ -39,6 +39,10 @@ from engine.routing.routes import RouteTable
 log = get_logger(__name__)
 
 BEAT_MS_MAX = 500
+OBEY_MS_MAX = 50
+"""How often there is a look for commands, besides when they are announced."""
+GAUGE_MS = 20
+"""How often what others look at is brought up to date."""
 SWITCH_INTERVAL_S = 0.0005
 """How long a thread may keep the interpreter's lock from another: the default of 5 ms would be our lag."""
 
@@ -82,6 +86,7 @@ class Invoker:
         self._link = link
         self._row = link.row
         self._done: deque[Completion] = deque()
+        self._sockets = Sockets()
         self._intake = Intake(spec.readers, lambda since_ms: link.report(RepairWanted(since_ms)))
         delivery = spec.delivery
         self._fetcher = Fetcher(
@@ -95,10 +100,13 @@ class Invoker:
         # The row is our predecessor's too, if we have one: what it had in flight may still be written.
         self._fence_ms = max(spec.fence_ms, self._row.get(Counter.FENCE_MS))
         self._backlog = Backlog(delivery.backlog_folder, spec.index, spec.invokers, delivery.backlog_bytes_max)
-        self._kit = LaneKit(spec.database, delivery, spec.aws, self._backlog, self._row, self._done, spec.wake)
+        self._kit = LaneKit(
+            spec.database, delivery, spec.aws, self._backlog, self._row, self._done, spec.wake, self._sockets
+        )
         self._fetch_failures = 0
         self._fetch_after_ms = 0
         self._draining = False
+        self._obey_due_ms = self._gauge_due_ms = 0
         self._lanes = Lanes(self._kit)
         self._relief = Relief()
         self._damaged = 0
@@ -125,23 +133,27 @@ class Invoker:
 
     def run(self) -> int:
         """Turn until there is nothing left to do."""
-        poller = select.poll()
-        poller.register(self._spec.wake.fileno(), select.POLLIN)
-        poller.register(self._link.fileno(), select.POLLIN)
+        wake, link, sockets = self._spec.wake, self._link, self._sockets
+        # Cleared before there is a look for work, or a signal in between would be lost.
+        sockets.watch(wake.fileno(), select.POLLIN, wake.clear)
+        sockets.watch(link.fileno(), select.POLLIN, self._be_told)
         while True:
-            self._link.beat(monotonic_ms())
-            if self._obey():
+            moment_ms = monotonic_ms()
+            link.beat(moment_ms)
+            if moment_ms >= self._obey_due_ms and self._obey(moment_ms):
                 return 0
             more = self._turn()
             if self._draining and not more and self._is_idle():
                 self._backlog.close()
                 self._link.set_state(ChildState.DRAINED)
                 return 0
-            if not more:
-                poller.poll(self._wait_ms())
-            self._spec.wake.clear()
+            sockets.wait(0 if more else self._wait_ms())
 
-    def _obey(self) -> bool:
+    def _be_told(self) -> None:
+        self._obey_due_ms = 0
+
+    def _obey(self, moment_ms: int) -> bool:
+        self._obey_due_ms = moment_ms + OBEY_MS_MAX
         for command in self._link.commands():
             if isinstance(command, Stop):
                 return True
@@ -157,14 +169,18 @@ class Invoker:
     def _turn(self) -> bool:
         """Do what can be done now; return True if there is more that needs no waiting for."""
         more = self._intake.read(self._distribute)
+        self._sockets.expire(monotonic_ms())
         self._complete()
         more |= self._lanes.sort_shelves(monotonic_ms())
         started = self._start_batches()
         self._relieve_rings()
         if self._intake.release():
             self._backlog.repaired()
-        set_gauges(self._row, self._lanes.all(), self._backlog, self._fence_ms)
-        self._note_damage()
+        moment_ms = monotonic_ms()
+        if moment_ms >= self._gauge_due_ms:
+            self._gauge_due_ms = moment_ms + GAUGE_MS
+            set_gauges(self._row, self._lanes.all(), self._backlog, self._fence_ms)
+            self._note_damage()
         return more or started
 
     def _distribute(self, changes: list[Change], frame: Frame, is_fenced: bool) -> None:
@@ -182,6 +198,9 @@ class Invoker:
     def _complete(self) -> None:
         while self._done:
             ended, moment_ms = self._done.popleft(), monotonic_ms()
+            if isinstance(ended, Prepared):
+                ended.go_on()
+                continue
             lane = self._lanes.by_id(ended.lane_id)
             if isinstance(ended, Buried):
                 lane.buried(ended.burial, ended.problem, moment_ms)
@@ -242,6 +261,9 @@ class Invoker:
         """Return how long nothing can happen by itself, in milliseconds, at least 1: no spinning."""
         due = [lane.keys.next_due_ms() for lane in self._lanes.all()]
         times = [max(time, self._fetch_after_ms) for time in due if time is not None]
+        expiry_ms = self._sockets.next_expiry_ms()
+        if expiry_ms is not None:
+            times.append(expiry_ms)
         if not times:
             return BEAT_MS_MAX
         return max(1, min(BEAT_MS_MAX, min(times) - monotonic_ms()))

@@ -172,8 +172,11 @@ def test_a_killed_invoker_delivers_again_what_was_not_settled(tmp_path: Path) ->
     with whole_path(tmp_path, functions=functions) as path:
         path.write_config(SLOW, invokers=1)
         path.start()
-        for number in range(300):
-            path.client.hset(f"key:{number}", "n", number)
+        # All at once: a writer that is slower than the function would leave nothing to lose.
+        with path.client.pipeline(transaction=False) as pipeline:
+            for number in range(300):
+                pipeline.hset(f"key:{number}", "n", number)
+            pipeline.execute()
         wait_for(path.records, "the first batch")
         path.child("invoker 1/1").kill()
         assert len(path.last()) < 300, "the kill came too late to prove anything"

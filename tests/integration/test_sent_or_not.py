@@ -15,6 +15,8 @@ from engine.aws.failure_arns import parse_failure_arn
 from engine.config import AwsSettings, DeliverySettings, RouteSettings
 from engine.delivery.failures.dead_letter import DeadLetter
 from engine.delivery.failures.places import failure_sink
+from engine.delivery.targets.base import Target
+from engine.delivery.targets.lambda_ import LambdaTarget
 from engine.delivery.targets.make import make_target
 from engine.model import Failure
 from tests.faulty_service import (
@@ -30,6 +32,7 @@ from tests.faulty_service import (
     tunnels,
     unanswered,
 )
+from tests.lambda_service import InTheLoop
 from tests.tls_proxy import Certificates, make_certificates
 
 REGION = "us-east-1"
@@ -133,18 +136,31 @@ def surroundings(monkeypatch: pytest.MonkeyPatch, fault: Fault, port: int, certi
     return endpoint
 
 
+def target_of(function: str, aws: AwsSettings, *, is_looped: bool) -> Target | InTheLoop:
+    """Return a function's target as an invoker has it, in its loop; or any target as threads call it."""
+    target = make_target(RouteSettings("r", function), aws, DELIVERY)
+    if not is_looped:
+        return target
+    assert isinstance(target, LambdaTarget)
+    return InTheLoop(target)
+
+
 @pytest.mark.parametrize(
-    ("function", "name"),
-    [*((place, name) for place in (FUNCTION, STREAM) for name in FAULTS), *((QUEUE, name) for name in SOME)],
+    ("function", "is_looped", "name"),
+    [
+        *((FUNCTION, is_looped, name) for is_looped in (True, False) for name in FAULTS),
+        *((STREAM, False, name) for name in FAULTS),
+        *((QUEUE, False, name) for name in SOME),
+    ],
 )
 def test_only_what_failed_while_connecting_was_not_sent(
-    monkeypatch: pytest.MonkeyPatch, certificates: Certificates, function: str, name: str
+    monkeypatch: pytest.MonkeyPatch, certificates: Certificates, function: str, is_looped: bool, name: str
 ) -> None:
     """A call that broke after its connection stood may take effect yet, and is lost; one that had none is not."""
     fault = FAULTS[name]
     with fault.place(certificates) as port:
         aws = AwsSettings(REGION, surroundings(monkeypatch, fault, port, certificates))
-        target = make_target(RouteSettings("r", function), aws, DELIVERY)
+        target = target_of(function, aws, is_looped=is_looped)
         outcome = target.invoke(PAYLOAD)
         target.close()
     assert outcome.failure is not Failure.NONE
@@ -202,7 +218,7 @@ def test_what_lambda_says_itself(
     """Lambda's own word that a function was not started, or has returned, is believed."""
     with serving(answer) as port:
         aws = AwsSettings(REGION, surroundings(monkeypatch, Fault(plain(answer), is_lost), port, certificates))
-        target = make_target(RouteSettings("r", FUNCTION), aws, DELIVERY)
+        target = target_of(FUNCTION, aws, is_looped=True)
         outcome = target.invoke(PAYLOAD)
         target.close()
     assert outcome.failure is not Failure.NONE
@@ -218,7 +234,7 @@ def test_a_process_that_ended_is_lost(
     answer = answers(200, body, "X-Amz-Function-Error: Unhandled")
     with serving(answer) as port:
         aws = AwsSettings(REGION, surroundings(monkeypatch, Fault(plain(answer), is_lost), port, certificates))
-        target = make_target(RouteSettings("r", FUNCTION), aws, DELIVERY)
+        target = target_of(FUNCTION, aws, is_looped=True)
         outcome = target.invoke(PAYLOAD)
         target.close()
     assert outcome.failure in {Failure.FUNCTION_ERROR, Failure.TIMEOUT}

@@ -12,6 +12,7 @@ from engine.config import AwsSettings, DeliverySettings, RouteSettings
 from engine.delivery.dispatch import Burial, Buried, Completion, Delivered
 from engine.delivery.failures.dead_letter import DeadLetter
 from engine.delivery.lanes.lane import Batch
+from engine.delivery.sockets import Sockets
 from engine.model import Failure, Outcome
 from engine.ring.wake import Wake
 from tests.simulation.cache import Cache
@@ -80,7 +81,14 @@ class Functions:
         return FakeSink(self.world)
 
     def dispatcher(
-        self, lane_id: int, target: FakeTarget, sink: FakeSink, _threads: int, done: deque[Completion], _wake: Wake
+        self,
+        lane_id: int,
+        target: FakeTarget,
+        sink: FakeSink,
+        _threads: int,
+        done: deque[Completion],
+        _wake: Wake,
+        _sockets: Sockets,
     ) -> FakeDispatcher:
         """Make what stands for a lane's threads."""
         return FakeDispatcher(self, lane_id, target, sink, done)

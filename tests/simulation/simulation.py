@@ -128,7 +128,7 @@ class Simulation:
         assert invoker is not None
         self.turns += 1
         try:
-            assert not invoker._obey()
+            assert not invoker._obey(self.world.monotonic_ms())
             more = invoker._turn()
         except Killed:
             self.world.tell("killed inside a turn")

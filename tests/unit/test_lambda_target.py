@@ -8,13 +8,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from engine.delivery.targets import lambda_
+from engine.aws import access
+from engine.delivery.targets import flights, lambda_
 from engine.model import Failure
 from tests.lambda_service import PAYLOAD, Service, target
 
 
-@pytest.fixture
-def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+@pytest.fixture(params=["threads", "loop"])
+def service(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    # What a process knows of AWS is that of the test before.
+    monkeypatch.setattr(access, "_known", {})
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret")
     for name in [*os.environ]:
@@ -26,6 +29,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
     server = Service()
+    server.is_looped = request.param == "loop"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     yield server
@@ -136,7 +140,8 @@ def test_half_an_answer_is_no_answer(service: Service) -> None:
 
 def test_an_answer_without_end_is_cut(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """No more of an answer is read than Lambda allows; the connection is not used again."""
-    monkeypatch.setattr(lambda_, "ANSWER_BYTES_MAX", 1_000)
+    for module in (lambda_, flights):
+        monkeypatch.setattr(module, "ANSWER_BYTES_MAX", 1_000)
     one = target(service)
     service.answer = (200, {}, b" " * 100_000)
     assert one.invoke(PAYLOAD).failure is Failure.BAD_ANSWER
@@ -173,6 +178,7 @@ def test_reasons_are_short_lines(service: Service) -> None:
 
 def test_threads_share_a_target(service: Service) -> None:
     """Eight threads at once each get their own answer."""
+    service.is_looped = False
     one = target(service)
     with ThreadPoolExecutor(8) as pool:
         outcomes = list(pool.map(lambda _: one.invoke(PAYLOAD), range(80)))

@@ -11,16 +11,19 @@ from urllib.parse import quote
 
 import pytest
 
+from engine.aws import access
 from engine.config import AwsSettings, DeliverySettings
 from engine.delivery.targets.check import check_functions
 from engine.delivery.targets.lambda_ import LambdaTarget
 from engine.errors import Problem
 from engine.model import Failure
-from tests.lambda_service import PAYLOAD, Service, target
+from tests.lambda_service import PAYLOAD, Service, made_for, target
 
 
-@pytest.fixture
-def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+@pytest.fixture(params=["threads", "loop"])
+def service(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    # What a process knows of AWS is that of the test before.
+    monkeypatch.setattr(access, "_known", {})
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret")
     for name in [*os.environ]:
@@ -32,6 +35,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
     server = Service()
+    server.is_looped = request.param == "loop"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     yield server
@@ -152,9 +156,7 @@ def test_an_arn_names_its_region(service: Service) -> None:
 def test_botocore_resolves_the_endpoint(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """AWS's own variables say where Lambda is, if the settings do not."""
     monkeypatch.setenv("AWS_ENDPOINT_URL_LAMBDA", service.url)
-    one = LambdaTarget(
-        "carts", AwsSettings(region="eu-west-1"), DeliverySettings(), report_item_failures=True, connections_max=1
-    )
+    one = made_for(service, AwsSettings(region="eu-west-1"))
     assert one.invoke(PAYLOAD).failure is Failure.NONE
     assert len(service.seen) == 1
 
@@ -163,7 +165,7 @@ def test_a_proxy_is_used(service: Service, monkeypatch: pytest.MonkeyPatch) -> N
     """A proxy in the environment gets the request."""
     monkeypatch.setenv("http_proxy", service.url)
     aws = AwsSettings(region="eu-west-1", lambda_endpoint_url="http://lambda.invalid")
-    one = LambdaTarget("carts", aws, DeliverySettings(), report_item_failures=True, connections_max=1)
+    one = made_for(service, aws)
     assert one.invoke(PAYLOAD).failure is Failure.NONE
     assert service.seen[0][0] == "http://lambda.invalid/2015-03-31/functions/carts/invocations"
 

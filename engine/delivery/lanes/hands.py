@@ -14,6 +14,7 @@ from engine.delivery.failures.places import failure_sink
 from engine.delivery.lanes.batch import Built, PayloadBuilder, records_in
 from engine.delivery.lanes.lane import Batch, Entry
 from engine.delivery.reading.questions import Fetched
+from engine.delivery.sockets import Sockets
 from engine.delivery.targets.make import make_target
 from engine.model import Outcome
 from engine.ring.counters import StatusRow
@@ -31,6 +32,7 @@ class LaneKit:
     row: StatusRow
     done: deque[Completion]
     wake: Wake
+    sockets: Sockets
 
 
 class Hands:
@@ -48,7 +50,7 @@ class Hands:
         self._target = make_target(route, kit.aws, delivery)
         sink = failure_sink(route, delivery, kit.aws)
         threads = route.parallelization_factor
-        self._dispatcher = Dispatcher(lane_id, self._target, sink, threads, kit.done, kit.wake)
+        self._dispatcher = Dispatcher(lane_id, self._target, sink, threads, kit.done, kit.wake, kit.sockets)
 
     def release(self) -> None:
         """Let the threads end once their invocations have, and their connections with them."""

@@ -1,10 +1,8 @@
-"""AWS Lambda, invoked synchronously.
+"""AWS Lambda, invoked synchronously: what an answer means, and one blocking call.
 
-boto3's ``client.invoke`` takes 0.7 ms of CPU for a payload of 1 kB, most of it in the serializer, the parser and the
-event system; this takes 0.4 ms, with the same care: botocore finds the credentials and renews them, resolves the
-endpoint, makes the signature, and its own HTTP session sends the request, by the proxies and with the certificates
-that it is told of. What is left out is what turns a dictionary into a request and back. (urllib3's pool alone would
-take 0.34 ms, and a second way of finding proxies and certificates.) No retries here: the engine retries.
+An invoker's invocations are on its loop (`engine.delivery.targets.flights`). The blocking call here is for the question
+before a start, and for proxies that are spoken to over TLS themselves: botocore's own session sends it. Left out of
+boto3's ``client.invoke`` is what turns a dictionary into a request and back. No retries here: the engine retries.
 """
 
 from __future__ import annotations
@@ -31,7 +29,7 @@ log = get_logger(__name__)
 ANSWER_BYTES_MAX = 6 * 1024 * 1024 + 64 * 1024
 """Lambda's own limit of 6 MB for an answer, and room."""
 
-_HEADERS = {"Content-Type": "application/json", "User-Agent": f"ingest-engine/{__version__}"}
+HEADERS = {"Content-Type": "application/json", "User-Agent": f"ingest-engine/{__version__}"}
 WHERE = "aws.region, aws.lambda_endpoint_url"
 
 
@@ -48,11 +46,11 @@ class LambdaTarget:
         connections_max: int,
         route: str = "",
     ) -> None:
-        self._function = function
+        self.function = function
         self._route = route
         self._is_remarked = False
-        self._aws = aws
-        self._delivery = delivery
+        self.aws = aws
+        self.delivery = delivery
         self._report_item_failures = report_item_failures
         self._connections_max = connections_max
         self._lock = threading.Lock()
@@ -72,28 +70,31 @@ class LambdaTarget:
         try:
             status, headers, body = self._ready().send(payload)
         except EXPECTED as error:
-            return self._not_sent(error), b""
-        outcome = self._outcome_of(status, headers, body)
-        if outcome.remark and not self._is_remarked:
-            self._is_remarked = True
-            log.warning("answer_misplaced", route=self._route, function=self._function, message=outcome.remark)
+            return self.not_sent(error), b""
+        outcome = self.outcome_of(status, headers, body)
         return outcome, body if outcome.failure is Failure.NONE else b""
 
-    def _outcome_of(self, status: int, headers: Mapping[str, str], body: bytes) -> Outcome:
+    def outcome_of(self, status: int, headers: Mapping[str, str], body: bytes) -> Outcome:
+        """Return what an answer means; its date is taken in."""
         self._clock.heard(str(headers.get("Date") or ""), monotonic_ms())
         if len(body) > ANSWER_BYTES_MAX:
             return Outcome(Failure.BAD_ANSWER, reason=f"the answer is longer than {ANSWER_BYTES_MAX} bytes")
         size = headers.get("Content-Length")
-        if size is not None and size != str(len(body)):
+        if size and size != str(len(body)):
             # Half an answer may look like a whole one: no body at all would mean that all went well.
             reason = f"the answer broke off after {len(body)} of {size} bytes"
             has_returned = status == 200 and not headers.get("X-Amz-Function-Error")
             return Outcome(Failure.CONNECTION, reason=reason, is_lost=not has_returned)
-        return outcome_of(status, headers, body, self._function, report_item_failures=self._report_item_failures)
+        outcome = outcome_of(status, headers, body, self.function, report_item_failures=self._report_item_failures)
+        if outcome.remark and not self._is_remarked:
+            self._is_remarked = True
+            log.warning("answer_misplaced", route=self._route, function=self.function, message=outcome.remark)
+        return outcome
 
-    def _not_sent(self, error: Exception) -> Outcome:
+    def not_sent(self, error: Exception) -> Outcome:
+        """Return what it means that there is no answer."""
         if isinstance(error, SILENCE):
-            limit_ms = self._delivery.invoke_timeout_ms
+            limit_ms = self.delivery.invoke_timeout_ms
             reason = f"no answer within delivery.invoke_timeout_ms = {limit_ms}"
             return Outcome(Failure.TIMEOUT, reason=reason, is_lost=True)
         failure = Failure.CONNECTION if is_of_the_wire(error) else Failure.REFUSED
@@ -104,7 +105,7 @@ class LambdaTarget:
     def _ready(self) -> _Sender:
         with self._lock:
             if self._sender is None:
-                self._sender = _Sender(self._function, self._aws, self._delivery, self._connections_max)
+                self._sender = _Sender(self.function, self.aws, self.delivery, self._connections_max)
             return self._sender
 
     def close(self) -> None:
@@ -127,7 +128,7 @@ class _Sender:
 
     def send(self, payload: bytes) -> tuple[int, Mapping[str, str], bytes]:
         """Send one invocation; return status, headers, and at most a byte more of the body than it may have."""
-        request = AWSRequest("POST", self._url, data=payload, headers=dict(_HEADERS), stream_output=True)
+        request = AWSRequest("POST", self._url, data=payload, headers=dict(HEADERS), stream_output=True)
         # Frozen: key, secret and token of one moment, though another thread may be renewing them.
         SigV4Auth(self._credentials.get_frozen_credentials(), SERVICE, self._region).add_auth(request)
         response = self._session.send(request.prepare())

@@ -1,0 +1,66 @@
+"""What an invoker's loop waits for: its wake-up, its supervisor, and the answers to its invocations."""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Callable
+from typing import Protocol
+
+
+class Expiring(Protocol):
+    """Something whose waits have an end: calls that are under way."""
+
+    def next_expiry_ms(self) -> int | None:
+        """Return when (monotonic) something of it expires, None where nothing does."""
+
+    def expire(self, moment_ms: int) -> None:
+        """Give up what has expired by now."""
+
+
+class Sockets:
+    """Descriptors, and what is to be done when each is ready."""
+
+    def __init__(self) -> None:
+        self._poller = select.poll()
+        self._ready: dict[int, Callable[[], None]] = {}
+        self._expiring: dict[Expiring, None] = {}
+
+    def watch(self, descriptor: int, wants: int, on_ready: Callable[[], None]) -> None:
+        """Call ``on_ready`` whenever the descriptor is ready for ``wants``, until `forget`."""
+        self._poller.register(descriptor, wants)
+        self._ready[descriptor] = on_ready
+
+    def change(self, descriptor: int, wants: int) -> None:
+        """Wait for something else of a descriptor that is watched."""
+        self._poller.modify(descriptor, wants)
+
+    def forget(self, descriptor: int) -> None:
+        """Wait for this one no more; call it before the descriptor is closed."""
+        if self._ready.pop(descriptor, None) is not None:
+            self._poller.unregister(descriptor)
+
+    def expect(self, calls: Expiring) -> None:
+        """See that these calls expire in time, until `expect_no_more`."""
+        self._expiring[calls] = None
+
+    def expect_no_more(self, calls: Expiring) -> None:
+        """Take in that nothing of these is under way."""
+        self._expiring.pop(calls, None)
+
+    def next_expiry_ms(self) -> int | None:
+        """Return when (monotonic) the next call expires, None where none is under way."""
+        times = [calls.next_expiry_ms() for calls in self._expiring]
+        return min((time for time in times if time is not None), default=None)
+
+    def expire(self, moment_ms: int) -> None:
+        """Give up calls that have taken too long."""
+        for calls in tuple(self._expiring):
+            calls.expire(moment_ms)
+
+    def wait(self, wait_ms: int) -> None:
+        """Wait until something is ready, at most so long, and serve all that is."""
+        for descriptor, _ in self._poller.poll(wait_ms):
+            # One that was served before it may have ended this one.
+            on_ready = self._ready.get(descriptor)
+            if on_ready is not None:
+                on_ready()

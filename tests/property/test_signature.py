@@ -1,0 +1,50 @@
+"""Our signatures are botocore's, byte for byte."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from unittest import mock
+from urllib.parse import quote
+
+from botocore import auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.aws.signature import Signer
+
+TEXT = st.text(st.characters(codec="ascii", categories=("L", "N")), min_size=1, max_size=40)
+MOMENTS = st.datetimes(datetime(2020, 1, 1), datetime(2035, 1, 1))
+
+
+def by_botocore(url: str, body: bytes, credentials: Credentials, region: str, moment: datetime) -> dict[str, str]:
+    request = AWSRequest("POST", url, data=body, headers={"Content-Type": "application/json"})
+    with mock.patch.object(auth, "get_current_datetime", lambda: moment):
+        auth.SigV4Auth(credentials, "lambda", region).add_auth(request)
+    return {name: str(value) for name, value in request.headers.items() if name != "Content-Type"}
+
+
+@given(
+    function=st.text(min_size=1, max_size=60),
+    body=st.binary(max_size=200),
+    keys=st.tuples(TEXT, TEXT),
+    token=st.none() | TEXT,
+    moments=st.lists(MOMENTS, min_size=1, max_size=4),
+)
+def test_headers_are_those_of_botocore(
+    function: str, body: bytes, keys: tuple[str, str], token: str | None, moments: list[datetime]
+) -> None:
+    """Whatever the function's name, the body, the credentials and the day, also with the key of the day kept."""
+    path = f"/2015-03-31/functions/{quote(function.encode('utf-8', 'replace'), safe='')}/invocations"
+    credentials = Credentials(*keys, token)
+    signer = Signer("lambda", "eu-west-1", "lambda.eu-west-1.amazonaws.com", path)
+    for moment in moments:
+        ours = signer.sign(
+            {"content-type": "application/json"},
+            body,
+            credentials.get_frozen_credentials(),
+            moment.replace(tzinfo=UTC).timestamp(),
+        )
+        url = f"https://lambda.eu-west-1.amazonaws.com{path}"
+        assert ours == by_botocore(url, body, credentials, "eu-west-1", moment)
