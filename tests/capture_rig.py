@@ -14,7 +14,7 @@ from engine.capture.shards import Shard, plan_shards
 from engine.capture.subscriber import SubscriberSpec, run_subscriber
 from engine.config import CaptureSettings, RedisSettings, RingSettings, RouteSettings
 from engine.lifecycle import Channel, ChildLink, Message, channel_pair
-from engine.model import Change
+from engine.model import Change, Missed
 from engine.ring.codec import decode_changes
 from engine.ring.counters import Board, ChildState, Counter
 from engine.ring.ring import RingSet
@@ -55,6 +55,7 @@ class Capture:
         settings: CaptureSettings,
         ring: RingSettings,
         mapping_prefix: str = "",
+        missed: tuple[Missed, ...] = (),
     ) -> None:
         self.table = RouteTable.build(routes)
         self._shards = shards
@@ -62,6 +63,7 @@ class Capture:
         self._settings = settings
         self._ring = ring
         self._mapping_prefix = mapping_prefix
+        self._missed = missed
         self.rings = RingSet(len(shards), invokers, ring.ring_bytes)
         self.wakes = [Wake() for _ in range(invokers)]
         self.board = Board(len(shards))
@@ -92,6 +94,7 @@ class Capture:
             mapping_prefix=self._mapping_prefix,
             writers=[self.rings.ring(shard.index, invoker).writer() for invoker in range(len(self.wakes))],
             wakes=self.wakes,
+            missed=self._missed,
         )
         raise SystemExit(run_subscriber(spec, ChildLink(theirs, self.board.row(shard.index))))
 
@@ -154,6 +157,7 @@ def capture(
     flags: str = "KA",
     is_ready: bool = True,
     password: str | None = None,
+    missed: tuple[Missed, ...] = (),
 ) -> Iterator[tuple[Capture, Any]]:
     """Run the subscribers until the block ends; yields them and a client of the server (of the default user)."""
     client = redis.Redis(unix_socket_path=server_socket(server), password=password)
@@ -166,6 +170,7 @@ def capture(
         settings=settings or CaptureSettings(),
         ring=ring or RingSettings(),
         mapping_prefix=mapping_prefix,
+        missed=missed,
     )
     try:
         running.start()

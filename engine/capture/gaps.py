@@ -1,27 +1,67 @@
 """Gaps: times in which a shard was not listening, or could not keep what it heard.
 
-Each is counted and logged with its start, and repaired by `engine.capture.repair`.
+Each is counted and logged with its start, found by `engine.capture.repair`, then compared with the destinations
+(`engine.capture.comparison`). Until then it is a debt, and the watermark stands at the earliest of those. So debts that
+keep coming hold nobody up: each begins where all before it was heard, and those before it are paid.
 """
 
 from __future__ import annotations
 
-import msgspec
+from collections.abc import Iterable
+from enum import Enum, auto
 
+from engine.model import Missed
 from engine.observe.logs import get_logger
 from engine.ring.counters import Counter, StatusRow
 
 log = get_logger(__name__)
 
 
-class Gap(msgspec.Struct, frozen=True):
-    """One gap: of which shard, why, and since when (Unix time in milliseconds)."""
+class Cause(Enum):
+    """What goes on while a gap is open."""
 
-    shard: int
-    reason: str
-    started_ms: int
+    DEAF = auto()
+    """Nobody listens, or the server does not tell."""
+    FULL = auto()
+    """More is heard than can be kept."""
 
 
-def declare_gap(gap: Gap, row: StatusRow) -> None:
-    """Count a gap, and say so."""
-    row.add(Counter.GAPS, 1)
-    log.warning("gap", shard=gap.shard + 1, reason=gap.reason, started_ms=gap.started_ms)
+class Gaps:
+    """The gaps of one shard that have not ended, and up to when everything but them was heard."""
+
+    def __init__(self, shard: int, heard: Missed, row: StatusRow) -> None:
+        self.heard = heard
+        """What a gap from now on misses: everything published before was read, or is a debt."""
+        self._shard = shard
+        self._row = row
+        self._open: dict[Cause, Missed] = {}
+
+    def hear(self, heard: Missed) -> None:
+        """Note up to when everything was heard; that goes back with the server's clock alone."""
+        self.heard = heard
+
+    def is_open(self, cause: Cause) -> bool:
+        """Tell whether one of this cause goes on."""
+        return cause in self._open
+
+    def begin(self, cause: Cause) -> Missed:
+        """Open a gap, unless one of this cause is open; return since when it is."""
+        return self._open.setdefault(cause, self.heard)
+
+    def end(self, cause: Cause) -> Missed | None:
+        """Close the gap of this cause; return what it missed, None where none was open."""
+        return self._open.pop(cause, None)
+
+    def declare(self, reason: str, started_ms: int) -> None:
+        """Count a gap, and say so."""
+        self._row.add(Counter.GAPS, 1)
+        log.warning("gap", shard=self._shard + 1, reason=reason, started_ms=started_ms)
+
+    def oldest(self) -> Missed | None:
+        """Return the earliest that is open."""
+        return earliest(self._open.values())
+
+
+def earliest(debts: Iterable[Missed | None]) -> Missed | None:
+    """Return the one that began first; None where there is none."""
+    return min((debt for debt in debts if debt is not None), key=lambda debt: debt.since_ms, default=None)

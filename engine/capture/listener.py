@@ -72,7 +72,10 @@ class Listener:
         self.completions = 0
         """How often all of its patterns were subscribed to."""
         self.watermark_ms = 0
-        """Everything published before was read, and events told of all of it (Unix ms of the server); 0 until then."""
+        """Everything published before was read (Unix ms of the server), 0 until then. What events did not tell of since
+        the look before the newest is in `take_changes`."""
+        self.looks_asked = self.looks_taken = 0
+        """The number of the newest look that was begun, and of the newest that came to its end."""
         self.outlook = Outlook()
         """What the sentry sees."""
         self.is_deaf = False
@@ -195,6 +198,7 @@ class Listener:
         if not self.sentry.is_asking():
             self._asked_ms = self._heard_ms
             self._asked_for_ms, self._asked_at_pong = self._pending_ms, self._pongs
+            self.looks_asked += 1
             if self.canary is not None and self.canary.is_due(self._heard_ms):
                 self.sentry.tell(*self.canary.commands(self._heard_ms))
             self.sentry.ask()
@@ -222,20 +226,19 @@ class Listener:
             self.canary.taken(canary_refusal(others))
             if self.canary.refusal != before:
                 _tell(self.canary, self.canary.refusal, self._subscription.shard)
-        if change.reasons:
-            if is_news:
-                self._changes.append(change)
-            self.watermark_ms = self._pending_ms = 0
-            if change.is_deaf and self._subscription.redis.set_notifications:
-                self.sentry.set_flags(merge_flags(sight.flags or "", self.flags))
-        elif self._pending_ms:
-            if self._is_verified():
-                self.watermark_ms = self._asked_for_ms
-                self.failures = 0
-            if self._asked_at_pong != self._pongs:
-                self._ask()
-            else:
-                self.is_drained = self._is_draining and not self._pings_out
+        self.looks_taken = self.looks_asked
+        # Also where something has changed: that was after the look before this one.
+        if self._is_verified():
+            self.watermark_ms = self._asked_for_ms
+            self.failures = 0
+        if is_news:
+            self._changes.append(change)
+        if change.is_deaf and self._subscription.redis.set_notifications:
+            self.sentry.set_flags(merge_flags(sight.flags or "", self.flags))
+        if self._asked_at_pong != self._pongs:
+            self._ask()
+        else:
+            self.is_drained = self._is_draining and not self._pings_out
         if self.canary is None:
             self.is_deaf = change.is_deaf
 

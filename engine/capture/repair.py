@@ -20,6 +20,7 @@ from typing import Any
 import hiredis
 
 from engine.capture.dirty import DirtyKeys
+from engine.capture.gaps import earliest
 from engine.capture.shards import Shard, channel_prefix
 from engine.capture.watch.keepsake import KEY as KEEPSAKE
 from engine.capture.watch.sight import Sight, unix_ms_of
@@ -127,6 +128,10 @@ class Repair:
                 return
         self._wanted.append(missed)
 
+    def oldest(self) -> Missed | None:
+        """Return the earliest that was missed, and is not found."""
+        return earliest((self._current, *self._wanted))
+
     def is_under_way(self) -> bool:
         """Tell whether a scan is wanted or not yet at its end."""
         return self._current is not None or bool(self._wanted)
@@ -135,25 +140,22 @@ class Repair:
         """Return how long until the next step is due, None where none is."""
         return max(1, self._due_ms - moment_ms) if self.is_under_way() else None
 
-    def advance(self, dirty: DirtyKeys, keys_max: int, sight: Sight, moment_ms: int, unix_ms: int) -> bool:
+    def advance(self, dirty: DirtyKeys, keys_max: int, sight: Sight, moment_ms: int, unix_ms: int) -> Missed | None:
         """Take one step if it is due and the dirty set holds less than ``keys_max``: live changes come first.
 
-        ``sight`` is a look that the sentry took after the gap's end. Return True when a scan came to its end.
+        ``sight`` is a look that the sentry took after the gap's end. Return what was missed when its scan has ended.
         """
         if moment_ms < self._due_ms or not self.is_under_way() or len(dirty) >= keys_max:
-            return False
+            return None
         self._due_ms = moment_ms + self._step_ms
         if not self._unmarked:
             try:
                 self._step(sight, moment_ms)
             except RedisError as error:
                 self._fail(error, moment_ms)
-                return False
+                return None
         self._mark(dirty, unix_ms)
-        if self._cursor is None and not self._unmarked:
-            self._finish(moment_ms)
-            return True
-        return False
+        return self._finish(moment_ms) if self._cursor is None and not self._unmarked else None
 
     def _step(self, sight: Sight, moment_ms: int) -> None:
         """Scan on; a connection that was lost has lost its place too, so its scan begins again."""
@@ -238,15 +240,16 @@ class Repair:
     def _is_nobodys(self, key: bytes) -> bool:
         return key == KEEPSAKE or (bool(self._mapping_prefix) and key.startswith(self._mapping_prefix))
 
-    def _finish(self, moment_ms: int) -> None:
+    def _finish(self, moment_ms: int) -> Missed:
         assert self._current is not None
-        since_ms, self._current = self._current.since_ms, None
+        found, self._current = self._current, None
         self._row.add(Counter.REPAIRS, 1)
         self._row.set(Counter.KEYS_TO_SCAN, 0)
         took_ms = moment_ms - self._began_ms
-        log.info("repaired", shard=self._shard.index + 1, since_ms=since_ms, keys=self._marked, took_ms=took_ms)
+        log.info("repaired", shard=self._shard.index + 1, since_ms=found.since_ms, keys=self._marked, took_ms=took_ms)
         if not self._wanted:
             self.close()
+        return found
 
     def _fail(self, error: RedisError, moment_ms: int) -> None:
         """Try again later, for ever: a gap that is given up would be a loss."""

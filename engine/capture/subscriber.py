@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import hiredis
+import msgspec
 
 from engine.capture.comparison import Comparison
 from engine.capture.dirty import DirtyKeys, Intake, interests
 from engine.capture.flush import Flusher
-from engine.capture.gaps import Gap, declare_gap
+from engine.capture.gaps import Cause, Gaps, earliest
 from engine.capture.listener import Listener, Phase, Subscription
 from engine.capture.notifications import needed_flags
 from engine.capture.repair import Repair
@@ -39,7 +40,7 @@ from engine.lifecycle import (
     SetRoutes,
     Stop,
 )
-from engine.model import THE_BEGINNING_MS, Missed, Watermark
+from engine.model import EVERY_ROUTE, THE_BEGINNING_MS, Missed, Watermark
 from engine.observe.logs import get_logger
 from engine.redis.connection import RespConnection
 from engine.redis.errors import not_redis
@@ -127,10 +128,12 @@ class Subscriber:
         self._poller.register(self._link_fd, select.POLLIN)
         self._watched: RespConnection | None = None
         self._watched_fd = -1
-        self._marked = Missed(0)
-        """The watermark that is in all rings, and the server's mark then: what a gap from now on would miss."""
-        self._gap: Missed | None = None
-        self._is_overflowing = False
+        known = earliest(missed for missed in spec.missed if missed.since_ms > THE_BEGINNING_MS) or Missed(0)
+        self._marked = msgspec.structs.replace(known, routes=EVERY_ROUTE, delivered={})
+        """The watermark that is in all rings, and the server's mark then."""
+        self._gaps = Gaps(spec.shard.index, self._marked, self._row)
+        self._repair_from_look = 1
+        """The look that a repair needs: one that follows its gap's end."""
         self._full_wait_ms = FULL_WAIT_MS_MIN
         self._mapping_due_ms = 0
         self._too_long_said_ms = -TOO_LONG_LOG_MS
@@ -138,9 +141,8 @@ class Subscriber:
         self._is_draining = False
         for missed in spec.missed:
             if missed.since_ms != THE_BEGINNING_MS:
-                self._declare("nobody listened", missed.since_ms)
+                self._gaps.declare("nobody listened", missed.since_ms)
             self._repair.request(missed)
-            self._comparison.want()
 
     def run(self) -> int:
         """Turn until drained or stopped."""
@@ -207,8 +209,15 @@ class Subscriber:
     def _listen(self, moment_ms: int) -> None:
         """Take in what one read brings."""
         listener = self._listener
-        if not listener.advance(moment_ms):
-            return
+        if listener.advance(moment_ms):
+            self._take_in(moment_ms)
+        if listener.watermark_ms:
+            self._gaps.hear(listener.outlook.missed_after(listener.watermark_ms))
+        for change in listener.take_changes():
+            self._missed_by(change)
+
+    def _take_in(self, moment_ms: int) -> None:
+        listener = self._listener
         connection = listener.connection
         assert connection is not None
         try:
@@ -222,25 +231,23 @@ class Subscriber:
         for reply in intake.others:
             if listener.handle(reply):
                 self._is_listening()
-        for change in listener.take_changes():
-            self._missed_by(change)
 
     def _mark_dirty(self, key: bytes, event: str) -> None:
         """Take in a key that an audit, a redrive or a comparison wants to be delivered again."""
         mask_of = self._for_deletes if event == REPAIR_GONE else self._for_repairs
         _, left = self._dirty.mark([key], mask_of, event, now_ms())
         if left:
+            self._row.add(Counter.EVENTS_DROPPED, 1)
             self._overflow()
 
     def _missed_by(self, change: Unseen) -> None:
         """Declare a gap that the connection did not tell: flags that were switched, a keyspace that was flushed."""
-        if self._gap is None:
-            self._gap = self._marked
-            self._declare("; ".join(change.reasons), self._gap.since_ms)
+        if not self._gaps.is_open(Cause.DEAF):
+            self._gaps.declare("; ".join(change.reasons), self._gaps.begin(Cause.DEAF).since_ms)
         if change.is_deaf:
             log.error("events_off", shard=self._spec.shard.index + 1, hint="see redis.set_notifications")
         if not (change.is_deaf or change.is_unsettled):
-            self._end_gap()
+            self._end_gap(Cause.DEAF, self._listener.looks_taken)
 
     def _account(self, intake: Intake, moment_ms: int) -> None:
         row = self._row
@@ -262,54 +269,54 @@ class Subscriber:
         """Scan on while somebody listens: only then is what the scan has passed heard when it changes again."""
         if not self._repair.is_under_way() or self._listener.phase is not Phase.LISTENING or self._is_draining:
             return
-        if not self._listener.watermark_ms:
+        if self._gaps.is_open(Cause.DEAF) or self._listener.looks_taken < self._repair_from_look:
             return
         keys_max = max(1, self._spec.capture.dirty_keys_max // 2)
-        if self._repair.advance(self._dirty, keys_max, self._listener.outlook.sight, moment_ms, now_ms()):
-            self._comparison.want()
+        sight = self._listener.outlook.sight
+        found = self._repair.advance(self._dirty, keys_max, sight, moment_ms, now_ms())
+        if found is not None:
+            self._comparison.want(found)
 
     def _overflow(self) -> None:
-        if not self._is_overflowing:
-            self._is_overflowing = True
+        if not self._gaps.is_open(Cause.FULL):
             reason = "more keys are dirty than the set may hold: capture.dirty_keys_max"
-            self._declare(reason, self._marked.since_ms)
+            self._gaps.declare(reason, self._gaps.begin(Cause.FULL).since_ms)
 
-    def _end_gap(self) -> None:
-        if self._gap is not None:
-            self._repair.request(self._gap)
-            self._gap = None
+    def _end_gap(self, cause: Cause, from_look: int) -> None:
+        """Have a repair find what was missed, beginning after this look."""
+        missed = self._gaps.end(cause)
+        if missed is not None:
+            self._repair.request(missed)
+            self._repair_from_look = from_look
 
     def _mark(self) -> None:
-        """Nothing is dirty here: put the watermark behind all that the rings hold, unless something was missed."""
-        watermark_ms = self._listener.watermark_ms
-        is_whole = not (self._gap or self._is_overflowing or self._repair.is_under_way())
-        if is_whole and self._comparison.is_wanted():
-            number = self._comparison.ask()
-            if number:
-                self._link.report(CompareWanted(number))
+        """Nothing is dirty here: put behind all that the rings hold up to when everything was heard, or found."""
+        if self._gaps.oldest() is None and (number := self._comparison.ask()):
+            self._link.report(CompareWanted(number))
+        debt = earliest((self._gaps.oldest(), self._repair.oldest(), self._comparison.oldest()))
+        reached = earliest((self._gaps.heard, debt))
+        # A server's clock that goes back takes the watermark with it, a debt never does.
+        if reached is None or reached.since_ms == self._marked.since_ms:
             return
-        if not watermark_ms or not is_whole or watermark_ms == self._marked.since_ms:
+        if debt is not None and reached.since_ms < self._marked.since_ms:
             return
-        outlook = self._listener.outlook
-        marked = Missed(watermark_ms, outlook.mark_since(watermark_ms), clock_ms=max(0, outlook.clock_ms))
-        if self._flusher.mark(Watermark(watermark_ms, marked.server_mark)):
-            self._marked = marked
-            self._row.set(Counter.HEARD_UNTIL_MS, watermark_ms)
-            self._row.set(Counter.SERVER_MARK, self._marked.server_mark)
-            self._row.set(Counter.CLOCK_MS, self._marked.clock_ms)
+        if self._flusher.mark(Watermark(reached.since_ms, reached.server_mark)):
+            self._marked = reached
+            self._row.set(Counter.HEARD_UNTIL_MS, reached.since_ms)
+            self._row.set(Counter.SERVER_MARK, reached.server_mark)
+            self._row.set(Counter.CLOCK_MS, reached.clock_ms)
 
     def _note_dirty(self) -> None:
         dirty = len(self._dirty)
         self._row.set(Counter.DIRTY_KEYS, dirty)
-        if self._is_overflowing and dirty <= self._spec.capture.dirty_keys_max // 2:
-            self._is_overflowing = False
-            self._repair.request(self._marked)
+        if dirty <= self._spec.capture.dirty_keys_max // 2:
+            self._end_gap(Cause.FULL, self._listener.looks_asked + 1)
 
     def _is_listening(self) -> None:
         """The subscription is complete: the gap, if there was one, ends here."""
-        if self._gap is not None:
+        if self._gaps.is_open(Cause.DEAF):
             log.info("listening_again", shard=self._spec.shard.index + 1)
-            self._end_gap()
+            self._end_gap(Cause.DEAF, self._listener.looks_asked + 1)
         if self._listener.completions > 1:
             self._row.add(Counter.RECONNECTS, 1)
             if self._spec.mapping_prefix:
@@ -329,16 +336,11 @@ class Subscriber:
         """Declare the gap once, and try again later, for ever; a drain takes what there is."""
         listener = self._listener
         if listener.phase is Phase.LISTENING:
-            if self._gap is None:
-                self._gap = self._marked
-            self._declare("the connection was lost", self._gap.since_ms)
+            self._gaps.declare("the connection was lost", self._gaps.begin(Cause.DEAF).since_ms)
         wait_ms = listener.lost(moment_ms)
         log.warning("connection_lost", error=str(error), attempt=listener.failures, retry_in_ms=wait_ms)
         if self._is_draining:
             listener.close()
-
-    def _declare(self, reason: str, started_ms: int) -> None:
-        declare_gap(Gap(self._spec.shard.index, reason, started_ms), self._row)
 
     def _start_drain(self) -> None:
         """Ask for a pong: everything published before the ping was processed arrives before it."""

@@ -159,12 +159,12 @@ class Marker:
     def _wait(self, before: Standing, moment_ms: int, deadline_ms: int) -> _Wait:
         """Wait until the watermark has passed this moment, or something may have been lost, or for too long."""
         while monotonic_ms() < deadline_ms:
+            time.sleep(LOOK_S)
             now = self._standing()
             if now is not None and not now.has_heard_all_since(before):
                 return _Wait.INTERRUPTED
             if now is not None and now.settled_until_ms > moment_ms:
                 return _Wait.SETTLED
-            time.sleep(LOOK_S)
         return _Wait.GIVEN_UP
 
     def _complain_unheard(self, count: int, total: int) -> None:

@@ -10,19 +10,26 @@ from engine.errors import EngineError
 from engine.observe.status import read_status
 from engine.routing.slices import Slice, parse_slice
 
+_LOSSES = ("gaps", "reconnects", "events_dropped")
+
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """One engine and its life (``engine``), how many gaps it has had, and its watermark (Unix ms of the server)."""
+    """One engine and its life (``engine``), and its watermark (Unix ms of the server).
+
+    ``losses`` counts whatever loses a mark, or ends a time in which marks were lost: gaps, reconnects, dropped events.
+    ``is_listening`` once all of its subscribers have listened.
+    """
 
     engine: tuple[int, int]
-    gaps: int
+    losses: int
+    is_listening: bool
     settled_until_ms: int
     part: Slice
 
     def has_heard_all_since(self, before: Standing) -> bool:
         """Tell whether this engine has listened all the time since it stood there."""
-        return self.engine == before.engine and self.gaps == before.gaps
+        return before.is_listening and self.engine == before.engine and self.losses == before.losses
 
 
 def read_standing(status_file: str) -> Standing | None:
@@ -31,9 +38,10 @@ def read_standing(status_file: str) -> Standing | None:
         status: dict[str, Any] = read_status(status_file, now_ms())
         return Standing(
             (int(status["pid"]), int(status["started_at_ms"])),
-            int(status["totals"]["gaps"]),
+            sum(int(status["totals"][name]) for name in _LOSSES),
+            all(child["state"] == "ready" for child in status["children"] if child["role"] == "subscriber"),
             int(status["settled_until_ms"]),
             parse_slice(status["slice"]),
         )
-    except (EngineError, KeyError, ValueError):
+    except (EngineError, KeyError, TypeError, ValueError):
         return None

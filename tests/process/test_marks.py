@@ -1,10 +1,16 @@
 from __future__ import annotations
 
 import itertools
+import os
+from pathlib import Path
 
+import orjson
+
+from engine.clock import now_ms
 from engine.config import CaptureSettings, RedisSettings, RingSettings
 from engine.marks.marker import Mark, Marker
 from engine.marks.receivers import Receivers, receivers
+from engine.marks.standing import Standing, read_standing
 from engine.redis.connection import RespConnection
 from engine.ring.counters import Counter
 from engine.routing.events import REPAIR
@@ -27,7 +33,9 @@ def test_a_mark_that_a_full_dirty_set_drops() -> None:
         client.set("draft", "value")
         for key in ("idle", "other"):
             client.restore(key, 0, client.dump("draft"), idletime=1_000)
-        wait_for(lambda: running.board.rows[0].get(Counter.SERVER_MARK), "a watermark that a gap may be narrowed by")
+        restored_ms, row = client.time()[0] * 1_000 + 1_000, running.board.rows[0]
+        is_marked = lambda: row.get(Counter.HEARD_UNTIL_MS) > restored_ms and row.get(Counter.SERVER_MARK)  # noqa: E731
+        wait_for(is_marked, "a watermark that a gap may be narrowed by")
         parts = itertools.count()
 
         def overfill() -> bool:
@@ -57,3 +65,25 @@ def test_others_that_hear_are_told_from_engines() -> None:
     assert receivers(listed) == Receivers(engines=1, others_max=3)
     assert receivers(b"") == Receivers(0, 0)
     assert receivers(PermissionError("NOPERM")) is None
+
+
+def status(folder: Path, *, gaps: int = 0, reconnects: int = 0, dropped: int = 0, state: str = "ready") -> Standing:
+    """Return what is read of a status file."""
+    file = folder / "status.json"
+    totals = {"gaps": gaps, "reconnects": reconnects, "events_dropped": dropped}
+    children = [{"role": "invoker", "state": "starting"}, {"role": "subscriber", "state": state}]
+    content = {"pid": os.getpid(), "started_at_ms": 5, "updated_at_ms": now_ms(), "slice": "0/2"}
+    file.write_bytes(orjson.dumps({**content, "settled_until_ms": 7, "totals": totals, "children": children}))
+    found = read_standing(str(file))
+    assert found is not None
+    return found
+
+
+def test_whatever_may_have_lost_a_mark_shows_in_the_status(tmp_path: Path) -> None:
+    """A gap, a reconnect or a dropped event since, and a subscriber that did not listen then: each spoils the proof."""
+    before = status(tmp_path)
+    assert status(tmp_path).has_heard_all_since(before)
+    for loss in ({"gaps": 1}, {"reconnects": 1}, {"dropped": 1}):
+        assert not status(tmp_path, **loss).has_heard_all_since(before)  # type: ignore[arg-type]
+    assert not status(tmp_path).has_heard_all_since(status(tmp_path, state="starting"))
+    assert read_standing(str(tmp_path / "nothing")) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from engine.capture.watch.sight import Change, Sight, compare, follow
+from engine.model import Missed
 
 
 class Outlook:
@@ -41,3 +42,7 @@ class Outlook:
     def mark_since(self, moment_ms: int) -> int:
         """Return the server's mark, if it has been the same since this moment (the server's clock); else 0."""
         return self.sight.mark if moment_ms >= self._steady_ms else 0
+
+    def missed_after(self, watermark_ms: int) -> Missed:
+        """Return what a gap would miss that begins at this moment of the server's."""
+        return Missed(watermark_ms, self.mark_since(watermark_ms), clock_ms=max(0, self.clock_ms))

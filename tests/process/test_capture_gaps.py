@@ -1,0 +1,122 @@
+"""Gaps that keep coming, or come again before the one before them is dealt with, on real subscribers."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+import pytest
+
+from engine.config import RouteSettings
+from engine.lifecycle import Compared, CompareWanted
+from engine.model import Missed
+from engine.ring.counters import Counter
+from engine.sandbox.valkey import ValkeyServer
+from tests.capture_rig import Capture, capture, route, wait_for
+from tests.servers import every_server
+
+EVERY_S = 0.7
+COMPARED = msgspec.structs.replace(route("set", "del"), destination="dynamodb://table")
+
+
+@contextmanager
+def repeated(act: Callable[[], Any]) -> Iterator[None]:
+    """Do something again and again beside the block."""
+    over = threading.Event()
+
+    def run() -> None:
+        while not over.wait(EVERY_S):
+            act()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def heard_past_now(running: Capture, client: Any) -> Callable[[], bool]:
+    """Return what tells whether the watermark has passed this moment of the server's clock."""
+    seconds, micros = client.time()
+    moment_ms = seconds * 1_000 + micros // 1_000
+    return lambda: running.board.rows[0].get(Counter.HEARD_UNTIL_MS) > moment_ms
+
+
+@every_server
+def test_a_gap_at_every_look_puts_nothing_off(server_binary: Any) -> None:
+    """While each look finds the keyspace flushed, repairs begin and end, and the watermark follows."""
+    with ValkeyServer(binary=server_binary) as server, capture(server, route("set")) as (running, client):
+        wait_for(heard_past_now(running, client), "the first watermark")
+        with repeated(client.flushdb):
+            wait_for(lambda: running.count(Counter.GAPS) >= 3, "gaps come again and again")
+            repairs = running.count(Counter.REPAIRS)
+            is_past = heard_past_now(running, client)
+            wait_for(lambda: running.count(Counter.REPAIRS) > repairs, "repairs come to their end")
+            wait_for(is_past, "the watermark follows")
+
+
+class Comparer(threading.Thread):
+    """Fulfils each wish for a comparison a second after it was told."""
+
+    def __init__(self, running: Capture) -> None:
+        super().__init__(daemon=True)
+        self._running = running
+        self.fulfilled = 0
+        self.is_over = threading.Event()
+
+    def run(self) -> None:
+        while not self.is_over.wait(0.02):
+            wishes = [message.number for message in self._running.heard() if isinstance(message, CompareWanted)]
+            if wishes:
+                time.sleep(1.0)
+                self._running.send(Compared(wishes[-1]))
+                self.fulfilled += 1
+
+
+def test_wishes_at_every_look_put_nothing_off() -> None:
+    """The same with a destination: each comparison pays the gaps before it, whatever has come since."""
+    with ValkeyServer() as server, capture(server, COMPARED) as (running, client):
+        comparer = Comparer(running)
+        comparer.start()
+        try:
+            with repeated(client.flushdb):
+                wait_for(lambda: comparer.fulfilled >= 2, "comparisons are asked for again and again")
+                wait_for(heard_past_now(running, client), "the watermark follows")
+        finally:
+            comparer.is_over.set()
+            comparer.join()
+
+
+def is_compared(running: Capture) -> bool:
+    return any(isinstance(message, CompareWanted) for message in running.heard())
+
+
+@pytest.mark.parametrize("is_first_look_taken", [True, False])
+def test_what_is_known_of_a_gap_is_kept(is_first_look_taken: bool, capfd: pytest.CaptureFixture[str]) -> None:
+    """A connection that is cut while what a restart missed is still looked for, or compared, costs its own gap."""
+    with ValkeyServer() as server:
+        began_ms = int(time.time() * 1_000)
+        missed = (Missed(began_ms),)
+        with capture(server, COMPARED, missed=missed) as (running, client):
+            if is_first_look_taken:
+                wait_for(lambda: is_compared(running), "a comparison is asked for, which nobody does")
+            client.client_kill_filter(_type="pubsub")
+            wait_for(lambda: running.count(Counter.RECONNECTS) == 1, "it listens again")
+            wait_for(lambda: running.count(Counter.REPAIRS) >= 1 + is_first_look_taken, "the repairs end")
+        gaps = [line for line in capfd.readouterr().out.splitlines() if "the connection was lost" in line]
+        assert len(gaps) == 1
+        assert int(gaps[0].split("started_ms=")[1].split()[0]) >= began_ms
+
+
+def test_a_route_without_destination_is_not_compared() -> None:
+    """What names no destination asks for no comparison, and its watermark waits for none."""
+    plain: RouteSettings = route("set", "del")
+    with ValkeyServer() as server, capture(server, plain, missed=(Missed(1_000),)) as (running, client):
+        wait_for(heard_past_now(running, client), "the watermark passes")
+        assert not is_compared(running)
