@@ -6,8 +6,8 @@ and on again between two looks leave no other trace. A dataset that was replaced
 replication``, and a full synchronization in another connection to the primary.
 
 **When a watermark counts.** That a pong has come proves that all messages before it were read, not that a message was
-sent for every change. So a watermark counts only when a look *after* its pong found nothing changed since the look
-before it.
+sent for every change. So a watermark counts only when a look has followed its pong: what that finds has happened since
+the look before it, which is younger than the watermark, and is a gap that begins there.
 """
 
 from __future__ import annotations
