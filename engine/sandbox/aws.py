@@ -11,6 +11,7 @@ ACCESS_KEY_ID = "sandbox"
 SECRET_ACCESS_KEY = "sandbox"  # not a secret: the sandbox accepts any
 
 _PROFILE_VARIABLES = ("AWS_PROFILE", "AWS_DEFAULT_PROFILE")
+DYNAMODB_ATTEMPTS_MAX = 10
 
 
 def sandbox_environment(
@@ -46,11 +47,15 @@ def child_environment(base: Mapping[str, str], sandbox: Mapping[str, str]) -> di
 
 
 def client(service: str, endpoint: str) -> Any:
-    """Return a boto3 client for a part of the sandbox; it retries nothing, whatever the caller's AWS set-up."""
+    """Return a boto3 client for a part of the sandbox, whatever the caller's AWS set-up.
+
+    It retries nothing, but for the DynamoDB, which throttles as the service does.
+    """
     import boto3
     import botocore.session
     from botocore.config import Config
 
+    attempts = DYNAMODB_ATTEMPTS_MAX if service == "dynamodb" else 1
     # The session looks at no profile: one that is missing would make it fail before it sees our credentials.
     session = botocore.session.Session(session_vars={"profile": (None, None, None, None)})
     return boto3.Session(botocore_session=session).client(
@@ -59,5 +64,5 @@ def client(service: str, endpoint: str) -> Any:
         region_name=REGION,
         aws_access_key_id=ACCESS_KEY_ID,
         aws_secret_access_key=SECRET_ACCESS_KEY,
-        config=Config(retries={"total_max_attempts": 1}, read_timeout=900),
+        config=Config(retries={"total_max_attempts": attempts, "mode": "standard"}, read_timeout=900),
     )

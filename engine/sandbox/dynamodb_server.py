@@ -12,6 +12,13 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoReque
 from werkzeug.serving import make_server
 
 from engine.sandbox import lifeline, partiql, ports
+from engine.sandbox.admission import Admission, has_gone
+
+THROTTLED = (
+    b'{"__type":"com.amazonaws.dynamodb.v20120810#ThrottlingException",'
+    b'"message":"Rate of requests exceeds the allowed throughput."}'
+)
+_admission = Admission()
 
 
 class KeepAliveHandler(MotoRequestHandler):
@@ -29,6 +36,15 @@ class KeepAliveHandler(MotoRequestHandler):
             return
         environ = self.make_environ()
         environ["wsgi.input"] = io.BytesIO(self.rfile.read(int(length)))
+        with _admission.enter() as is_in:
+            if has_gone(self.connection):
+                self.close_connection = True
+            elif is_in:
+                self._answer(environ)
+            else:
+                self._refuse()
+
+    def _answer(self, environ: Any) -> None:
         told: list[Any] = []
         parts: list[bytes] = []
 
@@ -38,9 +54,14 @@ class KeepAliveHandler(MotoRequestHandler):
 
         parts.extend(self.server.app(environ, start_response))
         code, _, message = told[0].partition(" ")
-        body = b"".join(parts)
-        self.send_response(int(code), message)
-        for name, value in told[1]:
+        self._send(int(code), message, told[1], b"".join(parts))
+
+    def _refuse(self) -> None:
+        self._send(400, "Bad Request", [("Content-Type", "application/x-amz-json-1.0")], THROTTLED)
+
+    def _send(self, code: int, message: str, headers: list[tuple[str, str]], body: bytes) -> None:
+        self.send_response(code, message)
+        for name, value in headers:
             if name.lower() not in {"content-length", "connection"}:
                 self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))

@@ -1,4 +1,4 @@
-"""``BatchExecuteStatement`` with conditions, which moto's own PartiQL has not: by its PutItem and UpdateItem.
+"""``BatchExecuteStatement`` with conditions, which moto's own PartiQL has not: by its conditions and its PutItem.
 
 moto's parser fails on conditions, overwrites by INSERT, and copies the whole table for each statement. Here two kinds
 of statements are understood, as `lambdas.dynamodb` makes them, with what DynamoDB answers to each (compared with
@@ -10,10 +10,13 @@ DynamoDB Local)::
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 _NAME = r'"((?:[^"]|"")+)"'
@@ -23,6 +26,9 @@ _UPDATE = re.compile(rf"UPDATE {_NAME} (.*) WHERE {_NAME}=\? AND (\(.*\))", re.D
 _CHANGE = re.compile(rf"(?:SET {_NAME}=\?|REMOVE {_NAME}) ?")
 _IS_MISSING = re.compile(r"(#n\d+) IS MISSING")
 _LITERAL = re.compile(r"'([^']*)'")
+STATEMENTS_MAX = 512
+"""Texts that are known taken apart."""
+
 _one_at_a_time = threading.Lock()
 _CODES = {
     "ConditionalCheckFailedException": "ConditionalCheckFailed",
@@ -54,8 +60,8 @@ def _answer(backend: Any, statement: dict[str, Any]) -> dict[str, Any]:
         with _one_at_a_time:
             if match := _INSERT.fullmatch(text):
                 _insert(backend, _plain(match[1]), _MEMBER.findall(match[2]), parameters)
-            elif match := _UPDATE.fullmatch(text):
-                _update(backend, match, iter(parameters), statement.get("ReturnValuesOnConditionCheckFailure"))
+            elif update := _parsed(text):
+                _update(backend, update, parameters, statement.get("ReturnValuesOnConditionCheckFailure"))
             else:
                 return _error("ValidationError", f"Statement wasn't well formed, can't be processed: {text}")
     except (DynamodbException, ServiceException) as error:
@@ -78,40 +84,90 @@ def _insert(backend: Any, table: str, names: list[str], parameters: list[dict[st
     )
 
 
-def _update(backend: Any, match: re.Match[str], parameters: Iterator[dict[str, Any]], returned: str | None) -> None:
+@dataclass(frozen=True, slots=True)
+class _Update:
+    """An ``UPDATE``, taken apart: what it sets and removes, and its condition as moto's own parser reads it."""
+
+    table: str
+    key: str
+    sets: tuple[str, ...]
+    removes: tuple[str, ...]
+    condition: str
+    names: Mapping[str, str]
+    literals: Mapping[str, dict[str, Any]]
+    parameters: int
+    """Of the condition: they are called ``:p0``, ``:p1`` …"""
+
+
+@lru_cache(maxsize=STATEMENTS_MAX)
+def _parsed(text: str) -> _Update | None:
+    """Return what an ``UPDATE`` says; texts are few, for values are parameters."""
+    match = _UPDATE.fullmatch(text)
+    if match is None:
+        return None
     names: dict[str, str] = {}
-    values: dict[str, dict[str, Any]] = {}
+    literals: dict[str, dict[str, Any]] = {}
 
-    def name_of(name: str) -> str:
-        placeholder = f"#n{len(names)}"
-        names[placeholder] = _plain(name)
-        return placeholder
+    def name_of(found: re.Match[str]) -> str:
+        names[f"#n{len(names)}"] = _plain(found[1])
+        return f"#n{len(names) - 1}"
 
-    def value_of(value: dict[str, Any]) -> str:
-        placeholder = f":v{len(values)}"
-        values[placeholder] = value
-        return placeholder
+    def literal_of(found: re.Match[str]) -> str:
+        literals[f":l{len(literals)}"] = {"S": found[1]}
+        return f":l{len(literals) - 1}"
 
-    if _plain(match[3]) != backend.get_table(_plain(match[1])).hash_key_attr:
-        raise _invalid("Where clause does not contain a mandatory equality on all key attributes")
-    changes = _CHANGE.findall(match[2])
-    sets = [f"{name_of(name)} = {value_of(next(parameters))}" for name, _ in changes if name]
-    removes = [name_of(name) for _, name in changes if name]
-    key = next(parameters)
-    condition = re.sub(_NAME, lambda found: name_of(found[1]), match[4])
+    numbers = itertools.count()
+    condition = re.sub(_NAME, name_of, match[4])
     condition = _IS_MISSING.sub(r"attribute_not_exists(\1)", condition)
-    condition = re.sub(r"\?", lambda found: value_of(next(parameters)), condition)
-    condition = _LITERAL.sub(lambda found: value_of({"S": found[1]}), condition)
-    expression = f"SET {', '.join(sets)}" + (f" REMOVE {', '.join(removes)}" if removes else "")
-    backend.update_item(
+    condition = re.sub(r"\?", lambda _: f":p{next(numbers)}", condition)
+    condition = _LITERAL.sub(literal_of, condition)
+    changes = _CHANGE.findall(match[2])
+    return _Update(
         _plain(match[1]),
-        {_plain(match[3]): key},
-        expression,
-        expression_attribute_names=names,
-        expression_attribute_values=values,
-        condition_expression=f"attribute_exists({name_of(match[3])}) AND {condition}",
-        return_values_on_condition_check_failure=returned,
+        _plain(match[3]),
+        tuple(_plain(name) for name, _ in changes if name),
+        tuple(_plain(name) for _, name in changes if name),
+        condition,
+        names,
+        literals,
+        next(numbers),
     )
+
+
+def _update(backend: Any, update: _Update, parameters: Sequence[dict[str, Any]], returned: str | None) -> None:
+    """Replace the item as a put does: moto's own update takes five times as long."""
+    from moto.dynamodb.comparisons import create_condition_expression_parser
+    from moto.dynamodb.exceptions import ConditionalCheckFailed, ItemSizeTooLarge, ItemSizeToUpdateTooLarge
+    from moto.dynamodb.models.dynamo_type import DynamoType
+
+    table = backend.get_table(update.table)
+    if update.key != table.hash_key_attr:
+        raise _invalid("Where clause does not contain a mandatory equality on all key attributes")
+    if update.key in (*update.sets, *update.removes):
+        raise _invalid(f"Cannot update attribute {update.key}. This attribute is part of the key")
+    if len(parameters) != len(update.sets) + 1 + update.parameters:
+        raise _invalid("Number of parameters in request and statement don't match.")
+    values, key, asked = (
+        parameters[: len(update.sets)],
+        parameters[len(update.sets)],
+        parameters[len(update.sets) + 1 :],
+    )
+    if set(key) != {table.hash_key_type}:
+        raise _invalid("The provided key element does not match the schema")
+    item = table.get_item(DynamoType(key), None)
+    if item is None:
+        raise ConditionalCheckFailed
+    named = {f":p{number}": value for number, value in enumerate(asked)} | dict(update.literals)
+    condition = create_condition_expression_parser(update.condition, dict(update.names), named).parse()
+    if not condition.expr(item):
+        raise ConditionalCheckFailed(item=item.to_json()["Attributes"] if returned == "ALL_OLD" else None)
+    replaced = {*update.sets, *update.removes}
+    content = {name: value.to_regular_json() for name, value in item.attrs.items() if name not in replaced}
+    content.update(zip(update.sets, values, strict=True))
+    try:
+        table.put_item(content)
+    except ItemSizeTooLarge:
+        raise ItemSizeToUpdateTooLarge from None
 
 
 def _plain(name: str) -> str:

@@ -102,3 +102,31 @@ def test_what_has_no_version_is_older_than_all(client: Any, before: Any) -> None
 def test_a_refused_key_fails_alone(client: Any) -> None:
     """An error is its statement's own: the neighbours take effect."""
     assert run(client, STATEMENTS.insert(item("", 1)), STATEMENTS.insert(item("own", 1))) == ["ValidationError", ""]
+
+
+def test_what_an_update_may_not_say_is_refused(client: Any) -> None:
+    """The key is not changed, parameters are counted, and an item has its size."""
+    run(client, STATEMENTS.insert(item("limits", 1, body={"S": "x"})))
+    newer = STATEMENTS.update(item("limits", 2, body={"S": "y"}))
+    text = newer["Statement"]
+    moved = {**newer, "Statement": text.replace('SET "body"=?', 'SET "i""d"=?', 1)}
+    short = {**newer, "Parameters": newer["Parameters"][:-1]}
+    large = STATEMENTS.update(item("limits", 2, body={"S": "y" * 420_000}))
+    number = {**newer, "Parameters": [*newer["Parameters"][:-2], {"N": "1"}, newer["Parameters"][-1]]}
+    for statement in (moved, short, large, number):
+        assert run(client, statement) == ["ValidationError"]
+    assert held(client, "limits") == item("limits", 1, body={"S": "x"})
+
+
+def test_an_update_keeps_what_it_does_not_name(client: Any) -> None:
+    """Attributes of others stay, of every type, and as they were."""
+    others = {
+        "n": {"N": "1.50"}, "s": {"SS": ["a", "b"]}, "l": {"L": [{"S": "x"}, {"M": {"k": {"NULL": True}}}]},
+        "b": {"B": b"\x00\xff"}, "t": {"BOOL": False}, "e": {"M": {}},
+    }  # fmt: skip
+    client.put_item(TableName=TABLE, Item=item("others", 1, body={"S": "x"}, **others))
+    assert run(client, STATEMENTS.update(item("others", 2, body={"S": "y"}))) == [""]
+    kept = held(client, "others")
+    kept["s"]["SS"].sort()
+    kept["n"]["N"] = f"{float(kept['n']['N']):.2f}"
+    assert kept == item("others", 2, body={"S": "y"}, **others)
