@@ -20,7 +20,7 @@ from rich.console import Console
 from tests.chaos import registry, report
 from tests.chaos.engine_process import ROOT
 from tests.chaos.model import summary
-from tests.chaos.pool import play_all
+from tests.chaos.pool import own_folder, play_all
 from tests.chaos.registry import Fault
 from tests.servers import chosen
 from tests.shares import parse, share_of, share_option
@@ -67,10 +67,12 @@ def main(
     is_quick = quick or os.environ.get("QUICK", "") not in {"", "0"}
     os.environ["QUICK"] = "1" if is_quick else ""  # for faults that last long
     started = time.monotonic()
-    rounds, logs = 1 if is_quick else ROUNDS, LOGS if keep_logs else None
+    rounds, logs = 1 if is_quick else ROUNDS, own_folder(LOGS, seed) if keep_logs else None
     server = next(iter(chosen()))
     console.print(f"{len(faults)} faults on {server}, {rounds} round(s) each, {jobs} at once, seed {seed}")
     lines = _play_all(console, faults, seed, rounds, jobs, wait_s, logs)
+    if logs is not None:
+        console.print(f"logs: {logs.relative_to(ROOT)}")
     took_s = time.monotonic() - started
     report.write(REPORT, seed, is_quick, lines, took_s)
     report.show(console, lines)

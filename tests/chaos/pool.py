@@ -6,9 +6,9 @@ import ctypes
 import multiprocessing
 import os
 import re
-import shutil
 import signal
 import sys
+import tempfile
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -37,6 +37,12 @@ class Task:
     def name(self) -> str:
         """Return a name for its table and its folder."""
         return re.sub(r"[^a-z0-9]+", "-", self.fault.name.lower()).strip("-")[:100] + f"-{self.turn + 1}"
+
+
+def own_folder(parent: Path, seed: int) -> Path:
+    """Return a new folder of a run's own: others with the same seed may be under way."""
+    parent.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix=f"{seed}-", dir=parent))
 
 
 def play_all(
@@ -77,8 +83,6 @@ def _begin(
 ) -> tuple[Connection, BaseProcess]:
     """Start a round; return where its result comes from, and its process."""
     keep = None if logs is None else logs / task.name
-    if keep is not None:
-        shutil.rmtree(keep, ignore_errors=True)
     ours, theirs = multiprocessing.Pipe(duplex=False)
 
     def work() -> None:

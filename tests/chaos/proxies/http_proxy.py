@@ -18,6 +18,8 @@ HOST = "127.0.0.1"
 BODY_BYTES_MAX = 64 * 1024 * 1024
 EFFECTS_WAITING_MAX = 10_000
 _KEEP_OPEN_S = 3_600.0
+_CLOSE_S = 0.001
+"""How long calls that hang have to end by themselves; 0 would mean for ever to aiohttp."""
 _READ_BUFFER_BYTES = 1024 * 1024
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "expect", "te", "upgrade"}
 _ADDED_BY_AIOHTTP = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
@@ -178,7 +180,7 @@ class HttpFaultProxy:
         self._server.close()
         for connection in self._http.connections:
             reset(connection.transport)
-        await self._http.shutdown(timeout=0)
+        await self._http.shutdown(timeout=_CLOSE_S)
         self._server = self._http = None
 
     async def _end(self) -> None:
