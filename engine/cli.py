@@ -120,7 +120,7 @@ def status(config: str | None, as_json: bool) -> int:
     from engine.clock import now_ms
     from engine.observe.status import read_status
 
-    content = read_status(_load(config, {}).supervision.status_file, now_ms())
+    content = read_status(_load_state(config).supervision.status_file, now_ms())
     if as_json:
         _print_json(content)
     else:
@@ -142,7 +142,7 @@ def metrics(namespace: str, name: str, every_s: int | None, put: bool, config: s
     Prints lines that CloudWatch Logs makes metrics of. One reading has counters since the engine's start; with
     --every-s they are of the time since the reading before, and that no engine runs is told too (Running = 0).
     """
-    settings = _load(config, {})
+    settings = _load_state(config)
 
     from engine.clock import now_ms
     from engine.observe import reporter
@@ -229,7 +229,7 @@ def deletions(choice: Literal["accept", "refuse"] | None, route: str | None, con
 
     if choice and not route:
         raise click.UsageError("name the ROUTE")
-    file = HeldFile.of(_load(config, {}))
+    file = HeldFile.of(_load_state(config))
     if choice and route:
         file.choose(route, choice)
     held = describe_held(file.load())
@@ -326,9 +326,18 @@ def run_command(arguments: list[str]) -> int:
 def _load(config: str | None, flags: Mapping[str, object]) -> Settings:
     from engine.settings.file import load_settings
 
-    if config is None and Path(DEFAULT_CONFIG).is_file():
-        config = DEFAULT_CONFIG
-    return load_settings(config, os.environ, flags)
+    return load_settings(_file_of(config), os.environ, flags)
+
+
+def _load_state(config: str | None) -> Settings:
+    """Return what those need who look at an engine: where its state is."""
+    from engine.settings.file import load_state_settings
+
+    return load_state_settings(_file_of(config), os.environ)
+
+
+def _file_of(config: str | None) -> str | None:
+    return DEFAULT_CONFIG if config is None and Path(DEFAULT_CONFIG).is_file() else config
 
 
 def _complain(error: EngineError) -> None:

@@ -6,7 +6,7 @@ Each value is converted as it comes, so that a wrong one is reported where it st
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Literal, get_args, get_origin
 
 import msgspec
@@ -23,6 +23,8 @@ KEYS: dict[str, Any] = {f"{section}.{f.name}": f.type for section, struct in SEC
 
 ROUTE_KEYS: dict[str, Any] = {f.name: f.type for f in fields(RouteSettings)}
 
+SECTIONS_AND_ROUTES = frozenset({*SECTIONS, "routes"})
+
 _SECRET = {"redis.url", "redis.username", "redis.password"}
 _SHOWN_CHARS_MAX = 40
 
@@ -30,7 +32,9 @@ _SHOWN_CHARS_MAX = 40
 class Draft:
     """The values so far, by dotted key, and what was wrong with those that could not be taken."""
 
-    def __init__(self) -> None:
+    def __init__(self, sections: Collection[str] = SECTIONS_AND_ROUTES) -> None:
+        self._sections = sections
+        """Whose values count; what others say is nobody's concern."""
         self.values: dict[str, Any] = {}
         self.routes: list[tuple[str, RouteSettings]] = []
         """Place and settings of each route that could be read."""
@@ -47,6 +51,8 @@ class Draft:
 
     def set(self, key: str, raw: object, place: str, *, is_text: bool = False) -> None:
         """Lay a value over what lower layers said; ``is_text`` where all that can be said is text."""
+        if key.split(".")[0] not in self._sections:
+            return
         try:
             self.values[key] = convert(raw, KEYS[key], is_text=is_text)
         except ValueError as error:
@@ -85,6 +91,8 @@ class Draft:
     def read_document(self, document: Mapping[str, Any], file: str) -> None:
         """Take in a parsed TOML file."""
         for section, content in document.items():
+            if section in SECTIONS_AND_ROUTES and section not in self._sections:
+                continue
             if section == "routes":
                 self._read_routes(content, file)
             elif section not in SECTIONS:

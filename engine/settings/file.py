@@ -65,6 +65,24 @@ def load_settings(path: str | None, environ: Mapping[str, str], flags: Mapping[s
     return draft.settings()
 
 
+def load_state_settings(path: str | None, environ: Mapping[str, str]) -> Settings:
+    """Return where the engine keeps its state, and whom of AWS to tell of it: what those need who only look at it.
+
+    Everything else is at its default, and nobody minds what is wrong with it. Raises `ConfigError`.
+    """
+    draft = Draft(("supervision", "aws"))
+    if path is not None:
+        _read_file(draft, path)
+        root_paths(draft, Path(path).absolute().parent)
+    _read_variables(draft, environ)
+    root_paths(draft, Path.cwd())
+    settle_state(draft, environ)
+    _find_aws(draft, environ)
+    if draft.problems:
+        raise ConfigError(draft.problems)
+    return draft.settings()
+
+
 def _read_file(draft: Draft, path: str) -> None:
     draft.is_whole = False
     try:
@@ -104,6 +122,11 @@ def _read_environment(draft: Draft, environ: Mapping[str, str]) -> None:
         draft.set(entry.key, entry.value, entry.place)
     if url := environ.get("REDIS_URL"):
         draft.set("redis.url", url, "environment: REDIS_URL")
+    _read_variables(draft, environ)
+
+
+def _read_variables(draft: Draft, environ: Mapping[str, str]) -> None:
+    """Take in the variables that are named as our settings are."""
     for name, value in environ.items():
         if not name.startswith("ENGINE_") or _KUBERNETES.fullmatch(name):
             continue

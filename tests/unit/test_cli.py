@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from engine.cli import run_command
+from engine.ring.counters import Counter
 
 ROOT = Path(__file__).parents[2]
 NOBODY = "redis://127.0.0.1:1/0"
@@ -141,7 +142,10 @@ def test_check_of_wrong_settings(home: Path) -> None:
     assert finding["verdict"] == "error"
 
 
-def write_status(home: Path, **changes: Any) -> None:
+TOTALS = [counter.name.lower() for counter in Counter]
+
+
+def write_status(home: Path, folder: str = "ingest-engine", **changes: Any) -> None:
     now_ms = int(time.time() * 1_000)
     child = {
         "name": "invoker 1/1", "role": "invoker", "index": 0, "pid": 7, "state": "ready", "restarts": 0,
@@ -150,10 +154,11 @@ def write_status(home: Path, **changes: Any) -> None:
     status = {
         "pid": 1, "version": "0", "started_at_ms": now_ms - 5_000, "updated_at_ms": now_ms, "state": "ready",
         "routes": [{"slot": 0, "name": "[carts]", "function": "f", "keys": ["*"], "events": ["hset"]}],
-        "children": [child], "totals": {"events_read": 1_234_567}, **changes,
+        "children": [child], "totals": dict.fromkeys(TOTALS, 0) | {"events_read": 1_234_567}, "settled_until_ms": 0,
+        "slice": "0/1", **changes,
     }  # fmt: skip
-    (home / "ingest-engine").mkdir()
-    (home / "ingest-engine" / "status.json").write_text(json.dumps(status))
+    (home / folder).mkdir()
+    (home / folder / "status.json").write_text(json.dumps(status))
 
 
 def test_status(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -209,7 +214,7 @@ def test_an_interrupt_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("engine.cli._load", interrupted)
+    monkeypatch.setattr("engine.cli._load_state", interrupted)
     assert run_command(["status"]) == 130
 
 
@@ -231,3 +236,47 @@ def test_metrics_without_an_engine() -> None:
     assert result.stdout == ""
     assert result.stderr.count("\n") == 1
     assert "no engine runs here" in result.stderr
+
+
+UNFIT_TO_START = [
+    pytest.param("", id="no routes"),
+    pytest.param('[redis]\npassword_file = "nowhere"\n[capture]\nshards = 0\n', id="wrong elsewhere"),
+    pytest.param('[[routes]]\nname = "c"\nevents = ["hest"]\n', id="a wrong route"),
+]
+
+
+@pytest.mark.parametrize(
+    "command", [["status", "--json"], ["metrics"], ["deletions", "--json"]], ids=lambda one: one[0]
+)
+@pytest.mark.parametrize("settings", UNFIT_TO_START)
+def test_what_reads_the_state_needs_the_state_alone(
+    home: Path, command: list[str], settings: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who looks at an engine needs no routes, no region and no secret: a sidecar or a probe has none of them."""
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ENGINE_CAPTURE_SHARDS", "none at all")
+    monkeypatch.setenv("REDIS_MASTER_HOST", "somewhere")
+    monkeypatch.setenv("REDIS_MASTER_PORT", "tcp://10.0.0.1:6379")
+    (home / "engine.toml").write_text(f'[supervision]\nstate_folder = "here"\n{settings}')
+    write_status(home, "here")
+    result = engine(*command)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    assert result.stdout.startswith("{")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ("[supervision]\nstatus_file = 7\n", "engine.toml: supervision.status_file: must be a text"),
+        ("[supervision]\nstatus_fiel = 'x'\n", "did you mean"),
+        ("[supervision\n", "is no TOML"),
+    ],
+)
+def test_what_reads_the_state_says_what_is_wrong_with_where_it_is(home: Path, settings: str, words: str) -> None:
+    """A settings file that does not say where the state is ends with what is wrong, and exit code 2."""
+    (home / "engine.toml").write_text(settings)
+    result = engine("status")
+    assert result.returncode == 2
+    assert words in result.stderr
