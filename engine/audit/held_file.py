@@ -86,6 +86,8 @@ class HeldFile:
 
     def choose(self, route: str, choice: Choice) -> HeldRoute:
         """Keep what somebody decided for a route; raise `EngineError` where nothing of it is held."""
+        if not self.path.exists():
+            raise EngineError(f"no deletions of route {route!r} are held", hint=f"there is no {self.path}")
         with self._locked():
             held = self.load()
             chosen = decided(held.routes.get(route, NOTHING_HELD), choice)

@@ -11,11 +11,14 @@ from engine.errors import EngineError
 
 
 class FileLock:
-    """A lock file beside what it guards, held until `close`; it stays there, and means nothing by itself."""
+    """A lock file beside the file or within the folder that it guards, held until `close`.
 
-    def __init__(self, guarded: str, setting: str) -> None:
+    It stays there, and means nothing by itself.
+    """
+
+    def __init__(self, guarded: str, setting: str, *, is_folder: bool = False) -> None:
         """Take the lock; raise EngineError where another engine has it, or where it can't be made."""
-        path = Path(f"{guarded.rstrip('/')}.lock")
+        path = Path(guarded, "lock") if is_folder else Path(f"{guarded}.lock")
         self._descriptor = -1
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,11 +48,8 @@ class Locks:
     def __init__(self, settings: Settings) -> None:
         self._held: list[FileLock] = []
         try:
-            for guarded, setting in (
-                (settings.supervision.checkpoint_file, "supervision.checkpoint_file"),
-                (settings.delivery.backlog_folder, "delivery.backlog_folder"),
-            ):
-                self._held.append(FileLock(guarded, setting))
+            self._held.append(FileLock(settings.supervision.checkpoint_file, "supervision.checkpoint_file"))
+            self._held.append(FileLock(settings.delivery.backlog_folder, "delivery.backlog_folder", is_folder=True))
         except BaseException:
             self.close()
             raise

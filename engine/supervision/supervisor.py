@@ -38,7 +38,8 @@ from engine.supervision.children import Child, Children, Phase, in_words
 from engine.supervision.errands import choices
 from engine.supervision.errands.comparer import Comparer
 from engine.supervision.errands.errand import Errand
-from engine.supervision.errands.planner import Answer, Plan, plan_at_start
+from engine.supervision.errands.places import examine_places
+from engine.supervision.errands.planner import Answer, Plan, Refused, plan_at_start
 from engine.supervision.errands.replanning import Planner, Replanning
 from engine.supervision.forking import Forker
 from engine.supervision.locks import Locks
@@ -73,6 +74,8 @@ def run(
     """
     logs.configure(settings.log, "supervisor")
     setproctitle("engine: supervisor")
+    if problems := examine_places(settings):
+        raise Refused(problems)
     status = StatusFile(settings.supervision.status_file)
     status.acquire()
     inbox = SignalInbox()

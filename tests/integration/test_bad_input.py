@@ -185,3 +185,22 @@ def test_a_second_engine_on_one_checkpoint(tmp_path: Path) -> None:
         assert "supervision.checkpoint_file" in said
         assert "Traceback" not in said
         assert path.stop() == 0
+
+
+def test_a_check_refuses_the_paths_that_a_start_refuses(tmp_path: Path) -> None:
+    """A path to another program's file: both exit 1 with the setting's name, and write nothing beside it."""
+    foreign = tmp_path / "elsewhere" / "passwd"
+    foreign.parent.mkdir()
+    foreign.write_text("root:x:0:0\n")
+    with whole_path(tmp_path) as path:
+        path.write_config(ROUTE)
+        good = path.config.read_text()
+        for name in ("backlog_folder", "dead_letter_file", "checkpoint_file", "status_file"):
+            lines = (f'{name} = "{foreign}"' if line.startswith(f"{name} =") else line for line in good.splitlines())
+            path.config.write_text("\n".join(lines))
+            code, said = start(path)
+            assert code == 1 and name in said and "not" in said
+            command = [sys.executable, "-m", "engine", "check", "--config", str(path.config)]
+            done = subprocess.run(command, env=path.environment, capture_output=True, text=True, timeout=60)
+            assert done.returncode == 1 and name in done.stdout
+            assert list(foreign.parent.iterdir()) == [foreign] and foreign.read_text() == "root:x:0:0\n"

@@ -47,6 +47,7 @@ def load() -> Settings:
         delivery=DeliverySettings(
             invokers=OPTIONS["invokers"],
             backlog_folder=str(FOLDER / "backlog"),
+            dead_letter_file=str(FOLDER / "dead_letters.jsonl"),
             deadline_ms=200,
             deadline_margin_ms=100,
         ),

@@ -13,6 +13,7 @@ from engine.errors import ConfigError, EngineError, NotificationsOff, Problem, R
 from engine.routing.routes import RouteTable
 from engine.supervision.errands.aws_findings import AwsLook
 from engine.supervision.errands.findings import Finding, Verdict, finding
+from engine.supervision.errands.places import examine_places, places_of
 from engine.supervision.errands.planner import Answer, Findings, Plan, Refusal
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def examine(
     ``changes_nothing``.
     """
     found = Examination()
+    _examine_places(settings, found)
     table, is_redis_well = _read_routes(settings, routes_of, previous, found)
     capture = None
     if table is not None:
@@ -107,6 +109,13 @@ def examine(
             server_ms=capture.server_ms,
         )
     return found
+
+
+def _examine_places(settings: Settings, found: Examination) -> None:
+    problems = examine_places(settings)
+    found.findings += [Finding(Verdict.ERROR, problem, EngineError.exit_code) for problem in problems]
+    if not problems:
+        found.add(Verdict.OK, "state", ", ".join(dict.fromkeys(place.path for place in places_of(settings))))
 
 
 def _read_routes(
