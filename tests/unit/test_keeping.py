@@ -9,7 +9,8 @@ import pytest
 
 from engine.clock import monotonic_ms
 from engine.config import RouteSettings, Settings
-from engine.ring.counters import Board
+from engine.model import Watermark
+from engine.ring.counters import Board, Counter
 from engine.ring.ring import RingSet
 from engine.routing.routes import RouteTable
 from engine.supervision.errands.planner import Plan
@@ -87,3 +88,24 @@ def test_each_start_says_which_state_it_found(
     later = capsys.readouterr().out
     assert "resumed" in later and file in later and "age_s=0" in later
     assert "first_start" not in later
+
+
+@pytest.mark.parametrize(("heard_mark", "kept_mark"), [(7, 7), (8, 0), (0, 0)])
+def test_a_mark_is_kept_only_where_it_still_holds(
+    tmp_path: Path, settings: Settings, heard_mark: int, kept_mark: int
+) -> None:
+    """What is settled is older than what was heard: another mark since, as after a clock that was set, ends its own."""
+    rings, board = RingSet(1, 1, 1 << 16), Board(2)
+    file = CheckpointFile(str(tmp_path / "checkpoint"))
+    table = RouteTable.build([RouteSettings(name="carts", function="f")])
+    kept = Keeper(
+        settings, Plan(shards=(b"",), table=table.encode(), scope=SCOPE, server_ms=50_000), rings, board, file
+    )
+    rings.ring(0, 0).reader().set_watermark(Watermark(60_000, 7))
+    board.row(0).set(Counter.SERVER_MARK, heard_mark)
+    board.row(0).set(Counter.CLOCK_MS, 1_000_000)
+    kept.keep(is_clean=False)
+    found, _ = file.load()
+    assert found is not None
+    assert (found.watermark_ms, found.server_mark) == (60_000, kept_mark)
+    assert found.clocks.server_ahead_ms() == 1_000_000
