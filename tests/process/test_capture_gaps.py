@@ -6,17 +6,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+import redis
 
 from engine.config import RouteSettings
 from engine.lifecycle import Compared, CompareWanted
 from engine.model import Missed
 from engine.ring.counters import Counter
 from engine.sandbox.valkey import ValkeyServer
-from tests.capture_rig import Capture, capture, route, wait_for
+from tests.capture_rig import Capture, capture, route, server_socket, wait_for
 from tests.servers import every_server
 
 EVERY_S = 0.7
@@ -49,7 +51,7 @@ def heard_past_now(running: Capture, client: Any) -> Callable[[], bool]:
 
 
 @every_server
-def test_a_gap_at_every_look_puts_nothing_off(server_binary: Any) -> None:
+def test_a_gap_at_every_look_puts_nothing_off(server_binary: Path) -> None:
     """While each look finds the keyspace flushed, repairs begin and end, and the watermark follows."""
     with ValkeyServer(binary=server_binary) as server, capture(server, route("set")) as (running, client):
         wait_for(heard_past_now(running, client), "the first watermark")
@@ -59,6 +61,29 @@ def test_a_gap_at_every_look_puts_nothing_off(server_binary: Any) -> None:
             is_past = heard_past_now(running, client)
             wait_for(lambda: running.count(Counter.REPAIRS) > repairs, "repairs come to their end")
             wait_for(is_past, "the watermark follows")
+
+
+@every_server
+def test_flushes_of_another_database_are_not_ours(server_binary: Path) -> None:
+    """They are no gap, however many there are; SWAPDB and a flush of ours among them are, and each is found."""
+    with ValkeyServer(binary=server_binary) as server, capture(server, route("set")) as (running, client):
+        client.mset({f"key:{number}": 1 for number in range(1_000)})
+        other = redis.Redis(unix_socket_path=server_socket(server), db=3)
+        wait_for(heard_past_now(running, client), "the first watermark")
+        for how in (False, True, False, True):
+            other.set("theirs", 1)
+            other.flushdb(asynchronous=how)
+            client.set("key:1", 2)
+            wait_for(heard_past_now(running, client), "the watermark has passed the flush")
+        assert running.count(Counter.GAPS) == 0
+        client.swapdb(4, 5)
+        wait_for(lambda: running.count(Counter.GAPS) == 1, "what a swap swaps is not known")
+        wait_for(heard_past_now(running, client), "the watermark follows")
+        other.flushdb()
+        client.flushdb()
+        other.flushdb()
+        wait_for(lambda: running.count(Counter.GAPS) == 2, "the flush of ours is found")
+        other.close()
 
 
 class Comparer(threading.Thread):

@@ -3,7 +3,8 @@
 No notification tells of these, so a second connection looks at the server's own figures, beside the subscription.
 ``CONFIG SET`` and ``FLUSHALL`` are found by their count of calls (``INFO commandstats``): flags that were switched off
 and on again between two looks leave no other trace. A dataset that was replaced by replication shows in ``INFO
-replication``, and a full synchronization in another connection to the primary.
+replication``, and a full synchronization in another connection to the primary. A flush of another database is told from
+one of ours by a watched key (`engine.capture.watch.tripwire`).
 
 **When a watermark counts.** That a pong has come proves that all messages before it were read, not that a message was
 sent for every change. So a watermark counts only when a look has followed its pong: what that finds has happened since
@@ -19,7 +20,8 @@ import hiredis
 
 from engine.capture.notifications import SETTING
 from engine.capture.watch.keepsake import Keepsake
-from engine.capture.watch.sight import QUESTIONS, Sight, read
+from engine.capture.watch.sight import QUESTIONS, Sight, flushes_in, read
+from engine.capture.watch.tripwire import Tripwire
 from engine.config import RedisSettings
 from engine.redis.connection import NOTHING, RespConnection, pack
 from engine.redis.errors import not_redis
@@ -37,6 +39,9 @@ class Sentry:
         self._ignored = 0
         self._others: list[Any] = []
         self._keepsake: Keepsake | None = None
+        self._tripwire: Tripwire | None = None
+        self._tried: Sight | None = None
+        """A look that waits for what the tripwire says."""
         self._server_ms = 0
 
     @classmethod
@@ -49,6 +54,7 @@ class Sentry:
             if sight.is_blind:
                 # Whoever never sees the counts looks at a key from the first look on.
                 sight = sentry._look()
+            sight = sentry._watch(sight)
         except BaseException:
             connection.close()
             raise
@@ -58,6 +64,14 @@ class Sentry:
         questions = self._questions()
         return self._sight(self.connection.pipeline(b"".join(questions), len(questions)))
 
+    def _watch(self, sight: Sight) -> Sight:
+        """Watch a key: the first round finds one that is there."""
+        self._tripwire = Tripwire(flushes_in)
+        for _ in range(2):
+            questions = self._tripwire.questions()
+            sight = _tried(sight, self._tripwire, self.connection.pipeline(b"".join(questions), len(questions)))
+        return sight
+
     def is_asking(self) -> bool:
         """Tell whether a look is under way."""
         return self._expected > 0
@@ -65,9 +79,11 @@ class Sentry:
     def ask(self) -> None:
         """Begin a look, unless one is under way."""
         if not self._expected:
-            questions = self._questions()
-            self._expected = len(questions)
-            self.connection.send(b"".join(questions))
+            self._send(self._questions())
+
+    def _send(self, questions: tuple[bytes, ...]) -> None:
+        self._expected = len(questions)
+        self.connection.send(b"".join(questions))
 
     def _questions(self) -> tuple[bytes, ...]:
         return (*_COMMANDS, *(self._keepsake.questions(self._server_ms) if self._keepsake else ()))
@@ -114,8 +130,28 @@ class Sentry:
         if not self._expected or len(self._replies) < self._expected:
             return None
         replies, self._replies, self._expected = self._replies, [], 0
-        return self._sight(replies)
+        tripwire = self._tripwire
+        if self._tried is not None and tripwire is not None:
+            sight, self._tried = self._tried, None
+            return _tried(sight, tripwire, replies)
+        sight = self._sight(replies)
+        if tripwire is None:
+            return sight
+        if tripwire.wants(sight.flushes):
+            self._tried = sight
+            self._send(tripwire.questions())
+            return None
+        return replace(sight, replacements=sight.replacements - tripwire.others)
 
     def close(self) -> None:
         """Close the connection."""
         self.connection.close()
+
+
+def _tried(sight: Sight, tripwire: Tripwire, replies: list[Any]) -> Sight:
+    """Return a look without the flushes that were of other databases, as of when the tripwire was tried."""
+    flushes = tripwire.take(replies)
+    if sight.replacements < 0:
+        return sight
+    later = max(0, flushes - sight.flushes)
+    return replace(sight, replacements=sight.replacements + later - tripwire.others)

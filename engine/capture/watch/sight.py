@@ -33,6 +33,7 @@ _REPLACING = tuple(
 """Commands that put another dataset in the place of the one that is there, without an event for each key."""
 _RESTORING = (b"cmdstat_restore", b"cmdstat_restore-asking")
 """They may set an idle time."""
+_FLUSHDB = b"cmdstat_flushdb"
 _RESETS = b"cmdstat_config|resetstat"
 _CONFIG_SETS = b"cmdstat_config|set"
 _MISLEADING = (b"total_forks", b"expired_fields", b"expired_subkeys")
@@ -73,6 +74,7 @@ class Sight:
 
     ``mark`` is equal in two looks, and not 0, only if idle times can be believed from the one to the other
     (`engine.capture.watch.trust`); ``doubt`` says why it is 0. ``keepsake`` is the word of the key that stays.
+    ``flushes`` are those of single databases, which are among the ``replacements``.
     """
 
     server_ms: int
@@ -82,6 +84,7 @@ class Sight:
     resets: bytes = b""
     commands: int = -1
     replacements: int = -1
+    flushes: int = -1
     replication: Replication = Replication()
     keepsake: bytes | None = None
     mark: int = 0
@@ -165,6 +168,12 @@ def follow(before: Sight, now: Sight) -> Sight:
     return replace(now, replication=seen, keepsake=now.keepsake or before.keepsake, era_ms=era_ms, mark=mark)
 
 
+def flushes_in(info: object) -> int:
+    """Return how often ``INFO commandstats`` says that single databases were flushed; −1 where it was refused."""
+    commands = _fields(info)
+    return _calls(commands, (_FLUSHDB,)) if commands else -1
+
+
 def unix_ms_of(time: list[bytes]) -> int:
     """Return what the answer to ``TIME`` says, in milliseconds."""
     return int(time[0]) * 1_000 + int(time[1]) // 1_000
@@ -193,6 +202,7 @@ def read(address: object, replies: list[Any]) -> Sight:
         resets=reset[0] if reset else b"",
         commands=int(stats.get(b"total_commands_processed", -1)),
         replacements=_calls(commands, _REPLACING) if commands else -1,
+        flushes=_calls(commands, (_FLUSHDB,)) if commands else -1,
         replication=history,
         mark=facts.mark,
         doubt=facts.doubt,
