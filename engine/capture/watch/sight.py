@@ -83,6 +83,7 @@ class Sight:
     config_sets: int = -1
     resets: bytes = b""
     commands: int = -1
+    connections: int = -1
     replacements: int = -1
     flushes: int = -1
     replication: Replication = Replication()
@@ -114,7 +115,9 @@ class Change:
 def compare(before: Sight, now: Sight, needed_flags: str) -> Change:
     """Return what happened between two looks that events do not tell."""
     is_deaf = now.flags is not None and merge_flags(now.flags, needed_flags) != now.flags
-    was_reset = now.resets != before.resets or 0 <= now.commands < before.commands
+    was_reset = (
+        now.resets != before.resets or 0 <= now.commands < before.commands or 0 <= now.connections < before.connections
+    )
     found = (
         (is_deaf, "the server's notification flags were taken away"),
         (
@@ -201,6 +204,7 @@ def read(address: object, replies: list[Any]) -> Sight:
         config_sets=_calls(commands, (_CONFIG_SETS,)) if counts_sets else -1,
         resets=reset[0] if reset else b"",
         commands=int(stats.get(b"total_commands_processed", -1)),
+        connections=int(stats.get(b"total_connections_received", -1)),
         replacements=_calls(commands, _REPLACING) if commands else -1,
         flushes=_calls(commands, (_FLUSHDB,)) if commands else -1,
         replication=history,
