@@ -17,6 +17,7 @@ from engine.text import shown, shown_json
 
 if TYPE_CHECKING:
     from engine.config import Settings
+    from engine.settings.file import Loaded
 
 DEFAULT_CONFIG = "engine.toml"
 
@@ -65,7 +66,7 @@ def start(
         "log.level": log_level,
     }
     given = {key: value for key, value in flags.items() if value is not None}
-    settings = _load(config, given)
+    settings, connection = _load(config, given)
 
     from engine.settings.original import routes_of
     from engine.supervision.errands.plan import compare_destinations, make_plan
@@ -73,15 +74,23 @@ def start(
     from engine.supervision.supervisor import run
 
     plan = partial(make_plan, routes_of=routes_of)
-    return run(settings, plan=plan, load=lambda: _load(config, given), mains=REAL, compare=compare_destinations)
+    return run(
+        settings,
+        plan=plan,
+        load=lambda: _load(config, given).settings,
+        mains=REAL,
+        compare=compare_destinations,
+        connection=connection,
+    )
 
 
 @cli.command()
 @click.option("--shards", type=int, help="As many as the start will have: their patterns are tried.")
 @click.option("--slice", "slice_", metavar="I/K", help="The slice that the start will have.")
+@click.option("--redis-url", metavar="URL", help="The server that the start will have.")
 @_config
 @_json
-def check(shards: int | None, slice_: str | None, config: str | None, as_json: bool) -> int:
+def check(shards: int | None, slice_: str | None, redis_url: str | None, config: str | None, as_json: bool) -> int:
     """See whether everything that the engine needs is there and allowed; changes nothing.
 
     Exits with 0 where a start would work, 1 where something is missing, 2 where the settings are wrong.
@@ -89,10 +98,12 @@ def check(shards: int | None, slice_: str | None, config: str | None, as_json: b
     from engine.settings.original import routes_of
     from engine.supervision.errands.plan import Examination, examine
 
-    flags = {"capture.shards": shards, "capture.slice": slice_}
+    flags = {"capture.shards": shards, "capture.slice": slice_, "redis.url": redis_url}
     given = {key: value for key, value in flags.items() if value is not None}
     try:
-        found = examine(_load(config, given), routes_of, changes_nothing=True)
+        settings, connection = _load(config, given)
+        found = examine(settings, routes_of, changes_nothing=True)
+        found.put_first(connection)
     except ConfigError as error:
         found = Examination()
         found.add_error("settings", error)
@@ -186,7 +197,7 @@ def audit(
     A key counts as different only if it stays so over several looks. Exits with 0 where all is equal, 1 where it is
     not (also where --repair has had it delivered: run it again), 2 where no route names a destination.
     """
-    settings = _load(config, {})
+    settings = _load(config, {}).settings
 
     from engine.audit.options import AuditOptions
     from engine.audit.progress import shown_progress
@@ -254,7 +265,7 @@ def redrive(route: str | None, source: str | None, count_max: int | None, config
     A letter is removed once the engine has heard of its key. Exits with 0 where all were sent, or none was there, 1
     where some were kept.
     """
-    settings = _load(config, {})
+    settings = _load(config, {}).settings
 
     from engine.redrive.run import redrive as run
     from engine.redrive.view import observer, problems_of, summary_view
@@ -323,10 +334,10 @@ def run_command(arguments: list[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
-def _load(config: str | None, flags: Mapping[str, object]) -> Settings:
-    from engine.settings.file import load_settings
+def _load(config: str | None, flags: Mapping[str, object]) -> Loaded:
+    from engine.settings.file import load
 
-    return load_settings(_file_of(config), os.environ, flags)
+    return load(_file_of(config), os.environ, flags)
 
 
 def _load_state(config: str | None) -> Settings:

@@ -25,7 +25,9 @@ ROUTE_KEYS: dict[str, Any] = {f.name: f.type for f in fields(RouteSettings)}
 
 SECTIONS_AND_ROUTES = frozenset({*SECTIONS, "routes"})
 
-_SECRET = {"redis.url", "redis.username", "redis.password"}
+SECRET = {"redis.password"}
+_UNSHOWN = SECRET | {"redis.url", "redis.username"}
+"""Settings that may hold a secret as they come."""
 _SHOWN_CHARS_MAX = 40
 
 
@@ -44,6 +46,8 @@ class Draft:
         """Whether all layers could be read; what is missing from a draft in part is no mistake."""
         self.problems: list[Problem] = []
         self._places: dict[str, str] = {}
+        self._over: dict[str, str] = {}
+        """Of a key that was set twice: where it was before."""
 
     def say(self, place: str, message: str, hint: str = "") -> None:
         """Note a problem."""
@@ -56,9 +60,11 @@ class Draft:
         try:
             self.values[key] = convert(raw, KEYS[key], is_text=is_text)
         except ValueError as error:
-            shown = "" if key in _SECRET else f", not {show(raw)}"
+            shown = "" if key in _UNSHOWN else f", not {show(raw)}"
             self.say(place, f"must be {error}{shown}")
         else:
+            if self._places.get(key, place) != place:
+                self._over[key] = self._places[key]
             self._places[key] = place
 
     def get(self, key: str) -> Any:
@@ -71,6 +77,13 @@ class Draft:
     def place(self, *keys: str) -> str:
         """Return where the first of these keys that anybody set was set."""
         return next((self._places[key] for key in keys if key in self._places), keys[0])
+
+    def origin(self, key: str) -> str:
+        """Return who said the value in force, and over whom, for people."""
+        place = self.place(key)
+        if place == key:
+            return "default"
+        return f"{place}, over {self._over[key]}" if key in self._over else place
 
     def is_set(self, key: str) -> bool:
         """Return whether anybody said this key."""

@@ -10,6 +10,7 @@ import socket
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from engine.aws.function_arns import region_in
 from engine.config import Settings
@@ -21,6 +22,7 @@ from engine.routing.slices import BadSlice, parse_slice
 from engine.settings import original
 from engine.settings.checks import check_values
 from engine.settings.draft import KEYS, Draft, closest, hint_for_key
+from engine.settings.origins import connection_of
 from engine.settings.paths import root_paths, settle_state
 from engine.settings.route_checks import (
     PlacedRoute,
@@ -39,11 +41,23 @@ _FLAGS = {"capture.shards": "--shards", "capture.slice": "--slice", "delivery.in
 _EXAMPLE_ROUTE = 'add to the file: [[routes]] name = "carts" function = "dynamodb", each on a line of its own'
 
 
+class Loaded(NamedTuple):
+    """The settings in force, and what is connected to, with who said so (`engine.settings.origins`)."""
+
+    settings: Settings
+    connection: Mapping[str, str]
+
+
 def load_settings(path: str | None, environ: Mapping[str, str], flags: Mapping[str, object]) -> Settings:
     """Return the settings in force; raise `ConfigError` with every problem of all of them.
 
     ``flags`` come by dotted key (``capture.shards``); one that is None was not given.
     """
+    return load(path, environ, flags).settings
+
+
+def load(path: str | None, environ: Mapping[str, str], flags: Mapping[str, object]) -> Loaded:
+    """Return the settings in force with the origins of some; raise as `load_settings` does."""
     draft = Draft()
     if path is not None:
         _read_file(draft, path)
@@ -62,7 +76,7 @@ def load_settings(path: str | None, environ: Mapping[str, str], flags: Mapping[s
     _check_region(draft, mapped)
     if draft.problems:
         raise ConfigError(draft.problems)
-    return draft.settings()
+    return Loaded(draft.settings(), connection_of(draft))
 
 
 def load_state_settings(path: str | None, environ: Mapping[str, str]) -> Settings:

@@ -10,7 +10,7 @@ import os
 import random
 import selectors
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from setproctitle import setproctitle
@@ -66,11 +66,18 @@ Compare = Callable[[Settings, int, bytes], Answer]
 
 
 def run(
-    settings: Settings, *, plan: Planner, load: Callable[[], Settings], mains: Mains, compare: Compare | None = None
+    settings: Settings,
+    *,
+    plan: Planner,
+    load: Callable[[], Settings],
+    mains: Mains,
+    compare: Compare | None = None,
+    connection: Mapping[str, str] | None = None,
 ) -> int:
     """Run the engine until it is drained or stopped; return the exit status.
 
-    ``load`` reads the settings again, for new routes. Raises EngineError where the engine can't start.
+    ``load`` reads the settings again, for new routes; ``connection`` says what is connected to, and by whose word.
+    Raises EngineError where the engine can't start.
     """
     logs.configure(settings.log, "supervisor")
     setproctitle("engine: supervisor")
@@ -81,6 +88,8 @@ def run(
     inbox = SignalInbox()
     locks: Locks | None = None
     try:
+        if connection:
+            log.info("connection", **connection)
         locks = Locks(settings)
         planned = plan_at_start(lambda: plan(settings, None), settings, (status, locks), inbox)
         if isinstance(planned, int):

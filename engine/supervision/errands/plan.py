@@ -35,6 +35,10 @@ class Examination:
         """Note a finding."""
         self.findings.append(finding(verdict, place, message, hint))
 
+    def put_first(self, facts: Mapping[str, str]) -> None:
+        """Note what the rest was found with: by place, what it is."""
+        self.findings[:0] = [finding(Verdict.OK, place, what) for place, what in facts.items()]
+
     def add_error(self, place: str, error: EngineError) -> None:
         """Note what an error says; a `ConfigError` says several things."""
         problems = error.problems if isinstance(error, ConfigError) else (Problem(place, error.message, error.hint),)

@@ -1,0 +1,32 @@
+"""Where the settings of a connection came from: what is overridden, and by what, shows in no value.  (pure)"""
+
+from __future__ import annotations
+
+from engine.settings.draft import SECRET, Draft
+
+CONNECTION = (
+    "redis.url",
+    "redis.username",
+    "redis.password",
+    "redis.tls_ca_file",
+    "redis.tls_cert_file",
+    "redis.tls_key_file",
+    "redis.tls_verify",
+    "aws.region",
+    "aws.lambda_endpoint_url",
+)
+ALWAYS = {"redis.url", "aws.region"}
+"""Said even where nobody set them."""
+
+
+def connection_of(draft: Draft) -> dict[str, str]:
+    """Return what is connected to, by setting: the value, and in brackets who said it, over whom.
+
+    The URL has lost its credentials when this is asked; of a password only its origin is told.
+    """
+    return {key: _said(draft, key) for key in CONNECTION if draft.is_set(key) or key in ALWAYS}
+
+
+def _said(draft: Draft, key: str) -> str:
+    value = "set" if key in SECRET else str(draft.get(key))
+    return f"{value} ({draft.origin(key)})"
