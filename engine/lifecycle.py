@@ -46,6 +46,10 @@ class MappingChanged(msgspec.Struct, tag=True, frozen=True):
     """Subscriber → supervisor: a mapping hash in Redis changed; the routes want to be read again."""
 
 
+class PromiseBroken(msgspec.Struct, tag=True, frozen=True):
+    """Invoker → supervisor: a function no longer keeps older values out by itself; ask them all again."""
+
+
 class CompareWanted(msgspec.Struct, tag=True, frozen=True):
     """Subscriber → supervisor: keys may have been deleted unheard; compare with the destinations."""
 
@@ -71,7 +75,9 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
     hint: str = ""
 
 
-Message = Drain | Stop | SetRoutes | RoutesInForce | MappingChanged | RepairWanted | CompareWanted | Compared | Failed
+_OfSupervisor = Drain | Stop | SetRoutes | Compared
+_OfChild = RoutesInForce | MappingChanged | PromiseBroken | RepairWanted | CompareWanted | Failed
+Message = _OfSupervisor | _OfChild
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Message)

@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from lambdas import contract
+
 
 def slow(event: Any, context: Any) -> None:
     time.sleep(0.05)
@@ -46,3 +48,14 @@ def moody(event: Any, context: Any) -> Any:
     if event["do"] == "exit":
         os._exit(3)
     return {"batchItemFailures": event.get("failures", [])}
+
+
+def promising(event: Any, context: Any) -> Any:
+    """Refuse older versions as long as the marker file is there; hang while the other one is."""
+    refuses = Path(os.environ["REFUSES"]).exists()
+    if not event["records"]:
+        return contract.answer_to_nothing(refuses_older_versions=refuses)
+    contract.check_fence(event, refuses_older_versions=refuses)
+    while Path(os.environ["HANGS"]).exists():
+        time.sleep(0.05)
+    return None

@@ -28,7 +28,7 @@ from engine.delivery.reading.fetch import Fetcher
 from engine.delivery.relief import Relief, empty_out
 from engine.delivery.sockets import Sockets
 from engine.errors import RedisError
-from engine.lifecycle import ChildLink, Drain, RepairWanted, RoutesInForce, SetRoutes, Stop
+from engine.lifecycle import ChildLink, Drain, PromiseBroken, RepairWanted, RoutesInForce, SetRoutes, Stop
 from engine.model import THE_BEGINNING_MS, Change
 from engine.observe.logs import get_logger
 from engine.ring.counters import ChildState, Counter
@@ -206,6 +206,9 @@ class Invoker:
                 lane.buried(ended.burial, ended.problem, moment_ms)
             else:
                 lane.complete(ended.batch, ended.outcome, moment_ms, now_ms())
+                if ended.outcome.wants_fence:
+                    # It has written nothing; the table that comes of it has the route fenced.
+                    self._link.report(PromiseBroken())
             if lane.strays:
                 self._lanes.hand_on(lane, moment_ms)
         if self._lanes.retired:

@@ -107,6 +107,10 @@ class RouteTable(msgspec.Struct, frozen=True):
         wanted = (slot for slot, one in self.routes.items() if one.function in functions and one.payload == "batch")
         return msgspec.structs.replace(self, unfenced=sum(1 << slot for slot in wanted))
 
+    def fenced(self) -> tuple[RouteSettings, ...]:
+        """Return the routes whose keys wait until an invocation that was lost can write no more."""
+        return tuple(route for slot, route in self.routes.items() if not self.unfenced >> slot & 1)
+
     def uncoalesced(self) -> RouteMask:
         """Return the routes that want each event as a record of its own."""
         return sum(1 << slot for slot, route in self.routes.items() if not route.coalesce)

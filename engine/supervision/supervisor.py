@@ -26,6 +26,7 @@ from engine.lifecycle import (
     Drain,
     Failed,
     MappingChanged,
+    PromiseBroken,
     RepairWanted,
     RoutesInForce,
 )
@@ -204,7 +205,7 @@ class Supervisor:
                 self._tell(messages.Reported(number, message.message, message.hint))
             elif isinstance(message, RoutesInForce):
                 self._reload.confirmed(number, message.version)
-            elif isinstance(message, MappingChanged):
+            elif isinstance(message, MappingChanged | PromiseBroken):
                 self._reload.want(monotonic_ms())
             elif isinstance(message, CompareWanted):
                 routes = tuple(self._reload.newest.routes.values())

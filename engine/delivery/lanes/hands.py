@@ -57,9 +57,10 @@ class Hands:
         self._dispatcher.close()
         self._target.close()
 
-    def build(self, entries: Sequence[Entry], values: Sequence[Fetched]) -> Built:
+    def build(self, entries: Sequence[Entry], values: Sequence[Fetched], *, is_unfenced: bool) -> Built:
         """Return the payload of as many of these as fit; its deadline is by the service's clock."""
-        return self._builder.build(entries, values, self._target.now_ms() + self._deadline_ms)
+        deadline_ms = self._target.now_ms() + self._deadline_ms
+        return self._builder.build(entries, values, deadline_ms, is_unfenced=is_unfenced)
 
     def send(self, batch: Batch) -> None:
         """Start the invocation of a batch that has its payload."""

@@ -62,6 +62,7 @@ class Lanes:
         (monotonic): of those nobody knows whether they were in flight. Whose they are is known once they are sorted.
         """
         self._pause_ms = pause_ms
+        deadline_ms = self._kit.delivery.deadline_ms + self._kit.delivery.deadline_margin_ms
         may_have_rows = bool(self._kit.backlog.routes())
         before, self.in_force = self.in_force, {}
         kept = {slot: lane for slot, lane in before.items() if _is_kept(lane, table, slot)}
@@ -76,6 +77,7 @@ class Lanes:
                 lane.fences.start_at(max(pause_ms, shelf_pause_ms) if may_have_rows else pause_ms)
             elif old.route != route:
                 old.use(route)
+            lane.fences.agree(is_unfenced=bool(table.unfenced >> slot & 1), until_ms=moment_ms + deadline_ms)
             self.in_force[slot] = lane
         self._doubtful = EVERY_ROUTE & ~sum(1 << slot for slot in self.in_force) | table.recycled
         for lane in gone:

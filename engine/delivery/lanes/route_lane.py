@@ -135,7 +135,7 @@ class RouteLane:
             batch.entries = batch.entries[: len(values)]
         row.add(Counter.KEYS_FETCHED, len(values))
         row.add(Counter.KEYS_RETYPED, sum(1 for value in values if value.retyped))
-        built = self._hands.build(batch.entries, values)
+        built = self._hands.build(batch.entries, values, is_unfenced=self.fences.is_unfenced)
         row.add(Counter.KEYS_GONE, len(built.settled))
         self.settle(built.settled)
         for entry, reason in built.refused:
@@ -151,7 +151,7 @@ class RouteLane:
         for entry, events in built.left:
             keys.hold_back(entry, events)
         batch.payload = built.payload
-        batch.fence_ms = moment_ms + self._hands.fence_after_ms
+        batch.fence_ms = 0 if self.fences.is_unfenced else moment_ms + self._hands.fence_after_ms
         # Before it is sent: whoever takes over from us must know.
         row.set(Counter.FENCE_MS, max(row.get(Counter.FENCE_MS), batch.fence_ms))
         self.fences.flying.append(batch)

@@ -26,6 +26,10 @@ _OF_OLD = ".engine/checkpoint"
 """Where a checkpoint lay before there was a state folder."""
 
 
+UNFENCED_MS = 1
+"""The fence in a checkpoint where no route needs one: 0 stands for a checkpoint that does not know."""
+
+
 class Keeper:
     """The checkpoint in force, and what it means for new children."""
 
@@ -58,13 +62,16 @@ class Keeper:
             clock_ms=found.clocks.server_ahead_ms() if found is not None else 0,
         )
         self.version_floor = self._progress.version_floor
-        self._fence_after_ms = fence_after_ms(settings, tuple(table.routes.values()))
+        self._fence_after_ms = _fence_of(settings, table)
         self.fence_ms = 0
         """Until when (monotonic) an invocation of the engine before this one may still write."""
         if not self._progress.is_first and not self._progress.is_clean:
             # What was in flight was sent by the settings of then.
             then_ms = found.fence_after_ms if found is not None else 0
-            self.fence_ms = monotonic_ms() + (then_ms or self._fence_after_ms)
+            if then_ms == UNFENCED_MS and table.fenced():
+                # It left no fence, for functions that refuse older versions; one that does not is among those of now.
+                then_ms = 0
+            self.fence_ms = monotonic_ms() + (then_ms or fence_after_ms(settings, tuple(table.routes.values())))
         self._say_what_was_found(found)
 
     def _say_what_was_found(self, found: Checkpoint | None) -> None:
@@ -88,8 +95,11 @@ class Keeper:
     def take_routes(self, table: RouteTable) -> None:
         """Take in a new table, which is not in force yet."""
         self._progress.take_routes(table)
-        fence_ms = fence_after_ms(self._settings, tuple(table.routes.values()))
-        self._fence_after_ms = max(self._fence_after_ms, fence_ms)
+        fence_ms = _fence_of(self._settings, table)
+        if fence_ms > self._fence_after_ms:
+            # Before anything is sent by it: a crash may come first.
+            self._fence_after_ms = fence_ms
+            self.keep(is_clean=False)
 
     def routes_in_force(self) -> None:
         """Note that every child routes by the newest table."""
@@ -137,6 +147,11 @@ class Keeper:
         if problem and not self._is_refused:
             log.error("checkpoint_not_written", problem=problem)
         self._is_refused = bool(problem)
+
+
+def _fence_of(settings: Settings, table: RouteTable) -> int:
+    """Return for how long after its start an invocation may do harm."""
+    return fence_after_ms(settings, table.fenced()) if table.fenced() or not table.routes else UNFENCED_MS
 
 
 def fence_after_ms(settings: Settings, routes: tuple[RouteSettings, ...]) -> int:
