@@ -209,6 +209,7 @@ def audit(
             workers=workers,
             repair=repair or accept_deletions,
             accept_deletions=accept_deletions,
+            trouble_s_max=300.0,
             deletions_found_share_max=settings.capture.deletions_found_share_max,
         )
         report = run_audit(settings, route, options, progress)

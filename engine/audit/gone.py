@@ -43,6 +43,7 @@ SETTLE_MS = 1_000
 """A key that was deleted just now is on its way: it is looked at again after so long."""
 
 SEGMENTS = 2
+TROUBLE_S_MAX = 120.0
 
 
 class GoneReport(msgspec.Struct, frozen=True):
@@ -69,7 +70,7 @@ def publish_gone(settings: Settings, database: int, routes: Sequence[RouteSettin
     ``routes`` are all that are in force. Looked at are those with a destination that deliver deletes; paced by
     ``capture.repair_keys_per_s_max``. Raises `EngineError` where a side can't be reached, or nobody listens.
     """
-    options = AuditOptions(workers=SEGMENTS)
+    options = AuditOptions(workers=SEGMENTS, trouble_s_max=TROUBLE_S_MAX)
     return publish_gone_of(settings, database, routes, lambda route: open_destination(route, settings, options))
 
 

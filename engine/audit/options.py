@@ -13,7 +13,8 @@ class AuditOptions:
     differed each time, and its value in Redis was the same. At most about ``suspects_max`` keys wait for that: when
     there are so many, the walk stops until they are settled. So memory is bounded, and what is found is not.
 
-    A repair deletes past the limit of what is found gone only with ``accept_deletions``.
+    A destination that answers nothing for ``trouble_s_max`` ends it. A repair deletes past the limit of what is found
+    gone only with ``accept_deletions``.
     """
 
     keys_per_s_max: int = 5_000
@@ -24,3 +25,4 @@ class AuditOptions:
     settle_ms: int = 1_000
     rounds: int = 3
     suspects_max: int = 20_000
+    trouble_s_max: float = 20.0

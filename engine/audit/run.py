@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -18,6 +19,7 @@ from engine.aws.function_arns import region_in
 from engine.config import RouteSettings, Settings
 from engine.destination.base import Destination, parse_destination
 from engine.destination.dynamodb import DynamoDb
+from engine.destination.patience import Patience
 from engine.errors import ConfigError, EngineError, Problem
 from engine.marks.standing import read_standing
 from engine.redis.connection import parse_url
@@ -58,7 +60,14 @@ def run_audit(settings: Settings, route_name: str | None, options: AuditOptions,
     Raises `ConfigError` where there is nothing to compare, `RedisError` or `DestinationError` where a side fails.
     """
     routes = chosen(settings.routes, route_name)
-    return audit_routes(settings, routes, options, progress, lambda route: open_destination(route, settings, options))
+    tell = partial(_tell, progress)
+    return audit_routes(
+        settings, routes, options, progress, lambda route: open_destination(route, settings, options, tell)
+    )
+
+
+def _tell(progress: Progress, text: str) -> None:
+    progress(text, 0, None)
 
 
 def audit_routes(
@@ -100,10 +109,17 @@ def audit_routes(
         server.close()
 
 
-def open_destination(route: RouteSettings, settings: Settings, options: AuditOptions) -> Destination:
-    """Return the route's destination; nothing is asked of it yet."""
+def open_destination(
+    route: RouteSettings, settings: Settings, options: AuditOptions, tell: Callable[[str], None] = lambda text: None
+) -> Destination:
+    """Return the route's destination; nothing is asked of it yet. ``tell`` is told where it is slow."""
     region = settings.aws.region or region_in(route.function)
-    return DynamoDb(parse_destination(route.destination), region, connections_max=2 * options.workers)
+    return DynamoDb(
+        parse_destination(route.destination),
+        region,
+        connections_max=2 * options.workers,
+        patience=Patience(options.trouble_s_max, tell=tell),
+    )
 
 
 def chosen(routes: Iterable[RouteSettings], name: str | None) -> list[RouteSettings]:

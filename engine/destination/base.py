@@ -22,7 +22,11 @@ _FORM = 'as in "dynamodb://TABLE?item_mode=body&key_attribute=id"'
 
 
 class DestinationError(EngineError):
-    """The destination did not do what the audit needs."""
+    """The destination did not do what the audit needs; ``passes`` where the same may succeed later by itself."""
+
+    def __init__(self, message: str, *, hint: str = "", passes: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.passes = passes
 
 
 @dataclass(frozen=True, slots=True)

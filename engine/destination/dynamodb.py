@@ -8,24 +8,21 @@ its extra attributes, versions and times to live.
 from __future__ import annotations
 
 import base64
-import random
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from engine.delivery.reading.values import key_text
 from engine.destination.base import DestinationError, Item, Target
+from engine.destination.patience import Patience
 from lambdas.aws import refuse_half_answers
 from lambdas.contract import Record
 from lambdas.dynamodb.items import ItemError, checked_size, item_of, table_key
 from lambdas.dynamodb.settings import Settings
 
-ATTEMPTS_MAX = 8
-"""Of a call by botocore, and of reads that a throttled table leaves unprocessed without any progress."""
+TROUBLE_S_MAX = 20.0
+"""A table that answers nothing for so long is given up, unless somebody has more patience."""
 
-BACKOFF_MS_MIN = 50
-BACKOFF_MS_MAX = 5_000
 CONNECT_TIMEOUT_S = 3
 READ_TIMEOUT_S = 10
 KEYS_AT_ONCE = 100
@@ -48,6 +45,12 @@ _HINTS = {
     "ExpiredTokenException": "the credentials have expired",
     "ValidationException": "does key_attribute in the route's destination name the table's key, its only one?",
 }
+
+_HINT_FOR_THROTTLES = "compare fewer keys a second with fewer workers: --keys-per-s, --workers"
+_THROTTLES = frozenset(
+    {"ProvisionedThroughputExceededException", "ThrottlingException", "RequestLimitExceeded", "LimitExceededException"}
+)
+_SERVER_ERRORS = 500
 
 _Content = Mapping[str, Mapping[str, Any]]
 
@@ -81,13 +84,13 @@ class DynamoDb:
         *,
         connections_max: int = 10,
         make_client: Callable[[], Any] | None = None,
-        sleep: Callable[[float], None] = time.sleep,
+        patience: Patience | None = None,
     ) -> None:
+        self._patience = patience or Patience(TROUBLE_S_MAX)
         self._target = target
         self._region = region
         self._connections_max = connections_max
         self._make_client = make_client or self._boto3_client
-        self._sleep = sleep
         self._lock = threading.Lock()
         self._made: Any = None
         self._settings: dict[tuple[str, ...], Settings] = {}
@@ -175,40 +178,62 @@ class DynamoDb:
 
     def _get(self, wanted: list[dict[str, Any]]) -> Iterator[_Content]:
         """Yield what is there of at most 100 keys: an answer ends at 16 MB, or where the table is throttled."""
-        table, failures = self._target.table, 0
+        table = self._target.table
         while wanted:
+            began_s = self._patience.now_s()
             answer = self._call("batch_get_item", {"RequestItems": {table: {"Keys": wanted, "ConsistentRead": True}}})
             yield from answer.get("Responses", {}).get(table, [])
             left: list[dict[str, Any]] = answer.get("UnprocessedKeys", {}).get(table, {}).get("Keys", [])
-            if len(left) == len(wanted):
-                failures += 1
-                if failures == ATTEMPTS_MAX:
-                    raise DestinationError(
-                        f"the table {table} leaves reads unprocessed: it is throttled",
-                        hint="compare fewer keys a second: --keys-per-s",
-                    )
-                self._sleep(random.random() * min(BACKOFF_MS_MAX, BACKOFF_MS_MIN << failures) / 1_000)
+            if len(left) < len(wanted):
+                self._patience.answered()
+            elif not self._patience.is_left(began_s, f"the table {table} is throttled"):
+                raise DestinationError(
+                    f"the table {table} leaves reads unprocessed: it is throttled", hint=_HINT_FOR_THROTTLES
+                )
             wanted = left
 
     def _call(self, name: str, request: Mapping[str, Any]) -> Any:
+        """Ask until there is an answer, or an error that does not pass, or no patience is left."""
+        while True:
+            self._patience.pause()
+            began_s = self._patience.now_s()
+            error = self._try(name, request)
+            if not isinstance(error, DestinationError):
+                if name != "batch_get_item":  # whose answer may have nothing in it
+                    self._patience.answered()
+                return error
+            if not error.passes or not self._patience.is_left(began_s, error.message):
+                raise error
+
+    def _try(self, name: str, request: Mapping[str, Any]) -> Any:
+        """Return the answer, or what went wrong."""
         from botocore.exceptions import ClientError
 
-        from engine.aws.wire import EXPECTED, hint_of
+        from engine.aws.wire import EXPECTED, hint_of, is_of_the_wire, passes
 
         try:
             return getattr(self._client(), name)(**request)
         except ClientError as error:
-            self._refused(error.response["Error"])
+            return self._refusal(error.response)
         except EXPECTED as error:
+            is_passing = is_of_the_wire(error) and passes(error)
             hint = hint_of(error, "aws.region or AWS_REGION") or "check AWS's own settings"
-            raise DestinationError(f"the table {self._target.table} cannot be read: {error}", hint=hint) from error
+            if is_passing and "timeout" in type(error).__name__.lower():
+                hint = f"the table is too slow for this: {_HINT_FOR_THROTTLES}"
+            return DestinationError(
+                f"the table {self._target.table} cannot be read: {error}", hint=hint, passes=is_passing
+            )
 
-    def _refused(self, error: Mapping[str, str]) -> NoReturn:
+    def _refusal(self, response: Mapping[str, Any]) -> DestinationError:
+        error, status = response["Error"], response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         code = error.get("Code", "")
-        raise DestinationError(
+        is_throttle = code in _THROTTLES
+        hint = _HINTS.get(code, _HINT_FOR_THROTTLES if is_throttle else "run it again, or see the service's status")
+        return DestinationError(
             f"the table {self._target.table} cannot be read: {code}: {error.get('Message', '')}",
-            hint=_HINTS.get(code, "run it again; a throttled table wants fewer keys a second: --keys-per-s"),
-        ) from None
+            hint=hint,
+            passes=is_throttle or status >= _SERVER_ERRORS,
+        )
 
     def _client(self) -> Any:
         with self._lock:
@@ -229,7 +254,7 @@ class DynamoDb:
                 connect_timeout=CONNECT_TIMEOUT_S,
                 read_timeout=READ_TIMEOUT_S,
                 max_pool_connections=self._connections_max,
-                retries={"mode": "standard", "total_max_attempts": ATTEMPTS_MAX},
+                retries={"total_max_attempts": 1},  # `Patience` tries again
             ),
         )
         return refuse_half_answers(client)

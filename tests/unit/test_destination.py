@@ -4,13 +4,14 @@ import base64
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError, NoRegionError
+from botocore.exceptions import ClientError, NoRegionError, ReadTimeoutError
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from engine.delivery.reading.values import key_text
 from engine.destination.base import DestinationError, Item, Target, check_destination, parse_destination
 from engine.destination.dynamodb import DELETED_AT, DynamoDb, redis_key, stored_key
+from engine.destination.patience import Patience
 from lambdas.contract import Record
 from lambdas.dynamodb.items import ItemError, item_of, table_key
 from lambdas.dynamodb.settings import Settings
@@ -46,7 +47,9 @@ class Client:
 
 
 def table(client: Any, **options: Any) -> DynamoDb:
-    return DynamoDb(Target(TABLE, **options), "", make_client=lambda: client, sleep=lambda s: None)
+    return DynamoDb(
+        Target(TABLE, **options), "", make_client=lambda: client, patience=Patience(20, sleep=lambda s: None)
+    )
 
 
 def record(key: bytes = b"k", body: str | None = '{"f":"v"}', **fields: Any) -> Record:
@@ -217,6 +220,22 @@ def test_a_table_that_cannot_be_read(error: Exception, part: str) -> None:
     with pytest.raises(DestinationError, match="the table carts cannot be read") as raised:
         table(Client(answers=[error])).get([b"k"])
     assert part in raised.value.hint
+
+
+THROTTLED = ClientError({"Error": {"Code": "ThrottlingException", "Message": "m"}}, "x")
+TIMEOUT = ReadTimeoutError(endpoint_url="http://x")
+BROKEN = ClientError({"Error": {"Code": "Odd"}, "ResponseMetadata": {"HTTPStatusCode": 503}}, "x")
+
+
+def test_a_slow_table_is_asked_again_and_the_remedy_fits_in_the_end() -> None:
+    """Timeouts, throttles and the service's own errors are waited out; what never ends is told as what it is."""
+    stored = {"id": {"S": "k"}}
+    assert len(table(Client(stored, answers=[TIMEOUT, THROTTLED, BROKEN, TIMEOUT, 0])).get([b"k"])) == 1
+    for error, part in ((TIMEOUT, "too slow"), (THROTTLED, "--keys-per-s"), (BROKEN, "run it again")):
+        with pytest.raises(DestinationError, match="cannot be read") as raised:
+            table(Client(stored, answers=[error] * 50)).get([b"k"])
+        assert part in raised.value.hint
+        assert "credentials" not in raised.value.hint
 
 
 @pytest.mark.parametrize("mode", ["attributes", "nested"])
