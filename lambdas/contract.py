@@ -28,7 +28,7 @@ that promise (any more) raises `FenceWanted` for such a batch, before any write.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,14 +143,16 @@ def single(event: Any) -> Record:
     return _record("", event)
 
 
-def answer(failed_ids: Iterable[str]) -> dict[str, Any]:
-    """Return the answer that has these records delivered again."""
-    return {"batchItemFailures": [{"itemIdentifier": record_id} for record_id in failed_ids]}
+def answer(failed: Mapping[str, str]) -> dict[str, Any]:
+    """Return the answer that has these records (record_id → reason) delivered again; the engine logs the reasons."""
+    return {
+        "batchItemFailures": [{"itemIdentifier": record_id, "reason": reason} for record_id, reason in failed.items()]
+    }
 
 
 def answer_to_nothing(*, refuses_older_versions: bool) -> dict[str, Any]:
     """Return the answer to the empty batch: the function can write, and whether it promises what is named here."""
-    return answer(()) | ({"refusesOlderVersions": True} if refuses_older_versions else {})
+    return answer({}) | ({"refusesOlderVersions": True} if refuses_older_versions else {})
 
 
 def _record(record_id: str, item: dict[str, Any]) -> Record:

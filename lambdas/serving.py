@@ -51,4 +51,4 @@ def serve_single(record: Record, context: Any, clock_ms: Callable[[], int], writ
     failed = write([record], time_left)
     if failed:
         raise RuntimeError(f"{record.id!r} was not written: {failed[record.record_id]}")
-    return contract.answer(())
+    return contract.answer({})

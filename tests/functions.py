@@ -32,6 +32,12 @@ def flaky(event: Any, context: Any) -> Any:
     return {"batchItemFailures": [{"itemIdentifier": name} for name in failed]}
 
 
+def refuse_with_reason(event: Any, context: Any) -> Any:
+    """Fail every record alone, and say why."""
+    names = [record["record_id"] for record in event["records"]]
+    return {"batchItemFailures": [{"itemIdentifier": name, "reason": "no such shelf"} for name in names]}
+
+
 def gate(event: Any, context: Any) -> None:
     """Fail everything until the marker file is there."""
     if event["records"] and not Path(os.environ["HEALED"]).exists():

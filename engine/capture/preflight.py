@@ -20,6 +20,7 @@ from engine.config import RedisSettings, Settings
 from engine.errors import RedisRefused
 from engine.redis.connection import RespConnection, pack
 from engine.redis.errors import refusal
+from engine.redis.eviction import QUESTIONS, policy_of
 from engine.routing import glob
 from engine.routing.routes import RouteTable
 from engine.routing.slices import parse_slice, scope_of
@@ -74,6 +75,16 @@ def prepare_capture(settings: Settings, table: RouteTable) -> CapturePlan:
             scope=scope_of(f"{connection.address}/{database}", part),
             server_ms=int(time[0]) * 1_000 + int(time[1]) // 1_000,
         )
+    finally:
+        connection.close()
+
+
+def evictions_of(redis: RedisSettings) -> tuple[str, bool]:
+    """Return by which policy the server evicts, "" where it does not, or does not tell; and whether it is a replica."""
+    connection = RespConnection.open(redis, name="engine-planner")
+    try:
+        policy = policy_of(connection.pipeline(b"".join(QUESTIONS), len(QUESTIONS)))
+        return policy, connection.facts.get("role") == "slave"
     finally:
         connection.close()
 

@@ -103,7 +103,7 @@ COMMANDS_PUBLISHED_AS = {
 """Commands that publish an event of another name: what users write, and what they mean by it."""
 
 _LEAVES_THE_VALUE = {"hexpire", "hpersist"}
-_KEY_GETS_A_VALUE = ("copy_to", "move_to", "rename_to", "restore")
+KEY_GETS_A_VALUE = ("copy_to", "move_to", "rename_to", "restore")
 
 EVERY_WRITE = "*"
 """The entry in a route's ``events`` that stands for `WRITE_EVENTS`."""
@@ -119,7 +119,7 @@ WRITE_EVENTS: tuple[str, ...] = tuple(
     for letter in "$lshztd"
     for event in EVENTS_BY_CLASS[letter]
     if event not in _LEAVES_THE_VALUE and not event.startswith("xgroup-")
-) + tuple(_KEY_GETS_A_VALUE)
+) + tuple(KEY_GETS_A_VALUE)
 """What ``"*"`` means: every event after which a key of any type may hold another value.
 
 That is all of the strings, lists, sets, hashes, sorted sets, streams and JSON documents, and a key that was

@@ -63,7 +63,7 @@ def parse(pattern: bytes) -> list[Element]:
         elif byte == ord("?"):
             elements.append(_ANY)
         elif byte == ord("["):
-            members, at = _parse_class(pattern, at + 1)
+            members, at, _ = _parse_class(pattern, at + 1)
             elements.append(members)
             continue
         else:
@@ -74,11 +74,25 @@ def parse(pattern: bytes) -> list[Element]:
     return elements
 
 
-def _parse_class(pattern: bytes, at: int) -> tuple[frozenset[int], int]:
-    """Return the bytes of the class that starts at ``at``, after its ``[``, and where it ends."""
+def has_open_class(pattern: bytes) -> bool:
+    """Tell whether a ``[`` lacks its ``]``: Redis ends the class with the pattern, which nobody means."""
+    at = 0
+    while at < len(pattern):
+        if pattern[at] == ord("["):
+            _, at, is_closed = _parse_class(pattern, at + 1)
+            if not is_closed:
+                return True
+        else:
+            at += 2 if pattern[at] == ord("\\") else 1
+    return False
+
+
+def _parse_class(pattern: bytes, at: int) -> tuple[frozenset[int], int, bool]:
+    """Return the bytes of the class that starts at ``at``, after its ``[``, where it ends, and whether it does."""
     negated = pattern[at : at + 1] == b"^"
     at += negated
     members: set[int] = set()
+    is_closed = False
     while at < len(pattern):
         byte = pattern[at]
         left = len(pattern) - at
@@ -87,6 +101,7 @@ def _parse_class(pattern: bytes, at: int) -> tuple[frozenset[int], int]:
             at += 2
         elif byte == ord("]"):
             at += 1
+            is_closed = True
             break
         elif left >= 3 and pattern[at + 1] == ord("-"):
             # Redis takes whatever follows as the range's end, even "]": "[a-]" is a class without its end.
@@ -96,7 +111,7 @@ def _parse_class(pattern: bytes, at: int) -> tuple[frozenset[int], int]:
         else:
             members.add(byte)
             at += 1
-    return (_ANY - members if negated else frozenset(members)), at
+    return (_ANY - members if negated else frozenset(members)), at, is_closed
 
 
 def _literal(elements: Sequence[Element]) -> bytes | None:

@@ -22,7 +22,8 @@ FUNCTION_CFG_FILE = "functionCfg"
 MAPPING_PREFIX = "__meta_record__"
 MAPPING_FIELDS = ("name", "pattern", "lambda")
 
-_CHANNEL = re.compile(r"__key(?:event|space)@(\d{1,9})__:\*")
+_CHANNEL = re.compile(r"__key(?:\*|(?:event|space|\*)@(?:(\d{1,9})|\*))__:\*")
+"""The sample's own is ``__key*__:*``: the events of every database, whose keys it looked for in the first."""
 _FILE_BYTES_MAX = 1_048_576
 _PARALLELIZATION_FACTOR = 10
 """The original invoked with one record at a time; several invocations at once make up for some of it."""
@@ -79,7 +80,7 @@ def _read_channel(environ: Mapping[str, str], problems: list[Problem]) -> int:
                 "__keyevent@0__:* with the number of your database; which events matter is SUPPORTED_COMMANDS",
             )
         )
-    return int(match[1]) if match else 0
+    return int(match[1]) if match and match[1] else 0
 
 
 def _read_port(environ: Mapping[str, str], problems: list[Problem]) -> int:
@@ -148,7 +149,8 @@ _LINE_FORM = "KEY | name, NAME, pattern, PREFIX or *, lambda, ARN"
 
 
 def _parse_line(line: str, prefix: str) -> tuple[str, dict[str, str]]:
-    key, bar, rest = (part.strip() for part in line.partition("|"))
+    # As the original did: no blank of a line means anything.
+    key, bar, rest = (part.strip() for part in line.replace(" ", "").partition("|"))
     if not bar or not key:
         raise _BadLine("has no key before a |", _LINE_FORM)
     if not key.startswith(prefix):

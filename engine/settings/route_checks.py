@@ -19,6 +19,7 @@ from engine.routing.events import (
     class_of,
     close_events,
 )
+from engine.routing.glob import has_open_class
 
 NAME_CHARS_MAX = 255
 PATTERNS_MAX = 100
@@ -103,6 +104,12 @@ def _check_keys(keys: Sequence[str]) -> Iterator[Finding]:
             continue
         if size > PATTERN_BYTES_MAX:
             yield "keys", f"pattern {pattern[:40]!r}… has {size} bytes", f"allowed: {PATTERN_BYTES_MAX}"
+        elif has_open_class(pattern.encode()):
+            yield (
+                "keys",
+                f"pattern {pattern[:40]!r} has a [ without its ]",
+                r"close it, or write \[ for the bracket itself",
+            )
 
 
 def check_events(events: Sequence[str]) -> Iterator[Finding]:

@@ -139,6 +139,18 @@ class Reload:
         self._taught.clear()
 
 
+def takes_a_restart(settings: Settings, fresh: Settings) -> tuple[str, ...]:
+    """Return the settings that differ and that only a start takes, by their dotted names."""
+    mine, theirs = msgspec.structs.asdict(settings), msgspec.structs.asdict(fresh)
+    changed = []
+    for section in mine.keys() - {"routes", "original"}:
+        before, after = msgspec.structs.asdict(mine[section]), msgspec.structs.asdict(theirs[section])
+        changed += [f"{section}.{name}" for name in before if before[name] != after[name]]
+    if settings.original.mapping_prefix != fresh.original.mapping_prefix:
+        changed.append("original.mapping_prefix")
+    return tuple(sorted(changed))
+
+
 def with_routes_of(settings: Settings, fresh: Settings) -> Settings:
     """Return the running settings with the routes of the fresh ones; the rest takes a restart."""
     prefix = settings.original.mapping_prefix

@@ -52,7 +52,7 @@ from engine.supervision.process import Closable, kill, kill_all, reap
 from engine.supervision.progress.checkpoint import CheckpointFile
 from engine.supervision.progress.keeping import Keeper, fence_after_ms
 from engine.supervision.reload import InForce, Reload, Stage, Teach
-from engine.supervision.report import describe, describe_held, totals
+from engine.supervision.report import describe, describe_held, drained, totals
 from engine.supervision.signals import SignalInbox
 from engine.supervision.status import Publisher, StatusFile
 
@@ -136,7 +136,7 @@ class Supervisor:
         )
         self._errands = (planning, comparing)
         self._reload = Reload(RouteTable.decode(planned.table), int(limits.heartbeat_timeout_s * 1_000))
-        self._replanning = Replanning(settings, plan, load, planning, self._reload, self._keeper)
+        self._replanning = Replanning(settings, plan, load, planning, self._reload, self._keeper, planned.warnings)
         self._comparer, self._compare = Comparer(comparing), compare
         self._choices = choices.Choices(HeldFile.of(settings))
         self._manager = ServiceManager(os.environ)
@@ -306,7 +306,7 @@ class Supervisor:
             self._exit_status = 1
             return
         self._keeper.keep(is_clean=True)
-        log.info("drained", records_delivered=sums[Counter.RECORDS_DELIVERED.name.lower()])
+        log.info("drained", **drained(sums))
         self._exit_status = 0
 
     # Errands

@@ -17,7 +17,7 @@ def test_the_originals_setup_works_as_it_is(tmp_path: Path) -> None:
         path.environment.update(
             REDIS_MASTER_HOST="127.0.0.1",
             REDIS_MASTER_PORT=str(path.server.port),
-            REDIS_SUB_CHANNEL="__keyevent@0__:*",
+            REDIS_SUB_CHANNEL="__key*__:*",
             META_MAP_SUFFIX="__meta_record__",
             SUPPORTED_COMMANDS="hset",
             AWS_DEFAULT_REGION="us-east-1",

@@ -21,7 +21,7 @@ from engine.routing.events import (
     merge_flags,
     notification_flags,
 )
-from engine.routing.glob import escape, matcher, takes_everything
+from engine.routing.glob import escape, has_open_class, matcher, parse, takes_everything
 from engine.routing.routes import RouteTable, wants
 
 PIECES = [b"*", b"?", b"[", b"]", b"^", b"-", b"\\", b"a", b"b", b"c", b"z", b":", b"\n", b"\x00", b"\x80", b"\xff"]
@@ -123,6 +123,12 @@ def test_unfinished_patterns(pattern: bytes) -> None:
     """A pattern that stops in the middle means what it means to Redis."""
     matches = matcher([pattern])
     assert [key for key in SHORT_KEYS if matches(key)] == [key for key in SHORT_KEYS if redis_matches(pattern, key)]
+
+
+@given(RICH_PATTERNS.filter(lambda pattern: not pattern.endswith(b"\\")))
+def test_a_class_without_its_end_is_found(pattern: bytes) -> None:
+    """A bracket after it is then a part of the class, and not itself."""
+    assert has_open_class(pattern) == (parse(pattern + b"]") != [*parse(pattern), *parse(b"]")])
 
 
 @given(st.lists(RICH_PATTERNS, min_size=1, max_size=4), KEYS)

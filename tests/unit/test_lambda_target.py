@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import orjson
 import pytest
 
 from engine.aws import access
@@ -84,6 +85,18 @@ def test_failed_items_are_named_once(service: Service) -> None:
         b'{"batchItemFailures":[{"itemIdentifier":"2"},{"itemIdentifier":"1"},{"itemIdentifier":"2"}]}',
     )
     assert target(service).invoke(PAYLOAD).failed_ids == ("2", "1")
+
+
+def test_what_a_function_says_of_its_failed_items_is_told(service: Service) -> None:
+    """Each reason once, the commonest first, within bounds; without any, their number alone."""
+    reasons = ["too large", "no table", "too large", "x" * 500, "fourth", None]
+    failures = [{"itemIdentifier": str(number), "reason": reason} for number, reason in enumerate(reasons)]
+    service.answer = (200, {}, orjson.dumps({"batchItemFailures": failures}))
+    told = target(service).invoke(PAYLOAD).reason
+    assert told.startswith("6 records failed: too large (2×); no table (1×); xxx")
+    assert told.endswith("…") and len(told) < 500
+    service.answer = (200, {}, b'{"batchItemFailures":[{"itemIdentifier":"2","reason":7}]}')
+    assert target(service).invoke(PAYLOAD).reason == "1 record failed"
 
 
 def test_without_reporting_any_answer_is_success(service: Service) -> None:

@@ -109,10 +109,19 @@ def test_our_settings_count_more(here: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("channel", "database"), [("__keyevent@0__:*", 0), ("__keyspace@12__:*", 12), ("", 0), (" __keyevent@1__:* ", 1)]
+    ("channel", "database"),
+    [
+        ("__keyevent@0__:*", 0),
+        ("__keyspace@12__:*", 12),
+        ("", 0),
+        (" __keyevent@1__:* ", 1),
+        ("__key*__:*", 0),
+        ("__key*@2__:*", 2),
+        ("__keyevent@*__:*", 0),
+    ],
 )
 def test_channel(here: Path, channel: str, database: int) -> None:
-    """Of the channel, the number of the database counts."""
+    """Of the channel, the number of the database counts; the published sample names none."""
     assert load({**ENVIRON, "REDIS_SUB_CHANNEL": channel}).redis.url.endswith(f"/{database}")
 
 
@@ -145,7 +154,7 @@ def test_commands_that_are_no_events(here: Path) -> None:
 
 
 def test_lines() -> None:
-    """Blanks mean nothing; empty lines and comments are skipped; a later line of a key adds to it."""
+    """Blanks mean nothing, anywhere; empty lines and comments are skipped; a later line of a key adds to it."""
     lines = [
         "",
         "# ours",
@@ -155,7 +164,7 @@ def test_lines() -> None:
     ]
     mappings, problems = parse_function_cfg(lines, "functionCfg", "__meta_record__")
     assert problems == []
-    assert mappings["__meta_record__A"].fields == {"name": "A", "pattern": "a :", "lambda": "h"}
+    assert mappings["__meta_record__A"].fields == {"name": "A", "pattern": "a:", "lambda": "h"}
     assert mappings["__meta_record__B"].fields == {"pattern": "b", "lambda": "g"}
     assert mappings["__meta_record__B"].place == "functionCfg:4"
 
@@ -169,7 +178,7 @@ def test_wrong_lines(here: Path) -> None:
         "__meta_record__x|pattern,*,lambda",
         "other|pattern,*,lambda,f",
         "__meta_record__y|patern,*,lambda,f",
-        "__meta_record__z|pattern,*,lambda,not a function",
+        "__meta_record__z|pattern,*,lambda,not/a/function",
     ]
     (here / "functionCfg").write_text("\n".join(lines))
     with pytest.raises(ConfigError) as caught:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from engine.config import RouteSettings
+from engine.config import CaptureSettings, OriginalSettings, RedisSettings, RouteSettings, Settings
 from engine.routing.routes import RouteTable
 from engine.supervision.children import Child, Role
-from engine.supervision.reload import DEBOUNCE_MS, InForce, Reload, Replace, Stage, Teach
+from engine.supervision.reload import DEBOUNCE_MS, InForce, Reload, Replace, Stage, Teach, takes_a_restart
 
 CONFIRM_MS = 5_000
 
@@ -106,3 +106,15 @@ def test_the_same_routes_change_nothing(reload: Reload, family: list[Child]) -> 
     assert not reload.planned(table("carts", previous=reload.newest), 0)
     assert reload.step(family, 0) == []
     assert reload.newest.version == 1
+
+
+def test_what_only_a_start_takes_is_named() -> None:
+    """A reload takes routes, and what makes them of the original's; all else is named, without its value."""
+    before = Settings(routes=(RouteSettings("carts", "f"),))
+    assert takes_a_restart(before, Settings(original=OriginalSettings(supported_commands=("set",)))) == ()
+    fresh = Settings(
+        redis=RedisSettings(password="new"),
+        capture=CaptureSettings(shards=4),
+        original=OriginalSettings(mapping_prefix="m"),
+    )
+    assert takes_a_restart(before, fresh) == ("capture.shards", "original.mapping_prefix", "redis.password")

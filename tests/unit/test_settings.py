@@ -241,7 +241,7 @@ def test_shared_memory_is_bounded(tmp_path: Path) -> None:
         ("maximum_record_age_in_seconds", ["0", "59", "604_801", "-2"]),
         ("function_response_types", ["['ReportItems']", "'ReportBatchItemFailures'"]),
         ("payload", ["'single'"]),
-        ("keys", ["[]", "[1]", "['" + "a" * 5_000 + "']"]),
+        ("keys", ["[]", "[1]", "['" + "a" * 5_000 + "']", "['cart:[a-']", "['[a-]']", "['*', 'x[^']"]),
         ("events", ["[]", "['hgetall']", "['HSET']", "['" + "j.on" * 100 + "']"]),
     ],
 )

@@ -20,6 +20,7 @@ from engine.delivery.lanes.settle import Frame
 from engine.delivery.lanes.shelving import Shelving
 from engine.delivery.lanes.verdict import Again, GivenUp, Rules, Stray
 from engine.delivery.reading.questions import Fetched
+from engine.delivery.reading.values import key_text
 from engine.model import Change, Failure, Outcome
 from engine.observe.logs import get_logger
 from engine.ring.counters import Counter
@@ -28,6 +29,7 @@ from engine.routing.routes import wants
 log = get_logger(__name__)
 
 _lane_ids = itertools.count()
+KEYS_SHOWN_MAX = 20
 START_LOOK_MS = 10
 """How soon a lane that may not start yet looks again."""
 FLIGHT_MS_SHORT = 1_000
@@ -226,6 +228,8 @@ class RouteLane:
             attempts=batch.attempts,
             retry_in_ms=wait_ms,
         )
+        names = [key_text(change.key)[0] for change, _ in batch.entries[:KEYS_SHOWN_MAX]]
+        log.debug("keys_of_failed_invocation", route=self.route.name, keys=names)
 
     def _give_up(self, answer: GivenUp, moment_ms: int, unix_ms: int) -> None:
         """Bury these, but not while their invocation may still write: a newer value must not be there before it."""

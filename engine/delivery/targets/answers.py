@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -13,6 +14,9 @@ from engine.delivery.targets.wrapped import FAILURES, meant
 from engine.model import Failure, Outcome
 
 REASON_CHARS_MAX = 500
+ITEM_REASONS_MAX = 3
+ITEM_REASON_CHARS_MAX = 140
+"""Three of them fit into a reason."""
 RETRY_AFTER_S_MAX = 300
 """A longer wish than this is a mistake; retrying goes on with a backoff of its own anyway."""
 
@@ -133,7 +137,16 @@ def _named_failures(answer: Any) -> Outcome:
     if not names:
         return ACCEPTED
     failed = tuple(dict.fromkeys(names))
-    return Outcome(Failure.ITEMS, failed, f"{len(failed)} record{'s' if len(failed) > 1 else ''} failed")
+    return Outcome(Failure.ITEMS, failed, _reason_of(failures, len(failed)))
+
+
+def _reason_of(failures: Iterable[dict[str, Any]], count: int) -> str:
+    """Return how many records failed, and why, where the function says so: each reason once, the commonest first."""
+    text = f"{count} record{'s' if count > 1 else ''} failed"
+    reasons = Counter(reason for one in failures if isinstance(reason := one.get("reason"), str) and reason)
+    told = [f"{reason[:ITEM_REASON_CHARS_MAX]} ({number}×)" for reason, number in reasons.most_common(ITEM_REASONS_MAX)]
+    more = ["…"] if len(reasons) > ITEM_REASONS_MAX else []
+    return f"{text}: {'; '.join(told + more)}" if told else text
 
 
 def function_error(body: bytes) -> Outcome:

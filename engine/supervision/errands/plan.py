@@ -11,6 +11,7 @@ import msgspec
 from engine.config import RouteSettings, Settings
 from engine.errors import ConfigError, EngineError, NotificationsOff, Problem, RedisError
 from engine.routing.routes import RouteTable
+from engine.routing.unseen import notes_of
 from engine.supervision.errands.aws_findings import AwsLook
 from engine.supervision.errands.findings import Finding, Verdict, finding
 from engine.supervision.errands.places import examine_places, places_of
@@ -49,8 +50,8 @@ class Examination:
         """Return 2 where the settings are wrong, 1 where something else is, else 0."""
         return max((finding.exit_code for finding in self.findings), default=0)
 
-    def notes_of_aws(self) -> tuple[str, ...]:
-        """Return what passes, and what keeps the engine from finding keys that were deleted in a gap."""
+    def notes_of_routes(self) -> tuple[str, ...]:
+        """Return what passes, what routes will not see, and why keys that were deleted in a gap will not be found."""
         notes = [one.problem for one in self.findings if one.verdict is Verdict.NOTE]
         return tuple(str(note) for note in notes if note.place != "redis")
 
@@ -99,6 +100,7 @@ def examine(
         aws = AwsLook(settings, tuple(table.routes.values()))
         if is_redis_well:
             capture = _examine_redis(settings, table, found, changes_nothing=changes_nothing)
+        _examine_events(settings, table, found)
         seen = aws.seen()
         found.findings += seen.findings
         table = table.with_unfenced(seen.refusing)
@@ -108,7 +110,7 @@ def examine(
             table=table.encode(),
             database=capture.database,
             server=capture.server,
-            warnings=(*capture.warnings, *found.notes_of_aws()),
+            warnings=(*capture.warnings, *found.notes_of_routes()),
             scope=capture.scope,
             server_ms=capture.server_ms,
         )
@@ -120,6 +122,19 @@ def _examine_places(settings: Settings, found: Examination) -> None:
     found.findings += [Finding(Verdict.ERROR, problem, EngineError.exit_code) for problem in problems]
     if not problems:
         found.add(Verdict.OK, "state", ", ".join(dict.fromkeys(place.path for place in places_of(settings))))
+
+
+def _examine_events(settings: Settings, table: RouteTable, found: Examination) -> None:
+    """Say what the routes will not see, under this server's evictions."""
+    from engine.capture.preflight import evictions_of
+
+    try:
+        policy, is_replica = evictions_of(settings.redis)
+    except RedisError:
+        # Who can't be reached is told of elsewhere.
+        policy, is_replica = "", False
+    for note in notes_of(table.routes.values(), policy, is_replica=is_replica):
+        found.add(Verdict.NOTE, *note)
 
 
 def _read_routes(

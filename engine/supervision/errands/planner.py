@@ -37,6 +37,8 @@ class Plan(msgspec.Struct, tag=True, frozen=True):
     """Names the server and database of which a checkpoint is true."""
     server_ms: int = 0
     """Unix time by the server's clock when it was asked."""
+    unheeded: tuple[str, ...] = ()
+    """Settings that were changed since the start, and that only a start takes."""
 
 
 class Refusal(msgspec.Struct, tag=True, frozen=True):

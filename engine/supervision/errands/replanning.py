@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+
+import msgspec
 
 from engine.config import Settings
 from engine.errors import EngineError
@@ -13,7 +15,7 @@ from engine.supervision.children import Child, Role
 from engine.supervision.errands.errand import Errand
 from engine.supervision.errands.planner import Answer, Plan, Refusal
 from engine.supervision.progress.keeping import Keeper
-from engine.supervision.reload import Reload, with_routes_of
+from engine.supervision.reload import Reload, takes_a_restart, with_routes_of
 
 log = logs.get_logger(__name__)
 
@@ -32,9 +34,11 @@ class Replanning:
         errand: Errand,
         reload: Reload,
         keeper: Keeper,
+        said: Iterable[str] = (),
     ) -> None:
         self._settings, self._plan, self._load = settings, plan, load
         self._errand, self._reload, self._keeper = errand, reload, keeper
+        self._said = set(said)
 
     def turn(self, now_ms: int) -> None:
         """Begin where routes are wanted; take in what was read."""
@@ -54,7 +58,11 @@ class Replanning:
         settings, load, table = self._settings, self._load, self._reload.newest.encode()
 
         def work() -> Answer:
-            return self._plan(with_routes_of(settings, load()), table)
+            fresh = load()
+            answer = self._plan(with_routes_of(settings, fresh), table)
+            if isinstance(answer, Plan):
+                return msgspec.structs.replace(answer, unheeded=takes_a_restart(settings, fresh))
+            return answer
 
         try:
             self._errand.start(work, now_ms + int(settings.supervision.ready_timeout_s * 1_000))
@@ -66,8 +74,15 @@ class Replanning:
         if isinstance(answer, Plan):
             table = RouteTable.decode(answer.table)
             self._keeper.take_routes(table)
+            if answer.unheeded:
+                log.warning("needs_a_restart", settings=", ".join(answer.unheeded), hint="a reload takes routes alone")
             if not self._reload.planned(table, now_ms):
                 log.info("routes_unchanged", version=self._reload.newest.version)
+                return
+            for warning in answer.warnings:
+                if warning not in self._said:
+                    log.warning("worth_knowing", message=warning)
+            self._said = set(answer.warnings)
             return
         assert isinstance(answer, Refusal)
         for problem in answer.problems:

@@ -1,0 +1,53 @@
+"""What the engine says of itself that a user needs in order to act."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import orjson
+
+from engine.sandbox.functions.runtime import FunctionSpec
+from tests.support import wait_for, whole_path
+
+ROUTE = '[[routes]]\nname = "carts"\nfunction = "{function}"\nevents = {events}\n'
+
+
+def test_a_start_a_reload_a_failure_and_a_drain_say_what_matters(tmp_path: Path) -> None:
+    """What a route will not see is said by check and start; that shards take a restart, by a reload; why items failed,
+    by a failure; what waits on disk, by the end.
+    """
+    functions = [
+        FunctionSpec("refuse", "tests.functions:refuse_with_reason"),
+        FunctionSpec("broken", "tests.functions:broken"),
+    ]
+    with whole_path(tmp_path, functions=functions) as path:
+        path.write_config(ROUTE.format(function="refuse", events='["hset"]'), shards=1)
+        path.client.config_set("maxmemory", "200mb")
+        path.client.config_set("maxmemory-policy", "allkeys-lru")
+        checked = subprocess.run(
+            [sys.executable, "-m", "engine", "check", "--json", "--config", str(path.config)],
+            env=path.environment, cwd=tmp_path, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        notes = [one for one in orjson.loads(checked.stdout)["findings"] if one["place"] == "route 'carts'"]
+        assert ["hincrby" in notes[0]["message"], "evictions (allkeys-lru)" in notes[1]["message"]] == [True, True]
+        path.start()
+        assert path.engine is not None
+        assert "will not see" in path.log() and "hincrby" in path.log()
+        for number in range(50):
+            path.client.hset(f"cart:{number}", "n", 1)
+        wait_for(lambda: "no such shelf (" in path.log(), "the items' reason")
+        assert "cart:7" not in path.log()
+
+        path.write_config(ROUTE.format(function="refuse", events='["hset"]'), shards=2)
+        path.engine.send_signal(signal.SIGHUP)
+        wait_for(lambda: "needs_a_restart" in path.log() and "capture.shards" in path.log(), "it says so")
+        wait_for(lambda: "routes_unchanged" in path.log(), "the reload")
+        assert path.log().count("will not see hdel") == 1
+        path.write_config(ROUTE.format(function="broken", events='["changes"]'), shards=1)
+        path.engine.send_signal(signal.SIGHUP)
+        wait_for(lambda: "routes_in_force" in path.log() and "is broken" in path.log(), "the new routes")
+        assert path.stop() == 0
+        assert "keys_in_backlog=50" in path.log()
