@@ -103,6 +103,24 @@ def test_a_reset_that_hides_a_flush(server: ValkeyServer) -> None:
 
 
 @every_server
+def test_what_was_written_while_the_subscription_was_broken(server: ValkeyServer) -> None:
+    """Counters and strings too, where small integers share one idle time: it may be that of long ago."""
+    with capture(server, route("*")) as (rig, client):
+        before = fill(client, "hash")
+        client.mset({"counter": 11, "number": 1, "text": "before"})
+        for number, key in enumerate(("old twelve", "old seven", "old text")):
+            client.set(key, (12, 7, "x" * 50)[number])
+            age(client, key)
+        wait_taken(rig, before | {b"counter", b"number", b"text"})
+        wait_watching(rig)
+        broken = client.pipeline().execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        broken.incr("counter").set("number", 7).set("text", "x" * 50).hset("hash:1", "f", "changed")
+        broken.execute()
+        wait_taken(rig, {b"counter", b"number", b"text", b"hash:1"})
+        assert rig.count(Counter.RECONNECTS)
+
+
+@every_server
 def test_databases_swapped_while_the_subscription_is_broken(server: ValkeyServer) -> None:
     """The swap is seen by its count when the engine is back: keys that nobody has touched for long are found."""
     with capture(server, route("*")) as (rig, client):

@@ -135,6 +135,29 @@ def test_what_changed_in_a_gap_is_found(watched: tuple[Watch, Any], server_binar
     assert (b"old hash" in repaired) is not is_narrowed(server_binary)
 
 
+@every_server
+def test_what_a_primary_changed_in_a_gap_is_found_on_its_replica(server: ValkeyServer, server_binary: Path) -> None:
+    """A replica that follows stamps what it applies: repairs there are narrowed as on a primary."""
+    with ValkeyServer(binary=server_binary, config={"replicaof": f"127.0.0.1 {server.port}"}) as replica:
+        client, reader = redis.Redis(port=server.port), redis.Redis(port=replica.port)
+        wait_for(lambda: reader.info("replication")["master_link_status"] == "up", "it follows")
+        for key in ("old hash", "hash"):
+            client.hset(key, "f", "before")
+            age(client, key)
+        client.mset(dict.fromkeys(SIZES, "before"))
+        client.set("old number", 7)
+        age(client, "old number")
+        wait_for(lambda: reader.exists("old number"), "the replica has all")
+        watch = Watch(replica)
+        client.mset(SIZES)
+        client.hset("hash", "f", "after")
+        wait_for(lambda: reader.hget("hash", "f") == b"after", "the replica has the changes")
+        repaired = watch.repaired()
+        watch.close()
+        assert repaired >= {b"hash", *(name.encode() for name in SIZES)}
+        assert (b"old hash" in repaired) is not is_narrowed(server_binary)
+
+
 def test_what_was_parsed_before_the_gap_is_found() -> None:
     """Commands of a transaction, and those that a pause held back, are executed in the gap, but were read before it."""
     with ExitStack() as stack:

@@ -245,7 +245,9 @@ def _facts(
     commands: dict[bytes, bytes],
 ) -> Facts:
     counts = [(name, stats[name]) for name in _MISLEADING if name in stats]
-    counts += [(name, b"%d" % _calls(commands, (name,))) for name in (*_REPLACING, *_RESTORING, _CONFIG_SETS)]
+    # FLUSHDB may be of any database, and misleads nobody: what is there after it was written after it.
+    counted = (name for name in (*_REPLACING, *_RESTORING, _CONFIG_SETS) if name != _FLUSHDB)
+    counts += [(name, b"%d" % _calls(commands, (name,))) for name in counted]
     is_counted = b"total_forks" in stats and bool(commands)
     forks = {name for name in persistence if name.endswith(b"_in_progress")}
     idle_clock_s = int(server.get(b"lru_clock", -1))

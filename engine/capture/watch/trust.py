@@ -11,7 +11,7 @@ against it, but only where every fact of a short list speaks for it. Everything 
 5. The dataset is being neither loaded nor synchronized, and a replica follows its primary.
 6. The idle clock, which a busy server may let stand still, is in step with the server's time.
 7. The process, the role, the replication history, the policy and the counts of what misleads (forks, fields that
-   expired, settings, flushes, swaps, loads, restored keys) are what they were when the gap began: `Facts.mark`.
+   expired, settings, swaps, loads, restored keys) are what they were when the gap began: `Facts.mark`.
 8. A key is passed over only if it was idle for longer than the gap by both clocks, the server's, asked after the idle
    time, and our own: the server's may have been set (`idle_limit_s`).
 9. Strings count only where the server gives each write its own time (`Software.stamps_strings`). Before, small integers
