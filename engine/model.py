@@ -66,6 +66,10 @@ class Missed(msgspec.Struct, frozen=True):
     clock_ms: int = 0
 
 
+NOTHING_HEARD = Missed(0)
+"""What a gap misses before which nothing is known to be heard."""
+
+
 class Record(msgspec.Struct, gc=False, omit_defaults=True):
     """One key's value in the batch payload (field names and meanings are a contract with functions).
 

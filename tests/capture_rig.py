@@ -14,7 +14,7 @@ from engine.capture.shards import Shard, plan_shards
 from engine.capture.subscriber import SubscriberSpec, run_subscriber
 from engine.config import CaptureSettings, RedisSettings, RingSettings, RouteSettings
 from engine.lifecycle import Channel, ChildLink, Message, channel_pair
-from engine.model import Change, Missed
+from engine.model import NOTHING_HEARD, Change, Missed
 from engine.ring.codec import decode_changes
 from engine.ring.counters import Board, ChildState, Counter
 from engine.ring.ring import RingSet
@@ -56,6 +56,7 @@ class Capture:
         ring: RingSettings,
         mapping_prefix: str = "",
         missed: tuple[Missed, ...] = (),
+        heard: Missed = NOTHING_HEARD,
     ) -> None:
         self.table = RouteTable.build(routes)
         self._shards = shards
@@ -64,6 +65,7 @@ class Capture:
         self._ring = ring
         self._mapping_prefix = mapping_prefix
         self._missed = missed
+        self._heard = heard
         self.rings = RingSet(len(shards), invokers, ring.ring_bytes)
         self.wakes = [Wake() for _ in range(invokers)]
         self.board = Board(len(shards))
@@ -95,6 +97,7 @@ class Capture:
             writers=[self.rings.ring(shard.index, invoker).writer() for invoker in range(len(self.wakes))],
             wakes=self.wakes,
             missed=self._missed,
+            heard=self._heard,
         )
         raise SystemExit(run_subscriber(spec, ChildLink(theirs, self.board.row(shard.index))))
 
@@ -158,6 +161,7 @@ def capture(
     is_ready: bool = True,
     password: str | None = None,
     missed: tuple[Missed, ...] = (),
+    heard: Missed = NOTHING_HEARD,
 ) -> Iterator[tuple[Capture, Any]]:
     """Run the subscribers until the block ends; yields them and a client of the server (of the default user)."""
     client = redis.Redis(unix_socket_path=server_socket(server), password=password)
@@ -171,6 +175,7 @@ def capture(
         ring=ring or RingSettings(),
         mapping_prefix=mapping_prefix,
         missed=missed,
+        heard=heard,
     )
     try:
         running.start()

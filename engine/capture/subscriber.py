@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import hiredis
-import msgspec
 
 from engine.capture.comparison import Comparison
 from engine.capture.dirty import DirtyKeys, Intake, interests
@@ -40,7 +39,7 @@ from engine.lifecycle import (
     SetRoutes,
     Stop,
 )
-from engine.model import EVERY_ROUTE, THE_BEGINNING_MS, Missed, Watermark
+from engine.model import NOTHING_HEARD, THE_BEGINNING_MS, Missed, Watermark
 from engine.observe.logs import get_logger
 from engine.redis.connection import RespConnection
 from engine.redis.errors import not_redis
@@ -67,7 +66,8 @@ TOO_LONG_LOG_MS = 10_000
 class SubscriberSpec:
     """All that a subscriber is handed at its fork; ``database`` is the one whose keys it captures.
 
-    ``missed`` is what nobody has heard in its place, to be found first.
+    ``missed`` is what nobody has heard in its place, to be found first. ``heard`` is what a gap would miss that begins
+    at once.
     """
 
     shard: Shard
@@ -80,6 +80,7 @@ class SubscriberSpec:
     writers: Sequence[RingWriter]
     wakes: Sequence[Wake]
     missed: tuple[Missed, ...] = ()
+    heard: Missed = NOTHING_HEARD
 
 
 def run_subscriber(spec: SubscriberSpec, link: ChildLink) -> int:
@@ -128,8 +129,7 @@ class Subscriber:
         self._poller.register(self._link_fd, select.POLLIN)
         self._watched: RespConnection | None = None
         self._watched_fd = -1
-        known = earliest(missed for missed in spec.missed if missed.since_ms > THE_BEGINNING_MS) or Missed(0)
-        self._marked = msgspec.structs.replace(known, routes=EVERY_ROUTE, delivered={})
+        self._marked = spec.heard
         """The watermark that is in all rings, and the server's mark then."""
         self._gaps = Gaps(spec.shard.index, self._marked, self._row)
         self._repair_from_look = 1

@@ -67,6 +67,7 @@ class Forker:
             rings=self._memory.rings,
             wakes=self._memory.wakes,
             missed=self._keeper.missed_by(child) if is_subscriber else (),
+            heard=self._keeper.heard_by(child),
             version_floor=self._keeper.version_floor,
             fence_ms=self._keeper.fence_ms,
         )

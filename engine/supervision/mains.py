@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from engine.config import Settings
 from engine.errors import EngineError
 from engine.lifecycle import ChildLink, Failed
-from engine.model import Missed
+from engine.model import NOTHING_HEARD, Missed
 from engine.ring.ring import RingSet
 from engine.ring.wake import Wake
 from engine.routing.routes import RouteTable
@@ -18,9 +18,9 @@ from engine.routing.routes import RouteTable
 class Duty:
     """All that a child is handed at its fork; ``index`` counts from 0 among its kind.
 
-    ``shard`` is the subscriber's part of the keyspace, as the planner encoded it, and ``missed`` what nobody has heard
-    of it. Versions are higher than ``version_floor``. Before ``fence_ms`` (monotonic) an invocation of a predecessor
-    may still write.
+    ``shard`` is the subscriber's part of the keyspace, as the planner encoded it, ``missed`` what nobody has heard
+    of it, ``heard`` what a gap from now on would miss. Versions are higher than ``version_floor``. Before ``fence_ms``
+    (monotonic) an invocation of a predecessor may still write.
     """
 
     index: int
@@ -31,6 +31,7 @@ class Duty:
     rings: RingSet
     wakes: tuple[Wake, ...]
     missed: tuple[Missed, ...] = ()
+    heard: Missed = NOTHING_HEARD
     version_floor: int = 0
     fence_ms: int = 0
 
@@ -74,6 +75,7 @@ def subscribe(duty: Duty, link: ChildLink) -> int:
         writers=[duty.rings.ring(duty.index, invoker).writer() for invoker in range(len(duty.wakes))],
         wakes=duty.wakes,
         missed=duty.missed,
+        heard=duty.heard,
     )
     return run_subscriber(spec, link)
 

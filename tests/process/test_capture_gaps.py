@@ -13,6 +13,7 @@ import msgspec
 import pytest
 import redis
 
+from engine.capture.listener import PING_MS
 from engine.config import RouteSettings
 from engine.lifecycle import Compared, CompareWanted
 from engine.model import Missed
@@ -122,21 +123,43 @@ def is_compared(running: Capture) -> bool:
     return any(isinstance(message, CompareWanted) for message in running.heard())
 
 
+@pytest.mark.parametrize("is_first_start", [True, False])
 @pytest.mark.parametrize("is_first_look_taken", [True, False])
-def test_what_is_known_of_a_gap_is_kept(is_first_look_taken: bool, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_is_known_of_a_gap_is_kept(
+    is_first_start: bool, is_first_look_taken: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
     """A connection that is cut while what a restart missed is still looked for, or compared, costs its own gap."""
     with ValkeyServer() as server:
-        began_ms = int(time.time() * 1_000)
-        missed = (Missed(began_ms),)
-        with capture(server, COMPARED, missed=missed) as (running, client):
-            if is_first_look_taken:
+        heard = Missed(int(time.time() * 1_000))
+        missed = () if is_first_start else (heard,)
+        with capture(server, COMPARED, missed=missed, heard=heard) as (running, client):
+            if is_first_look_taken and not is_first_start:
                 wait_for(lambda: is_compared(running), "a comparison is asked for, which nobody does")
+            elif is_first_look_taken:
+                wait_for(heard_past_now(running, client), "a watermark")
             client.client_kill_filter(_type="pubsub")
             wait_for(lambda: running.count(Counter.RECONNECTS) == 1, "it listens again")
-            wait_for(lambda: running.count(Counter.REPAIRS) >= 1 + is_first_look_taken, "the repairs end")
-        gaps = [line for line in capfd.readouterr().out.splitlines() if "the connection was lost" in line]
-        assert len(gaps) == 1
-        assert int(gaps[0].split("started_ms=")[1].split()[0]) >= began_ms
+            wait_for(lambda: running.count(Counter.REPAIRS), "a repair ends")
+        (gap,) = [line for line in capfd.readouterr().out.splitlines() if "the connection was lost" in line]
+        assert int(gap.split("started_ms=")[1].split()[0]) >= heard.since_ms
+
+
+def test_the_watermark_waits_for_the_comparison() -> None:
+    """What was missed is settled only once it is compared: until then the watermark stands, and then it passes."""
+    with ValkeyServer() as server, capture(server, COMPARED, missed=(Missed(1_000),)) as (running, client):
+        wishes: list[int] = []
+
+        def is_asked() -> bool:
+            wishes.extend(message.number for message in running.heard() if isinstance(message, CompareWanted))
+            return bool(wishes)
+
+        wait_for(is_asked, "a comparison is asked for")
+        client.set("key", "value")
+        running.take_until(lambda taken: bool(taken))
+        time.sleep(2 * PING_MS / 1_000)
+        assert running.board.rows[0].get(Counter.HEARD_UNTIL_MS) <= 1_000
+        running.send(Compared(wishes[-1]))
+        wait_for(heard_past_now(running, client), "the watermark passes")
 
 
 def test_a_route_without_destination_is_not_compared() -> None:

@@ -113,6 +113,14 @@ class Keeper:
         """Return how far each route's snapshot of the whole keyspace is, in words."""
         return self._progress.snapshots()
 
+    def heard_by(self, child: Child) -> Missed:
+        """Return what a gap of this subscriber would miss that begins at once."""
+        row = self._board.row(child.number)
+        heard_until_ms = row.get(Counter.HEARD_UNTIL_MS)
+        if not heard_until_ms:
+            return self._progress.heard()
+        return Missed(heard_until_ms, row.get(Counter.SERVER_MARK), clock_ms=row.get(Counter.CLOCK_MS))
+
     def missed_by(self, child: Child) -> tuple[Missed, ...]:
         """Return what this subscriber has to find that nobody has heard."""
         if not child.forks:

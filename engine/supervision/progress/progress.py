@@ -83,6 +83,10 @@ class Progress:
         """Return how far each route's snapshot of the whole keyspace is, in words."""
         return self._snapshots.states()
 
+    def heard(self) -> Missed:
+        """Return what a gap from now on would miss, by what is settled."""
+        return Missed(self._baseline_ms, self._mark, clock_ms=self._clock_ms)
+
     def missed_at_start(self) -> tuple[Missed, ...]:
         """Return what the first subscribers have to find: what routes that had begun missed while nobody listened."""
         missed = self.whole_keyspace()
@@ -100,7 +104,7 @@ class Progress:
     def advance(self, watermarks: Sequence[Watermark]) -> None:
         """Take in the settled watermark of every ring (0: none yet).
 
-        No watermark is sent while a scan is under way, so one that is younger than a route's beginning ends it.
+        No watermark passes a scan that is under way, so one that is younger than a route's beginning ends it.
         """
         lowest = min((watermark.moment_ms for watermark in watermarks), default=0)
         if not lowest:
