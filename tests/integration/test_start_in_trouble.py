@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from engine.config import Settings, SupervisionSettings
 from engine.supervision.errands.aws_findings import AwsLook, Seen
 from engine.supervision.errands.findings import Verdict, finding
-from tests.chaos.proxies.http_proxy import Answer, HttpFaultProxy, Request, pass_all
+from tests.chaos.proxies.http_proxy import Answer, HttpFaultProxy, Pass, Request, pass_all
 from tests.support import ROUTE, wait_for, whole_path
 
 
@@ -60,6 +61,24 @@ def test_what_passes_does_not_keep_the_engine_from_starting(tmp_path: Path, name
             proxy.refuse(False)
         proxy.rule = pass_all
         wait_for(lambda: path.last().get(b"cart:1") == {"tea": "2"}, "the cart")
+        assert path.stop() == 0
+
+
+def test_a_reload_says_it_too(tmp_path: Path) -> None:
+    """A route that is added while its function is still being created is in force at once, and its trouble is named."""
+    with whole_path(tmp_path) as path, HttpFaultProxy(path.runtime.endpoint) as proxy:
+        path.environment["AWS_ENDPOINT_URL_LAMBDA"] = proxy.endpoint
+        path.write_config(ROUTE, shards=1, invokers=1)
+        path.start()
+        proxy.rule = lambda request: (
+            says(409, "ResourceConflictException")(request) if "fresh" in request.path else Pass()
+        )
+        path.write_config(ROUTE + '[[routes]]\nname = "fresh"\nfunction = "fresh"\n', shards=1, invokers=1)
+        assert path.engine is not None
+        path.engine.send_signal(signal.SIGHUP)
+        wait_for(lambda: "routes_in_force" in path.log(), "the new routes")
+        assert "function fresh can" in path.log()
+        assert "reload_refused" not in path.log()
         assert path.stop() == 0
 
 
