@@ -6,7 +6,7 @@ from ast import literal_eval
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from engine.config import RouteSettings
@@ -179,6 +179,8 @@ def test_merged_flags(current: str, needed: str) -> None:
 
 
 @given(st.lists(st.sampled_from([*EVENTS, "*", "changes", "absence", "bf.add"]), max_size=6))
+@example(["hexpired"])
+@example(["*"])
 def test_flags_of_events(events: list[str]) -> None:
     """The flags of events are K and the class of each, and no other; an expired field needs two, as Valkey 9 has it."""
     named = expand_events(events)
