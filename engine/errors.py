@@ -76,6 +76,9 @@ class RedisRefused(RedisError):
 class NotificationsOff(RedisError):
     """Keyspace notifications lack flags that the routes need, and the engine may not set them."""
 
+    warnings: tuple[str, ...] = ()
+    """What else was found of the server."""
+
 
 class SupervisionError(EngineError):
     """A child process does not come up."""

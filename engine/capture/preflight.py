@@ -17,7 +17,7 @@ from engine.capture.rehearsal import denied_repairs, rehearse
 from engine.capture.shards import Shard, imbalance, plan_shards
 from engine.capture.watch.rights import unseen
 from engine.config import RedisSettings, Settings
-from engine.errors import RedisRefused
+from engine.errors import NotificationsOff, RedisRefused
 from engine.redis.connection import RespConnection, pack
 from engine.redis.errors import refusal
 from engine.redis.eviction import QUESTIONS, policy_of
@@ -58,12 +58,17 @@ def prepare_capture(settings: Settings, table: RouteTable) -> CapturePlan:
         shards = plan_shards(settings.capture.shards, database, sample, part, settings.original.mapping_prefix.encode())
         rehearse(redis, database, shards)
         warnings = [
-            _see_to_notifications(connection, redis, needed_flags(table, settings.original.mapping_prefix)),
             warning,
             imbalance(shards, sample),
             denied_repairs(connection, shards),
             *unseen(connection, redis.username or "default"),
         ]
+        try:
+            needed = needed_flags(table, settings.original.mapping_prefix)
+            warnings.insert(0, _see_to_notifications(connection, redis, needed))
+        except NotificationsOff as error:
+            error.warnings = tuple(filter(None, warnings))
+            raise
         time: Any = connection.call("TIME")
         if isinstance(time, hiredis.ReplyError):
             raise refusal(connection.address, "tell its time, which orders the values", str(time))

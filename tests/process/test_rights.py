@@ -59,14 +59,14 @@ def test_a_replica_whose_clients_may_not_be_listed() -> None:
 
 
 def test_the_commands_tell(tmp_path: Path) -> None:
-    """`engine check` and `engine start` both say which right is missing."""
-    config = {"user": [f"engine {ALL} -info"], "notify-keyspace-events": "KA"}
-    with whole_path(tmp_path, server_config=config) as path:
+    """`engine check` and `engine start` both say which right is missing, also where flags are still to be set."""
+    with whole_path(tmp_path, server_config={"user": [f"engine {ALL} -info"]}) as path:
         path.environment |= {"ENGINE_REDIS_USERNAME": "engine", "ENGINE_REDIS_PASSWORD": "secret"}
         path.write_config(ROUTE)
         command = [sys.executable, "-m", "engine", "check", "--config", str(path.config)]
         check = subprocess.run(command, env=path.environment, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert "ACL SETUSER engine +info" in " ".join(check.stdout.split())
+        assert "engine start adds what is missing" in check.stdout
         assert check.returncode == 0
         path.start()
         assert "ACL SETUSER engine +info" in path.log()

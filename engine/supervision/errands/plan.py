@@ -180,6 +180,8 @@ def _examine_redis(
             found.add(Verdict.NOTE, "redis", error.message, "engine start adds what is missing, if it may")
         else:
             found.add_error("redis", error)
+        for warning in error.warnings:
+            found.add(Verdict.NOTE, "redis", warning)
         return None
     except RedisError as error:
         found.add_error("redis", error)
