@@ -81,6 +81,8 @@ class DeliverySettings(Struct, frozen=True, forbid_unknown_fields=True):
     deadline_margin_ms: int = 4_000
     retry_backoff_ms_min: int = 50
     retry_backoff_ms_max: int = 30_000
+    set_aside_attempts: int = 5
+    set_aside_backoff_ms_max: int = 600_000
     retrying_keys_max: int = 20_000
     waiting_keys_max: int = 200_000
     backlog_folder: str = ""

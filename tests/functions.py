@@ -65,3 +65,26 @@ def promising(event: Any, context: Any) -> Any:
     while Path(os.environ["HANGS"]).exists():
         time.sleep(0.05)
     return None
+
+
+def picky(event: Any, context: Any) -> Any:
+    """Name the poisoned records as failed, after ``SLOW_S`` where there are any; take the others."""
+    failed = [record["record_id"] for record in event["records"] if record["id"].startswith("poison")]
+    healed = os.environ.get("HEALED", "")
+    if not failed or (healed and Path(healed).exists()):
+        return None
+    time.sleep(float(os.environ.get("SLOW_S", "0")))
+    return {"batchItemFailures": [{"itemIdentifier": name} for name in failed]}
+
+
+def heavy(event: Any, context: Any) -> None:
+    """Fail a batch in which there is a poisoned record, whole and by name of nothing."""
+    if any(record["id"].startswith("poison") for record in event["records"]):
+        raise RuntimeError("the batch holds a poisoned record")
+
+
+def refusing(event: Any, context: Any) -> Any:
+    """Name every record as failed until the marker file is there."""
+    if Path(os.environ["HEALED"]).exists():
+        return None
+    return {"batchItemFailures": [{"itemIdentifier": record["record_id"]} for record in event["records"]]}

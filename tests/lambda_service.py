@@ -11,7 +11,7 @@ from typing import Any
 
 from engine.clock import monotonic_ms
 from engine.config import AwsSettings, DeliverySettings
-from engine.delivery.lanes.lane import Batch
+from engine.delivery.lanes.work import Batch
 from engine.delivery.sockets import Sockets
 from engine.delivery.targets.flights import Flights
 from engine.delivery.targets.lambda_ import LambdaTarget

@@ -14,7 +14,7 @@ from engine.delivery.backlog.backlog import Backlog
 from engine.delivery.dispatch import Burial
 from engine.delivery.lanes import hands, route_lane
 from engine.delivery.lanes.hands import LaneKit
-from engine.delivery.lanes.lane import Batch
+from engine.delivery.lanes.work import Batch
 from engine.delivery.sockets import Sockets
 from engine.ring.counters import Board
 from engine.ring.wake import Wake

@@ -7,8 +7,8 @@ import time
 from benchmarks.stand.load import hset_distinct
 from engine.config import RedisSettings, RouteSettings
 from engine.delivery.lanes.batch import PayloadBuilder
-from engine.delivery.lanes.lane import Entry
 from engine.delivery.lanes.settle import Frame
+from engine.delivery.lanes.work import Entry
 from engine.delivery.reading.fetch import Fetcher
 from engine.model import Change
 from engine.sandbox.valkey import ValkeyServer

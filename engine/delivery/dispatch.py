@@ -14,7 +14,7 @@ from queue import SimpleQueue
 
 from engine.delivery.failures.dead_letter import DeadLetter
 from engine.delivery.failures.places import FailureSink
-from engine.delivery.lanes.lane import Batch, Entry
+from engine.delivery.lanes.work import Batch, Entry
 from engine.delivery.sockets import Sockets
 from engine.delivery.targets.base import Target
 from engine.delivery.targets.flights import Flights

@@ -19,5 +19,6 @@ def set_gauges(row: StatusRow, lanes: Iterable[RouteLane], backlog: Backlog, fen
         fence_ms = max(fence_ms, lane.fences.until_ms())
     row.set(Counter.FENCE_MS, fence_ms)
     row.set(Counter.KEYS_BACKLOG, sum(backlog.routes().values()))
+    row.set(Counter.KEYS_SET_ASIDE, backlog.keys_set_aside())
     row.set(Counter.KEYS_WAITING, waiting)
     row.set(Counter.KEYS_IN_FLIGHT, in_flight)

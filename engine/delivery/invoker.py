@@ -116,8 +116,9 @@ class Invoker:
 
     def _open_backlog(self) -> None:
         delivery = self._spec.delivery
+        wait_ms_max = max(delivery.retry_backoff_ms_max, delivery.set_aside_backoff_ms_max)
         fence_after_ms = max(delivery.invoke_timeout_ms, delivery.deadline_ms + delivery.deadline_margin_ms)
-        problem = self._backlog.open(now_ms() + delivery.retry_backoff_ms_max + fence_after_ms)
+        problem = self._backlog.open(now_ms() + wait_ms_max + fence_after_ms)
         if problem:
             log.error("backlog_unusable", problem=problem)
         self._note_damage()
@@ -262,14 +263,15 @@ class Invoker:
 
     def _wait_ms(self) -> int:
         """Return how long nothing can happen by itself, in milliseconds, at least 1: no spinning."""
-        due = [lane.keys.next_due_ms() for lane in self._lanes.all()]
+        moment_ms = monotonic_ms()
+        due = [lane.next_due_ms(moment_ms) for lane in self._lanes.all()]
         times = [max(time, self._fetch_after_ms) for time in due if time is not None]
         expiry_ms = self._sockets.next_expiry_ms()
         if expiry_ms is not None:
             times.append(expiry_ms)
         if not times:
             return BEAT_MS_MAX
-        return max(1, min(BEAT_MS_MAX, min(times) - monotonic_ms()))
+        return max(1, min(BEAT_MS_MAX, min(times) - moment_ms))
 
     def _set_routes(self, table: RouteTable) -> None:
         self._lanes.set_routes(table, monotonic_ms(), self._spec.fence_ms, self._fence_ms)

@@ -22,6 +22,7 @@ _TOTALS = {
     "repairs": "scans done to repair gaps",
     "keys_repaired": "keys marked dirty by them",
     "keys_backlog": "keys on disk now (backlog)",
+    "keys_set_aside": "of them set aside: they keep failing, see keys_set_aside in the log",
     "reconnects": "reconnects",
     "records_delivered": "records delivered",
     "invocations": "invocations",

@@ -23,7 +23,12 @@ LAG_MS = "LagMs"
 DELETIONS_HELD = "DeletionsHeld"
 """Keys that were found gone, and wait for somebody's choice."""
 
-GAUGES = {"KeysWaiting": "keys_waiting", "KeysInFlight": "keys_in_flight", "KeysBacklog": "keys_backlog"}
+GAUGES = {
+    "KeysWaiting": "keys_waiting",
+    "KeysInFlight": "keys_in_flight",
+    "KeysBacklog": "keys_backlog",
+    "KeysSetAside": "keys_set_aside",
+}
 COUNTERS = {
     "EventsRead": "events_read",
     "EventsDropped": "events_dropped",

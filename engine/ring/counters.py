@@ -74,6 +74,7 @@ class Counter(IntEnum):
     BACKLOG_REFUSED = 38
     COMPARISONS = 39
     CLOCK_MS = 40  # * how far the server's clock is ahead of this host's monotonic one
+    KEYS_SET_ASIDE = 41  # * in the backlog because they keep failing by themselves
 
 
 assert _COUNTERS_AT + len(Counter) <= _SIZES_AT

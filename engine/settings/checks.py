@@ -54,6 +54,8 @@ LIMITS: dict[str, Limits] = {
     "delivery.invoke_timeout_ms": Limits(1, 960_000, _INVOKE_MS),
     "delivery.deadline_ms": Limits(100, 900_000, "a function runs for 15 minutes at most"),
     "delivery.deadline_margin_ms": Limits(0, 900_000),
+    "delivery.set_aside_attempts": Limits(1, 1_000_000),
+    "delivery.set_aside_backoff_ms_max": Limits(1, DAY_MS),
     "delivery.retrying_keys_max": Limits(1, 100_000_000),
     "delivery.waiting_keys_max": Limits(1, 100_000_000),
     "delivery.backlog_bytes_max": Limits(1_048_576, 2**50),

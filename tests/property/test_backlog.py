@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from engine.delivery.backlog import backlog as backlog_module
+from engine.delivery.backlog import taking as taking_module
 from engine.delivery.backlog.backlog import Backlog, BacklogRow
 from engine.delivery.backlog.moves import rehome
 
@@ -47,7 +47,7 @@ class BacklogMachine(RuleBasedStateMachine):
     def start(self, invokers: int, walked_max: int) -> None:
         """A walk that is cut into many calls finds the same rows."""
         self.is_cut = walked_max < 100
-        self.patch.setattr(backlog_module, "WALKED_ROWS_MAX", walked_max)
+        self.patch.setattr(taking_module, "WALKED_ROWS_MAX", walked_max)
         self.open(invokers)
 
     def open(self, invokers: int) -> None:

@@ -4,8 +4,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from engine.delivery.lanes.lane import Batch, Lane
+from engine.delivery.lanes.lane import Lane
 from engine.delivery.lanes.settle import Ledger
+from engine.delivery.lanes.work import Batch
 from engine.model import Change
 
 KEYS = st.sampled_from([b"a", b"b", b"c", b"d", b""])

@@ -11,7 +11,7 @@ import orjson
 from engine.config import AwsSettings, DeliverySettings, RouteSettings
 from engine.delivery.dispatch import Burial, Buried, Completion, Delivered
 from engine.delivery.failures.dead_letter import DeadLetter
-from engine.delivery.lanes.lane import Batch
+from engine.delivery.lanes.work import Batch
 from engine.delivery.sockets import Sockets
 from engine.model import Failure, Outcome
 from engine.ring.wake import Wake

@@ -13,7 +13,7 @@ import pytest
 from engine.delivery import intake, invoker, relief
 from engine.delivery.backlog import file as backlog_file
 from engine.delivery.backlog.file import BacklogFile
-from engine.delivery.lanes import hands, route_lane, shelving
+from engine.delivery.lanes import aftermath, hands, route_lane, shelving
 from engine.delivery.reading import fetch
 from engine.ring.ring import RingReader
 from tests.simulation.cache import Cache, FakeConnection
@@ -21,7 +21,7 @@ from tests.simulation.functions import Functions
 from tests.simulation.world import World
 
 
-class _Silent:
+class Silent:
     """A log that nobody reads."""
 
     def __getattr__(self, _name: str) -> Any:
@@ -30,13 +30,13 @@ class _Silent:
 
 def install(patch: pytest.MonkeyPatch, world: World, cache: Cache, functions: Functions) -> None:
     """Put the invoker's modules onto this world."""
-    for module in (invoker, intake, route_lane, shelving, backlog_file):
-        patch.setattr(module, "log", _Silent())
+    for module in (invoker, intake, aftermath, shelving, backlog_file):
+        patch.setattr(module, "log", Silent())
     for module in (invoker, route_lane, backlog_file):
         patch.setattr(module, "now_ms", world.now_ms)
     for module in (invoker, relief, route_lane):
         patch.setattr(module, "monotonic_ms", world.monotonic_ms)
-    for module in (invoker, route_lane):
+    for module in (invoker, aftermath):
         patch.setattr(module, "random", world.rng)
     patch.setattr(hands, "make_target", functions.target)
     patch.setattr(hands, "Dispatcher", functions.dispatcher)
@@ -66,6 +66,11 @@ def _install_disk(patch: pytest.MonkeyPatch, world: World) -> None:
         world.point()
 
     patch.setattr(BacklogFile, "transaction", transaction)
+    unsync(patch)
+
+
+def unsync(patch: pytest.MonkeyPatch) -> None:
+    """Have no backlog wait for the disk."""
     set_up = BacklogFile._set_up
 
     def unsynced(self: BacklogFile, connection: sqlite3.Connection) -> None:

@@ -55,6 +55,8 @@ class Simulation:
             deadline_ms=1_000,
             deadline_margin_ms=400,
             retry_backoff_ms_max=2_000,
+            set_aside_attempts=self.rng.choice([2, 5, 1_000]),
+            set_aside_backoff_ms_max=5_000,
             retrying_keys_max=self.rng.choice([2, 10, 20_000]),
             backlog_folder=str(folder / "backlog"),
             backlog_bytes_max=1 << 26,

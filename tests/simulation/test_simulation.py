@@ -7,10 +7,11 @@ import msgspec
 import pytest
 
 from engine.delivery.backlog.shelf import Shelf
-from engine.delivery.lanes.lane import Batch, Entry, Lane
+from engine.delivery.lanes.lane import Lane
 from engine.delivery.lanes.route_lane import RouteLane
 from engine.delivery.lanes.settle import Frame, Ledger
 from engine.delivery.lanes.shelving import Shelving
+from engine.delivery.lanes.work import Batch, Entry
 from engine.model import Change, Outcome
 from tests.simulation import simulation as simulation_module
 from tests.simulation.destination import Broken

@@ -5,8 +5,8 @@ from zlib import crc32
 
 import pytest
 
-from engine.delivery.backlog import backlog as backlog_module
 from engine.delivery.backlog import file as backlog_file
+from engine.delivery.backlog import taking as taking_module
 from engine.delivery.backlog import walk as backlog_walk
 from engine.delivery.backlog.backlog import Backlog, BacklogRow
 from engine.delivery.backlog.file import BacklogFile
@@ -194,7 +194,7 @@ def test_rows_that_are_let_go_are_found(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_one_take_walks_a_bounded_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A huge backlog without much that is due holds up nobody: the next call goes on where the last one stopped."""
-    monkeypatch.setattr(backlog_module, "WALKED_ROWS_MAX", 100)
+    monkeypatch.setattr(taking_module, "WALKED_ROWS_MAX", 100)
     backlog = backlog_in(tmp_path)
     last = BacklogRow(b"last", "hset", NOW_MS)
     assert backlog.put("r", [*(row(n, due_ms=NOW_MS + 1) for n in range(1_000)), last]) == ""
@@ -210,7 +210,7 @@ def test_one_take_walks_a_bounded_part(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_long_keys_are_taken_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What one take brings into memory is bounded in bytes, too."""
-    monkeypatch.setattr(backlog_module, "TAKEN_BYTES_MAX", 250_000)
+    monkeypatch.setattr(taking_module, "TAKEN_BYTES_MAX", 250_000)
     backlog = backlog_in(tmp_path)
     rows = [BacklogRow(b"%02d" % number + b"k" * 100_000, "hset", NOW_MS) for number in range(10)]
     assert backlog.put("r", rows) == ""

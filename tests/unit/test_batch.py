@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from engine.config import RouteSettings
 from engine.delivery.lanes.batch import Built, PayloadBuilder
-from engine.delivery.lanes.lane import Entry
 from engine.delivery.lanes.settle import Frame
+from engine.delivery.lanes.work import Entry
 from engine.delivery.reading.questions import Fetched
 from engine.model import Change
 

@@ -9,8 +9,8 @@ import orjson
 import pytest
 
 from engine.delivery.failures.dead_letter import DeadLetter, FileSink, encode_letter, letters_of
-from engine.delivery.lanes.lane import Entry
 from engine.delivery.lanes.settle import Frame
+from engine.delivery.lanes.work import Entry
 from engine.model import Change, Failure, Outcome
 
 

@@ -58,7 +58,6 @@ STILL_LARGE = {
     "benchmarks.stand.harness.rig",
     "engine.capture.dirty.DirtyKeys._take_in",
     "engine.capture.subscriber.Subscriber",
-    "engine.delivery.backlog.backlog.Backlog",
     "tests.simulation.simulation.Simulation",
     "tests.unit.test_settings.test_all_problems_at_once",
 }
@@ -76,6 +75,7 @@ DECIDE = {
     "engine.delivery.lanes.retry",
     "engine.delivery.lanes.settle",
     "engine.delivery.lanes.verdict",
+    "engine.delivery.lanes.work",
     "engine.ring.codec",
     "engine.ring.layout",
     "engine.routing.routes",

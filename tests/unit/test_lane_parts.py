@@ -5,13 +5,14 @@ from __future__ import annotations
 from engine.delivery.intake import MARKS_OF_A_REPAIR, Distrust
 from engine.delivery.lanes.fences import Fences
 from engine.delivery.lanes.health import Health
-from engine.delivery.lanes.lane import Batch
 from engine.delivery.lanes.retry import Backoff
 from engine.delivery.lanes.verdict import Again
+from engine.delivery.lanes.work import Batch
 from engine.model import Failure, Outcome
 
 DOWN = Outcome(Failure.SERVICE, reason="503")
 THROTTLED = Outcome(Failure.THROTTLED, reason="429", retry_after_ms=7_000)
+NAMED = Outcome(Failure.ITEMS, ("0",), "1 record failed")
 RAISED = Outcome(Failure.FUNCTION_ERROR, reason="raised")
 
 
@@ -38,25 +39,69 @@ def test_a_lane_waits_for_those_before_it() -> None:
     assert [fences.may_start(moment) for moment in (10, 30, 40)] == [False, False, True]
 
 
+def sent_at(moment_ms: int, **past: int) -> Batch:
+    return Batch([], sent_ms=moment_ms, **past)
+
+
 def test_an_outage_pauses_the_route_and_a_functions_error_only_its_batch() -> None:
     """A wish of the service is heeded, and a fence; a success ends the trouble."""
-    health = Health(4, Backoff(50, 2_000))
-    health.take_in(THROTTLED, 0)
+    health = Health(4, Backoff(50, 2_000), 0)
+    health.take_in(sent_at(0), THROTTLED, 0, settles=False)
     assert (health.is_troubled, health.slots) == (True, 2)
     assert health.wait_ms(Again(Batch([]), counts=False), THROTTLED, 0, lambda: 0.0) == (7_000, 7_000)
     wait_ms, pause_ms = health.wait_ms(Again(Batch([], 1, fence_ms=900), counts=True), RAISED, 0, lambda: 0.0)
     assert (wait_ms, pause_ms) == (900, 0)
-    health.take_in(Outcome(), 0)
+    health.take_in(sent_at(0), Outcome(), 0, settles=True)
     assert not health.is_troubled
 
 
 def test_waits_of_an_outage_grow_until_a_success() -> None:
     """Each failure in a row doubles the pause; the first success begins anew."""
-    health = Health(1, Backoff(80, 10_000))
+    health = Health(1, Backoff(80, 10_000), 0)
     again = Again(Batch([]), counts=False)
     waits = [health.wait_ms(again, DOWN, 0, lambda: 0.0)[1] for _ in range(3)]
-    health.take_in(Outcome(), 0)
+    health.take_in(sent_at(0), Outcome(), 0, settles=True)
     assert [*waits, health.wait_ms(again, DOWN, 0, lambda: 0.0)[1]] == [10, 20, 40, 10]
+
+
+def test_an_answer_that_names_every_record_is_no_success() -> None:
+    """A lane that settles nothing is in trouble, and its limit does not grow by that; a part that passes is one."""
+    health = Health(4, Backoff(50, 2_000), 0)
+    health.take_in(sent_at(0), THROTTLED, 0, settles=False)
+    for _ in range(20):
+        health.take_in(sent_at(1), NAMED, 1, settles=False)
+    assert (health.is_troubled, health.slots) == (True, 2)
+    for _ in range(20):
+        health.take_in(sent_at(1), NAMED, 1, settles=True)
+    assert (health.is_troubled, health.slots) == (False, 4)
+
+
+def test_a_target_that_is_down_is_asked_once_a_second() -> None:
+    """It is down once nothing was settled for a second; a wish of the service to be left alone is heeded."""
+    health = Health(1, Backoff(50, 2_000), 0)
+    health.asked(500)
+    health.take_in(sent_at(500), RAISED, 600, settles=False)
+    assert health.asks_at_ms(999) is None
+    assert health.asks_at_ms(1_000) == 1_500
+    health.asked(1_500)
+    assert health.asks_at_ms(1_600) == 2_500
+    health.take_in(sent_at(1_500), THROTTLED, 1_600, settles=False)
+    assert health.asks_at_ms(2_500) == 8_600
+    assert health.take_in(sent_at(1_500), Outcome(), 2_600, settles=True)
+    assert health.asks_at_ms(9_000) is None
+
+
+def test_suspects_leave_slots_free_as_long_as_they_fail() -> None:
+    """Half of the slots, and one at least; once one of them passes they may have all."""
+    health = Health(4, Backoff(50, 2_000), 0)
+    health.take_in(sent_at(0), RAISED, 0, settles=False)
+    assert health.suspects_max == 4
+    health.take_in(sent_at(0, attempts=1), RAISED, 0, settles=False)
+    assert health.suspects_max == 2
+    health.take_in(sent_at(0), Outcome(), 0, settles=True)
+    assert health.suspects_max == 2
+    health.take_in(sent_at(0, attempts=2), Outcome(), 0, settles=True)
+    assert health.suspects_max == 4
 
 
 def test_watermarks_count_again_once_what_was_lost_is_found() -> None:

@@ -10,10 +10,10 @@ import pytest
 from engine.config import RouteSettings
 from engine.delivery.backlog.rows import BacklogRow
 from engine.delivery.lanes.hands import LaneKit
-from engine.delivery.lanes.lane import Batch
 from engine.delivery.lanes.lanes import Lanes
 from engine.delivery.lanes.route_lane import RouteLane
 from engine.delivery.lanes.settle import Frame, Ledger
+from engine.delivery.lanes.work import Batch
 from engine.delivery.reading.questions import Fetched
 from engine.model import Change, Failure, Outcome
 from engine.routing.routes import RouteTable

@@ -10,9 +10,9 @@ import pytest
 from engine.config import RouteSettings
 from engine.delivery.dispatch import Burial
 from engine.delivery.lanes.hands import LaneKit
-from engine.delivery.lanes.lane import Batch
 from engine.delivery.lanes.route_lane import RouteLane
 from engine.delivery.lanes.settle import Ledger
+from engine.delivery.lanes.work import Batch
 from engine.delivery.reading.questions import Fetched
 from engine.model import Change, Failure, Outcome
 from engine.ring.counters import Counter

@@ -8,8 +8,9 @@ import pytest
 
 from engine.delivery.backlog.backlog import Backlog, BacklogRow
 from engine.delivery.backlog.shelf import Shelf
-from engine.delivery.lanes.lane import Batch, Lane
+from engine.delivery.lanes.lane import Lane
 from engine.delivery.lanes.settle import DURABLE, Frame, Ledger
+from engine.delivery.lanes.work import Batch
 from engine.model import Change
 
 UNIX_MS = 1_000_000

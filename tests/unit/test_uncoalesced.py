@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from engine.capture.dirty import DirtyKeys, interests
 from engine.config import RouteSettings
 from engine.delivery.lanes.batch import Built, PayloadBuilder
-from engine.delivery.lanes.lane import Batch, Lane
+from engine.delivery.lanes.lane import Lane
 from engine.delivery.lanes.retry import failed_entries
 from engine.delivery.lanes.settle import DURABLE, Ledger
+from engine.delivery.lanes.work import Batch
 from engine.delivery.reading.questions import Fetched
 from engine.model import Change, Failure, Outcome
 from engine.ring.codec import decode_changes, encode_changes

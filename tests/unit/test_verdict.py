@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from engine.delivery.lanes.lane import Batch, Entry
 from engine.delivery.lanes.retry import RetryPolicy
 from engine.delivery.lanes.settle import Frame
 from engine.delivery.lanes.verdict import Again, GivenUp, Rules, Stray
+from engine.delivery.lanes.work import Batch, Entry
 from engine.model import Change, Failure, Outcome
 
 UNIX_MS = 1_000_000

@@ -10,30 +10,25 @@ from __future__ import annotations
 import sqlite3
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Sequence
-from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from contextlib import suppress
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
-from engine.delivery.backlog.file import PAGE_BYTES, BacklogFile
+from engine.delivery.backlog.aside import Aside
+from engine.delivery.backlog.file import BacklogFile
 from engine.delivery.backlog.rows import (
-    BEGINNING,
     COUNT,
     DELETE,
-    DUE,
     EARLIER,
     HELD,
     HELD_AT_ONCE,
     INSERT,
-    RANGE,
-    SLICE,
     UPDATE,
     BacklogRow,
     NotABacklog,
-    row_of,
     rows_of,
 )
+from engine.delivery.backlog.taking import Taking, take
 from engine.delivery.backlog.walk import Walk
 
 __all__ = ["Backlog", "BacklogRow"]
@@ -42,29 +37,8 @@ REMOVED_KEYS_MAX = 50_000
 REMOVED_KEYS_LIMIT = 100_000
 """Removals kept while the disk refuses them; past it, keys that were delivered are delivered again."""
 REMOVED_BYTES_MAX = 16 << 20
-TAKEN_BYTES_MAX = 16 << 20
-WALKED_ROWS_MAX = 100_000
-WALKED_BYTES_MAX = 64 << 20
-"""What one `Backlog.take` walks at most; the next one goes on there."""
-SLICE_ROWS_MIN, SLICE_ROWS_MAX = 256, 8_192
 PAUSE_MS = 1_000
 """How long a disk that failed is left alone by reads; puts always try."""
-
-
-@dataclass(slots=True)
-class _Taking:
-    """What one call of `Backlog.take` wants, and has so far."""
-
-    route: str
-    count: int
-    now_ms: int
-    skip: Container[bytes]
-    rows: list[BacklogRow] = field(default_factory=list)
-    taken: set[bytes] = field(default_factory=set)
-    key_bytes: int = 0
-
-    def is_full(self) -> bool:
-        return len(self.rows) >= self.count or self.key_bytes >= TAKEN_BYTES_MAX
 
 
 class Backlog:
@@ -80,6 +54,9 @@ class Backlog:
         """Damaged files that were moved aside: their keys are to be found by a repair. See `repaired`."""
         self._counts: dict[str, int] = {}
         self._walks: defaultdict[str, Walk] = defaultdict(Walk)
+        self._fresh_walks: defaultdict[str, Walk] = defaultdict(Walk)
+        """Where those stand that pass by what has failed: they must not move the others on."""
+        self._aside = Aside()
         self._removed: defaultdict[str, set[bytes]] = defaultdict(set)
         self._removed_keys = self._removed_bytes = 0
         self._flush_at = REMOVED_KEYS_MAX
@@ -127,18 +104,22 @@ class Backlog:
                     return reason
         return f"the backlog {self._file.path} was damaged twice"
 
-    def take(self, route: str, count: int, now_ms: int, skip: Container[bytes]) -> list[BacklogRow]:
+    def take(
+        self, route: str, count: int, now_ms: int, skip: Container[bytes], *, is_fresh: bool = False
+    ) -> list[BacklogRow]:
         """Return up to ``count`` rows that are due and not in ``skip``, going round in the order of keys; they stay.
 
+        ``is_fresh``: only those that have not failed before.
         One call walks a bounded part: fewer may come than there are, and `next_due_ms` is 0 then.
         """
-        taking = _Taking(route, count, now_ms, skip)
+        taking = Taking(route, count, now_ms, skip, self._removed.get(route, ()), is_fresh)
         if not (self.count(route) or self._is_unread) or 0 < self._paused_until_ms - now_ms <= PAUSE_MS:
             return taking.rows
         try:
             connection = self._connected()
             if connection is not None and self.count(route):
-                self._walk(connection, taking)
+                walks = self._fresh_walks if is_fresh else self._walks
+                take(connection, taking, walks[route], sum(self._counts.values()))
             self._paused_until_ms = 0
         except (sqlite3.Error, OSError) as error:
             self._failed(error)
@@ -152,7 +133,7 @@ class Backlog:
         """
         if not self.count(route):
             return
-        removed, out = self._removed[route], self._walks[route].out
+        removed, out, fresh_out = self._removed[route], self._walks[route].out, self._fresh_walks[route].out
         fresh = [key for key in dict.fromkeys(keys) if key not in removed]
         asked = [key for key in fresh if key not in out]
         for key in (*known, *(key for key in fresh if key in out), *self._held(route, asked)):
@@ -160,6 +141,8 @@ class Backlog:
                 break
             if key not in removed:
                 out.pop(key, None)
+                fresh_out.pop(key, None)
+                self._aside.forget(route, key)
                 removed.add(key)
                 self._removed_keys += 1
                 self._removed_bytes += len(key)
@@ -201,6 +184,10 @@ class Backlog:
         """Return the routes that have keys here, and how many."""
         return {route: count for route in self._counts if (count := self.count(route))}
 
+    def keys_set_aside(self) -> int:
+        """Return how many keys are here because they keep failing by themselves."""
+        return len(self._aside)
+
     def rows(self, route: str) -> Iterator[list[BacklogRow]]:
         """Yield all rows of a route, some thousands at a time; raises `sqlite3.Error` where the disk refuses."""
         try:
@@ -224,6 +211,10 @@ class Backlog:
             if not all(route.__class__ is str and keys.__class__ is int for route, keys in counts):
                 raise NotABacklog("its counts are damaged")
             self._counts = dict(counts)
+            self._aside = Aside(connection)
+            for route, removed in self._removed.items():
+                for key in removed:
+                    self._aside.forget(route, key)
         self._is_unread = False
         return self._file.connection
 
@@ -237,6 +228,8 @@ class Backlog:
 
     def _forget(self) -> None:
         self._walks.clear()
+        self._fresh_walks.clear()
+        self._aside = Aside()
         self._committed({})
 
     def _put(self, route: str, rows: Sequence[BacklogRow], replaces: bool) -> None:
@@ -245,7 +238,7 @@ class Backlog:
         self._connected(make=True)
         # In the order of keys: rows that share a page are written together.
         values = [
-            (row.event, row.captured_ms, row.due_ms, row.attempts, route, row.key)
+            (row.event, row.captured_ms, row.due_ms, row.attempts, route, row.key, row.reason, row.together)
             for row in sorted(rows, key=attrgetter("key"))
         ]
         with self._file.transaction(durable=True) as connection:
@@ -256,7 +249,9 @@ class Backlog:
             counts[route] = counts.get(route, 0) + added
             _write_counts(connection, self._counts, counts)
         self._committed(counts)
-        self._walks[route].put((row.key for row in rows), min(row.due_ms for row in rows))
+        for walks in (self._walks, self._fresh_walks):
+            walks[route].put((row.key for row in rows), min(row.due_ms for row in rows))
+        self._aside.put(route, rows if replaces else [row for row in rows if row.reason])
 
     def _remove_buffered(self, connection: sqlite3.Connection) -> dict[str, int]:
         """Delete what is buffered; return the counts that this leaves. Nothing is forgotten before the commit."""
@@ -288,75 +283,6 @@ class Backlog:
         except (sqlite3.Error, OSError) as error:
             return keys if self._failed(error) else ()
         return held
-
-    def _walk(self, connection: sqlite3.Connection, taking: _Taking) -> None:
-        walk = self._walks[taking.route]
-        walk.looked_ms = taking.now_ms
-        if not _goes_on(walk, taking):
-            return
-        left = self._rows_max(connection)
-        size = min(SLICE_ROWS_MIN, left)
-        while left > 0 and not taking.is_full() and _goes_on(walk, taking):
-            size = min(max(size, taking.count - len(taking.rows)), SLICE_ROWS_MAX, left)
-            left -= 1 + self._walk_slice(connection, taking, walk, size)
-            size *= 2
-
-    def _rows_max(self, connection: sqlite3.Connection) -> int:
-        """Return how many rows one call may walk: fewer where keys are long."""
-        pages, free = (
-            int(connection.execute(f"PRAGMA {name}").fetchone()[0]) for name in ("page_count", "freelist_count")
-        )
-        row_bytes = (pages - free) * PAGE_BYTES // max(1, sum(self._counts.values()))
-        return max(1, min(WALKED_ROWS_MAX, WALKED_BYTES_MAX // max(1, row_bytes)))
-
-    def _walk_slice(self, connection: sqlite3.Connection, taking: _Taking, walk: Walk, size: int) -> int:
-        """Walk the next ``size`` rows, in C as far as nothing in them is due; return how many there were."""
-        after = BEGINNING if walk.after is None else walk.after
-        place: tuple[str | bytes, ...] = (taking.route, after)
-        where = RANGE
-        if walk.is_wrapped and walk.until is not None:
-            place, where = (*place, walk.until), f"{RANGE} AND key <= ?"
-        answer: tuple[Any, int | None, int] = connection.execute(
-            SLICE.format(where), (taking.now_ms, *place, size)
-        ).fetchone()
-        last, later_ms, walked = answer
-        if later_ms is not None:
-            walk.found_later(later_ms)
-        if walked:
-            if not isinstance(last, bytes):
-                raise NotABacklog("a key is no blob")
-            due = connection.execute(DUE, (taking.route, after, last, taking.now_ms))
-            with closing(due):
-                if not self._pick(map(row_of, due), taking, walk):
-                    return walked
-            walk.after = last
-        if walked < size:
-            walk.reach_the_end()
-        return walked
-
-    def _pick(self, due: Iterable[BacklogRow], taking: _Taking, walk: Walk) -> bool:
-        """Take of these rows what is free; return False where there is no room for all, and stay there."""
-        removed = self._removed.get(taking.route, ())
-        for row in due:
-            key = row.key
-            if key in removed:
-                continue
-            if key not in taking.skip and key not in taking.taken:
-                if taking.is_full():
-                    return False
-                taking.rows.append(row)
-                taking.taken.add(key)
-                taking.key_bytes += len(key)
-            walk.found_due(key)
-            walk.after = key
-        return True
-
-
-def _goes_on(walk: Walk, taking: _Taking) -> bool:
-    """Tell whether there is more to walk: the rest of this lap, or another where it would find something."""
-    if walk.is_over and walk.finds_more(taking.now_ms, taking.skip, taking.taken):
-        walk.begin()
-    return not walk.is_over
 
 
 def _write_counts(connection: sqlite3.Connection, old: dict[str, int], new: dict[str, int]) -> None:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from engine.clock import now_ms
-from engine.delivery.backlog.rows import SCHEMA, NotABacklog
+from engine.delivery.backlog.rows import FROM_VERSION_1, SCHEMA, NotABacklog
 from engine.observe.logs import get_logger
 
 log = get_logger(__name__)
@@ -31,7 +31,7 @@ CHECKED_BYTES_MAX = 64 << 20
 SHRUNK_PAGES_MIN = 4_096
 BUSY_S = 2.0
 _APPLICATION_ID = 0x1E9B_AC06
-_VERSION = 1
+_VERSION = 2
 
 
 def is_damage(error: Exception) -> bool:
@@ -109,6 +109,8 @@ class BacklogFile:
             verdict = str(ask("PRAGMA quick_check(1)").fetchone()[0])
             if verdict != "ok":
                 raise NotABacklog(f"{self.path} is damaged: {verdict}")
+        if not is_new and ask("PRAGMA user_version").fetchone()[0] < _VERSION:
+            connection.executescript(f"BEGIN IMMEDIATE; PRAGMA user_version={_VERSION};{FROM_VERSION_1} COMMIT;")
 
     @contextmanager
     def transaction(self, *, durable: bool) -> Iterator[sqlite3.Connection]:

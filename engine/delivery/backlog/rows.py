@@ -10,17 +10,30 @@ import msgspec
 
 SCHEMA = """
 CREATE TABLE dirty(
-    route TEXT, key BLOB, event TEXT, captured_ms INTEGER, due_ms INTEGER, attempts INTEGER, PRIMARY KEY(route, key)
+    route TEXT, key BLOB, event TEXT, captured_ms INTEGER, due_ms INTEGER, attempts INTEGER,
+    reason TEXT NOT NULL DEFAULT '', together INTEGER NOT NULL DEFAULT 0, PRIMARY KEY(route, key)
 ) WITHOUT ROWID;
 CREATE TABLE counts(route TEXT PRIMARY KEY, keys INTEGER) WITHOUT ROWID;
+CREATE INDEX aside ON dirty(route, key) WHERE reason <> '';
+"""
+FROM_VERSION_1 = """
+ALTER TABLE dirty ADD COLUMN reason TEXT NOT NULL DEFAULT '';
+ALTER TABLE dirty ADD COLUMN together INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX aside ON dirty(route, key) WHERE reason <> '';
 """
 # Text sorts before every blob, so this stands before the empty key, which is a legal one.
 BEGINNING = ""
-INSERT = "INSERT OR IGNORE INTO dirty(event, captured_ms, due_ms, attempts, route, key) VALUES(?, ?, ?, ?, ?, ?)"
+INSERT = (
+    "INSERT OR IGNORE INTO dirty(event, captured_ms, due_ms, attempts, route, key, reason, together)"
+    " VALUES(?, ?, ?, ?, ?, ?, ?, ?)"
+)
 # A row that is right already is not written: its page would be, and under load most rows are.
 UPDATE = (
-    "UPDATE dirty SET event = ?1, captured_ms = min(captured_ms, ?2), due_ms = ?3, attempts = ?4"
-    " WHERE route = ?5 AND key = ?6 AND (event <> ?1 OR captured_ms > ?2 OR due_ms <> ?3 OR attempts <> ?4)"
+    "UPDATE dirty SET event = ?1, captured_ms = min(captured_ms, ?2), due_ms = ?3, attempts = ?4, reason = ?7,"
+    " together = ?8"
+    " WHERE route = ?5 AND key = ?6"
+    " AND (event <> ?1 OR captured_ms > ?2 OR due_ms <> ?3 OR attempts <> ?4 OR reason <> ?7"
+    " OR together <> ?8)"
 )
 EARLIER = "UPDATE dirty SET due_ms = 0 WHERE due_ms > ?"
 DELETE = "DELETE FROM dirty WHERE route = ? AND key = ?"
@@ -33,12 +46,16 @@ SLICE = (
     " FROM (SELECT key, due_ms FROM dirty WHERE {} ORDER BY key LIMIT ?)"
 )
 DUE = (
-    "SELECT key, event, captured_ms, due_ms, attempts FROM dirty"
+    "SELECT key, event, captured_ms, due_ms, attempts, reason, together FROM dirty"
     " WHERE route = ? AND key > ? AND key <= ? AND due_ms <= ? ORDER BY key"
 )
-SOME = "SELECT key, event, captured_ms, due_ms, attempts FROM dirty WHERE route = ? AND key > ? ORDER BY key LIMIT ?"
+SOME = (
+    "SELECT key, event, captured_ms, due_ms, attempts, reason, together FROM dirty"
+    " WHERE route = ? AND key > ? ORDER BY key LIMIT ?"
+)
+ASIDE = "SELECT route, key FROM dirty WHERE reason <> '' LIMIT ?"
 ROWS_READ = 5_000
-_TYPES = (bytes, str, int, int, int)
+_TYPES = (bytes, str, int, int, int, str, int)
 
 
 class NotABacklog(sqlite3.DatabaseError):
@@ -48,7 +65,9 @@ class NotABacklog(sqlite3.DatabaseError):
 class BacklogRow(msgspec.Struct, gc=False):
     """A dirty key on disk: its newest event, when its oldest change was captured, and not before when it is due.
 
-    Both times are Unix ms; ``due_ms`` 0 is at once. ``attempts`` counts its failed deliveries.
+    Both times are Unix ms; ``due_ms`` 0 is at once. ``attempts`` counts its failed deliveries; ``reason`` says why
+    they failed, where the key keeps failing by itself. ``together`` is how many keys a batch with it may have, where it
+    was cut out of one that failed; 0 for any.
     """
 
     key: bytes
@@ -56,6 +75,8 @@ class BacklogRow(msgspec.Struct, gc=False):
     captured_ms: int
     due_ms: int = 0
     attempts: int = 0
+    reason: str = ""
+    together: int = 0
 
 
 def row_of(fields: tuple[Any, ...]) -> BacklogRow:

@@ -14,8 +14,9 @@ from collections.abc import Container, Iterable, Sequence
 from itertools import islice
 
 from engine.delivery.backlog.backlog import Backlog, BacklogRow
-from engine.delivery.lanes.lane import Batch, Entry, Lane
+from engine.delivery.lanes.lane import Lane
 from engine.delivery.lanes.settle import DURABLE
+from engine.delivery.lanes.work import LONG_AGO_MS, Batch, Entry
 from engine.model import Change
 
 ROWS_AT_ONCE = 5_000
@@ -41,10 +42,34 @@ class Shelf:
             durable = [key for key, frame in free if frame is DURABLE]
             self._backlog.remove(self.route, [key for key, frame in free if frame is not DURABLE], durable)
 
-    def put(self, entries: Sequence[Entry], *, due_ms: int = 0, attempts: int = 0) -> str:
-        """Keep these on disk; return "" when they are, else why not."""
-        rows = [BacklogRow(change.key, change.event, change.captured_ms, due_ms, attempts) for change, _ in entries]
+    def put(
+        self, entries: Sequence[Entry], *, due_ms: int = 0, attempts: int = 0, reason: str = "", together: int = 0
+    ) -> str:
+        """Keep these on disk, as `BacklogRow` says; return "" when they are, else why not."""
+        rows = [
+            BacklogRow(change.key, change.event, change.captured_ms, due_ms, attempts, reason, together)
+            for change, _ in entries
+        ]
         return self._backlog.put(self.route, rows)
+
+    def put_batch(self, batch: Batch, entries: Sequence[Entry], *, due_ms: int = 0, reason: str = "") -> str:
+        """Keep these of a batch on disk, with its past; return "" when they are, else why not."""
+        return self.put(entries, due_ms=due_ms, attempts=batch.attempts, reason=reason, together=batch.together)
+
+    def free(self, batch: Batch, reason: str = "") -> str:
+        """Give every entry of a batch a row in place of its frame; return "" or why that can't be."""
+        bound = [entry for entry in batch.entries if entry[1] is not DURABLE]
+        if not bound and not reason:
+            return ""
+        if problem := self.put_batch(batch, batch.entries if reason else bound, reason=reason):
+            return problem
+        for _, frame in bound:
+            frame.open -= 1
+        freed = {change.key: (change, DURABLE) for change, _ in batch.entries}
+        batch.entries = [freed[change.key] for change, _ in batch.entries]
+        # Of a batch that is given up, more may have been sent than is left in it.
+        batch.sent = [freed.get(entry[0].key, entry) for entry in batch.sent]
+        return ""
 
     def adopt(self, rows: Sequence[BacklogRow], deletes: Container[str]) -> str:
         """Keep rows of another route; a key that is here keeps its event, unless the row's is one of ``deletes``."""
@@ -58,14 +83,14 @@ class Shelf:
         for _, _, batch in lane.retries:
             if batch.verdict is None:
                 lane.fold_held(batch.entries)
-            if problem := self._free(batch):
+            if problem := self.free(batch):
                 return problem
         return ""
 
     def free_flying(self, lane: Lane, flying: Iterable[Batch]) -> str:
         """Make durable what is in flight, and what is held behind it; return "" or why that can't be."""
         for batch in flying:
-            if problem := self._free(batch):
+            if problem := self.free(batch):
                 return problem
         bound = [entry for entry in lane.held.values() if entry[1] is not DURABLE]
         if not bound:
@@ -109,34 +134,26 @@ class Shelf:
                 del lane.waiting[change.key]
         return ""
 
-    def _free(self, batch: Batch) -> str:
-        """Give every entry of a batch a row in place of its frame."""
-        bound = [entry for entry in batch.entries if entry[1] is not DURABLE]
-        if not bound:
-            return ""
-        if problem := self.put(bound, attempts=batch.attempts):
-            return problem
-        for _, frame in bound:
-            frame.open -= 1
-        freed = {change.key: (change, DURABLE) for change, _ in batch.entries}
-        batch.entries = [freed[change.key] for change, _ in batch.entries]
-        # Of a batch that is given up, more may have been sent than is left in it.
-        batch.sent = [freed.get(entry[0].key, entry) for entry in batch.sent]
-        return ""
+    def take_back(self, lane: Lane, count: int, moment_ms: int, unix_ms: int, *, is_fresh: bool = False) -> None:
+        """Have the lane deliver rows that are due; each stays on disk until that is settled.
 
-    def take_back(self, lane: Lane, count: int, moment_ms: int, unix_ms: int) -> None:
-        """Have the lane deliver rows that are due; each stays on disk until that is settled."""
-        rows = self._backlog.take(self.route, count, unix_ms, _Busy(lane))
-        again: dict[int, list[Entry]] = {}
+        ``is_fresh``: only those that have not failed before.
+        """
+        rows = self._backlog.take(self.route, count, unix_ms, _Busy(lane), is_fresh=is_fresh)
+        again: dict[tuple[int, bool, int], list[Entry]] = {}
         for row in rows:
             entry = (Change(row.key, row.event, 1, row.captured_ms), DURABLE)
-            if row.attempts:
-                again.setdefault(row.attempts, []).append(entry)
+            if row.attempts or row.together:
+                again.setdefault((row.attempts, bool(row.reason), row.together), []).append(entry)
                 lane.in_flight.add(row.key)
             else:
                 lane.waiting[row.key] = entry
-        for attempts, entries in again.items():
-            lane.retry(Batch(entries, attempts), moment_ms)
+        for (attempts, is_aside, together), entries in again.items():
+            since_ms = LONG_AGO_MS if is_aside else moment_ms
+            size = together or len(entries)
+            for start in range(0, len(entries), size):
+                batch = Batch(entries[start : start + size], attempts, failing_since_ms=since_ms, together=together)
+                lane.retry(batch, moment_ms)
 
 
 class _Busy:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from engine.delivery.lanes.lane import Entry
+from engine.delivery.lanes.work import Entry
 from engine.delivery.reading.values import key_text
 from engine.model import Failure, Outcome
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from engine.config import RouteSettings
-from engine.delivery.lanes.lane import Entry, Events
+from engine.delivery.lanes.work import Entry, Events
 from engine.delivery.reading.questions import Fetched
 from engine.delivery.reading.values import key_text
 from engine.model import Change, OriginalRecord, Record

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engine.delivery.lanes.lane import Batch
+from engine.delivery.lanes.work import Batch
 
 
 class Fences:

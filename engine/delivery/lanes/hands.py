@@ -12,7 +12,7 @@ from engine.delivery.dispatch import Burial, Completion, Dispatcher
 from engine.delivery.failures.dead_letter import letters_of
 from engine.delivery.failures.places import failure_sink
 from engine.delivery.lanes.batch import Built, PayloadBuilder, records_in
-from engine.delivery.lanes.lane import Batch, Entry
+from engine.delivery.lanes.work import Batch, Entry
 from engine.delivery.reading.questions import Fetched
 from engine.delivery.sockets import Sockets
 from engine.delivery.targets.make import make_target

@@ -1,4 +1,9 @@
-"""What outcomes say of a target: whether it is in trouble, how much to ask of it, how long to leave it.  (pure)"""
+"""What outcomes say of a target: whether it is in trouble, how much to ask of it, how long to leave it.  (pure)
+
+A target is *in trouble* while its newest outcome settled nothing, whatever words it had for that. Once that has gone on
+for a second it is *down*: keys wait for their next attempts as before, and one small batch a second asks whether it is
+well again. So that is noticed within a second, however long the waits have become.
+"""
 
 from __future__ import annotations
 
@@ -7,40 +12,90 @@ from collections.abc import Callable
 from engine.delivery.lanes.limit import ConcurrencyLimit, RetryBudget
 from engine.delivery.lanes.retry import Backoff
 from engine.delivery.lanes.verdict import Again
+from engine.delivery.lanes.work import Batch
 from engine.model import Failure, Outcome
+
+PROBE_MS = 1_000
+"""How often a target that is down is asked."""
+PROBE_KEYS = 10
+"""With how many keys."""
 
 
 class Health:
     """One target as one lane sees it; times are monotonic milliseconds."""
 
-    def __init__(self, slots: int, backoff: Backoff) -> None:
-        self.is_troubled = False
-        """Whether the newest outcome was a failure of the route as a whole."""
+    def __init__(self, slots: int, backoff: Backoff, moment_ms: int) -> None:
         self.backoff = backoff
-        self._failures_in_row = 0
+        self.is_limited = False
+        """Whether records are given up after some attempts: then each attempt is their own, and comes in its time."""
         self._limit = ConcurrencyLimit(slots)
         self._budget = RetryBudget()
+        self._proof_ms = 0
+        """When the newest batch was sent of which something was accepted."""
+        self._begin(moment_ms)
+
+    def _begin(self, moment_ms: int) -> None:
+        self.is_troubled = False
+        """Whether the newest outcome settled nothing."""
+        self._well_ms = self._asked_ms = moment_ms
+        self._asks_after_ms = 0
+        self._failures_in_row = 0
+        self._suspects_fail = False
+
+    def begin_anew(self, slots: int, moment_ms: int) -> None:
+        """Take in that the target is another one, or has other settings."""
+        self._limit.resize(slots)
+        self._begin(moment_ms)
 
     @property
     def slots(self) -> int:
         """Return how many invocations may be in flight now."""
         return self._limit.slots
 
-    def begin_anew(self, slots: int) -> None:
-        """Take in that the target is another one, or has other settings."""
-        self.is_troubled = False
-        self._failures_in_row = 0
-        self._limit.resize(slots)
+    @property
+    def suspects_max(self) -> int:
+        """Return how many of them may be of keys that failed by themselves before."""
+        return max(1, self.slots // 2) if self._suspects_fail else self.slots
 
-    def take_in(self, outcome: Outcome, moment_ms: int) -> None:
-        """Draw from an outcome what it says of the target."""
-        self.is_troubled = outcome.failure not in {Failure.NONE, Failure.ITEMS}
-        if not self.is_troubled:
-            self._failures_in_row = 0
-            self._limit.succeeded()
-            self._budget.succeeded()
-        elif outcome.failure is Failure.THROTTLED:
+    def is_down(self, moment_ms: int) -> bool:
+        """Tell whether nothing has been settled for a while, though it was tried."""
+        return self.is_troubled and moment_ms - self._well_ms >= PROBE_MS
+
+    def has_delivered_since(self, moment_ms: int) -> bool:
+        """Tell whether something was accepted that was sent after this moment."""
+        return self._proof_ms > moment_ms
+
+    def take_in(self, sent: Batch, outcome: Outcome, moment_ms: int, *, settles: bool) -> bool:
+        """Draw from an outcome what it says of the target; return True where that is well again.
+
+        ``settles``: something of the batch was accepted.
+        """
+        if sent.is_suspect:
+            self._suspects_fail = not settles
+        if outcome.failure is Failure.THROTTLED:
             self._limit.throttled(moment_ms)
+        if not settles:
+            self.is_troubled = True
+            self._asks_after_ms = max(self._asks_after_ms, moment_ms + outcome.retry_after_ms)
+            return False
+        was_down = self.is_down(moment_ms)
+        self.is_troubled = False
+        self._well_ms = moment_ms
+        self._proof_ms = max(self._proof_ms, sent.sent_ms)
+        self._failures_in_row = self._asks_after_ms = 0
+        self._limit.succeeded()
+        self._budget.succeeded()
+        return was_down
+
+    def asked(self, moment_ms: int) -> None:
+        """Take in that the target is asked, or that there is nothing to ask it with."""
+        self._asked_ms = moment_ms
+
+    def asks_at_ms(self, moment_ms: int, *, is_paused: bool = False) -> int | None:
+        """Return when to ask a target that is down; None where it is not."""
+        if not self.is_down(moment_ms) or (self.is_limited and not is_paused):
+            return None
+        return max(self._asked_ms + PROBE_MS, self._asks_after_ms)
 
     def wait_ms(self, answer: Again, outcome: Outcome, moment_ms: int, random: Callable[[], float]) -> tuple[int, int]:
         """Return how long the batch waits for its next attempt, and for how long of that the whole route pauses."""

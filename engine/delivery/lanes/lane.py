@@ -8,23 +8,19 @@ A key is in one of three places, and its newest change is never lost between the
 
 So a key is never in flight twice, which keeps its values in order, and waiting work is bounded by distinct
 keys.
+
+Keys that wait and batches that are retried take turns at the slots, and suspects (those that failed by themselves)
+leave some of them free as long as they go on failing: neither starves the other, however long invocations take.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 
 from engine.delivery.lanes.settle import DURABLE, Frame
-from engine.model import Change, Outcome
+from engine.delivery.lanes.work import Batch, Entry, Events, Retries
+from engine.model import Change
 from engine.routing.events import REPAIR, SAME_NAME
-
-Entry = tuple[Change, Frame]
-"""A dirty key and the oldest frame of its ring that still needs it."""
-
-Events = tuple[tuple[str, int], ...]
-"""Names and times of a key's events, the oldest first."""
 
 
 def share_alike(changes: Iterable[Change]) -> Iterable[Change]:
@@ -37,22 +33,6 @@ def share_alike(changes: Iterable[Change]) -> Iterable[Change]:
         else:
             moment_ms = change.captured_ms
         yield change
-
-
-@dataclass(slots=True)
-class Batch:
-    """Keys that are delivered together; ``attempts`` failures count against the route's limit.
-
-    ``fence_ms``: until then an invocation of these keys may still write, though nobody waits for it any more.
-    """
-
-    entries: list[Entry]
-    attempts: int = 0
-    fence_ms: int = 0
-    payload: bytes = b""
-    sent: list[Entry] = field(default_factory=list)
-    verdict: Outcome | None = None
-    """Why it is given up, once its fence has passed; until then its keys stay in flight."""
 
 
 class Lane:
@@ -69,11 +49,12 @@ class Lane:
         self.in_flight: set[bytes] = set()
         self.invocations = 0
         self.paused_until_ms = 0
+        self.retries = Retries()
+        self.suspects = 0
+        """Invocations under way of keys that failed by themselves before."""
+        self.suspects_max = slots
         self._since_ms = 0
-        self.retrying_keys = 0
-        self.retries: list[tuple[int, int, Batch]] = []
-        """Batches that wait for their next attempt: a heap of (due, sequence, batch)."""
-        self._sequence = 0
+        self._is_waitings_turn = False
 
     def add(self, changes: Iterable[Change], frame: Frame, now_ms: int) -> int:
         """Mark keys dirty; return how many merged into a change that was already there."""
@@ -114,25 +95,29 @@ class Lane:
                 self.add([change], frame, due_ms)
         frame.open += len(fresh)
         if fresh:
-            self.retry(Batch(list(fresh.values())), due_ms)
+            self.retry(Batch(list(fresh.values()), fence_ms=due_ms), due_ms)
+
+    @property
+    def retrying_keys(self) -> int:
+        """Return how many keys wait for their next attempt."""
+        return self.retries.keys
 
     def withdraw(self) -> list[Entry]:
         """Let go of all keys but those that are given up or being sent; return them."""
-        given_up = [one for one in self.retries if one[2].verdict is not None]
-        left = [entry for _, _, batch in self.retries if batch.verdict is None for entry in batch.entries]
+        batches = self.retries.clear()
+        for batch in batches:
+            if batch.verdict is not None:
+                self.retry(batch, batch.due_ms)
+        left = [entry for batch in batches if batch.verdict is None for entry in batch.entries]
         self.in_flight.difference_update(change.key for change, _ in left)
-        self.retries = given_up
-        self.retrying_keys = sum(len(batch.entries) for _, _, batch in given_up)
         left += [*self.waiting.values(), *self.held.values()]
         self.waiting, self.held = {}, {}
         return left
 
     def clear(self) -> None:
         """Forget what is on disk: all that waits, also for its next attempt, and what is held behind it."""
-        for _, _, batch in self.retries:
+        for batch in self.retries.clear():
             self.settle(batch.entries)
-        self.retries.clear()
-        self.retrying_keys = 0
         self.waiting.clear()
 
     def is_idle(self) -> bool:
@@ -146,25 +131,57 @@ class Lane:
         """
         if self.invocations >= self.slots or now_ms < self.paused_until_ms:
             return None
-        if self.retries and self.retries[0][0] <= now_ms:
-            batch = heapq.heappop(self.retries)[2]
-            self.retrying_keys -= len(batch.entries)
-            if batch.verdict is None:
-                self.fold_held(batch.entries)
-            return batch
-        if not self.waiting or not (flush or self._is_due(now_ms)):
+        is_due = bool(self.waiting) and (flush or self._is_due(now_ms))
+        if self.retries and not (is_due and self._is_waitings_turn):
+            batch = self.retries.pop(now_ms, suspects=self.suspects < self.suspects_max)
+            if batch is not None:
+                self._is_waitings_turn = True
+                if batch.verdict is None:
+                    self.fold_held(batch.entries)
+                return batch
+        if not is_due:
             return None
-        return Batch(self._take_waiting())
+        self._is_waitings_turn = False
+        return Batch(self._take_waiting(self.batch_size))
+
+    def take_probe(self, now_ms: int, keys_max: int) -> Batch | None:
+        """Return a few keys to ask with how the target is, whatever they wait for but a fence; None if none are."""
+        if self.invocations >= self.slots:
+            return None
+        keys_max = min(keys_max, self.batch_size)
+        if not (self.waiting and self._is_waitings_turn):
+            batch = self.retries.cut(now_ms, keys_max)
+            if batch is not None:
+                self._is_waitings_turn = True
+                self.fold_held(batch.entries)
+                return batch
+        self._is_waitings_turn = False
+        return Batch(self._take_waiting(keys_max)) if self.waiting else None
+
+    def has_more(self) -> bool:
+        """Tell whether there are keys that nobody delivers now, and a slot for them."""
+        return self.invocations < self.slots and bool(self.waiting or self.retries)
 
     def next_due_ms(self) -> int | None:
         """Return when `take` may next have something because time passed; None if only events can."""
         if self.invocations >= self.slots:
             return None
-        times = [self.retries[0][0]] if self.retries else []
+        due_ms = self.retries.next_due_ms(suspects=self.suspects < self.suspects_max)
         if self.waiting:
             full = len(self.waiting) >= self.batch_size
-            times.append(self._since_ms if full else self._since_ms + self.window_ms)
-        return max(min(times), self.paused_until_ms) if times else None
+            waiting_ms = self._since_ms if full else self._since_ms + self.window_ms
+            due_ms = waiting_ms if due_ms is None else min(due_ms, waiting_ms)
+        return None if due_ms is None else max(due_ms, self.paused_until_ms)
+
+    def started(self, batch: Batch) -> None:
+        """Take in that this batch is on its way."""
+        self.invocations += 1
+        self.suspects += batch.is_suspect
+
+    def ended(self, batch: Batch) -> None:
+        """Take in that its invocation has ended."""
+        self.invocations -= 1
+        self.suspects -= batch.is_suspect
 
     def settle(self, entries: Sequence[Entry]) -> None:
         """End the delivery of these keys; what changed meanwhile waits for the next."""
@@ -181,9 +198,7 @@ class Lane:
     def retry(self, batch: Batch, due_ms: int) -> None:
         """Deliver this batch again at this time; its keys stay in flight, so that they keep their order."""
         if batch.entries:
-            self._sequence += 1
-            self.retrying_keys += len(batch.entries)
-            heapq.heappush(self.retries, (max(due_ms, batch.fence_ms), self._sequence, batch))
+            self.retries.push(batch, due_ms)
 
     def hold_back(self, entry: Entry, events: Events) -> None:
         """Keep these events of a key in flight for its next delivery: they did not fit into this one."""
@@ -203,12 +218,12 @@ class Lane:
     def _is_due(self, now_ms: int) -> bool:
         return len(self.waiting) >= self.batch_size or now_ms - self._since_ms >= self.window_ms
 
-    def _take_waiting(self) -> list[Entry]:
-        if len(self.waiting) <= self.batch_size:
+    def _take_waiting(self, keys_max: int) -> list[Entry]:
+        if len(self.waiting) <= keys_max:
             taken, self.waiting = self.waiting, {}
             self.in_flight.update(taken)
             return list(taken.values())
-        keys = [key for key, _ in zip(self.waiting, range(self.batch_size), strict=False)]
+        keys = [key for key, _ in zip(self.waiting, range(keys_max), strict=False)]
         self.in_flight.update(keys)
         return [self.waiting.pop(key) for key in keys]
 

@@ -21,10 +21,10 @@ import msgspec
 
 from engine.delivery.backlog.rows import BacklogRow
 from engine.delivery.lanes.hands import LaneKit
-from engine.delivery.lanes.lane import Entry
 from engine.delivery.lanes.route_lane import RouteLane
 from engine.delivery.lanes.settle import DURABLE
 from engine.delivery.lanes.shelving import SHELF_RETRY_MS
+from engine.delivery.lanes.work import Entry
 from engine.model import EVERY_ROUTE, Change, RouteMask
 from engine.observe.logs import get_logger
 from engine.routing.events import REPAIR, REPAIR_GONE
@@ -100,7 +100,7 @@ class Lanes:
 
     def hand_on(self, lane: RouteLane, moment_ms: int) -> None:
         """Give what a retired lane has not delivered to those that were made after it and want it."""
-        strays, lane.strays = lane.strays, []
+        strays = lane.take_strays()
         heirs = [one for one in self.in_force.values() if one.version >= lane.retired_by]
         unwanted = 0
         for entry in strays:

@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from engine.delivery.lanes.lane import Batch, Entry
+from engine.delivery.lanes.work import Batch, Entry
 from engine.model import Failure, Outcome
 
 OF_THE_RECORDS = frozenset(
     {Failure.FUNCTION_ERROR, Failure.TIMEOUT, Failure.BAD_ANSWER, Failure.ITEMS, Failure.OVERSIZE}
 )
 """Failures that count as an attempt of these records; all others pause the lane."""
+
+NEVER_MS = 1 << 53
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,15 @@ class RetryPolicy:
         """Tell whether records that failed this often are not delivered again."""
         return 0 <= self.attempts_max < attempt
 
+    @property
+    def is_limited(self) -> bool:
+        """Tell whether attempts are counted: each of them is the records' own then."""
+        return self.attempts_max >= 0
+
+    def left_ms(self, captured_ms: int, now_ms: int) -> int:
+        """Return how long a record captured at this time may still be tried."""
+        return max(0, captured_ms + self.age_ms_max + 1 - now_ms) if self.age_ms_max >= 0 else NEVER_MS
+
     def is_too_old(self, captured_ms: int, now_ms: int) -> bool:
         """Tell whether a record captured at this time is past its age."""
         return 0 <= self.age_ms_max < now_ms - captured_ms
@@ -82,5 +93,8 @@ def without(entries: Sequence[Entry], failed: Sequence[Entry]) -> list[Entry]:
 def halves(batch: Batch) -> tuple[Batch, Batch]:
     """Return a batch cut in two, both with its attempts and its fence."""
     middle = len(batch.entries) // 2
-    first, second = batch.entries[:middle], batch.entries[middle:]
-    return Batch(first, batch.attempts, batch.fence_ms), Batch(second, batch.attempts, batch.fence_ms)
+    parts = batch.part(batch.entries[:middle]), batch.part(batch.entries[middle:])
+    for part in parts:
+        # On disk too: what was cut must not meet again.
+        part.together = len(part.entries)
+    return parts

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import itertools
-import random
 from collections.abc import Iterable, Sequence
 
 from engine.clock import monotonic_ms, now_ms
 from engine.config import RouteSettings
 from engine.delivery.backlog.shelf import Shelf
 from engine.delivery.dispatch import Burial
+from engine.delivery.lanes.aftermath import Aftermath
 from engine.delivery.lanes.batch import Built
 from engine.delivery.lanes.fences import Fences
 from engine.delivery.lanes.hands import Hands, LaneKit
-from engine.delivery.lanes.health import Health
-from engine.delivery.lanes.lane import Batch, Entry, Lane
-from engine.delivery.lanes.retry import Backoff, RetryPolicy, failed_entries, without
+from engine.delivery.lanes.health import PROBE_KEYS, Health
+from engine.delivery.lanes.lane import Lane
+from engine.delivery.lanes.retry import Backoff, RetryPolicy
 from engine.delivery.lanes.settle import Frame
 from engine.delivery.lanes.shelving import Shelving
-from engine.delivery.lanes.verdict import Again, GivenUp, Rules, Stray
+from engine.delivery.lanes.verdict import Rules
+from engine.delivery.lanes.work import Batch, Entry
 from engine.delivery.reading.questions import Fetched
-from engine.delivery.reading.values import key_text
-from engine.model import Change, Failure, Outcome
+from engine.model import Change, Outcome
 from engine.observe.logs import get_logger
 from engine.ring.counters import Counter
 from engine.routing.routes import wants
@@ -29,7 +29,6 @@ from engine.routing.routes import wants
 log = get_logger(__name__)
 
 _lane_ids = itertools.count()
-KEYS_SHOWN_MAX = 20
 START_LOOK_MS = 10
 """How soon a lane that may not start yet looks again."""
 FLIGHT_MS_SHORT = 1_000
@@ -44,19 +43,19 @@ class RouteLane:
         self.keys = Lane(batch_size=1, window_ms=0, slots=1)
         self.fences: Fences = Fences([elder.fences for elder in elders])
         self.shelf = Shelf(kit.backlog, route.name)
+        moment_ms = monotonic_ms()
         # Times on disk are Unix times, but must not jump while we live.
-        self._unix_ahead_ms = now_ms() - monotonic_ms()
+        self._unix_ahead_ms = now_ms() - moment_ms
         self.shelving = Shelving(self.keys, self.shelf, kit, self._unix_ahead_ms)
         self.version = version
         """Of the route table that made this lane."""
         self.retired_by = 0
         """The version of the route table that took its route away; 0 while it is in force."""
-        self.strays: list[Entry] = []
-        """What a retired lane has not delivered: for the lanes that came after it."""
         backoff = Backoff(kit.delivery.retry_backoff_ms_min, kit.delivery.retry_backoff_ms_max)
-        self.health = Health(route.parallelization_factor, backoff)
+        self.health = Health(route.parallelization_factor, backoff, moment_ms)
         self._kit = kit
         self._row = kit.row
+        self._aftermath = Aftermath(self.keys, self.fences, self.shelf, self.shelving, self.health, kit.row)
         self._take_settings(route)
 
     def use(self, route: RouteSettings) -> None:
@@ -72,17 +71,20 @@ class RouteLane:
         self.route = route
         self.wants = wants(route)
         self.include_expiry = route.include_expiry
-        self.health.begin_anew(route.parallelization_factor)
+        self.health.begin_anew(route.parallelization_factor, monotonic_ms())
         keys = self.keys
         keys.batch_size = 1 if route.payload == "original" else route.batch_size
         keys.coalesces = route.coalesce
         keys.window_ms = round(route.maximum_batching_window_in_seconds * 1_000)
-        keys.slots = self.health.slots
+        keys.slots, keys.suspects_max = self.health.slots, self.health.suspects_max
         keys.paused_until_ms = 0
         age_s = route.maximum_record_age_in_seconds
         policy = RetryPolicy(route.maximum_retry_attempts, age_s * 1_000 if age_s >= 0 else -1)
-        self._rules = Rules(policy, route.bisect_batch_on_function_error, is_retired=bool(self.retired_by))
+        self.health.is_limited = policy.is_limited
+        aside_attempts = self._kit.delivery.set_aside_attempts
+        rules = Rules(policy, route.bisect_batch_on_function_error, bool(self.retired_by), aside_attempts)
         self._hands = Hands(self.lane_id, route, self._kit)
+        self._aftermath.use(route, rules, self._hands)
         self.deletes, self.explained = self._hands.deletes, self._hands.explained
 
     def release_hands(self) -> None:
@@ -94,17 +96,20 @@ class RouteLane:
     def retire(self, version: int) -> None:
         """Send nothing more: what is in flight ends here, all else is for lanes that came after this one."""
         self.retired_by = version
-        self._rules = Rules(self._rules.policy, is_retired=True)
-        self.strays += self.keys.withdraw()
+        self._aftermath.retire()
+
+    @property
+    def strays(self) -> list[Entry]:
+        """What a retired lane has not delivered: for the lanes that came after it."""
+        return self._aftermath.strays
+
+    def take_strays(self) -> list[Entry]:
+        """Return them; they are the caller's now."""
+        return self._aftermath.take_strays()
 
     def is_over(self, moment_ms: int) -> bool:
         """Tell whether this retired lane has nothing more to do, and nothing more to be waited for."""
         return self.keys.is_idle() and not self.strays and not self.fences.may_still_write(moment_ms)
-
-    def _stray(self, entries: Sequence[Entry]) -> None:
-        """Leave these, whose invocation has ended, to the lanes that came after this one."""
-        self.keys.in_flight.difference_update(change.key for change, _ in entries)
-        self.strays += entries
 
     # The way out
 
@@ -114,14 +119,29 @@ class RouteLane:
         self.keys.add_fenced(changes, frame, due_ms)
 
     def take(self, now_ms: int, *, flush: bool = False) -> Batch | None:
-        """Return the next batch that may start now; bury those that are given up and fenced no longer."""
+        """Return the next batch that may start now; see to those whose fence they waited for has passed."""
         keys = self.keys
         if not self._may_start(now_ms):
             keys.pause(now_ms + START_LOOK_MS)
             return None
-        while (batch := keys.take(now_ms, flush=flush)) is not None and batch.verdict is not None:
-            self._hands.bury(batch, batch.verdict, now_ms + self._unix_ahead_ms)
+        while (batch := keys.take(now_ms, flush=flush)) is not None and (batch.verdict or batch.aside):
+            if batch.verdict is not None:
+                self._hands.bury(batch, batch.verdict, now_ms + self._unix_ahead_ms)
+            else:
+                self._aftermath.set_aside(batch, now_ms)
+        if batch is None and (asks_at_ms := self._asks_at_ms(now_ms)) is not None and now_ms >= asks_at_ms:
+            self.health.asked(now_ms)
+            batch = keys.take_probe(now_ms, PROBE_KEYS)
         return batch
+
+    def _asks_at_ms(self, now_ms: int) -> int | None:
+        return self.health.asks_at_ms(now_ms, is_paused=now_ms < self.keys.paused_until_ms)
+
+    def next_due_ms(self, now_ms: int) -> int | None:
+        """Return when `take` may next have something because time passed; None if only events can."""
+        due_ms = self.keys.next_due_ms()
+        asks_at_ms = self._asks_at_ms(now_ms) if self.keys.has_more() else None
+        return min((time for time in (due_ms, asks_at_ms) if time is not None), default=None)
 
     def _may_start(self, moment_ms: int) -> bool:
         return bool(self.retired_by) or self.fences.may_start(moment_ms)
@@ -132,6 +152,7 @@ class RouteLane:
         ``values`` may be those of the first entries only, where more would not have fitted anyway.
         """
         row = self._row
+        batch.sent_ms = moment_ms
         unread = batch.entries[len(values) :]
         if unread:
             batch.entries = batch.entries[: len(values)]
@@ -139,12 +160,20 @@ class RouteLane:
         row.add(Counter.KEYS_RETYPED, sum(1 for value in values if value.retyped))
         built = self._hands.build(batch.entries, values, is_unfenced=self.fences.is_unfenced)
         row.add(Counter.KEYS_GONE, len(built.settled))
-        self.settle(built.settled)
+        self._aftermath.settle(built.settled)
         for entry, reason in built.refused:
             self._hands.bury(Batch([entry], batch.attempts), Outcome(reason=reason), unix_ms)
-        self.keys.retry(Batch(built.deferred + unread, batch.attempts), moment_ms)
+        if rest := built.deferred + unread:
+            self._put_off(batch, rest, moment_ms)
         if built.sent:
             self._start(batch, built, moment_ms)
+
+    def _put_off(self, batch: Batch, rest: list[Entry], moment_ms: int) -> None:
+        """Have these of a batch wait for the next: they did not fit into this one."""
+        if batch.is_early:
+            self.keys.retries.restore(batch.part(rest), batch)
+        else:
+            self.keys.retry(batch.part(rest), moment_ms)
 
     def _start(self, batch: Batch, built: Built, moment_ms: int) -> None:
         row, keys = self._row, self.keys
@@ -158,7 +187,8 @@ class RouteLane:
         row.set(Counter.FENCE_MS, max(row.get(Counter.FENCE_MS), batch.fence_ms))
         self.fences.flying.append(batch)
         self.shelving.sent()
-        keys.invocations += 1
+        self.health.asked(moment_ms)
+        keys.started(batch)
         row.add(Counter.INVOCATIONS, 1)
         row.add(Counter.PAYLOAD_BYTES, len(built.payload))
         row.record_batch_size(len(built.sent))
@@ -167,92 +197,12 @@ class RouteLane:
     # The way back
 
     def complete(self, batch: Batch, outcome: Outcome, moment_ms: int, unix_ms: int) -> None:
-        """Settle what was accepted; see that the rest is delivered again, or kept as dead letters."""
-        self.keys.invocations -= 1
-        self.fences.flying.remove(batch)
-        if not outcome.is_lost:
-            batch.fence_ms = 0
-        self.fences.lose(batch.fence_ms)
-        failed, outcome = failed_entries(batch, outcome)
-        self.health.take_in(outcome, moment_ms)
-        self.keys.slots = self.health.slots
-        self._row.add(Counter.INVOCATIONS_LOST, outcome.is_lost)
-        self._delivered(batch.entries if not failed else without(batch.entries, failed), unix_ms)
-        if failed:
-            self._row.add(Counter.INVOCATIONS_FAILED, 1)
-            self._row.add(Counter.INVOCATIONS_THROTTLED, outcome.failure is Failure.THROTTLED)
-            self._failed(batch, failed, outcome, moment_ms, unix_ms)
-
-    def settle(self, entries: Sequence[Entry]) -> None:
-        """End the delivery of these keys, on disk too."""
-        if not self.retired_by:
-            # Rows under the name of a route that went may be another lane's by now.
-            self.shelf.settled(self.keys, entries)
-        self.keys.settle(entries)
-
-    def _delivered(self, entries: Sequence[Entry], unix_ms: int) -> None:
-        if not entries:
-            return
-        lags = [unix_ms - entry[0].captured_ms for entry in entries]
-        row = self._row
-        row.add(Counter.RECORDS_DELIVERED, len(entries))
-        row.add(Counter.LAG_MS_SUM, max(0, sum(lags)))
-        row.set(Counter.LAG_MS_MAX, max(row.get(Counter.LAG_MS_MAX), *lags))
-        self.settle(entries)
-
-    def _failed(self, sent: Batch, failed: list[Entry], outcome: Outcome, moment_ms: int, unix_ms: int) -> None:
-        for answer in self._rules.decide(sent, failed, outcome, unix_ms):
-            if isinstance(answer, Stray):
-                self._stray(answer.entries)
-            elif isinstance(answer, GivenUp):
-                self._give_up(answer, moment_ms, unix_ms)
-            else:
-                self._again(answer, outcome, moment_ms)
-
-    def _again(self, answer: Again, outcome: Outcome, moment_ms: int) -> None:
-        batch, keys = answer.batch, self.keys
-        wait_ms, pause_ms = self.health.wait_ms(answer, outcome, moment_ms, random.random)
-        if pause_ms:
-            keys.pause(moment_ms + pause_ms)
-        batch.payload, batch.sent = b"", []
-        self._row.add(Counter.RECORDS_RETRIED, len(batch.entries))
-        if not self.shelving.park(batch, moment_ms, wait_ms):
-            keys.retry(batch, moment_ms + wait_ms)
-        log.warning(
-            "invocation_failed",
-            route=self.route.name,
-            function=self.route.function,
-            failure=outcome.failure.name.lower(),
-            reason=outcome.reason,
-            records=len(batch.entries),
-            attempts=batch.attempts,
-            retry_in_ms=wait_ms,
-        )
-        names = [key_text(change.key)[0] for change, _ in batch.entries[:KEYS_SHOWN_MAX]]
-        log.debug("keys_of_failed_invocation", route=self.route.name, keys=names)
-
-    def _give_up(self, answer: GivenUp, moment_ms: int, unix_ms: int) -> None:
-        """Bury these, but not while their invocation may still write: a newer value must not be there before it."""
-        batch = answer.batch
-        assert batch.verdict is not None
-        if batch.fence_ms > moment_ms:
-            self.keys.retry(batch, batch.fence_ms)
-        else:
-            self._hands.bury(batch, batch.verdict, unix_ms)
+        """Settle what was accepted; see that the rest is delivered again, or kept elsewhere."""
+        self._aftermath.complete(batch, outcome, moment_ms, unix_ms)
 
     def buried(self, burial: Burial, problem: str, moment_ms: int) -> None:
         """Settle what is kept as dead letters; where they can't be kept, keep the records and try again later."""
-        name, records = self.route.name, len(burial.entries)
-        if problem:
-            log.error("dead_letter_not_kept", route=name, problem=problem, records=records)
-            if self.retired_by:
-                self._stray(burial.entries)
-                return
-            self.keys.retry(Batch(burial.entries, burial.attempts), moment_ms + self.health.backoff.ms_max)
-            return
-        self._row.add(Counter.DEAD_LETTERS, records)
-        log.error("dead_letter", route=name, reason=burial.reason, records=records)
-        self.settle(burial.entries)
+        self._aftermath.buried(burial, problem, moment_ms)
 
     # The backlog
 

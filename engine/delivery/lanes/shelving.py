@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from engine.delivery.backlog.shelf import EASED_ROWS, ROWS_AT_ONCE, Shelf
 from engine.delivery.lanes.hands import LaneKit
-from engine.delivery.lanes.lane import Batch, Lane
+from engine.delivery.lanes.lane import Lane
+from engine.delivery.lanes.retry import Backoff, RetryPolicy
+from engine.delivery.lanes.work import Batch
+from engine.delivery.reading.values import key_text
 from engine.observe.logs import get_logger
 from engine.ring.counters import Counter
 
@@ -17,6 +20,7 @@ WAITING_BATCHES_MAX = 4
 """Batches that wait in memory before more is taken back from disk."""
 FAIR_BATCHES = 10
 """Of so many batches one is of keys from disk, also while more wait in memory."""
+LOGGED_KEYS = 3
 SHELF_RETRY_MS = 1_000
 """A disk that refused is asked again after this long."""
 
@@ -31,6 +35,9 @@ class Shelving:
         self._shelf = shelf
         self._row = kit.row
         self._retrying_keys_max = kit.delivery.retrying_keys_max
+        delivery = kit.delivery
+        self._aside_attempts = delivery.set_aside_attempts
+        self._aside_backoff = Backoff(delivery.retry_backoff_ms_max, delivery.set_aside_backoff_ms_max)
         self._waiting_keys_max = kit.delivery.waiting_keys_max
         self._unix_ahead_ms = unix_ahead_ms
         self._batches = 0
@@ -48,9 +55,31 @@ class Shelving:
             return False
         keys.fold_held(batch.entries)
         due_ms = moment_ms + wait_ms + self._unix_ahead_ms
-        if self._shelf.put(batch.entries, due_ms=due_ms, attempts=batch.attempts):
+        if self._shelf.put_batch(batch, batch.entries, due_ms=due_ms):
             return False
         keys.settle(batch.entries)
+        return True
+
+    def set_aside(self, batch: Batch, policy: RetryPolicy, moment_ms: int, random: Callable[[], float]) -> bool:
+        """Have keys that keep failing by themselves wait on disk alone, for long; return False where that can't be.
+
+        A newer value of one of them is tried at once.
+        """
+        unix_ms = moment_ms + self._unix_ahead_ms
+        wait_ms = self._aside_backoff.wait_ms(max(1, batch.attempts - self._aside_attempts + 1), random)
+        wait_ms = min(wait_ms, *(policy.left_ms(change.captured_ms, unix_ms) for change, _ in batch.entries))
+        problem = self._shelf.put_batch(batch, batch.entries, due_ms=unix_ms + wait_ms, reason=batch.aside)
+        if problem:
+            self._row.add(Counter.BACKLOG_REFUSED, 1)
+            log.error("backlog_refused", route=self._shelf.route, problem=problem)
+            return False
+        # What changed meanwhile waits again, and is tried at once.
+        self._keys.settle(batch.entries)
+        names = [key_text(change.key)[0] for change, _ in batch.entries[:LOGGED_KEYS]]
+        log.error(
+            "keys_set_aside", route=self._shelf.route, reason=batch.aside, keys=len(batch.entries), such_as=names,
+            attempts=batch.attempts, retry_in_ms=wait_ms, hint="a newer value is tried at once",
+        )  # fmt: skip
         return True
 
     def shelve(self, moment_ms: int, flying: Sequence[Batch], *, is_stuck: bool) -> None:
@@ -97,7 +126,11 @@ class Shelving:
     def take_back(self, moment_ms: int) -> None:
         """Take keys back from disk, behind those that wait in memory."""
         self._batches = 0
-        self._shelf.take_back(self._keys, self._keys.batch_size, moment_ms, moment_ms + self._unix_ahead_ms)
+        keys = self._keys
+        unix_ms = moment_ms + self._unix_ahead_ms
+        # Past a batch more than memory may hold of what failed, only what did not: it must not wait for the other.
+        is_fresh = keys.retrying_keys >= self._retrying_keys_max + keys.batch_size
+        self._shelf.take_back(keys, keys.batch_size, moment_ms, unix_ms, is_fresh=is_fresh)
 
     def empty_out(self, moment_ms: int) -> None:
         """For a drain: move everything to disk, once nothing is in flight; what the disk refuses stays."""

@@ -20,7 +20,7 @@ from engine.aws.signature import Signer
 from engine.aws.wire import EXPECTED
 from engine.clock import monotonic_ms
 from engine.config import AwsSettings
-from engine.delivery.lanes.lane import Batch
+from engine.delivery.lanes.work import Batch
 from engine.delivery.sockets import Sockets
 from engine.delivery.targets.answers import with_hint
 from engine.delivery.targets.lambda_ import ANSWER_BYTES_MAX, HEADERS, WHERE, LambdaTarget

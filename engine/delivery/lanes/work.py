@@ -1,0 +1,168 @@
+"""What a lane holds: dirty keys, batches of them, and those batches that wait for their next attempt.  (pure)"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from engine.delivery.lanes.settle import Frame
+from engine.model import Change, Outcome
+
+Entry = tuple[Change, Frame]
+"""A dirty key and the oldest frame of its ring that still needs it."""
+
+Events = tuple[tuple[str, int], ...]
+"""Names and times of a key's events, the oldest first."""
+
+LONG_AGO_MS = 1
+"""Since when a batch fails whose keys were set aside before this process knew them."""
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """Keys that are delivered together; ``attempts`` failures count against the route's limit.
+
+    ``fence_ms``: until then an invocation of these keys may still write, though nobody waits for it any more.
+    """
+
+    entries: list[Entry]
+    attempts: int = 0
+    fence_ms: int = 0
+    payload: bytes = b""
+    sent: list[Entry] = field(default_factory=list)
+    verdict: Outcome | None = None
+    """Why it is given up, once its fence has passed; until then its keys stay in flight."""
+    aside: str = ""
+    """Why its keys go to disk, to wait there for long, once its fence has passed."""
+    failing_since_ms: int = 0
+    """When its keys first failed by themselves (monotonic); 0 where they have not."""
+    together: int = 0
+    """How many keys it may have where it was cut; 0 for any."""
+    sent_ms: int = 0
+    due_ms: int = 0
+    is_waiting: bool = False
+    """Whether it waits for its next attempt."""
+    whole: Batch | None = None
+    """What a probe was cut from."""
+
+    @property
+    def is_suspect(self) -> bool:
+        """Tell whether its keys have failed by themselves, and are to be sent again."""
+        return self.attempts > 0 and self.verdict is None and not self.aside
+
+    @property
+    def is_early(self) -> bool:
+        """Tell whether it was sent before its next attempt was due, to ask how the target is."""
+        return self.sent_ms < self.due_ms
+
+    def part(self, entries: list[Entry]) -> Batch:
+        """Return a batch of some of its keys, with its past."""
+        return Batch(
+            entries,
+            self.attempts,
+            self.fence_ms,
+            failing_since_ms=self.failing_since_ms,
+            together=self.together,
+        )
+
+
+Due = tuple[int, int, Batch]
+"""(due, sequence, batch)"""
+
+
+class Retries:
+    """Batches that wait for their next attempt, the earliest first.
+
+    Suspects are kept apart from batches that were put off for somebody else's sake: those that may not start now stand
+    in nobody's way.
+    """
+
+    def __init__(self) -> None:
+        self.keys = 0
+        self._sequence = 0
+        self._suspects: list[Due] = []
+        self._others: list[Due] = []
+
+    def __len__(self) -> int:
+        return len(self._suspects) + len(self._others)
+
+    def __iter__(self) -> Iterator[Due]:
+        yield from self._others
+        yield from self._suspects
+
+    def push(self, batch: Batch, due_ms: int) -> None:
+        """Have this batch wait until then, and until its fence has passed."""
+        self._sequence += 1
+        self.keys += len(batch.entries)
+        batch.is_waiting = True
+        batch.due_ms = max(due_ms, batch.fence_ms)
+        heapq.heappush(self._heap_of(batch), (batch.due_ms, self._sequence, batch))
+
+    def _heap_of(self, batch: Batch) -> list[Due]:
+        return self._suspects if batch.is_suspect else self._others
+
+    def next_due_ms(self, *, suspects: bool) -> int | None:
+        """Return when the first is due, with or without ``suspects``."""
+        heads = [heap[0][0] for heap in self._open(suspects) if heap]
+        return min(heads) if heads else None
+
+    def _open(self, suspects: bool) -> tuple[list[Due], ...]:
+        return (self._others, self._suspects) if suspects else (self._others,)
+
+    def pop(self, now_ms: int, *, suspects: bool) -> Batch | None:
+        """Return the one that has been due for longest, with or without ``suspects``; None where none is."""
+        heaps = [heap for heap in self._open(suspects) if heap and heap[0][0] <= now_ms]
+        if not heaps:
+            return None
+        batch = heapq.heappop(min(heaps, key=lambda heap: heap[0]))[2]
+        return self._taken(batch)
+
+    def _taken(self, batch: Batch) -> Batch:
+        batch.is_waiting = False
+        batch.whole = None
+        self.keys -= len(batch.entries)
+        return batch
+
+    def cut(self, now_ms: int, keys_max: int) -> Batch | None:
+        """Return the first keys of the batch that is due first, whenever that is, but none that is fenced."""
+        free = [one for one in self if one[2].fence_ms <= now_ms and one[2].verdict is None and not one[2].aside]
+        if not free:
+            return None
+        first = min(free)
+        batch = first[2]
+        if len(batch.entries) <= keys_max:
+            heap = self._heap_of(batch)
+            heap.remove(first)
+            heapq.heapify(heap)
+            return self._taken(batch)
+        probe = batch.part(batch.entries[:keys_max])
+        probe.due_ms, probe.whole = batch.due_ms, batch
+        batch.entries = batch.entries[keys_max:]
+        self.keys -= keys_max
+        return probe
+
+    def restore(self, batch: Batch, sent: Batch) -> None:
+        """Put back what was cut off and sent for nothing: with the rest where that still waits."""
+        whole = sent.whole
+        if whole is not None and whole.is_waiting and not batch.fence_ms:
+            whole.entries += batch.entries
+            self.keys += len(batch.entries)
+        else:
+            self.push(batch, sent.due_ms)
+
+    def hasten(self, now_ms: int, *, suspects: bool) -> None:
+        """Have all be due now, but for what is fenced."""
+        for heap in self._open(suspects):
+            for index, (due_ms, sequence, batch) in enumerate(heap):
+                batch.due_ms = min(due_ms, max(now_ms, batch.fence_ms))
+                heap[index] = (batch.due_ms, sequence, batch)
+            heapq.heapify(heap)
+
+    def clear(self) -> list[Batch]:
+        """Forget all; return them."""
+        batches = [batch for _, _, batch in self]
+        self._suspects, self._others, self.keys = [], [], 0
+        for batch in batches:
+            batch.is_waiting = False
+        return batches
