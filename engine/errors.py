@@ -6,6 +6,7 @@
     ├── ConfigError             exit 2: every problem of the settings at once
     ├── RedisError              the server
     │   ├── RedisUnreachable    no connection, or it broke
+    │   │   └── RedisClosed     the other side ended one that was made
     │   ├── RedisRefused        wrong password, missing right
     │   └── NotificationsOff    keyspace notifications are off, and we may not set them
     └── SupervisionError        children that do not come up
@@ -67,6 +68,10 @@ class RedisError(EngineError):
 
 class RedisUnreachable(RedisError):
     """No connection could be made in time, or the connection broke."""
+
+
+class RedisClosed(RedisUnreachable):
+    """The server, or somebody on the way to it, ended a connection."""
 
 
 class RedisRefused(RedisError):

@@ -6,7 +6,7 @@ import re
 import ssl
 from collections.abc import Iterable
 
-from engine.errors import RedisError, RedisRefused, RedisUnreachable
+from engine.errors import RedisClosed, RedisError, RedisRefused, RedisUnreachable
 
 _LASTING_WORDS = frozenset({"ERR", "NOPERM", "NOAUTH", "NOPROTO", "WRONGPASS", "DENIED"})
 """How refusals begin that only the user can mend; all others pass: ``LOADING``, ``OOM``, ``NOREPLICAS``, …"""
@@ -113,7 +113,7 @@ def lost(address: object, error: OSError | None, timeout_s: float | None, hint: 
     if isinstance(error, TimeoutError):
         return RedisUnreachable(f"{address} did not answer in {timeout_s or 0:g} s", hint=hint)
     why = f": {error.strerror or error}" if error else " by the server"
-    return RedisUnreachable(f"the connection to {address} was closed{why}", hint=hint)
+    return RedisClosed(f"the connection to {address} was closed{why}", hint=hint)
 
 
 def not_redis(address: object, error: Exception) -> RedisUnreachable:

@@ -10,7 +10,8 @@ still or another node answers whose clock is behind: then versions go on from th
 The highest version outlives its fetcher (``version_floor``). Two engines are ordered by the node's clock alone.
 
 **Bounds.** A pipeline whose replies grow past ``REPLY_BYTES_MAX`` is given up and read again in halves, down to the one
-key that can't be read at all; the halved size is kept, and doubles again while replies are small.
+key that can't be read at all; the halved size is kept, and doubles again while replies are small. A server, or a proxy,
+has bounds of its own, and ends a connection whose replies are past them: then the same is done.
 """
 
 from __future__ import annotations
@@ -36,11 +37,14 @@ from engine.delivery.reading.questions import (
     interpret,
     interpret_all,
 )
-from engine.errors import RedisUnreachable
+from engine.errors import RedisClosed, RedisUnreachable
+from engine.observe.logs import get_logger
 from engine.redis.connection import RespConnection
 from engine.redis.errors import refusal
 
 __all__ = ["Fetched", "Fetcher", "Key"]
+
+log = get_logger(__name__)
 
 ROUNDS_MAX = 5
 """Read, ask for the type, read, ask, read: a key that changes its type faster will have an event of its own."""
@@ -48,6 +52,12 @@ ROUNDS_MAX = 5
 KEYS_MAX = 500
 REPLY_BYTES_MAX = 64 * 1024 * 1024
 """Replies of one pipeline. More than 6 MB of JSON fits no invocation, and RESP is at most twice as long."""
+
+CLOSES_MAX = 3
+"""So often in a row a connection ends while one key is read alone; then it is the key, not the connection."""
+PIPELINES_A_DOUBLING = 100
+"""Pipelines that a size is kept for which had to be found by closes: each of those costs a connection."""
+LIMITS = "client-output-buffer-limit normal, maxmemory-clients, or the limit of a proxy"
 
 Key = tuple[bytes, str]
 """A key and the name of its newest event."""
@@ -71,6 +81,10 @@ class Fetcher:
         self._keys_max = keys_max
         self._reply_bytes_max = reply_bytes_max
         self._keys_now = keys_max
+        self._doubles_after = 0
+        """Pipelines until a larger one is tried again."""
+        self._closes = (b"", 0)
+        """Which key alone was last read when a connection ended, and how often in a row."""
         self._connection: _Connection | None = None
         self.version = version_floor
         """The highest that was given out (µs); a successor goes on from it."""
@@ -147,18 +161,44 @@ class Fetcher:
     def _fetch_some(self, keys: Sequence[Key], include_expiry: bool) -> list[Fetched]:
         """Return the values of the first keys: of as many as one pipeline can read within the bounds."""
         while True:
+            # What goes wrong while a connection is made is not the pipeline's fault.
+            self._connected()
             try:
                 values = self._fetch(keys, include_expiry)
             except _TooLarge:
                 self.close()
                 if len(keys) == 1:
                     return [self._too_large(keys[0][0])]
-                keys = keys[: len(keys) // 2]
-                self._keys_now = len(keys)
-                continue
-            if self._keys_now < self._keys_max and self._connected().received_bytes < self._reply_bytes_max // 4:
-                self._keys_now = min(self._keys_max, self._keys_now * 2)
-            return values
+            except RedisClosed as error:
+                self.close()
+                self._doubles_after = PIPELINES_A_DOUBLING
+                if len(keys) == 1:
+                    return [self._closed(keys[0][0], error)]
+                log.warning("pipeline_closed", keys=len(keys), error=str(error), hint=f"half as many now: {LIMITS}")
+            else:
+                self._grow(keys)
+                return values
+            keys = keys[: len(keys) // 2]
+            self._keys_now = len(keys)
+
+    def _grow(self, keys: Sequence[Key]) -> None:
+        """Take in that a pipeline of these went well."""
+        if self._closes[1] and any(key == self._closes[0] for key, _ in keys):
+            self._closes = (b"", 0)
+        if self._doubles_after:
+            self._doubles_after -= 1
+        elif self._keys_now < self._keys_max and self._connected().received_bytes < self._reply_bytes_max // 4:
+            self._keys_now = min(self._keys_max, self._keys_now * 2)
+
+    def _closed(self, key: bytes, error: RedisClosed) -> Fetched:
+        """Return a key that can't be read because each connection ends with it; raise while that may be by chance."""
+        closes = self._closes[1] + 1 if self._closes[0] == key else 1
+        self._closes = (key, closes)
+        if closes < CLOSES_MAX:
+            raise RedisClosed(error.message, hint=f"while one value was read; see the server's {LIMITS}") from error
+        self._closes = (b"", 0)
+        told = f"{error.message}, {CLOSES_MAX} times while its value was read: see the server's {LIMITS}"
+        return Fetched(key, "none", None, "", self.version, error=told)
 
     def _too_large(self, key: bytes) -> Fetched:
         limit = self._reply_bytes_max
