@@ -333,9 +333,13 @@ def test_gone_keys_are_published(pair: Pair, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_gone_keys_are_unknown_where_a_route_does_not_hear_all(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A route that may not have heard of an expiry keeps what it has; one without deletes is not even asked about."""
+    """Where the server evicts, a route that does not follow evictions keeps what it has, and spares it for all others;
+    one without deletes is not even asked about.
+    """
     pair.hold("gone", f="v")
     pair.client.delete("gone")
+    pair.client.config_set("maxmemory", "1gb")
+    pair.client.config_set("maxmemory-policy", "allkeys-lru")
     pair.configure(PEOPLE + 'events = ["*", "del"]\n')
     report = publish_gone(*seen_by(pair, monkeypatch))
     assert (report.compared, report.published, report.unknown) == (1, 0, 1)
@@ -345,3 +349,5 @@ def test_gone_keys_are_unknown_where_a_route_does_not_hear_all(pair: Pair, monke
     pair.configure(PEOPLE + 'events = ["*"]\n')
     report = publish_gone(*seen_by(pair, monkeypatch))
     assert (report.compared, report.published, report.unknown) == (0, 0, 0)
+    pair.client.config_set("maxmemory-policy", "noeviction")
+    pair.client.config_set("maxmemory", "0")
