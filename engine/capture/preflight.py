@@ -20,7 +20,7 @@ from engine.config import RedisSettings, Settings
 from engine.errors import NotificationsOff, RedisRefused
 from engine.redis.connection import RespConnection, pack
 from engine.redis.errors import refusal
-from engine.redis.eviction import QUESTIONS, policy_of
+from engine.redis.eviction import QUESTIONS, is_replica, policy_of
 from engine.routing import glob
 from engine.routing.routes import RouteTable
 from engine.routing.slices import parse_slice, scope_of
@@ -88,8 +88,8 @@ def evictions_of(redis: RedisSettings) -> tuple[str, bool]:
     """Return by which policy the server evicts, "" where it does not, or does not tell; and whether it is a replica."""
     connection = RespConnection.open(redis, name="engine-planner")
     try:
-        policy = policy_of(connection.pipeline(b"".join(QUESTIONS), len(QUESTIONS)))
-        return policy, connection.facts.get("role") == "slave"
+        replies = connection.pipeline(b"".join(QUESTIONS), len(QUESTIONS))
+        return policy_of(replies), is_replica(replies)
     finally:
         connection.close()
 

@@ -145,6 +145,7 @@ class Invoker:
                 return 0
             more = self._turn()
             if self._draining and not more and self._is_idle():
+                set_gauges(self._row, self._lanes.all(), self._backlog, self._fence_ms)
                 self._backlog.close()
                 self._link.set_state(ChildState.DRAINED)
                 return 0

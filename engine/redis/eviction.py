@@ -29,6 +29,11 @@ def may_evict(replies: Sequence[object]) -> bool:
     return int(evicted[1]) > 0 or (int(maxmemory[1]) > 0 and policy[1] != b"noeviction")
 
 
+def is_replica(replies: Sequence[object]) -> bool:
+    """Tell whether the server is a replica, as far as it says."""
+    return bool(_REPLICA.search(joined(replies)))
+
+
 def policy_of(replies: Sequence[object]) -> str:
     """Return the policy by which the server evicts, "" where it has no bound to its memory, or does not say."""
     info = joined(replies)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import redis
 
+from engine.capture.preflight import evictions_of
 from engine.config import RedisSettings
 from engine.delivery.reading.fetch import Fetcher
 from engine.sandbox.valkey import ValkeyServer
@@ -47,3 +48,8 @@ def test_a_replica_does_not_know_what_its_primary_evicts(server_binary: Path) ->
         ):
             wait_for(lambda: client.info("replication")["master_link_status"] == "up", "in step")
             assert taken_away(replica, {b"gone": "hset"}) == {b"gone": False}
+            assert evictions_of(RedisSettings(url=replica.url)) == ("", True)
+            client.config_set("maxmemory", "100mb")
+            client.config_set("maxmemory-policy", "volatile-lru")
+            assert evictions_of(RedisSettings(url=replica.url)) == ("volatile-lru", True)
+            assert evictions_of(RedisSettings(url=server.url)) == ("", False)

@@ -70,6 +70,13 @@ def test_a_subscriber_keeps_events_apart_for_those_that_want_them() -> None:
     assert decode_changes(encode_changes(list(changes.values()))) == list(changes.values())
 
 
+def test_events_of_servers_to_come_are_told_apart_too() -> None:
+    """A history of "changes" has a record of an event that nobody knows; one of other events has none."""
+    change = Change(b"k", "hset", 1, 1, (("hfuture", 1), ("persist", 2), ("hset", 3)))
+    assert told(build(change, events=("changes",))) == [("hfuture", 1), ("hset", 3)]
+    assert told(build(change, events=("*",))) == [("hset", 3)]
+
+
 def test_events_that_no_such_route_lists_are_not_kept() -> None:
     """An event for a coalescing route alone adds nothing to what the others are told."""
     assert taken_in([(b"cart:1", b"hset"), (b"cart:1", b"expire")]).buckets[0][b"cart:1"].events == (("hset", 1),)

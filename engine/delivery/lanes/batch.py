@@ -12,7 +12,8 @@ from engine.delivery.lanes.work import Entry, Events
 from engine.delivery.reading.questions import Fetched
 from engine.delivery.reading.values import key_text
 from engine.model import Change, OriginalRecord, Record
-from engine.routing.absence import deleting_events, follows_evictions, heard_events
+from engine.routing.absence import deleting_events, follows_evictions, heard_events, takes_news
+from engine.routing.events import is_news
 
 _PREFIX, _SUFFIX, _UNFENCED_SUFFIX = b'{"records":[', b'],"deadline_ms":%d}', b'],"deadline_ms":%d,"unfenced":true}'
 _FRAMING_BYTES = len(_PREFIX) + len(_UNFENCED_SUFFIX) + 20
@@ -65,6 +66,7 @@ class PayloadBuilder:
         self.deletes = deleting_events(route.events)
         """The events that say themselves that a missing key is a delete; none where the route wants no deletes."""
         self._follows_evictions = follows_evictions(route.events)
+        self._takes_news = takes_news(route.events)
         self._is_original = route.payload == "original"
         self._records_max = 1 if self._is_original else route.batch_size
         self._events = None if route.coalesce else set(heard_events(route.events, include_expiry=route.include_expiry))
@@ -162,8 +164,11 @@ class PayloadBuilder:
 
     def _events_of(self, change: Change) -> Events:
         """Return what a key's records tell of: its events that the route wants, or the newest for all."""
-        wanted = [one for one in change.events if self._events and one[0] in self._events]
+        wanted = [one for one in change.events if self._events and (one[0] in self._events or self._is_news(one[0]))]
         return tuple(wanted) or ((change.event, change.captured_ms),)
+
+    def _is_news(self, event: str) -> bool:
+        return self._takes_news and is_news(event)
 
     def _is_too_large(self, part: bytes) -> bool:
         return len(part) > self._payload_bytes_max - _FRAMING_BYTES
