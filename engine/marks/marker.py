@@ -30,6 +30,7 @@ from engine.routing.events import REPAIR
 
 KEYS_AT_ONCE = 500
 LOOK_S = 0.2
+AGAIN_S_MAX = 10.0
 SETTLED_MS_MAX = 60_000
 """How long a mark's settling is waited for."""
 
@@ -98,15 +99,18 @@ class Marker:
         self.problem = None
         deadline_ms = monotonic_ms() + self._settled_ms_max
         sure: set[int] = set()
-        left, is_first = list(range(len(marks))), True
+        left, rounds = list(range(len(marks))), 0
         while left:
+            if rounds:
+                # What loses marks may go on for a while: each round waits longer, so that it is not flooded too.
+                time.sleep(min(AGAIN_S_MAX, LOOK_S * 2**rounds))
             before = self._standing()
             published = self._publish(marks, left, pause)
             sure |= published.sure
-            lost = published.unheard if is_first else set()
+            lost = set() if rounds else published.unheard
             if lost:
                 self._complain_unheard(len(lost), len(marks))
-            left, is_first = [index for index in left if index not in sure | lost], False
+            left, rounds = [index for index in left if index not in sure | lost], rounds + 1
             here = [index for index in left if before is not None and before.part.owns(marks[index].key)]
             if len(here) < len(left):
                 self._complain_unsettled(len(left) - len(here), _ELSEWHERE)
