@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import structs
 
 from engine.config import CaptureSettings, OriginalSettings, RedisSettings, RouteSettings, Settings
 from engine.routing.routes import RouteTable
+from engine.settings.draft import KEYS
 from engine.supervision.children import Child, Role
-from engine.supervision.reload import DEBOUNCE_MS, InForce, Reload, Replace, Stage, Teach, takes_a_restart
+from engine.supervision.reload import (
+    DEBOUNCE_MS,
+    InForce,
+    Reload,
+    Replace,
+    Stage,
+    Teach,
+    takes_a_restart,
+    with_routes_of,
+)
 
 CONFIRM_MS = 5_000
 
@@ -118,3 +129,13 @@ def test_what_only_a_start_takes_is_named() -> None:
         original=OriginalSettings(mapping_prefix="m"),
     )
     assert takes_a_restart(before, fresh) == ("capture.shards", "original.mapping_prefix", "redis.password")
+
+
+@pytest.mark.parametrize("key", sorted(KEYS))
+def test_a_setting_is_taken_or_named(key: str) -> None:
+    """Of every setting that differs a reload says that it takes a start, or it takes it."""
+    section, name = key.split(".")
+    before, now = Settings(), getattr(Settings(), section)
+    fresh = structs.replace(before, **{section: structs.replace(now, **{name: "another"})})
+    taken = getattr(getattr(with_routes_of(before, fresh), section), name) == "another"
+    assert takes_a_restart(before, fresh) == (() if taken else (key,))
