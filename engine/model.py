@@ -76,7 +76,8 @@ class Record(msgspec.Struct, gc=False, omit_defaults=True):
     ``body`` is a JSON text, or None where the key is gone. ``version`` orders the values of a key:
     microseconds of the Redis node's clock, never going backwards. A key (or a body with a string) that
     is not UTF-8 is carried as base64 and says so in ``id_encoding`` (``body_encoding``). ``expires_at_ms`` is Unix
-    time, of a key that expires, where the route asks for it.
+    time, of a key that expires, where the route asks for it. ``ordinal`` tells the events of one read apart, where each
+    is a record: 0, which is left out, for the first.
     """
 
     record_id: str
@@ -91,6 +92,7 @@ class Record(msgspec.Struct, gc=False, omit_defaults=True):
     id_encoding: str | msgspec.UnsetType = msgspec.UNSET
     body_encoding: str | msgspec.UnsetType = msgspec.UNSET
     expires_at_ms: int | msgspec.UnsetType = msgspec.UNSET
+    ordinal: int = 0
 
 
 class OriginalRecord(msgspec.Struct, gc=False, omit_defaults=True):

@@ -2,7 +2,9 @@
 
 A batch is ``{"records": [record, …]}``; a record has ``record_id``, ``id``, ``obj_name``, ``body``, ``event``,
 ``type``, ``db``, ``version`` and ``captured_at_ms``, and ``expires_at_ms`` (Unix time) where the key expires and the
-route asks for it by ``include_expiry``. The answer ``{"batchItemFailures": [{"itemIdentifier":
+route asks for it by ``include_expiry``. Where each event is a record (``coalesce = false``), several of one key may
+come from one read: they share ``version`` and ``body``, and ``ordinal`` (1, 2, …; absent for the first) tells them
+apart, in their order. The answer ``{"batchItemFailures": [{"itemIdentifier":
 record_id}]}`` names the records to deliver again, an empty list is success. The payload of the 2020 original is one
 record, ``{"id", "obj_name", "body"}``: a failure is an exception. An empty batch asks whether the function could work.
 
@@ -77,6 +79,8 @@ class Record:
     body_encoding: str = ""
     expires_at_ms: int = 0
     """Unix time; 0 where the key does not expire, or nobody asked."""
+    ordinal: int = 0
+    """Of the events of one read, which this is: they are equal in version and body."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,4 +178,5 @@ def _record(record_id: str, item: dict[str, Any]) -> Record:
         str(item.get("id_encoding", "")),
         str(item.get("body_encoding", "")),
         int(item.get("expires_at_ms", 0)),
+        int(item.get("ordinal", 0)),
     )

@@ -59,7 +59,7 @@ def line_of(record: Record, settings: Settings, now_us: int) -> Line:
     """
     captured_ms = record.captured_at_ms or now_us // 1_000
     version = record.version or now_us
-    _check_numbers(captured_ms, version, record.db)
+    _check_numbers(captured_ms, version, record.db, record.ordinal)
     captured = _EPOCH + timedelta(milliseconds=captured_ms)
     content: dict[str, Any] = {
         "key": record.id,
@@ -70,6 +70,8 @@ def line_of(record: Record, settings: Settings, now_us: int) -> Line:
         "captured_at": captured.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "deleted": record.body is None,
     }
+    if record.ordinal:
+        content["ordinal"] = record.ordinal
     if record.id_encoding:
         content["key_encoding"] = record.id_encoding
     if record.body is not None:
@@ -102,7 +104,7 @@ def objects_of(lines: Iterable[Line], settings: Settings) -> Iterator[ArchiveObj
         yield ArchiveObject(name, body, tuple(line.record_id for line in held))
 
 
-def _check_numbers(captured_ms: int, version: int, db: int) -> None:
+def _check_numbers(captured_ms: int, version: int, db: int, ordinal: int) -> None:
     """See that each number fits its column."""
     if not 0 < captured_ms <= _CAPTURED_MS_MAX:
         raise RecordRefused(f"captured_at_ms is no Unix time in milliseconds: {captured_ms}")
@@ -110,6 +112,8 @@ def _check_numbers(captured_ms: int, version: int, db: int) -> None:
         raise RecordRefused(f"version is no positive number of 64 bits: {version}")
     if not 0 <= db <= _INT_MAX:
         raise RecordRefused(f"db is no number of a database: {db}")
+    if not 0 <= ordinal <= _INT_MAX:
+        raise RecordRefused(f"ordinal is no place among events: {ordinal}")
 
 
 def _check_json(body: str) -> None:

@@ -121,6 +121,25 @@ def test_a_queue_has_every_key(tmp_path: Path, endpoint: str, arn: str) -> None:
     assert last_of(found if arn == FIFO else sorted(found, key=lambda record: record["version"])) == EXPECTED
 
 
+def test_a_fifo_queue_has_every_event_of_a_transaction(tmp_path: Path, endpoint: str) -> None:
+    """Six pushes of one MULTI are six messages: equal in version, time and name, and not one for the queue."""
+    client("sqs", endpoint).create_queue(QueueName="pushes.fifo", Attributes={"FifoQueue": "true"})
+    arn = FIFO.replace("carts", "pushes")
+    with whole_path(tmp_path, environment={"AWS_ENDPOINT_URL_SQS": endpoint, **ENVIRONMENT}) as path:
+        path.write_config(f'[[routes]]\nname = "all"\nfunction = "{arn}"\nevents = ["rpush"]\ncoalesce = false\n')
+        path.start()
+        pipe = path.client.pipeline(transaction=True)
+        for number in range(6):
+            pipe.rpush("list", number)
+        pipe.execute()
+        wait_for(lambda: path.totals()["keys_in_flight"] == 0 < path.totals()["records_delivered"], "the pushes")
+        assert path.stop() == 0
+    sqs = client("sqs", endpoint)
+    url = sqs.get_queue_url(QueueName="pushes.fifo")["QueueUrl"]
+    counted = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["ApproximateNumberOfMessages"])
+    assert counted["Attributes"]["ApproximateNumberOfMessages"] == "6"
+
+
 @pytest.mark.parametrize("arn", [STREAM, FIFO])
 def test_a_place_that_is_not_there_is_told_before_the_start(tmp_path: Path, endpoint: str, arn: str) -> None:
     """The engine does not start, and says which place it misses."""

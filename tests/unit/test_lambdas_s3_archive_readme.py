@@ -44,7 +44,8 @@ def content_of(key: str, body: str | None = "{}", at_ms: int = 0, version: int =
 def test_the_tables_columns_are_the_lines() -> None:
     """The table has a column for everything that a line may hold, and no other."""
     columns, partitions = blocks("sql")[0].split("PARTITIONED BY")
-    line = line_of(Record("0", "k", "k", '""', id_encoding="base64", body_encoding="base64"), SETTINGS, DAY_MS * 1_000)
+    one = Record("0", "k", "k", '""', id_encoding="base64", body_encoding="base64", ordinal=1)
+    line = line_of(one, SETTINGS, DAY_MS * 1_000)
     assert set(re.findall(r"`(\w+)`", columns)) == set(json.loads(line.data))
     assert re.findall(r"`(\w+)`", partitions) == re.findall(r"(\w+)=", line.partition)
 
@@ -80,6 +81,7 @@ def table() -> Iterator[sqlite3.Connection]:
         content_of("b", '{"milk":"1"}', 5, 50),
         content_of("b", '{"milk":"2"}', 20 * 3_600_000, 60),
         content_of("b", '{"raw":"1"}', 6, 55, **raw),
+        *(content_of("c", '["x","x"]', 7, 70, event="rpush", ordinal=number) for number in (0, 1, 1)),
     ]
     connection = sqlite3.connect(":memory:")
     names = [*re.findall(r"  `(\w+)`", blocks("sql")[0]), "date", "hour"]
@@ -92,9 +94,9 @@ def table() -> Iterator[sqlite3.Connection]:
 
 
 def test_the_query_without_repeats(table: sqlite3.Connection) -> None:
-    """Each version of a key is there once; keys that look alike in two encodings stay two."""
+    """Each version of a key is there once, or each event of it; keys that look alike in two encodings stay two."""
     rows = table.execute(query("Without repeats")).fetchall()
-    assert sorted(row["version"] for row in rows) == [10, 20, 30, 40, 50, 55, 60]
+    assert sorted(row["version"] for row in rows) == [10, 20, 30, 40, 50, 55, 60, 70, 70]
 
 
 def test_the_query_of_changes(table: sqlite3.Connection) -> None:
@@ -102,13 +104,18 @@ def test_the_query_of_changes(table: sqlite3.Connection) -> None:
     rows = table.execute(query("Changes only")).fetchall()
     found = [(row["key"], row["value"]) for row in rows]
     expected = [("a", '{"tea":"1"}'), ("a", '{"tea":"2"}'), ("a", None), ("b", '{"milk":"1"}'), ("b", '{"milk":"2"}')]
-    assert sorted(found, key=str) == sorted([*expected, ("b", '{"raw":"1"}')], key=str)
+    expected += [("b", '{"raw":"1"}'), ("c", '["x","x"]')]
+    assert sorted(found, key=str) == sorted(expected, key=str)
 
 
 def test_the_query_of_a_moment(table: sqlite3.Connection) -> None:
     """Each key has its newest value until then; what was deleted, or came later, is not there."""
     rows = table.execute(query("How every cart looked")).fetchall()
-    assert [(row["key"], row["value"]) for row in rows] == [("b", '{"milk":"1"}'), ("b", '{"raw":"1"}')]
+    assert [(row["key"], row["value"]) for row in rows] == [
+        ("b", '{"milk":"1"}'),
+        ("b", '{"raw":"1"}'),
+        ("c", '["x","x"]'),
+    ]
 
 
 class Asked(Mapping[str, str]):

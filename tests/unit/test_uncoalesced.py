@@ -16,6 +16,8 @@ from engine.delivery.lanes.retry import failed_entries
 from engine.delivery.lanes.settle import DURABLE, Ledger
 from engine.delivery.lanes.work import Batch
 from engine.delivery.reading.questions import Fetched
+from engine.delivery.targets.batches import parts_of
+from engine.delivery.targets.sqs import identity_of
 from engine.model import Change, Failure, Outcome
 from engine.ring.codec import decode_changes, encode_changes
 from engine.routing.routes import RouteTable
@@ -169,3 +171,12 @@ def test_one_failed_record_of_a_key_fails_the_key_once() -> None:
     batch = Batch([entry, other], sent=[entry, entry, other])
     failed, _ = failed_entries(batch, Outcome(Failure.ITEMS, ("0", "1")))
     assert failed == [entry]
+
+
+def test_events_that_are_equal_in_all_else_have_an_ordinal() -> None:
+    """Six pushes of one transaction are six messages of a queue: equal in all else, each with its ordinal."""
+    built = build(Change(b"cart:1", "hset", 1, 1, (("hset", 1),) * 6))
+    records = orjson.loads(built.payload)["records"]
+    assert [one.get("ordinal", 0) for one in records] == [0, 1, 2, 3, 4, 5]
+    assert "ordinal" not in records[0]
+    assert len({identity_of(part) for part in parts_of(built.payload)}) == 6

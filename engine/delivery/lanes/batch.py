@@ -147,7 +147,7 @@ class PayloadBuilder:
         for event, captured_ms in events:
             if len(parts) >= self._records_max:
                 break
-            part = self._record(_IDS[len(parts)], entry, value, event, captured_ms)
+            part = self._record(_IDS[len(parts)], entry, value, event, captured_ms, taken)
             if len(part) > room:
                 if not parts and self._is_too_large(part):
                     built.refused.append((entry, self._too_large(len(part))))
@@ -177,7 +177,9 @@ class PayloadBuilder:
         limit = self._payload_bytes_max
         return f"a record of {size} bytes does not fit into delivery.payload_bytes_max = {limit}"
 
-    def _record(self, record_id: str, entry: Entry, value: Fetched, event: str, captured_ms: int) -> bytes:
+    def _record(
+        self, record_id: str, entry: Entry, value: Fetched, event: str, captured_ms: int, ordinal: int = 0
+    ) -> bytes:
         change = entry[0]
         try:
             text, encoding = change.key.decode(), ""
@@ -197,6 +199,7 @@ class PayloadBuilder:
                 self._database,
                 value.version,
                 captured_ms,
+                ordinal=ordinal,
             )
             if value.expires_at_ms and self._include_expiry:
                 record.expires_at_ms = value.expires_at_ms

@@ -50,6 +50,7 @@ class _Named(msgspec.Struct):
     version: int = 0
     event: str = ""
     captured_at_ms: int = 0
+    ordinal: int = 0
 
 
 class _Records(msgspec.Struct):
@@ -75,7 +76,9 @@ def parts_of(payload: bytes) -> list[Part]:
     for raw in _decode_records(payload).records:
         data = bytes(raw)
         one = _decode_named(data)
-        parts.append(Part(one.record_id, one.id, f"{one.version}-{one.captured_at_ms}-{one.event}", data))
+        identity = f"{one.version}-{one.captured_at_ms}-{one.event}"
+        # Several events of one read may be equal in all else.
+        parts.append(Part(one.record_id, one.id, f"{identity}-{one.ordinal}" if one.ordinal else identity, data))
     return parts
 
 
