@@ -155,12 +155,12 @@ class EngineProcess:
         for one in alive:
             one.kill()
 
-    def command(self, *arguments: str) -> None:
-        """Run another command of the engine with these settings; raise RuntimeError where it fails."""
+    def command(self, *arguments: str, well: tuple[int, ...] = (0,)) -> None:
+        """Run another command of the engine with these settings; raise RuntimeError where it ends otherwise."""
         command = [sys.executable, "-m", "engine", *arguments, "--config", str(self.config)]
         environment = self.environment | {"PYTHONPATH": str(ROOT)}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=READY_S_MAX)
-        if done.returncode:
+        if done.returncode not in well:
             raise RuntimeError(f"engine {' '.join(arguments)}: {done.stderr.strip()}")
 
     def reload(self) -> None:

@@ -13,6 +13,8 @@ POISON = "poison"
 SLOW_SHARE, HANG_SHARE = 0.4, 0.12
 SLOW_S_MAX = 3.0
 HANG_S = 60.0
+REFUSED = "refused"
+REFUSING_S = 1.8
 CRASH_SHARE, RAISE_SHARE = 0.15, 0.15
 
 
@@ -25,6 +27,17 @@ def poisoned(event: Any, context: Any) -> Any:
     if any(record["id"].startswith(POISON) for record in event["records"]):
         raise PoisonError("a poisoned record is among them")
     return dynamodb.handler(event, context)
+
+
+def refusing(event: Any, context: Any) -> Any:
+    """Refuse records whose key begins with `REFUSED` by name, after a while; write all others."""
+    mine = [record for record in event["records"] if record["id"].startswith(REFUSED)]
+    rest = [record for record in event["records"] if not record["id"].startswith(REFUSED)]
+    answer = dynamodb.handler(event | {"records": rest}, context) if rest or not mine else {"batchItemFailures": []}
+    if mine:
+        time.sleep(REFUSING_S)
+        answer["batchItemFailures"] += [{"itemIdentifier": record["record_id"]} for record in mine]
+    return answer
 
 
 def slow(event: Any, context: Any) -> Any:

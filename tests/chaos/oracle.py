@@ -236,8 +236,12 @@ def read_truth(port: int) -> dict[bytes, Truth]:
     finally:
         connection.disconnect()
     pairs = zip(readable, replies, strict=True)
-    # A key that has expired since it was listed has an empty reply.
-    return {key: Truth(kind, _content(kind, reply)) for (key, kind), reply in pairs if reply or reply == b""}
+    # A key that has expired since it was listed has an empty reply; but a stream may be there without an entry.
+    return {
+        key: Truth(kind, _content(kind, reply))
+        for (key, kind), reply in pairs
+        if reply or reply == b"" or kind == "stream"
+    }
 
 
 def _all_keys(connection: redis.Connection) -> list[bytes]:

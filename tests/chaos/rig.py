@@ -176,6 +176,10 @@ class Run:
         """Return what the destination holds now, as the oracle reads it."""
         return read_items(self._table_client, self.table)
 
+    def forget(self, key: bytes) -> None:
+        """Remove a key's item from the destination, behind everybody's back; its name is text."""
+        self._table_client.delete_item(TableName=self.table, Key={"id": {"S": key.decode()}})
+
     def invocations(self) -> list[dict[str, Any]]:
         """Return the Lambda runtime's journal so far: ``started_ns``, ``ended_ns``, ``status``, ``error``, ``event``.
 
