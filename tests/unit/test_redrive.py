@@ -327,7 +327,7 @@ def test_the_command_tells_people_and_scripts(
     shown = capsys.readouterr()
     summary = json.loads(shown.out)
     assert (summary["read"], summary["sent"], summary["kept"]) == (2, 1, 1)
-    assert summary["sources"][0]["source"] == "letters.jsonl"
+    assert summary["sources"][0]["source"] == str(home / "letters.jsonl")
     assert shown.err.startswith("engine: error: letters.jsonl: lines that are no dead letters stay where they are: 1")
     (home / "letters.jsonl").write_bytes(line("b"))
     assert run_command(["redrive", "--route", "carts", "--max", "5"]) == 0
