@@ -103,7 +103,9 @@ class Play:
             starts += self._step()
 
     def _step(self) -> int:
-        due_ms = min(self._events[0][0], self.lane.next_due_ms(self.now_ms) or 1 << 62)
+        due_ms = self.lane.next_due_ms(self.now_ms) or 1 << 62
+        if self._events:
+            due_ms = min(due_ms, self._events[0][0])
         # The loop looks at least so often, and what is on disk has no other wake-up.
         self.now_ms = max(self.now_ms, min(due_ms, self.now_ms + 500))
         while self._events and self._events[0][0] <= self.now_ms:
