@@ -47,7 +47,7 @@ def observer() -> Iterator[Observer]:
 def summary_view(summary: Summary) -> Table:
     """Return what became of the letters, for people."""
     table = Table(box=None, pad_edge=False)
-    table.add_column("dead letters in")
+    table.add_column("dead letters in", overflow="fold")
     for name in ("read", "sent", "kept"):
         table.add_column(name, justify="right")
     for tally in summary.sources:

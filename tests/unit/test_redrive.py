@@ -319,19 +319,21 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_command_tells_people_and_scripts(
-    engine: FakeEngine, home: Path, capsys: pytest.CaptureFixture[str]
+    engine: FakeEngine, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A table or JSON on standard output, problems on standard error, and the exit code."""
+    monkeypatch.setenv("COLUMNS", "250")
     (home / "letters.jsonl").write_bytes(line("a") + b"no letter\n")
     assert run_command(["redrive", "--json"]) == 1
     shown = capsys.readouterr()
     summary = json.loads(shown.out)
     assert (summary["read"], summary["sent"], summary["kept"]) == (2, 1, 1)
-    assert summary["sources"][0]["source"] == str(home / "letters.jsonl")
-    assert shown.err.startswith("engine: error: letters.jsonl: lines that are no dead letters stay where they are: 1")
+    letters = home / "letters.jsonl"
+    assert summary["sources"][0]["source"] == str(letters)
+    assert shown.err.startswith(f"engine: error: {letters}: lines that are no dead letters stay where they are: 1")
     (home / "letters.jsonl").write_bytes(line("b"))
     assert run_command(["redrive", "--route", "carts", "--max", "5"]) == 0
-    assert "letters.jsonl" in capsys.readouterr().out
+    assert str(letters) in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arguments", [["--from", "arn:aws:sns:eu-west-1:123456789012:x"], ["--max", "0"]])
