@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from engine.delivery.lanes.retry import RetryPolicy
 from engine.delivery.lanes.settle import Frame
-from engine.delivery.lanes.verdict import Again, GivenUp, Rules, Stray
+from engine.delivery.lanes.verdict import Again, GivenUp, Restored, Rules, SetAside, Stray
 from engine.delivery.lanes.work import Batch, Entry
 from engine.model import Change, Failure, Outcome
 
@@ -71,3 +71,42 @@ def test_a_retired_lane_leaves_all_to_others() -> None:
     sent = Batch(entries(b"a", b"b"), attempts=9)
     rules = Rules(RetryPolicy(0, 0), bisects=True, is_retired=True)
     assert rules.decide(sent, sent.entries, RAISED, UNIX_MS) == [Stray(sent.entries)]
+
+
+def test_keys_that_fail_alone_while_others_pass_are_set_aside() -> None:
+    """Named by the function, or alone in their batch; where nothing else passes it may be the target, and they wait."""
+    rules = Rules(FOR_EVER, aside_attempts=3)
+    for outcome, keys in ((NAMED, (b"a", b"b")), (RAISED, (b"a",))):
+        sent = Batch(entries(*keys), attempts=2)
+        (answer,) = rules.decide(sent, sent.entries, outcome, UNIX_MS, others_pass=True)
+        assert isinstance(answer, SetAside)
+        assert (answer.batch.attempts, answer.reason) == (3, f"{outcome.failure.name.lower()}: {outcome.reason}")
+        (answer,) = rules.decide(sent, sent.entries, outcome, UNIX_MS)
+        assert isinstance(answer, Again)
+        assert answer.is_durable
+    early = Batch(entries(b"a"), attempts=1)
+    (answer,) = rules.decide(early, early.entries, RAISED, UNIX_MS, others_pass=True)
+    assert isinstance(answer, Again)
+    (answer,) = rules.decide(Batch(entries(b"a"), attempts=9), entries(b"a"), DOWN, UNIX_MS, others_pass=True)
+    assert isinstance(answer, Again)
+
+
+def test_a_batch_that_keeps_failing_whole_is_cut() -> None:
+    """Whatever the route says, once others pass; the halves know how large a batch with them may be."""
+    sent = Batch(entries(b"a", b"b", b"c"), attempts=2)
+    answers = Rules(FOR_EVER, aside_attempts=3).decide(sent, sent.entries, RAISED, UNIX_MS, others_pass=True)
+    assert [(len(one.batch.entries), one.batch.together) for one in answers if isinstance(one, Again)] == [
+        (1, 1),
+        (2, 2),
+    ]
+    assert len(Rules(FOR_EVER, aside_attempts=3).decide(sent, sent.entries, RAISED, UNIX_MS)) == 1
+
+
+def test_what_was_sent_early_for_nothing_is_no_attempt() -> None:
+    """A probe that fails whole waits on as before; one of which a part passed has had its attempt."""
+    sent = Batch(entries(b"a", b"b"), attempts=2, due_ms=100, sent_ms=50)
+    (answer,) = Rules(RetryPolicy(2, -1)).decide(sent, sent.entries, RAISED, UNIX_MS)
+    assert isinstance(answer, Restored)
+    assert answer.batch.attempts == 2
+    (answer,) = Rules(RetryPolicy(2, -1)).decide(sent, sent.entries[:1], NAMED, UNIX_MS)
+    assert isinstance(answer, GivenUp)
