@@ -12,6 +12,7 @@ from engine.delivery.lanes import aftermath, shelving
 from engine.delivery.lanes.health import PROBE_KEYS, PROBE_MS
 from engine.delivery.lanes.work import Batch
 from engine.model import Failure, Outcome
+from engine.ring.counters import Counter
 from tests.lane_bench import lane_kit
 from tests.simulation.harness import Silent, unsync
 from tests.simulation.test_fairness import Case, Play
@@ -74,6 +75,7 @@ def test_a_recovery_is_noticed_within_a_second_at_any_length_of_the_outage(
         monkeypatch.setattr(play, "_note", note)
         play.run_until(outage_s * 1_000 + 120_000, keys)
         assert play.lane.keys.is_idle()
+        assert kit.row.get(Counter.RECORDS_DELIVERED) == keys
         assert play.now_ms - play.well_ms <= PROBE_MS + 2 * BEAT_MS + 20 * keys // PROBE_KEYS
         # One a second, and the attempts that come in their own time.
         assert sum(moment_ms < play.well_ms for moment_ms in started_ms) <= 2 * outage_s + 30
