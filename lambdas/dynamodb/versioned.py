@@ -126,7 +126,10 @@ class VersionedWriter(Caller):
     def _drive(self, chunk: Sequence[Write], run: _Run, time_left: TimeLeft) -> None:
         """Send one chunk until all of it is settled, or the attempts or the time are used up."""
         first, unheard = self._inserts_first, self._unheard
-        pending = [_Upsert(write, unheard.pop(write.key, first) if unheard else first) for write in chunk]
+        pending = [_Upsert(write, first) for write in chunk]
+        if unheard:
+            for upsert in pending:
+                upsert.inserts = unheard.pop(upsert.write.key, first)
         attempt = 0
         while pending:
             turned, again = self._send(pending, run, time_left)
@@ -156,7 +159,6 @@ class VersionedWriter(Caller):
         turned: list[_Upsert] = []
         again: list[_Upsert] = []
         for upsert, response in zip(upserts, responses, strict=True):
-            upsert.is_unheard = False
             if refusal := response.get("Error"):
                 self._settle(upsert, refusal, run, turned, again)
         return turned, again
@@ -164,6 +166,7 @@ class VersionedWriter(Caller):
     def _settle(
         self, upsert: _Upsert, refusal: dict[str, Any], run: _Run, turned: list[_Upsert], again: list[_Upsert]
     ) -> None:
+        upsert.is_unheard = False
         code, message, write = str(refusal.get("Code")), str(refusal.get("Message", "")), upsert.write
         if code == "ConditionalCheckFailed" and (upsert.is_there or refusal.get("Item")):
             run.superseded += 1
@@ -206,7 +209,7 @@ class VersionedWriter(Caller):
 def _responses_of(answer: Mapping[str, Any], statements: int) -> list[dict[str, Any]]:
     """Return what became of each statement; raise `NoAnswer` where the answer does not say it of all."""
     responses = answer.get("Responses")
-    if not isinstance(responses, list) or not all(isinstance(one, dict) for one in responses):
+    if not isinstance(responses, list) or not set(map(type, responses)) <= {dict}:
         raise NoAnswer("it does not say what became of the statements", is_lost=True)
     if len(responses) != statements:
         raise NoAnswer(f"it answers {len(responses)} of {statements} statements", is_lost=True)
