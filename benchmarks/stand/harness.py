@@ -196,10 +196,8 @@ def rig(
         with redis_server() as server, ExitStack() as stack:
             environment, runtime_pid = clean_environment(os.environ), 0
             if not aws_function:
-                functions = [function(folder)]
-                runtime = stack.enter_context(
-                    LambdaRuntime(functions, journal=journal, journal_payloads=journal_payloads)
-                )
+                made = LambdaRuntime([function(folder)], journal=journal, journal_payloads=journal_payloads)
+                runtime = stack.enter_context(made)
                 environment, runtime_pid = engine_environment(runtime.endpoint), runtime.pid
             config = folder / "engine.toml"
             config.write_text(

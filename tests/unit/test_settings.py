@@ -102,9 +102,7 @@ def test_environment_of_every_type(tmp_path: Path) -> None:
     assert settings.original.supported_commands == ("hset", "set")
 
 
-def test_all_problems_at_once(tmp_path: Path) -> None:
-    """Whatever is wrong, in whichever layer, is said in one go, each with its place and a remedy."""
-    text = """
+WRONG = """
         shards = 3
         [capture]
         shard = 2
@@ -123,9 +121,13 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
         events = ["hmset", "hste"]
         [[routes]]
         keys = "cart:*"
-    """
+"""
+
+
+def test_all_problems_at_once(tmp_path: Path) -> None:
+    """Whatever is wrong, in whichever layer, is said in one go, each with its place and a remedy."""
     environ = {"ENGINE_CAPTURE_SHARD": "1", "ENGINE_LOG_LEVEL": "loud", "ENGINE_ROUTES_CARTS": "x"}
-    found = problems(tmp_path, text, environ, {"capture.shards": 0, "capture.shrads": 3})
+    found = problems(tmp_path, WRONG, environ, {"capture.shards": 0, "capture.shrads": 3})
     file = str(tmp_path / "engine.toml")
     said = {problem.place.replace(file, "FILE"): f"{problem.message} | {problem.hint}" for problem in found}
     expected = {
