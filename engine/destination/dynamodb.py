@@ -182,8 +182,10 @@ class DynamoDb:
         while wanted:
             began_s = self._patience.now_s()
             answer = self._call("batch_get_item", {"RequestItems": {table: {"Keys": wanted, "ConsistentRead": True}}})
-            yield from answer.get("Responses", {}).get(table, [])
-            left: list[dict[str, Any]] = answer.get("UnprocessedKeys", {}).get(table, {}).get("Keys", [])
+            # By whatever name: a table that is asked for by its ARN may be answered for by its name.
+            for items in answer.get("Responses", {}).values():
+                yield from items
+            left = [key for one in answer.get("UnprocessedKeys", {}).values() for key in one.get("Keys", ())]
             if len(left) < len(wanted):
                 self._patience.answered()
             elif not self._patience.is_left(began_s, f"the table {table} is throttled"):
