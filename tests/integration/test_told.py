@@ -17,7 +17,7 @@ ROUTE = '[[routes]]\nname = "carts"\nfunction = "{function}"\nevents = {events}\
 
 def test_a_start_a_reload_a_failure_and_a_drain_say_what_matters(tmp_path: Path) -> None:
     """What a route will not see is said by check and start; that shards take a restart, by a reload; why items failed,
-    by a failure; what waits on disk, by the end.
+    and a few of their keys, by a failure; what waits on disk, by the end.
     """
     functions = [
         FunctionSpec("refuse", "tests.functions:refuse_with_reason"),
@@ -39,7 +39,9 @@ def test_a_start_a_reload_a_failure_and_a_drain_say_what_matters(tmp_path: Path)
         for number in range(50):
             path.client.hset(f"cart:{number}", "n", 1)
         wait_for(lambda: "no such shelf (" in path.log(), "the items' reason")
-        assert "cart:7" not in path.log()
+        failed = next(line for line in path.log().splitlines() if "invocation_failed" in line)
+        assert "such_as=['cart:" in failed and failed.count("cart:") <= 3, failed
+        assert "no such shelf (" in failed
 
         path.write_config(ROUTE.format(function="refuse", events='["hset"]'), shards=2)
         path.engine.send_signal(signal.SIGHUP)

@@ -15,15 +15,12 @@ from engine.delivery.lanes.lane import Lane
 from engine.delivery.lanes.retry import failed_entries, without
 from engine.delivery.lanes.shelving import Shelving
 from engine.delivery.lanes.verdict import Again, GivenUp, Restored, Rules, SetAside, reason_of
-from engine.delivery.lanes.work import Batch, Entry
-from engine.delivery.reading.values import key_text
+from engine.delivery.lanes.work import Batch, Entry, such_as
 from engine.model import Failure, Outcome
 from engine.observe.logs import get_logger
 from engine.ring.counters import Counter, StatusRow
 
 log = get_logger(__name__)
-
-KEYS_SHOWN_MAX = 20
 
 
 class Aftermath:
@@ -135,11 +132,9 @@ class Aftermath:
             keys.retry(batch, moment_ms + wait_ms)
         log.warning(
             "invocation_failed", route=self.route.name, function=self.route.function, reason=outcome.reason,
-            failure=outcome.failure.name.lower(), records=len(batch.entries), attempts=batch.attempts,
-            retry_in_ms=wait_ms,
+            failure=outcome.failure.name.lower(), records=len(batch.entries),
+            such_as=such_as(batch.entries), attempts=batch.attempts, retry_in_ms=wait_ms,
         )  # fmt: skip
-        names = [key_text(change.key)[0] for change, _ in batch.entries[:KEYS_SHOWN_MAX]]
-        log.debug("keys_of_failed_invocation", route=self.route.name, keys=names)
 
     def _put_aside(self, batch: Batch, moment_ms: int) -> None:
         """Set these aside, but not while their invocation may still write: a newer value is tried at once."""
@@ -174,5 +169,5 @@ class Aftermath:
             self.keys.retry(Batch(burial.entries, burial.attempts), moment_ms + self.health.backoff.ms_max)
             return
         self._row.add(Counter.DEAD_LETTERS, records)
-        log.error("dead_letter", route=name, reason=burial.reason, records=records)
+        log.error("dead_letter", route=name, reason=burial.reason, records=records, such_as=such_as(burial.entries))
         self.settle(burial.entries)

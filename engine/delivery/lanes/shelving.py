@@ -8,8 +8,7 @@ from engine.delivery.backlog.shelf import EASED_ROWS, ROWS_AT_ONCE, Shelf
 from engine.delivery.lanes.hands import LaneKit
 from engine.delivery.lanes.lane import Lane
 from engine.delivery.lanes.retry import Backoff, RetryPolicy
-from engine.delivery.lanes.work import Batch
-from engine.delivery.reading.values import key_text
+from engine.delivery.lanes.work import Batch, such_as
 from engine.observe.logs import get_logger
 from engine.ring.counters import Counter
 
@@ -20,7 +19,6 @@ WAITING_BATCHES_MAX = 4
 """Batches that wait in memory before more is taken back from disk."""
 FAIR_BATCHES = 10
 """Of so many batches one is of keys from disk, also while more wait in memory."""
-LOGGED_KEYS = 3
 SHELF_RETRY_MS = 1_000
 """A disk that refused is asked again after this long."""
 
@@ -75,10 +73,10 @@ class Shelving:
             return False
         # What changed meanwhile waits again, and is tried at once.
         self._keys.settle(batch.entries)
-        names = [key_text(change.key)[0] for change, _ in batch.entries[:LOGGED_KEYS]]
         log.error(
-            "keys_set_aside", route=self._shelf.route, reason=batch.aside, keys=len(batch.entries), such_as=names,
-            attempts=batch.attempts, retry_in_ms=wait_ms, hint="a newer value is tried at once",
+            "keys_set_aside", route=self._shelf.route, reason=batch.aside, keys=len(batch.entries),
+            such_as=such_as(batch.entries), attempts=batch.attempts, retry_in_ms=wait_ms,
+            hint="a newer value is tried at once",
         )  # fmt: skip
         return True
 

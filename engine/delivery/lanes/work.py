@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from engine.delivery.lanes.settle import Frame
+from engine.delivery.reading.values import key_text
 from engine.model import Change, Outcome
 
 Entry = tuple[Change, Frame]
@@ -15,8 +16,16 @@ Entry = tuple[Change, Frame]
 Events = tuple[tuple[str, int], ...]
 """Names and times of a key's events, the oldest first."""
 
+NAMED_KEYS_MAX = 3
+NAMED_KEY_CHARS_MAX = 120
 LONG_AGO_MS = 1
 """Since when a batch fails whose keys were set aside before this process knew them."""
+
+
+def such_as(entries: Sequence[Entry]) -> list[str]:
+    """Return the names of a few of these keys, for a log line; a long one is cut."""
+    names = (key_text(change.key)[0] for change, _ in entries[:NAMED_KEYS_MAX])
+    return [name if len(name) <= NAMED_KEY_CHARS_MAX else f"{name[: NAMED_KEY_CHARS_MAX - 1]}…" for name in names]
 
 
 @dataclass(slots=True, eq=False)
