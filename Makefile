@@ -29,8 +29,8 @@ demo: $(READY) ## The main job on embedded parts: hashes set in Valkey appear in
 up: $(READY) ## Run the embedded stack (Valkey, DynamoDB, Lambda runtime) until stopped
 	@$(BIN)/engine sandbox
 
-test: $(READY) ## Run all tests
-	@$(BIN)/python -m pytest
+test: $(READY) ## Run all tests (TESTS="tests/unit …": these alone)
+	@$(BIN)/python -m pytest $(TESTS)
 
 mariadb: ## Install the server that the tests of lambdas/aurora_mysql start (Debian, Ubuntu); without it they are skipped
 	@tests/parts/debian.sh mariadbd mariadb-server-core \
