@@ -18,7 +18,7 @@ FOUND_KEYS_FREE = 100
 Choice = Literal["", "accept", "refuse"]
 
 _FACTS = re.compile(
-    rb"^(run_id|master_replid|master_replid2|rdb_last_load_keys_loaded|aof_enabled):([\w-]+)", re.MULTILINE
+    rb"^(run_id|role|master_replid|master_replid2|rdb_last_load_keys_loaded|aof_enabled):([\w-]+)", re.MULTILINE
 )
 _NO_HISTORY = re.compile(r"0*")
 
@@ -38,11 +38,15 @@ class Dataset(msgspec.Struct, frozen=True):
 
 
 class ServerFacts(msgspec.Struct, frozen=True):
-    """What a server says of its dataset; ``loaded_keys`` is -1 where it does not tell how many keys it began with."""
+    """What a server says of its dataset.
+
+    ``loaded_keys`` is how many it began with, or was sent by its primary; -1 where it does not tell.
+    """
 
     run_id: str = ""
     histories: tuple[str, ...] = ()
     loaded_keys: int = -1
+    is_replica: bool = False
 
     @property
     def dataset(self) -> Dataset:
@@ -110,25 +114,44 @@ def facts_of(info: bytes) -> ServerFacts:
     # Keys that an append-only file brought are not in the count.
     is_told = facts.get("aof_enabled") == "0"
     loaded = facts.get("rdb_last_load_keys_loaded", "") if is_told else ""
-    return ServerFacts(facts.get("run_id", ""), histories, int(loaded) if loaded.isdigit() else -1)
+    loaded_keys = int(loaded) if loaded.isdigit() else -1
+    return ServerFacts(facts.get("run_id", ""), histories, loaded_keys, facts.get("role") == "slave")
 
 
 def began_anew(known: Dataset | None, now: ServerFacts) -> bool:
-    """Tell whether the server holds another dataset than the known one, and began with none.
+    """Tell whether the server holds another dataset than the known one, and began with none."""
+    return now.loaded_keys == 0 and _is_another(known, now)
 
-    A replica that was promoted goes on with the history of its primary: it has two.
+
+def free_keys(known: Dataset | None, now: ServerFacts) -> int:
+    """Return how many keys of a route may be found gone without a question.
+
+    None, where the server holds another dataset and does not tell what it began with: it may have been nothing.
+    """
+    return 0 if now.loaded_keys < 0 and _is_another(known, now) else FOUND_KEYS_FREE
+
+
+def _is_another(known: Dataset | None, now: ServerFacts) -> bool:
+    """Tell whether the server holds another dataset than the known one.
+
+    A replica that was promoted goes on with the history of its primary: it has two. A primary takes a new history with
+    its first replica; a replica that has another one follows another dataset.
     """
     if known is None or not known.run_id or not now.run_id or len(now.histories) > 1:
         return False
-    return now.run_id != known.run_id and known.history not in now.histories and now.loaded_keys == 0
+    if now.run_id == known.run_id and not (now.is_replica and known.history):
+        return False
+    return known.history not in now.histories
 
 
-def is_past_limit(gone: int, of: int, share_max: float) -> bool:
+def is_past_limit(gone: int, of: int, share_max: float, free: int = FOUND_KEYS_FREE) -> bool:
     """Tell whether so many keys found gone, of those that the destination holds, need somebody's consent."""
-    return gone > FOUND_KEYS_FREE and gone > share_max * of
+    return gone > free and gone > share_max * of
 
 
-def judge(before: HeldRoute, gone: int, of: int, share_max: float, *, is_anew: bool) -> Judgement:
+def judge(
+    before: HeldRoute, gone: int, of: int, share_max: float, *, is_anew: bool, free: int = FOUND_KEYS_FREE
+) -> Judgement:
     """Return what to do with the ``gone`` keys; ``before`` is what was held and decided.
 
     An acceptance covers what was held when it was given: what is gone on top of it has the limit again.
@@ -136,7 +159,7 @@ def judge(before: HeldRoute, gone: int, of: int, share_max: float, *, is_anew: b
     if before.choice == "refuse":
         return Judgement.KEEP
     accepted = before.gone if before.choice == "accept" else 0
-    if gone and (is_anew or before.is_undecided or is_past_limit(gone - accepted, of, share_max)):
+    if gone and (is_anew or before.is_undecided or is_past_limit(gone - accepted, of, share_max, free)):
         return Judgement.HOLD
     return Judgement.DELETE
 

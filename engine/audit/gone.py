@@ -20,6 +20,7 @@ from engine.audit.deletions import (
     Judgement,
     ServerFacts,
     began_anew,
+    free_keys,
     held_after,
     judge,
 )
@@ -134,6 +135,7 @@ class _Comparison:
         self._before = before
         self._facts = facts
         self._is_anew = began_anew(before.dataset, facts)
+        self._free = free_keys(before.dataset, facts)
 
     def run(self, file: HeldFile) -> GoneReport:
         """Do it; return what was found."""
@@ -159,7 +161,7 @@ class _Comparison:
 
     def _judge(self, search: _Search) -> Judgement:
         before = self._before.routes.get(search.name, NOTHING_HELD)
-        return judge(before, search.gone, search.of, self._share_max, is_anew=self._is_anew)
+        return judge(before, search.gone, search.of, self._share_max, is_anew=self._is_anew, free=self._free)
 
     def _held(self, search: _Search, judgement: Judgement) -> HeldRoute:
         before = self._before.routes.get(search.name, NOTHING_HELD)

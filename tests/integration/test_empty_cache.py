@@ -58,8 +58,8 @@ class Cache:
     def client(self) -> Any:
         return redis.Redis(port=self.server.port, protocol=2)
 
-    def fill(self, count: int, text: str = "v") -> None:
-        pipe = self.client.pipeline(transaction=False)
+    def fill(self, count: int, text: str = "v", client: Any = None) -> None:
+        pipe = (client or self.client).pipeline(transaction=False)
         for number in range(count):
             pipe.hset(f"{self.prefix}{number}", "f", text)
         pipe.execute()
@@ -138,6 +138,7 @@ def test_a_cache_that_comes_back_empty_leaves_the_table(cache: Cache) -> None:
         wait_for(lambda: cache.status()["deletions"] == [], "nothing is held any more")
 
 
+@pytest.mark.parametrize("cache", server_params("valkey-9.1", "redis-6.2"), indirect=True)
 def test_few_keys_of_an_empty_cache_stay_too_and_a_refusal_is_for_good(cache: Cache) -> None:
     """A server that came back empty deletes not even ten keys; refused ones outlive restarts, audits and gaps, while a
     key that is deleted later in a gap leaves the table as ever.
@@ -160,3 +161,23 @@ def test_few_keys_of_an_empty_cache_stay_too_and_a_refusal_is_for_good(cache: Ca
         assert len(cache.items()) == 9
     shown = orjson.loads(cache.run("deletions", "--json").stdout)
     assert (shown["deletions_held"], shown["deletions"][0]["kept"]) == (0, 7)
+
+
+def test_a_replica_whose_primary_comes_back_empty_leaves_the_table(sandbox: Sandbox, tmp_path: Path) -> None:
+    """The replica's process goes on, its dataset is another, and nothing was loaded: not even ten keys are deleted."""
+    with (
+        ValkeyServer(config={"repl-diskless-sync-delay": "0"}) as primary,
+        ValkeyServer(config={"replicaof": f"127.0.0.1 {primary.port}"}) as replica,
+    ):
+        cache = Cache(sandbox, replica, tmp_path, f"{tmp_path.name}:")
+        with cache.engine():
+            with redis.Redis(port=primary.port) as client:
+                wait_for(lambda: client.wait(1, 100), "the replica follows")
+                cache.fill(10, client=client)
+            wait_for(lambda: len(cache.items()) == 10, "the table is full")
+            primary.kill()
+            primary.start()
+            wait_for(lambda: cache.client.dbsize() == 0, "the replica is as empty")
+            wait_for(lambda: cache.status().get("deletions_held") == 10, "ten deletions are held")
+            wait_for(cache.is_settled, "the watermark moves on")
+            assert len(cache.items()) == 10

@@ -17,6 +17,7 @@ from engine.audit.deletions import (
     began_anew,
     decided,
     facts_of,
+    free_keys,
     held_after,
     is_past_limit,
     judge,
@@ -44,6 +45,26 @@ def test_a_server_that_came_back_empty_is_noticed_however_few_keys_are_gone() ->
     empty = ServerFacts("b" * 40, ("h2",), 0)
     assert began_anew(known, empty)
     assert judge(NOTHING_HELD, 3, 1_000, QUARTER, is_anew=True) is Judgement.HOLD
+
+
+def test_a_replica_that_follows_an_empty_primary_began_anew() -> None:
+    """Its process goes on, its history is another and brought nothing; one that was sent keys goes on with those."""
+    known = Dataset("a" * 40, "h1")
+    assert began_anew(known, ServerFacts("a" * 40, ("h2",), 0, is_replica=True))
+    assert not began_anew(known, ServerFacts("a" * 40, ("h1",), 0, is_replica=True))
+    assert not began_anew(known, ServerFacts("a" * 40, ("h2", "h1"), 0, is_replica=True))
+    assert not began_anew(known, ServerFacts("a" * 40, ("h2",), 7, is_replica=True))
+
+
+def test_another_server_that_does_not_tell_what_it_began_with_has_only_the_share() -> None:
+    """Redis 6 and append-only files tell no count: a share of the keys may be gone, and no number of them for free."""
+    known = Dataset("a" * 40, "h1")
+    free = free_keys(known, ServerFacts("b" * 40, ("h2",), -1))
+    assert judge(NOTHING_HELD, 10, 10, QUARTER, is_anew=False, free=free) is Judgement.HOLD
+    assert judge(NOTHING_HELD, 2, 10, QUARTER, is_anew=False, free=free) is Judgement.DELETE
+    for goes_on in (ServerFacts("a" * 40, ("h2",), -1), ServerFacts("b" * 40, ("h2",), 7)):
+        free = free_keys(known, goes_on)
+        assert judge(NOTHING_HELD, 10, 10, QUARTER, is_anew=False, free=free) is Judgement.DELETE
 
 
 @pytest.mark.parametrize(
@@ -76,6 +97,7 @@ def test_what_a_server_tells_of_its_dataset() -> None:
     info = b"run_id:abc\r\nmaster_replid:h1\r\nmaster_replid2:0000\r\nrdb_last_load_keys_loaded:7\r\naof_enabled:0\r\n"
     assert facts_of(info) == ServerFacts("abc", ("h1",), 7)
     assert facts_of(info.replace(b"aof_enabled:0", b"aof_enabled:1")).loaded_keys == -1
+    assert facts_of(info + b"role:slave\r\n") == ServerFacts("abc", ("h1",), 7, is_replica=True)
     assert facts_of(b"") == ServerFacts()
 
 
