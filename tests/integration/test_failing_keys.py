@@ -112,3 +112,22 @@ def test_a_function_that_is_well_again_is_noticed_though_all_keys_wait(tmp_path:
         marker.write_text("yes")
         wait_for(lambda: path.totals()["records_delivered"] >= 30, "all of them")
         assert path.stop() == 0
+
+
+def test_a_value_that_the_server_would_not_send_is_delivered_once_it_does(tmp_path: Path) -> None:
+    """A key past the server's limit of a connection is set aside with its reason, and holds up nothing; once the limit
+    is raised, it arrives without anybody's help.
+    """
+    limit = {"client-output-buffer-limit": "normal 1mb 0 0"}
+    with whole_path(tmp_path, server_config=limit) as path:
+        configure(path, ROUTE.format("accept"), retry_backoff_ms_max=500, set_aside_backoff_ms_max=1_000)
+        path.start()
+        path.client.rpush("big", *("y" * 200_000 for _ in range(20)))
+        wait_for(lambda: path.client.hincrby("good", "n", 1) and path.totals()["keys_set_aside"] == 1, "set aside")
+        assert "client-output-buffer-limit normal" in path.log()
+        moment_ms = path.status()["updated_at_ms"]
+        wait_for(lambda: path.status()["settled_until_ms"] > moment_ms, "a watermark after it")
+        path.client.config_set("client-output-buffer-limit", "normal 0 0 0")
+        wait_for(lambda: b"big" in path.last(), "the value that was too large")
+        assert path.totals()["dead_letters"] == 0
+        assert path.stop() == 0

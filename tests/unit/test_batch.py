@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hiredis
 import orjson
 import pytest
 from hypothesis import given
@@ -9,7 +10,7 @@ from engine.config import RouteSettings
 from engine.delivery.lanes.batch import Built, PayloadBuilder
 from engine.delivery.lanes.settle import Frame
 from engine.delivery.lanes.work import Entry
-from engine.delivery.reading.questions import Fetched
+from engine.delivery.reading.questions import TYPE, Fetched, interpret
 from engine.model import Change
 
 
@@ -103,12 +104,24 @@ def test_an_unreadable_key_is_refused_alone(place: int) -> None:
     """A key that the server will not give is refused with the reason, its neighbours are sent."""
     keys = [b"a", b"b", b"c"]
     values = [value(key) for key in keys]
-    values[place] = value(keys[place], None, error="NOPERM")
+    values[place] = value(keys[place], None, error="no canonical body")
     built = PayloadBuilder(RouteSettings("r", "f"), 0, 6_000_000).build([entry(key) for key in keys], values)
     assert len(built.sent) == 2
     ((refused, reason),) = built.refused
     assert refused[0].key == keys[place]
-    assert "NOPERM" in reason
+    assert "no canonical body" in reason
+
+
+def test_what_keeps_a_key_from_being_read_may_pass() -> None:
+    """A key that the server will not give now is not given up: it is told apart from one that can never be read."""
+    shut = interpret(b"shut", "hash", hiredis.ReplyError("NOPERM No permissions to access a key"), 7)
+    filter_ = interpret(b"filter", TYPE, "MBbloom--", 7)
+    assert isinstance(shut, Fetched) and isinstance(filter_, Fetched)
+    built = PayloadBuilder(RouteSettings("r", "f"), 0, 6_000_000).build(
+        [entry(b"shut"), entry(b"filter")], [shut, filter_]
+    )
+    assert [(one[0].key, "NOPERM" in reason) for one, reason in built.unread] == [(b"shut", True)]
+    assert [one[0].key for one, _ in built.refused] == [b"filter"]
 
 
 def test_expiry_is_told_where_the_route_asks() -> None:

@@ -136,6 +136,17 @@ class Aftermath:
             such_as=such_as(batch.entries), attempts=batch.attempts, retry_in_ms=wait_ms,
         )  # fmt: skip
 
+    def unread(self, batch: Batch, reason: str, moment_ms: int, unix_ms: int) -> None:
+        """Have a key that can't be read wait on disk: what keeps it may pass, and holds up no other key meanwhile."""
+        batch.attempts += 1
+        policy = self._rules.policy
+        if policy.gives_up(batch.attempts) or policy.is_too_old(batch.entries[0][0].captured_ms, unix_ms):
+            batch.verdict = Outcome(reason=reason)
+            self._give_up(GivenUp(batch), moment_ms, unix_ms)
+            return
+        batch.aside = reason
+        self._put_aside(batch, moment_ms)
+
     def _put_aside(self, batch: Batch, moment_ms: int) -> None:
         """Set these aside, but not while their invocation may still write: a newer value is tried at once."""
         if batch.fence_ms > moment_ms:

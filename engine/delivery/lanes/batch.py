@@ -27,8 +27,8 @@ class Built:
 
     ``sent[i]`` is the record with ``record_id`` ``str(i)``: an entry is there once for each of its records. ``settled``
     entries need no delivery (their key is gone, and the route does not list why); ``deferred`` ones did not fit;
-    ``refused`` ones can never be delivered, with the reason. ``left`` are events of an entry that is sent, but not with
-    these.
+    ``refused`` ones can never be delivered, with the reason; ``unread`` ones can't be read, and may be later. ``left``
+    are events of an entry that is sent, but not with these.
     """
 
     payload: bytes = b""
@@ -36,6 +36,7 @@ class Built:
     settled: list[Entry] = field(default_factory=list)
     deferred: list[Entry] = field(default_factory=list)
     refused: list[tuple[Entry, str]] = field(default_factory=list)
+    unread: list[tuple[Entry, str]] = field(default_factory=list)
     left: list[tuple[Entry, Events]] = field(default_factory=list)
 
     def entries(self) -> list[Entry]:
@@ -93,7 +94,8 @@ class PayloadBuilder:
         room = self._payload_bytes_max - _FRAMING_BYTES
         for index, (entry, value) in enumerate(zip(entries, fetched, strict=True)):
             if value.error:
-                built.refused.append((entry, f"cannot be read: {value.error}"))
+                found = built.unread if value.passes else built.refused
+                found.append((entry, f"cannot be read: {value.error}"))
                 continue
             if value.body is None and not self._is_delete(entry[0].event, value):
                 built.settled.append(entry)

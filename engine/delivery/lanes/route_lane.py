@@ -163,6 +163,8 @@ class RouteLane:
         self._aftermath.settle(built.settled)
         for entry, reason in built.refused:
             self._hands.bury(Batch([entry], batch.attempts), Outcome(reason=reason), unix_ms)
+        for entry, reason in built.unread:
+            self._aftermath.unread(batch.part([entry]), reason, moment_ms, unix_ms)
         if rest := built.deferred + unread:
             self._put_off(batch, rest, moment_ms)
         if built.sent:

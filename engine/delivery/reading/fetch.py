@@ -198,7 +198,7 @@ class Fetcher:
             raise RedisClosed(error.message, hint=f"while one value was read; see the server's {LIMITS}") from error
         self._closes = (b"", 0)
         told = f"{error.message}, {CLOSES_MAX} times while its value was read: see the server's {LIMITS}"
-        return Fetched(key, "none", None, "", self.version, error=told)
+        return Fetched(key, "none", None, "", self.version, error=told, passes=True)
 
     def _too_large(self, key: bytes) -> Fetched:
         limit = self._reply_bytes_max

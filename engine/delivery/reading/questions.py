@@ -62,6 +62,7 @@ _KIND_OF_MODULE_TYPE = {"ReJSON-RL": "json"}
 class Fetched(msgspec.Struct, gc=False):
     """What a key holds: ``body`` is None and ``type`` ``none`` where it is gone; ``error`` where it can't be read.
 
+    ``passes`` where what keeps it from being read is the server's to change: a limit, a right, a refusal.
     ``expires_at_ms`` is Unix time by the server's clock; 0 where the key does not expire, or was not asked.
     ``is_taken_away`` of a key that is gone: the server evicts none, so somebody has deleted it, or its time had come.
     """
@@ -73,6 +74,7 @@ class Fetched(msgspec.Struct, gc=False):
     version: int
     retyped: bool = False
     error: str = ""
+    passes: bool = False
     expires_at_ms: int = 0
     is_taken_away: bool = False
 
@@ -178,4 +180,4 @@ def _refused(key: bytes, kind: str, text: str, version: int) -> Fetched | str:
     if text.startswith("WRONGTYPE") or (kind == "json" and "wrong Redis type" in text):
         return TYPE
     known = kind if kind in _VALUE_KINDS else "unknown"
-    return Fetched(key, known, None, "", version, error=text[:ERROR_CHARS_MAX])
+    return Fetched(key, known, None, "", version, error=text[:ERROR_CHARS_MAX], passes=True)
