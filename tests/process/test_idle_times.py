@@ -275,3 +275,17 @@ def test_a_step_that_takes_long_passes_over_nothing(watched: tuple[Watch, Any]) 
     repaired = watch.repaired(replace(sight, server_ms=sight.server_ms - 100_000))
     assert b"written in the gap" in repaired
     assert b"old hash" not in repaired
+
+
+@pytest.mark.parametrize("server_binary", server_params("valkey-9.1"))
+def test_the_time_is_asked_after_the_idle_times(watched: tuple[Watch, Any]) -> None:
+    """A server may serve others between the commands of a step: then only a time from after them covers the wait."""
+    watch, client = watched
+    watch.begin_gap()
+    with client.monitor() as monitor:
+        watch.repaired()
+        client.echo("the end")
+        heard = list(itertools.takewhile(lambda each: "the end" not in each["command"], monitor.listen()))
+    (port,) = {each["client_port"] for each in heard if each["command"].startswith("OBJECT IDLETIME")}
+    commands = [each["command"].partition(" ")[0] for each in heard if each["client_port"] == port]
+    assert commands[-2:] == ["OBJECT", "TIME"]
