@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from engine.settings.file import Loaded
 
 DEFAULT_CONFIG = "engine.toml"
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 _config = click.option(
     "--config",
@@ -317,6 +319,9 @@ def main() -> None:
 
 def run_command(arguments: list[str]) -> int:
     """Run one command; return its exit code. A user's mistake becomes lines on standard error."""
+    if sys.stdout is None:
+        # Whoever called has closed it.
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     try:
         result = cli.main(arguments, prog_name="engine", standalone_mode=False)
         sys.stdout.flush()
@@ -329,10 +334,21 @@ def run_command(arguments: list[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         return 130
     except BrokenPipeError:
-        # Who read our output has gone; what is buffered must not fail a second time at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Who read our output has gone.
+        _drop_output()
+        return 1
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        _drop_output()
+        _complain(EngineError(f"the output can't be written: {error.strerror} (free some, or send it elsewhere)"))
         return 1
     return result if isinstance(result, int) else 0
+
+
+def _drop_output() -> None:
+    """See to it that what is buffered does not fail a second time at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _load(config: str | None, flags: Mapping[str, object]) -> Loaded:

@@ -228,6 +228,22 @@ def test_output_that_nobody_reads(home: Path) -> None:
     assert result.stderr == ""
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("command", ["check", "check --json", "status --json"])
+def test_output_that_cannot_be_written(home: Path, command: str) -> None:
+    """A full disk under the output is one line, and exit code 1; an output that is closed is as good as none."""
+    (home / "engine.toml").write_text(f'[redis]\nurl = "{NOBODY}"\n{ROUTE}')
+    write_status(home, filler=["x" * 100] * 20_000)
+    full, closed = (
+        subprocess.run(["sh", "-c", f"{sys.executable} -m engine {command} {to}"], stderr=subprocess.PIPE, text=True)
+        for to in (">/dev/full", ">&-")
+    )
+    assert full.returncode == 1
+    assert full.stderr.startswith("engine: error: the output can't be written: No space left on device (")
+    assert full.stderr.count("\n") == 1
+    assert (closed.returncode, closed.stderr) == (int(command.startswith("check")), "")
+
+
 def test_metrics_without_an_engine() -> None:
     """One reading of an engine that does not run is an error of one line, and nothing is printed as a metric."""
     Path("engine.toml").write_text(ROUTE)
