@@ -101,10 +101,12 @@ def test_a_killed_engine_leaves_nothing(start: Callable[..., Engine]) -> None:
 
 
 def test_a_function_that_does_not_exist(start: Callable[..., Engine]) -> None:
-    """A route to a function that is not there ends the start with one line and exit status 1."""
+    """A route to a function that is not there ends the start with one line of its own and exit status 1."""
     engine = start(function="nowhere")
     assert engine.process.wait(WAIT_S) == 1
-    (line,) = engine.errors.read_text().splitlines()
+    # Before it the log says where the connection's settings came from.
+    *logged, line = engine.errors.read_text().splitlines()
+    assert [one.split()[2:4] for one in logged] == [["]", "connection"]], logged
     assert line.startswith("engine: error: route 'carts': no such function: nowhere")
 
 
