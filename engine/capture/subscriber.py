@@ -8,7 +8,6 @@ wait in the dirty set, each once. Each read is flushed at once: light load is no
 from __future__ import annotations
 
 import gc
-import select
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,6 +21,7 @@ from engine.capture.listener import Listener, Phase, Subscription
 from engine.capture.notifications import needed_flags
 from engine.capture.repair import Repair
 from engine.capture.shards import Shard, channel_prefix
+from engine.capture.waiting import Waiter
 from engine.capture.watch.keepsake import KEY as KEEPSAKE
 from engine.capture.watch.sight import Change as Unseen
 from engine.clock import monotonic_ms, now_ms
@@ -41,9 +41,8 @@ from engine.lifecycle import (
 )
 from engine.model import NOTHING_HEARD, THE_BEGINNING_MS, Missed, Watermark
 from engine.observe.logs import get_logger
-from engine.redis.connection import RespConnection
 from engine.redis.errors import not_redis
-from engine.ring.counters import ChildState, Counter
+from engine.ring.counters import ChildState, Counter, StatusRow
 from engine.ring.ring import RingWriter
 from engine.ring.wake import Wake
 from engine.routing.events import REPAIR_GONE
@@ -54,8 +53,6 @@ log = get_logger(__name__)
 BEAT_MS_MAX = 500
 OBEY_MS_MAX = 100
 """Under load, commands are looked for when the poller shows them, and this often for those that come as signals."""
-FULL_WAIT_MS_MIN, FULL_WAIT_MS_MAX = 1, 20
-"""Rings have no wake-up in this direction: a writer that found one full looks again, less and less often."""
 DRAIN_SILENCE_MS_MAX = 2_000
 """A drain waits this long for a server that says nothing any more."""
 MAPPING_DEBOUNCE_MS = 100
@@ -91,6 +88,41 @@ def run_subscriber(spec: SubscriberSpec, link: ChildLink) -> int:
     return subscriber.run()
 
 
+def _dirty_keys(spec: SubscriberSpec) -> DirtyKeys:
+    dirty = DirtyKeys(
+        prefix_bytes=len(channel_prefix(spec.database)),
+        invokers=len(spec.writers),
+        keys_max=spec.capture.dirty_keys_max,
+        key_bytes_max=spec.capture.key_bytes_max,
+        mapping_prefix=spec.mapping_prefix.encode(),
+        uncoalesced_events_max=spec.capture.uncoalesced_events_max,
+    )
+    dirty.uncoalesced = spec.table.uncoalesced()
+    return dirty
+
+
+class _Accounts:
+    """What was read, counted; keys that are too long are said, now and then."""
+
+    def __init__(self, spec: SubscriberSpec, row: StatusRow) -> None:
+        self._spec = spec
+        self._row = row
+        self._too_long_said_ms = -TOO_LONG_LOG_MS
+
+    def take_in(self, intake: Intake, moment_ms: int) -> None:
+        """Count what one read brought."""
+        row = self._row
+        row.add(Counter.EVENTS_READ, intake.read)
+        row.add(Counter.EVENTS_ROUTED, intake.routed)
+        row.add(Counter.EVENTS_COALESCED, intake.coalesced)
+        row.add(Counter.EVENTS_DROPPED, intake.dropped)
+        if intake.too_long:
+            row.add(Counter.KEYS_TOO_LONG, intake.too_long)
+            if moment_ms - self._too_long_said_ms >= TOO_LONG_LOG_MS:
+                self._too_long_said_ms = moment_ms
+                log.error("key_too_long", limit_bytes=self._spec.capture.key_bytes_max, events=intake.too_long)
+
+
 class Subscriber:
     """The loop and what it owns: a subscription, a dirty set, the writing ends of its rings."""
 
@@ -99,44 +131,24 @@ class Subscriber:
         self._link = link
         self._row = link.row
         self._wanted = interests(spec.table)
-        self._dirty = DirtyKeys(
-            prefix_bytes=len(channel_prefix(spec.database)),
-            invokers=len(spec.writers),
-            keys_max=spec.capture.dirty_keys_max,
-            key_bytes_max=spec.capture.key_bytes_max,
-            mapping_prefix=spec.mapping_prefix.encode(),
-            uncoalesced_events_max=spec.capture.uncoalesced_events_max,
-        )
-        self._dirty.uncoalesced = spec.table.uncoalesced()
+        self._dirty = _dirty_keys(spec)
         self._flusher = Flusher(spec.writers, spec.wakes, spec.ring, link.row)
         self._listener = Listener(
             Subscription(spec.redis, spec.database, spec.shard, spec.capture.read_bytes_max),
             needed_flags(spec.table, spec.mapping_prefix),
         )
-        self._repair = Repair(
-            spec.redis,
-            spec.database,
-            spec.shard,
-            spec.table,
-            spec.mapping_prefix.encode(),
-            spec.capture,
-            link.row,
-        )
+        prefix = spec.mapping_prefix.encode()
+        self._repair = Repair(spec.redis, spec.database, spec.shard, spec.table, prefix, spec.capture, link.row)
         self._for_repairs, self._for_deletes = spec.table.for_repairs().mask, spec.table.for_deletes().mask
         self._comparison = Comparison(spec.table)
-        self._poller = select.poll()
-        self._link_fd = link.fileno()
-        self._poller.register(self._link_fd, select.POLLIN)
-        self._watched: RespConnection | None = None
-        self._watched_fd = -1
+        self._waiter = Waiter(link.fileno())
+        self._accounts = _Accounts(spec, link.row)
         self._marked = spec.heard
         """The watermark that is in all rings, and the server's mark then."""
         self._gaps = Gaps(spec.shard.index, self._marked, self._row)
         self._repair_from_look = 1
         """The look that a repair needs: one that follows its gap's end."""
-        self._full_wait_ms = FULL_WAIT_MS_MIN
         self._mapping_due_ms = 0
-        self._too_long_said_ms = -TOO_LONG_LOG_MS
         self._obey_due_ms = self._drain_began_ms = 0
         self._is_draining = False
         for missed in spec.missed:
@@ -224,7 +236,11 @@ class Subscriber:
             intake = self._dirty.take_in(connection.reply, self._wanted, now_ms())
         except hiredis.ProtocolError as error:
             raise not_redis(connection.address, error) from error
-        self._account(intake, moment_ms)
+        self._accounts.take_in(intake, moment_ms)
+        if intake.dropped:
+            self._overflow()
+        if intake.mappings and not self._mapping_due_ms:
+            self._mapping_due_ms = moment_ms + MAPPING_DEBOUNCE_MS
         self._dirty.forget((KEEPSAKE, *(listener.canary.keys if listener.canary is not None else ())))
         for key, event in intake.marks:
             self._mark_dirty(key, event.decode())
@@ -248,22 +264,6 @@ class Subscriber:
             log.error("events_off", shard=self._spec.shard.index + 1, hint="see redis.set_notifications")
         if not (change.is_deaf or change.is_unsettled):
             self._end_gap(Cause.DEAF, self._listener.looks_taken)
-
-    def _account(self, intake: Intake, moment_ms: int) -> None:
-        row = self._row
-        row.add(Counter.EVENTS_READ, intake.read)
-        row.add(Counter.EVENTS_ROUTED, intake.routed)
-        row.add(Counter.EVENTS_COALESCED, intake.coalesced)
-        if intake.too_long:
-            row.add(Counter.KEYS_TOO_LONG, intake.too_long)
-            if moment_ms - self._too_long_said_ms >= TOO_LONG_LOG_MS:
-                self._too_long_said_ms = moment_ms
-                log.error("key_too_long", limit_bytes=self._spec.capture.key_bytes_max, events=intake.too_long)
-        if intake.dropped:
-            row.add(Counter.EVENTS_DROPPED, intake.dropped)
-            self._overflow()
-        if intake.mappings and not self._mapping_due_ms:
-            self._mapping_due_ms = moment_ms + MAPPING_DEBOUNCE_MS
 
     def _advance_repair(self, moment_ms: int) -> None:
         """Scan on while somebody listens: only then is what the scan has passed heard when it changes again."""
@@ -371,23 +371,5 @@ class Subscriber:
         repair_ms = self._repair.wait_ms(moment_ms)
         if repair_ms is not None:
             wait_ms = min(wait_ms, repair_ms)
-        if is_flushed:
-            self._full_wait_ms = FULL_WAIT_MS_MIN
-        else:
-            wait_ms = min(wait_ms, self._full_wait_ms)
-            self._full_wait_ms = min(2 * self._full_wait_ms, FULL_WAIT_MS_MAX)
-        self._watch()
-        if any(descriptor == self._link_fd for descriptor, _ in self._poller.poll(wait_ms)):
+        if self._waiter.wait(self._listener.connection, wait_ms, is_flushed=is_flushed):
             self._obey_due_ms = 0
-
-    def _watch(self) -> None:
-        """Have the poller follow the connection: a closed descriptor would wake it for ever."""
-        connection = self._listener.connection
-        if connection is self._watched:
-            return
-        if self._watched is not None:
-            self._poller.unregister(self._watched_fd)
-        if connection is not None:
-            self._watched_fd = connection.fileno()
-            self._poller.register(self._watched_fd, select.POLLIN)
-        self._watched = connection
