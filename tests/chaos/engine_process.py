@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
-READY_S_MAX = 30.0
+READY_S_MAX = 60.0
 DRAIN_S_MAX = 20.0
 _LOOK_S = 0.03
 _PR_SET_PDEATHSIG = 1

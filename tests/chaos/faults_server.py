@@ -222,8 +222,9 @@ def flush_all(run: Run) -> str:
 @fault("server: comes back empty, and what is gone is accepted")
 def comes_back_empty(run: Run) -> str:
     """Nothing is deleted before somebody says so; what is written again is delivered meanwhile."""
-    before = len(run.items())
     run.writer.pause()
+    run.sleep(1.0)  # what the writer has deleted is on its way
+    before = len(run.items())
     run.server.kill()
     run.server.start()
     run.use_primary(run.server.port)
