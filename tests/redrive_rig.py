@@ -45,6 +45,9 @@ class FakeEngine:
             self.problem = NotListening("nobody listens", hint="start the engine")
         return heard
 
+    def orphans(self, letters: Sequence[Letter]) -> list[bool]:
+        return [False] * len(letters)
+
     def close(self) -> None:
         pass
 

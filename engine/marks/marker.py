@@ -87,7 +87,7 @@ class Marker:
         settled_ms_max: int = SETTLED_MS_MAX,
     ) -> None:
         self.problem: EngineError | None = None
-        self._connection = connection
+        self.connection = connection
         self._prefix = channel_prefix(database)
         self._standing = standing
         self._settled_ms_max = settled_ms_max
@@ -139,7 +139,7 @@ class Marker:
                 key, event = marks[index]
                 commands += [pack("TOUCH", key), pack("PUBLISH", self._prefix + key, event)]
             commands += [_CLIENTS, pack("TIME")]
-            first, *replies, last, moment = self._connection.pipeline(b"".join(commands), len(commands))
+            first, *replies, last, moment = self.connection.pipeline(b"".join(commands), len(commands))
             self._check(replies[1::2], moment)
             who = self._who(first, last)
             for index, touched, heard in zip(part, replies[::2], replies[1::2], strict=True):
@@ -158,7 +158,7 @@ class Marker:
     def _check(self, heard: Iterable[Any], moment: Any) -> None:
         for what, reply in (*(("publish", reply) for reply in heard), ("tell its time", moment)):
             if isinstance(reply, hiredis.ReplyError):
-                raise refusal(self._connection.address, what, str(reply))
+                raise refusal(self.connection.address, what, str(reply))
 
     def _wait(self, before: Standing, moment_ms: int, deadline_ms: int) -> _Wait:
         """Wait until the watermark has passed this moment, or something may have been lost, or for too long."""
@@ -173,7 +173,7 @@ class Marker:
 
     def _complain_unheard(self, count: int, total: int) -> None:
         self.problem = NotListening(
-            f"no engine at {self._connection.address} heard of {count} of {total} keys: none runs, or one of its "
+            f"no engine at {self.connection.address} heard of {count} of {total} keys: none runs, or one of its "
             "subscribers is reconnecting",
             hint="see engine status, then run this again: nothing is lost meanwhile",
         )

@@ -14,11 +14,15 @@ from engine.routing.events import EVENTS_OF_ABSENCE, REPAIR, REPAIR_GONE
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A key to mark dirty: ``event`` is `REPAIR`, or `REPAIR_GONE` where the letter told of a key that is gone."""
+    """A key to mark dirty: ``event`` is `REPAIR`, or `REPAIR_GONE` where the letter told of a key that is gone.
+
+    ``captured_ms`` is when its change was heard (Unix time), 0 where the letter does not say.
+    """
 
     key: bytes
     event: str
     route: str
+    captured_ms: int = 0
 
 
 class _Record(msgspec.Struct):
@@ -31,6 +35,7 @@ class _Line(msgspec.Struct):
     id: str
     route: str
     event: str = ""
+    captured_at_ms: int = 0
     id_encoding: str = ""
     record: _Record | msgspec.UnsetType = msgspec.UNSET
 
@@ -45,7 +50,7 @@ def read_letter(content: bytes) -> Letter | None:
         key = _key(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, binascii.Error, ValueError):
         return None
-    return Letter(key, REPAIR_GONE if _tells_of_absence(line) else REPAIR, line.route)
+    return Letter(key, REPAIR_GONE if _tells_of_absence(line) else REPAIR, line.route, line.captured_at_ms)
 
 
 def _key(line: _Line) -> bytes:

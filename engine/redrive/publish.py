@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from engine.config import Settings
 from engine.errors import EngineError, RedisError
 from engine.marks.marker import Mark, Marker
 from engine.marks.standing import read_standing
-from engine.redis.connection import RespConnection
+from engine.redis.connection import RespConnection, pack
 from engine.redrive.letters import Letter
+from engine.routing.events import REPAIR
 
 NAME = "engine-redrive"
+
+
+_UPTIME = re.compile(rb"^uptime_in_seconds:(\d+)", re.MULTILINE)
+_NEVER_MS = 1 << 62
+
+
+def _began_ms(server: object, time: object) -> int:
+    """Return since when the server runs (Unix ms); where it does not say, it may have begun just now."""
+    uptime = _UPTIME.search(
+        server.encode() if isinstance(server, str) else server if isinstance(server, bytes) else b""
+    )
+    if uptime is None or not isinstance(time, list):
+        return _NEVER_MS
+    # Uptimes are whole seconds.
+    return (int(time[0]) - int(uptime[1]) + 1) * 1_000
 
 
 class Publisher:
@@ -33,6 +50,28 @@ class Publisher:
             return [False] * len(letters)
         self.problem = marker.problem
         return sent
+
+    def orphans(self, letters: Sequence[Letter]) -> list[bool]:
+        """Return which letters hold a value that the server does not have any more, and may have lost.
+
+        Their keys are gone, and their changes were heard before the server began: a cache that came back empty would
+        have the engine deliver a delete, and the letter, the value's only copy, be removed.
+        """
+        values = [index for index, letter in enumerate(letters) if letter.event == REPAIR]
+        found = [False] * len(letters)
+        try:
+            if not values:
+                return found
+            connection = self._ready().connection
+            commands = [pack("EXISTS", letters[index].key) for index in values] + [pack("INFO", "server"), pack("TIME")]
+            *exist, server, time = connection.pipeline(b"".join(commands), len(commands))
+        except RedisError as error:
+            self.problem = error
+            return found
+        began_ms = _began_ms(server, time)
+        for index, is_there in zip(values, exist, strict=True):
+            found[index] = is_there == 0 and letters[index].captured_ms <= began_ms
+        return found
 
     def _ready(self) -> Marker:
         if self._marker is None:

@@ -22,7 +22,8 @@ class Tally(msgspec.Struct):
     """What became of the letters of one source.
 
     ``read`` were to be sent; ``sent`` can't be lost by the engine any more, and are removed; ``kept`` are the others,
-    among them ``malformed`` lines that are no letters and letters of routes that are ``unknown``. What was passed over
+    among them ``malformed`` lines that are no letters, letters of routes that are ``unknown``, and ``orphaned`` ones,
+    whose keys the server may have lost with their values. What was passed over
     (other routes than the one that was asked for, more than the most that was) is not counted.
     """
 
@@ -32,6 +33,7 @@ class Tally(msgspec.Struct):
     kept: int = 0
     malformed: int = 0
     unknown: int = 0
+    orphaned: int = 0
     problems: list[str] = msgspec.field(default_factory=list)
 
 
@@ -189,9 +191,12 @@ class _Drive:
 
     def _take_chunk(self, source: Source, items: Sequence[Item], tally: Tally) -> None:
         chosen = self._choose(items, tally)
-        heard = self._publisher.send([letter for _, letter in chosen]) if chosen else []
-        sent = [item for (item, _), is_heard in zip(chosen, heard, strict=True) if is_heard]
         tally.read += len(chosen)
+        orphans = self._publisher.orphans([letter for _, letter in chosen]) if chosen else []
+        tally.orphaned += sum(orphans)
+        chosen = [one for one, is_orphan in zip(chosen, orphans, strict=True) if not is_orphan]
+        heard = self._publisher.send([letter for _, letter in chosen]) if chosen and not self._publisher.problem else []
+        sent = [item for (item, _), is_heard in zip(chosen, heard, strict=False) if is_heard]
         tally.sent += len(sent)
         if self._left is not None:
             self._left -= len(sent)
@@ -220,6 +225,11 @@ class _Drive:
         if tally.malformed:
             tally.problems.append(
                 f"{tally.source}: lines that are no dead letters stay where they are: {tally.malformed}"
+            )
+        if tally.orphaned:
+            tally.problems.append(
+                f"{tally.source}: letters stay whose keys are gone, and are older than the server's start: "
+                f"{tally.orphaned} (it may have lost their values: what the letters hold may be the only copy)"
             )
         if tally.unknown:
             names = ", ".join(map(repr, [*self._unknown][:_UNKNOWN_NAMED_MAX]))

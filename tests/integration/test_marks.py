@@ -130,3 +130,20 @@ def test_a_mark_that_was_in_flight_when_the_engine_was_killed(path: PathUnderTes
     path.start()
     wait_for(lambda: deliveries(path, "idle") > tried, "it is delivered at last")
     assert "narrowed=True" in path.log().rpartition("resumed")[2]
+
+
+def test_a_letter_whose_value_the_server_has_lost_stays(path: PathUnderTest) -> None:
+    """A cache that came back empty lost what the letter holds: it is no deletion, and the letter no waste."""
+    path.client.hset("lost", "n", 1)
+    wait_for(lambda: deliveries(path, "lost"), "it was delivered")
+    path.server.kill()
+    path.server.start()
+    wait_for(lambda: path.totals()["reconnects"] >= 1, "the engine listens again")
+    bury(path, "lost", "hset")
+    path.client.hset("there", "n", 1)
+    bury(path, "there", "hset")
+    summary = redriven(path)
+    assert (summary.sent, summary.kept) == (1, 1)
+    assert any("older than the server's start: 1" in problem for tally in summary.sources for problem in tally.problems)
+    assert (path.folder / "dead_letters.jsonl").read_bytes().count(b"\n") == 1
+    assert not any(record["body"] is None for record in path.records())

@@ -127,8 +127,9 @@ def test_many_letters_and_large_keys(server: ValkeyServer, settings: Settings, l
     assert [channel.removeprefix(b"__keyspace@0__:") for channel, _ in found] == keys
 
 
-def test_without_a_subscriber_everything_is_kept(settings: Settings) -> None:
+def test_without_a_subscriber_everything_is_kept(server: ValkeyServer, settings: Settings) -> None:
     """The engine does not run: exit code 1, the remedy, and every letter in its place."""
+    write(server, b"a", b"b")
     bury(settings, b"a", b"b")
     summary = redrive(settings)
     assert (summary.sent, summary.kept, summary.exit_code) == (0, 2, 1)

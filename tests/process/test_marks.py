@@ -48,7 +48,11 @@ def test_a_mark_that_a_full_dirty_set_drops() -> None:
         assert Marker(connection, 0, lambda: None).mark([Mark(b"idle", REPAIR)]) == [True]
         connection.close()
         taken = running.take_until(
-            lambda _: running.count(Counter.REPAIRS) > 0 and not running.count(Counter.DIRTY_KEYS)
+            lambda taken: (
+                running.count(Counter.REPAIRS) > 0
+                and not running.count(Counter.DIRTY_KEYS)
+                and any(change.key == b"idle" for _, _, change in taken)
+            )
         )
         keys = {change.key for _, _, change in [*taken, *running.take()]}
         assert b"idle" in keys
