@@ -54,7 +54,8 @@ def main(
     """Play, report, and exit: 0 where nothing was lost, 1 otherwise, 2 where no fault has such a name."""
     console = Console(highlight=False)
     faults = [one for one in registry.load() if not only or any(part in one.name for part in only)]
-    faults = share_of(faults, *parse(share))
+    server = next(iter(chosen()))
+    faults = [one for one in share_of(faults, *parse(share)) if server not in one.not_on]
     if not faults:
         console.print("no fault has such a name; --list shows them")
         sys.exit(2)
@@ -68,7 +69,6 @@ def main(
     os.environ["QUICK"] = "1" if is_quick else ""  # for faults that last long
     started = time.monotonic()
     rounds, logs = 1 if is_quick else ROUNDS, own_folder(LOGS, seed) if keep_logs else None
-    server = next(iter(chosen()))
     console.print(f"{len(faults)} faults on {server}, {rounds} round(s) each, {jobs} at once, seed {seed}")
     lines = _play_all(console, faults, seed, rounds, jobs, wait_s, logs)
     if logs is not None:

@@ -66,6 +66,8 @@ class Fault:
     """More `engine.sandbox.functions.runtime.FunctionSpec`; one named ``dynamodb`` takes the place of the rig's."""
 
     # The server and what is between.
+    not_on: Sequence[str] = ()
+    """Servers, by their names in `tests.servers`, that cannot tell of it: a limit that the documents name."""
     server_config: Mapping[str, str] = field(default_factory=dict)
     """``valkey.conf`` over the sandbox's."""
     proxies: Sequence[Literal["redis", "lambda", "dynamo"]] = ()
