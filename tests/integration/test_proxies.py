@@ -54,8 +54,14 @@ def test_a_tunnel_leads_to_the_service(
     surroundings: pytest.MonkeyPatch, certificates: Certificates, scheme: str
 ) -> None:
     """Functions and the engine reach a service in TLS through a proxy, which may want TLS itself."""
+
+    def answers_twice(sock: socket.socket) -> None:
+        # One that closed after its answer would be seen as closed only when that has come through the tunnel.
+        for _ in range(2):
+            answers(200, b'{"a":1}')(sock)
+
     with ExitStack() as stack:
-        service = stack.enter_context(serving(in_tls(certificates, answers(200, b'{"a":1}'))))
+        service = stack.enter_context(serving(in_tls(certificates, answers_twice)))
         proxy = stack.enter_context(serving(relays(service)))
         if scheme == "https":
             proxy = stack.enter_context(tls_in_front_of(proxy, certificates))
