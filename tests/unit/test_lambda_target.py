@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import os
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,33 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 import orjson
 import pytest
 
-from engine.aws import access
 from engine.delivery.targets import flights, lambda_
 from engine.model import Failure
-from tests.lambda_service import PAYLOAD, Service, target
+from tests.lambda_service import PAYLOAD, Service, running, target
 
 
 @pytest.fixture(params=["threads", "loop"])
 def service(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    # What a process knows of AWS is that of the test before.
-    monkeypatch.setattr(access, "_known", {})
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret")
-    for name in [*os.environ]:
-        if name.startswith("AWS_") and name not in {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}:
-            monkeypatch.delenv(name)
-        if name.lower() in {"http_proxy", "https_proxy", "all_proxy", "no_proxy"}:
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
-    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
-    server = Service()
-    server.is_looped = request.param == "loop"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with running(monkeypatch, is_looped=request.param == "loop") as server:
+        yield server
 
 
 @pytest.mark.parametrize(
