@@ -13,6 +13,8 @@ import msgspec
 
 from engine.model import Missed
 from engine.ring.counters import ChildState, StatusRow
+from engine.routing.feeds import Feed
+from engine.routing.nodes import Topology
 
 _LENGTH = struct.Struct("<I")
 _MESSAGE_BYTES_MAX = 16 * 1024 * 1024
@@ -34,6 +36,35 @@ class SetRoutes(msgspec.Struct, tag=True, frozen=True):
 
     table: bytes
     missed: tuple[Missed, ...] = ()
+
+
+class SetFeeds(msgspec.Struct, tag=True, frozen=True):
+    """Supervisor → subscriber: listen to these feeds, and to no others, from now on.
+
+    ``version`` is that of the topology. ``missed`` is, by node number, what new feeds have to find first.
+    """
+
+    version: int
+    feeds: tuple[Feed, ...]
+    missed: dict[int, tuple[Missed, ...]] = {}
+
+
+class SetTopology(msgspec.Struct, tag=True, frozen=True):
+    """Supervisor → invoker: read keys from these nodes from now on."""
+
+    topology: Topology
+
+
+class TopologyInForce(msgspec.Struct, tag=True, frozen=True):
+    """Child → supervisor: the feeds, or the nodes, of this version are in force here."""
+
+    version: int
+
+
+class TopologyChanged(msgspec.Struct, tag=True, frozen=True):
+    """Child → supervisor: the nodes may be others now, or have other slots; ask them."""
+
+    reason: str
 
 
 class RoutesInForce(msgspec.Struct, tag=True, frozen=True):
@@ -75,8 +106,17 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
     hint: str = ""
 
 
-_OfSupervisor = Drain | Stop | SetRoutes | Compared
-_OfChild = RoutesInForce | MappingChanged | PromiseBroken | RepairWanted | CompareWanted | Failed
+_OfSupervisor = Drain | Stop | SetRoutes | Compared | SetFeeds | SetTopology
+_OfChild = (
+    RoutesInForce
+    | TopologyInForce
+    | TopologyChanged
+    | MappingChanged
+    | PromiseBroken
+    | RepairWanted
+    | CompareWanted
+    | Failed
+)
 Message = _OfSupervisor | _OfChild
 
 _encoder = msgspec.msgpack.Encoder()

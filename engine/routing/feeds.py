@@ -1,0 +1,21 @@
+"""Feeds: one subscription on one node, and which keys it hears of.  (pure)"""
+
+from __future__ import annotations
+
+import msgspec
+
+from engine.routing.nodes import Node, slot_of
+
+
+class Feed(msgspec.Struct, frozen=True):
+    """A node, whole or a part of it: ``patterns`` for PSUBSCRIBE, ``last_bytes`` say which keys they match."""
+
+    node: Node
+    patterns: tuple[bytes, ...]
+    last_bytes: bytes
+    takes_empty_key: bool
+
+    def owns(self, key: bytes) -> bool:
+        """Tell whether the key is the node's, and its channel matches the patterns."""
+        is_matched = key[-1] in self.last_bytes if key else self.takes_empty_key
+        return is_matched and (self.node.has_all() or self.node.has_slot(slot_of(key)))

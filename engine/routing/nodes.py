@@ -1,0 +1,90 @@
+"""The nodes of a server and which keys each of them has: one node without cluster mode, the primaries of a cluster.
+
+A key's *slot* is the CRC16 (XMODEM) of the key, or of its hash tag, modulo 16,384
+(https://valkey.io/topics/cluster-spec/).  (pure)
+"""
+
+from __future__ import annotations
+
+from binascii import crc_hqx
+from collections.abc import Iterable
+
+import msgspec
+
+SLOTS = 16_384
+ALL_SLOTS = ((0, SLOTS - 1),)
+NODES_MAX = 256
+"""Nodes that come and go while one engine runs: each has a number, and a place in the tables of shared memory."""
+
+
+def slot_of(key: bytes) -> int:
+    """Return the slot of a key: that of what its first braces hold, unless they hold nothing."""
+    start = key.find(b"{")
+    if start >= 0:
+        end = key.find(b"}", start + 1)
+        if end > start + 1:
+            key = key[start + 1 : end]
+    return crc_hqx(key, 0) % SLOTS
+
+
+class Node(msgspec.Struct, frozen=True):
+    """One primary. Its ``number`` is the engine's own for it, never given to another node while the engine runs.
+
+    ``id`` is the server's name for it, "" without cluster mode. ``address`` is where clients reach it (``host:port``),
+    "" for what ``redis.url`` names; ``reads_at`` the address of the replica that is captured and read in its place, ""
+    for none. ``slots`` are ranges with both ends. ``epoch`` is its configuration epoch: whoever takes over a slot has a
+    higher one than all owners before.
+    """
+
+    number: int = 0
+    id: str = ""
+    address: str = ""
+    slots: tuple[tuple[int, int], ...] = ALL_SLOTS
+    epoch: int = 0
+    reads_at: str = ""
+
+    def has_all(self) -> bool:
+        """Tell whether every key is its own."""
+        return self.slots == ALL_SLOTS
+
+    def has_slot(self, slot: int) -> bool:
+        """Tell whether the slot is its own."""
+        return any(first <= slot <= last for first, last in self.slots)
+
+
+class Topology(msgspec.Struct, frozen=True):
+    """All nodes that have slots, or may get some. ``version`` grows with each one that the supervisor hands out."""
+
+    nodes: tuple[Node, ...] = (Node(),)
+    is_cluster: bool = False
+    version: int = 0
+
+    def owners(self) -> list[Node | None]:
+        """Return the node of each slot, None for one without an owner."""
+        found: list[Node | None] = [None] * SLOTS
+        for node in self.nodes:
+            for slot in slots_in(node.slots):
+                found[slot] = node
+        return found
+
+
+def slots_in(ranges: Iterable[tuple[int, int]]) -> Iterable[int]:
+    """Yield the slots of these ranges."""
+    for first, last in ranges:
+        yield from range(first, last + 1)
+
+
+def slots_gained(before: Iterable[tuple[int, int]], now: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Return, as ranges, the slots of ``now`` that ``before`` has not."""
+    return as_ranges(set(slots_in(now)).difference(slots_in(before)))
+
+
+def as_ranges(slots: Iterable[int]) -> tuple[tuple[int, int], ...]:
+    """Return these slots as ranges with both ends, in order."""
+    ranges: list[tuple[int, int]] = []
+    for slot in sorted(slots):
+        if ranges and ranges[-1][1] == slot - 1:
+            ranges[-1] = (ranges[-1][0], slot)
+        else:
+            ranges.append((slot, slot))
+    return tuple(ranges)
