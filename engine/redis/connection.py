@@ -108,16 +108,20 @@ class RespConnection:
         encoding: str | None = None,
         database: int | None = None,
         read_bytes: int = READ_BYTES,
+        readonly: bool = False,
     ) -> RespConnection:
         """Connect, authenticate, select the database and give the connection its name.
 
         ``encoding`` "utf-8" decodes strings losslessly (what is not UTF-8 becomes surrogates), None
-        leaves bytes. Raises `RedisUnreachable` or `RedisRefused`; no secret is in their text.
+        leaves bytes. ``readonly`` has a cluster's replica answer for its primary's slots.
+        Raises `RedisUnreachable` or `RedisRefused`; no secret is in their text.
         """
         address = parse_url(redis.url)
         connection = cls(_connect(address, redis), address, encoding, read_bytes=read_bytes)
         try:
             connection._greet(redis, name, protocol, address.database if database is None else database)
+            if readonly:
+                connection._must("let replicas be read", "READONLY")
         except BaseException:
             connection.close()
             raise

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import pytest
+
+from engine.config import RedisSettings
+from engine.errors import RedisRefused
+from engine.redis.connection import RespConnection
+from engine.redis.node import settings_for
+from engine.routing.nodes import Node
+from tests.servers import server_of
+
+NAMED = RedisSettings(url="rediss://seed:6379/3", username="u", password="p", tls_ca_file="ca.pem")
+
+
+@pytest.mark.parametrize(
+    ("url", "node", "reached"),
+    [
+        ("redis://seed:6379", Node(), "redis://seed:6379"),
+        ("redis://seed:6379", Node(address="10.0.0.1:7000"), "redis://10.0.0.1:7000"),
+        ("rediss://seed:6379/3", Node(address="a.cache:7000"), "rediss://a.cache:7000/3"),
+        ("redis://seed:6379", Node(address="::1:7000"), "redis://[::1]:7000"),
+        ("redis://seed:6379", Node(address="[::1]:7000"), "redis://[::1]:7000"),
+        ("redis://seed:6379", Node(address="a:1", reads_at="b:2"), "redis://b:2"),
+        ("redis://seed:6379", Node(reads_at="b:2"), "redis://b:2"),
+        ("unix:///run/s?db=2", Node(address="a:1"), "redis://a:1/2"),
+    ],
+)
+def test_where(url: str, node: Node, reached: str) -> None:
+    """A node is reached at its own address, or its replica's, as the named server is: same TLS, same database."""
+    assert settings_for(RedisSettings(url=url), node).url == reached
+
+
+def test_all_else_stays() -> None:
+    """User, password and certificates are the named server's."""
+    reached = settings_for(NAMED, Node(address="a:1"))
+    assert (reached.username, reached.password, reached.tls_ca_file) == ("u", "p", "ca.pem")
+
+
+def test_replica_of_a_cluster() -> None:
+    """A connection that is to read a cluster's replica says so; a server without cluster mode refuses that."""
+    with server_of("valkey-9.1", {"cluster-enabled": "yes"}) as clustered:
+        connection = RespConnection.open(RedisSettings(url=clustered.url), name="test", readonly=True)
+        assert b" flags=r " in connection.call("CLIENT", "INFO") + b" "
+        connection.close()
+    with server_of("valkey-9.1") as alone, pytest.raises(RedisRefused, match="refused to let replicas be read"):
+        RespConnection.open(RedisSettings(url=alone.url), name="test", readonly=True)
