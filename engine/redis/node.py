@@ -19,7 +19,7 @@ def settings_for(redis: RedisSettings, node: Node) -> RedisSettings:
 
 
 def settings_at(redis: RedisSettings, address: str) -> RedisSettings:
-    """Return the settings that reach the server at this address (``host:port``) with the same user, TLS and database."""
+    """Return the settings that reach the server at this ``host:port`` with the same user, TLS and database."""
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -40,7 +40,7 @@ def test_replica_of_a_cluster() -> None:
     """A connection that is to read a cluster's replica says so; a server without cluster mode refuses that."""
     with server_of("valkey-9.1", {"cluster-enabled": "yes"}) as clustered:
         connection = RespConnection.open(RedisSettings(url=clustered.url), name="test", readonly=True)
-        assert b" flags=r " in connection.call("CLIENT", "INFO") + b" "
+        assert b" flags=r" in connection.call("CLIENT", "INFO")
         connection.close()
     with server_of("valkey-9.1") as alone, pytest.raises(RedisRefused, match="refused to let replicas be read"):
         RespConnection.open(RedisSettings(url=alone.url), name="test", readonly=True)
