@@ -19,6 +19,7 @@ import orjson
 import psutil
 import redis
 
+from engine.capture.watch.trust import IDLE_MARGIN_S
 from engine.sandbox.demo import clean_environment
 from engine.sandbox.functions.runtime import FunctionSpec, LambdaRuntime
 from engine.sandbox.stack import child_environment, sandbox_environment
@@ -57,6 +58,15 @@ def wait_for(condition: Callable[[], Any], what: str, wait_s: float = WAIT_S) ->
         assert time.monotonic() < deadline, f"did not come about: {what}"
         time.sleep(0.02)
     return result
+
+
+def come_to_rest(client: Any, key: str) -> None:
+    """Wait until this key, and all that were used before it, are idle for longer than any gap is believed to reach.
+
+    Idle times are whole seconds, and believed with a margin: what has just been written counts as changed in a gap that
+    begins soon after.
+    """
+    wait_for(lambda: client.object("idletime", key) > IDLE_MARGIN_S + 2, f"{key} is at rest")
 
 
 @dataclass

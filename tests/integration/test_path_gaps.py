@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import signal
-import time
 from pathlib import Path
 
 import psutil
 
 from engine.sandbox.functions.runtime import FunctionSpec
-from tests.support import ROUTE, PathUnderTest, wait_for, whole_path
+from tests.support import ROUTE, PathUnderTest, come_to_rest, wait_for, whole_path
 
 SLOW = """\
 [[routes]]
@@ -153,7 +152,7 @@ def test_a_start_after_a_drain_finds_what_it_missed_and_no_more(tmp_path: Path) 
         for number in range(200):
             path.client.hset(f"old:{number}", "n", number)
         wait_for(lambda: len(path.last()) == 200, "the old keys")
-        time.sleep(5)  # Idle times are whole seconds, and believed with a margin.
+        come_to_rest(path.client, "old:199")
         assert path.stop() == 0
         path.client.hset("missed", "n", 1)
         before = len(path.records())
@@ -172,8 +171,7 @@ def test_trim_horizon_is_the_whole_keyspace_once(tmp_path: Path) -> None:
     with whole_path(tmp_path, functions=functions) as path:
         for number in range(1_000):
             path.client.hset(f"old:{number}", "n", number)
-        # Idle times are told in seconds: what the next start has to find must be told from these.
-        time.sleep(5)
+        come_to_rest(path.client, "old:999")
         path.write_config(route + latest)
         path.start()
         wait_for(lambda: len(path.last()) == 1_000, "the whole keyspace")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import PathUnderTest, wait_for, whole_path
+from tests.support import PathUnderTest, come_to_rest, wait_for, whole_path
 
 COUNT = 300
 
@@ -61,6 +61,7 @@ def test_a_snapshot_that_is_asked_for_later_is_taken_and_a_wider_route_gets_what
     path.start()
     wait_for(lambda: snapshot(path) == "done", "the snapshot is done")
     assert len(set(delivered(path, "cart:"))) == COUNT + 1
+    come_to_rest(path.client, "cart:new")
     assert path.stop() == 0
     before = len(path.records())
     path.start()
