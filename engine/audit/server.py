@@ -8,7 +8,6 @@ from typing import Any
 import hiredis
 
 from engine.audit.deletions import ServerFacts, facts_of
-from engine.capture.shards import channel_prefix
 from engine.capture.watch.keepsake import KEY as KEEPSAKE
 from engine.config import RedisSettings
 from engine.delivery.reading.fetch import Fetched, Fetcher
@@ -18,6 +17,7 @@ from engine.marks.standing import Standing
 from engine.redis.connection import RespConnection, pack
 from engine.redis.errors import refusal
 from engine.redis.eviction import QUESTIONS, may_evict
+from engine.routing.byte_classes import channel_prefix
 
 SCAN_COUNT = 500
 BODY_CHARS_MAX = 16 * 1024 * 1024

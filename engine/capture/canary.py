@@ -11,9 +11,9 @@ from __future__ import annotations
 from enum import Enum, auto
 
 from engine.capture.notifications import CANARY_PREFIX, canary_commands, canary_event, canary_letters
-from engine.capture.shards import channel_prefix
 from engine.redis.connection import pack
 from engine.redis.errors import passes
+from engine.routing.byte_classes import channel_prefix
 
 EVERY_MS = 5_000
 

@@ -13,11 +13,11 @@ from enum import Enum, auto
 
 import hiredis
 
-from engine.capture.shards import channel_prefix
 from engine.config import RedisSettings
 from engine.errors import NotificationsOff
 from engine.redis.connection import NOTHING, RespConnection, pack
 from engine.redis.errors import not_redis, passes, refusal
+from engine.routing.byte_classes import channel_prefix
 from engine.routing.events import notification_flags
 from engine.routing.routes import RouteTable, merge_flags
 

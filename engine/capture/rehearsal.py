@@ -11,10 +11,11 @@ from collections.abc import Sequence
 
 import hiredis
 
-from engine.capture.shards import Shard, channel_prefix
+from engine.capture.shards import Shard
 from engine.config import RedisSettings
 from engine.redis.connection import NOTHING, UNPARSABLE, RespConnection, pack
 from engine.redis.errors import denial, not_redis, refusal
+from engine.routing.byte_classes import channel_prefix
 
 WAIT_S = 5.0
 TOKEN = b"rehearsal"

@@ -21,7 +21,7 @@ import hiredis
 
 from engine.capture.dirty import DirtyKeys
 from engine.capture.gaps import earliest
-from engine.capture.shards import Shard, channel_prefix
+from engine.capture.shards import Shard
 from engine.capture.watch.keepsake import KEY as KEEPSAKE
 from engine.capture.watch.sight import Sight, unix_ms_of
 from engine.capture.watch.trust import CONTAINERS, idle_limit_s, may_be_newer
@@ -33,6 +33,7 @@ from engine.observe.logs import get_logger
 from engine.redis.connection import RespConnection, pack
 from engine.redis.errors import refusal
 from engine.ring.counters import Counter, StatusRow
+from engine.routing.byte_classes import channel_prefix
 from engine.routing.events import REPAIR
 from engine.routing.glob import matcher
 from engine.routing.routes import RouteTable

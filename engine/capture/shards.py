@@ -1,34 +1,18 @@
-r"""The shard plan: disjoint byte classes on the last byte of a key, applied by the server.  (pure)
-
-``PSUBSCRIBE __keyspace@0__:*[a-m]`` delivers the keys that end in *a* to *m*, and nobody else's. Classes that are
-disjoint and cover all 256 byte values deliver each key to exactly one subscriber. Two traps:
-
-- the server compares ranges as C ``char``: signed on x86-64, unsigned on Arm; a range across 127/128 is silently
-  swapped there and matches other keys, so none of ours crosses it;
-- the empty key's channel ends in ``:`` and no class matches it: the first shard takes it literally.
-
-Each pattern costs the server's one thread about 0.25 µs an event, and it walks a class from its start: few shards a
-node, and few ranges a class.
-"""
+"""The shard plan of one node: disjoint byte classes on the last byte of a key, applied by the server.  (pure)"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate
+from collections.abc import Iterable
 
 import msgspec
 
 from engine.routing import glob
+from engine.routing.byte_classes import byte_class, channel_prefix, count_endings, cut
 from engine.routing.slices import ALL_BYTES, WHOLE, Slice
 
 SHARDS_MAX = 64
-_SPECIAL = frozenset(b"]\\^-[*?")
-_PRIOR = 0.05
-"""What the bytes that no sampled key ends in weigh together, as a part of all."""
 _HOT = 1.5
 """A shard that gets this many times its fair share is worth a warning."""
-_SCATTER_GAIN = 0.9
-"""Classes of scattered bytes make longer patterns; they must bring the busiest shard down to this part."""
 
 
 class Shard(msgspec.Struct, frozen=True):
@@ -42,11 +26,6 @@ class Shard(msgspec.Struct, frozen=True):
     def owns(self, key: bytes) -> bool:
         """Tell whether this shard's patterns match the key's channel."""
         return key[-1] in self.last_bytes if key else self.takes_empty_key
-
-
-def channel_prefix(database: int) -> bytes:
-    """Return what stands before the key in a keyspace channel."""
-    return b"__keyspace@%d__:" % database
 
 
 def plan_shards(
@@ -63,7 +42,7 @@ def plan_shards(
         return (Shard(0, (prefix + b"*",), ALL_BYTES, True),)
     shards = []
     own = part.last_bytes
-    for index, members in enumerate(_cut(count, _counts(sample), own)):
+    for index, members in enumerate(cut(count, count_endings(sample), own)):
         patterns = [prefix + b"*[" + byte_class(members) + b"]"]
         takes_empty_key = index == 0 and part.takes_empty_key
         if takes_empty_key:
@@ -76,7 +55,7 @@ def plan_shards(
 
 def imbalance(shards: Iterable[Shard], sample: Iterable[bytes]) -> str:
     """Return a warning where one shard gets far more than its share of the sample, else ""."""
-    plan, counts = tuple(shards), _counts(sample)
+    plan, counts = tuple(shards), count_endings(sample)
     total = sum(counts[byte] for shard in plan for byte in shard.last_bytes)
     if len(plan) < 2 or not total:
         return ""
@@ -90,114 +69,3 @@ def imbalance(shards: Iterable[Shard], sample: Iterable[bytes]) -> str:
         f"last byte of a key, and theirs takes {endings} value{'s' if endings > 1 else ''}; "
         f"{'one shard' if endings == 1 else 'fewer shards'} would do as well"
     )
-
-
-def byte_class(members: bytes) -> bytes:
-    """Return the inside of a glob class that matches exactly these bytes, on any architecture."""
-    return b"".join(_range(low, high) for low, high in _runs(sorted(set(members))))
-
-
-def _counts(sample: Iterable[bytes]) -> list[int]:
-    counts = [0] * 256
-    for key in sample:
-        if key:
-            counts[key[-1]] += 1
-    return counts
-
-
-def _cut(count: int, counts: Sequence[int], own: bytes) -> list[bytes]:
-    """Return each shard's part of these bytes: neighbours where that is about as even as any cut can be."""
-    return [bytes(own[place] for place in places) for places in _cut_places(count, [counts[byte] for byte in own])]
-
-
-def _cut_places(count: int, counts: Sequence[int]) -> list[bytes]:
-    assert count <= len(counts)
-    # Bytes that the sample did not show may come later: each weighs a little.
-    prior = max(1.0, sum(counts) * _PRIOR) / len(counts)
-    weights = [sampled + prior for sampled in counts]
-    neighbours = _cut_in_runs(count, weights)
-    if sum(map(bool, counts)) < 2:
-        return neighbours
-    scattered = _cut_scattered(count, counts, weights)
-    if _heaviest(scattered, weights) < _heaviest(neighbours, weights) * _SCATTER_GAIN:
-        return scattered
-    return neighbours
-
-
-def _heaviest(cut: Iterable[bytes], weights: Sequence[float]) -> float:
-    return max(sum(weights[byte] for byte in members) for members in cut)
-
-
-def _cut_in_runs(count: int, weights: Sequence[float]) -> list[bytes]:
-    """Return ``count`` non-empty runs of neighbours, the sum of whose squared weights is as small as can be.
-
-    Dynamic programming, a run more each round: ``costs[end]`` is the best cost of cutting the bytes before
-    ``end``, ``starts[end]`` where its last run starts. Best starts never move back (Knuth), which keeps it quick.
-    """
-    before = [0.0, *accumulate(weights)]
-    costs = [weight * weight for weight in before]
-    size = len(weights)
-    rounds = [[0] * (size + 1)]
-    for runs in range(2, count + 1):
-        previous, starts, costs_now = rounds[-1], [0] * (size + 1), [0.0] * (size + 1)
-        latest = size - 1
-        for end in range(size, runs - 1, -1):
-            cost, latest = min(
-                (costs[start] + (before[end] - before[start]) ** 2, start)
-                for start in range(max(previous[end], runs - 1), min(latest, end - 1) + 1)
-            )
-            costs_now[end], starts[end] = cost, latest
-        costs = costs_now
-        rounds.append(starts)
-    cut, end = [], size
-    for starts in reversed(rounds):
-        cut.append(bytes(range(starts[end], end)))
-        end = starts[end]
-    return cut[::-1]
-
-
-def _cut_scattered(count: int, counts: Sequence[int], weights: Sequence[float]) -> list[bytes]:
-    """Give the sampled bytes out, the heaviest first, to the lightest shard; then the others, run by run."""
-    sampled = sorted((byte for byte in range(len(counts)) if counts[byte]), key=lambda byte: (-counts[byte], byte))
-    pieces = [[byte] for byte in sampled]
-    others = [byte for byte in range(len(counts)) if not counts[byte]]
-    size = max(1, len(others) // count)
-    pieces += [others[start : start + size] for start in range(0, len(others), size)]
-    cut: list[list[int]] = [[] for _ in range(count)]
-    loads = [0.0] * count
-    for piece in pieces:
-        lightest = min(range(count), key=lambda index: (bool(cut[index]), loads[index], index))
-        cut[lightest] += piece
-        loads[lightest] += sum(weights[byte] for byte in piece)
-    return [bytes(sorted(members)) for members in cut]
-
-
-def _runs(members: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield runs of neighbours, cut between 127 and 128."""
-    start = previous = members[0]
-    for byte in members[1:]:
-        if byte != previous + 1 or byte == 128:
-            yield start, previous
-            start = byte
-        previous = byte
-    yield start, previous
-
-
-def _range(low: int, high: int) -> bytes:
-    """Return a run as a range whose ends are not special, plus escaped singles."""
-    before, after = b"", b""
-    while low <= high and low in _SPECIAL:
-        before += _single(low)
-        low += 1
-    while low <= high and high in _SPECIAL:
-        after += _single(high)
-        high -= 1
-    if high - low < 2:
-        middle = b"".join(map(_single, range(low, high + 1)))
-    else:
-        middle = bytes((low,)) + b"-" + bytes((high,))
-    return before + middle + after
-
-
-def _single(byte: int) -> bytes:
-    return (b"\\" if byte in _SPECIAL else b"") + bytes((byte,))

@@ -20,7 +20,7 @@ from engine.capture.gaps import Cause, Gaps, earliest
 from engine.capture.listener import Listener, Phase, Subscription
 from engine.capture.notifications import needed_flags
 from engine.capture.repair import Repair
-from engine.capture.shards import Shard, channel_prefix
+from engine.capture.shards import Shard
 from engine.capture.waiting import Waiter
 from engine.capture.watch.keepsake import KEY as KEEPSAKE
 from engine.capture.watch.sight import Change as Unseen
@@ -45,6 +45,7 @@ from engine.redis.errors import not_redis
 from engine.ring.counters import ChildState, Counter, StatusRow
 from engine.ring.ring import RingWriter
 from engine.ring.wake import Wake
+from engine.routing.byte_classes import channel_prefix
 from engine.routing.events import REPAIR_GONE
 from engine.routing.routes import RouteTable
 

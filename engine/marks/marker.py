@@ -19,13 +19,13 @@ from typing import Any, NamedTuple
 
 import hiredis
 
-from engine.capture.shards import channel_prefix
 from engine.clock import monotonic_ms
 from engine.errors import EngineError
 from engine.marks.receivers import Receivers, receivers
 from engine.marks.standing import Standing
 from engine.redis.connection import RespConnection, pack
 from engine.redis.errors import refusal
+from engine.routing.byte_classes import channel_prefix
 from engine.routing.events import REPAIR
 
 KEYS_AT_ONCE = 500

@@ -3,7 +3,8 @@ from __future__ import annotations
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from engine.capture.shards import SHARDS_MAX, Shard, byte_class, channel_prefix, imbalance, plan_shards
+from engine.capture.shards import SHARDS_MAX, Shard, imbalance, plan_shards
+from engine.routing.byte_classes import byte_class, channel_prefix
 
 KEYS = [b"", *(bytes([byte]) for byte in range(256)), b"cart:*[]\\?", b"k]", b"\xff\x80"]
 
