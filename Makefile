@@ -52,7 +52,7 @@ format: $(READY) ## Put the code into the project's format
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(READY) ## Measure: a table, reports/bench.json, bench.html and bench.md (5 to 8 minutes; QUICK=1 one to two; SEED=)
+bench: $(READY) ## Measure: a table, reports/bench.json, bench.html and bench.md (7 to 10 minutes; QUICK=1 one to two; SEED=)
 	@$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(if $(SEED),--seed $(SEED))
 
 report: $(READY) ## Write the pages again (FILE=reports/bench.json)

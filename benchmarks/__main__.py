@@ -20,7 +20,7 @@ from benchmarks.measured.soak import Soak
 from benchmarks.measured.suite import QUICK, Effort, measure_all, parts
 from benchmarks.report.pages import write_pages
 from benchmarks.stand.errors import FAILURES
-from benchmarks.stand.harness import Figure
+from benchmarks.stand.harness import Figure, in_yardsticks
 from benchmarks.stand.load import info
 from benchmarks.stand.servers import Server, redis_server
 
@@ -36,12 +36,13 @@ def table_of(figures: Sequence[Figure]) -> Table:
         caption="\n".join(notes),
         caption_justify="left",
     )
-    for name in ("figure", "median", "unit", "spread", "goal", "met"):
-        table.add_column(name, justify="right" if name in {"median", "spread"} else "left", no_wrap=True)
+    for name in ("figure", "median", "unit", "in y", "spread", "goal", "met"):
+        is_number = name in {"median", "in y", "spread"}
+        table.add_column(name, justify="right" if is_number else "left", no_wrap=True)
     for item in figures:
-        value = f"{item.value:,.0f}" if item.value >= 1_000 else f"{item.value:,.2f}"
         spread = f"{item.spread:.0%}" if len(item.runs) > 1 else "–"
-        table.add_row(item.name, value, item.unit, spread, item.goal, item.met)
+        ratio = in_yardsticks(item)
+        table.add_row(item.name, item.text, item.unit, ratio.text if ratio else "", spread, item.goal, item.met)
     return table
 
 
@@ -96,6 +97,8 @@ def main(quick: bool, seed: int) -> None:
             measured = measure_all(effort, seed, repeat)
         except FAILURES as error:
             raise click.ClickException(str(error)) from error
+        # What could not be measured was none.
+        progress.update(task, completed=parts(effort))
     figures, costs = figures_of(measured), costs_of(measured)
     told = Results(
         figures=figures,

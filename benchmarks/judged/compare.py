@@ -27,7 +27,7 @@ RUNS_MIN = 3
 DRAWS = 4_000
 TIMES = frozenset({"µs", "ms", "s"})
 CONFIDENCE = 0.95
-LAG_AT_HALF, SAME_LOAD = "half_lag_", 0.1
+AT_HALF, SAME_LOAD = "half_", 0.1
 NOISE_MIN = 0.03
 """A difference of less than this part is none, whatever the runs say."""
 
@@ -62,11 +62,13 @@ def is_lower_better(figure: Figure) -> bool:
     """Tell which way is better: by its goal, else by its unit."""
     if figure.goal:
         return figure.goal.startswith("<=")
-    return figure.unit in {*TIMES, "B"}
+    return figure.unit in {*TIMES, "B", "y", "1/M"}
 
 
 def judge(a: Figure, b: Figure) -> Verdict:
-    """Return the verdict on one figure."""
+    """Return the verdict on one figure that both have."""
+    assert a.value is not None
+    assert b.value is not None
     low, high = float("nan"), float("nan")
     word: Word = "too few runs"
     if min(len(a.runs), len(b.runs)) >= RUNS_MIN and all(run > 0 for run in (*a.runs, *b.runs)):
@@ -84,10 +86,10 @@ def compare(a: Results, b: Results) -> list[Verdict]:
     found = []
     for figure in b.figures:
         other = a.figure(figure.name)
-        if other is None:
+        if other is None or other.value is None or figure.value is None:
             continue
         verdict = judge(other, figure)
-        if figure.name.startswith(LAG_AT_HALF) and not _is_same_load(a, b):
+        if figure.name.startswith(AT_HALF) and not _is_same_load(a, b):
             verdict = msgspec.structs.replace(verdict, word="another load")
         found.append(verdict)
         before, after = in_yardsticks(other), in_yardsticks(figure)
@@ -98,7 +100,8 @@ def compare(a: Results, b: Results) -> list[Verdict]:
 
 def _is_same_load(a: Results, b: Results) -> bool:
     """Tell whether both have saturated at about one rate: the lag at half of it is then of one load."""
-    rates = [one.value for results in (a, b) if (one := results.figure("saturation_events_per_s")) is not None]
+    found = [one.value for results in (a, b) if (one := results.figure("saturation_events_per_s")) is not None]
+    rates = [value for value in found if value is not None]
     return len(rates) < 2 or abs(rates[0] - rates[1]) <= SAME_LOAD * max(rates)
 
 

@@ -35,7 +35,8 @@ class Baseline(msgspec.Struct, frozen=True):
 def ratios_of(results: Results) -> list[Figure]:
     """Return the results' ratios; raise `ResultsError` where there are none, or too few runs of them."""
     found = [ratio for one in results.figures if (ratio := in_yardsticks(one)) is not None]
-    found += [msgspec.structs.replace(one, note="") for one in results.figures if one.name in RATIOS]
+    is_ratio = [one for one in results.figures if one.name in RATIOS or one.unit == "y"]
+    found += [msgspec.structs.replace(one, note="") for one in is_ratio]
     found = [one for one in found if len(one.runs) >= RUNS_MIN]
     if not found:
         raise ResultsError(f"there are no {RUNS_MIN} runs of any ratio: run make bench, without QUICK")
@@ -49,7 +50,7 @@ def gate(baseline: Baseline, results: Results) -> tuple[list[Verdict], list[str]
     for before in baseline.ratios:
         one = now.get(before.name)
         if one is None:
-            failed.append(f"{before.name} was not measured")
+            failed.append(f"{before.name} was not measured{_why_not(results, before.name)}")
             continue
         verdict = judge(before, one)
         verdicts.append(verdict)
@@ -57,6 +58,11 @@ def gate(baseline: Baseline, results: Results) -> tuple[list[Verdict], list[str]
         if verdict.word == "worse" and is_far:
             failed.append(f"{before.name} is {verdict.ratio:.2f} of the baseline's")
     return verdicts, failed
+
+
+def _why_not(results: Results, name: str) -> str:
+    found = results.figure(name.partition("/")[0])
+    return f" ({found.note})" if found is not None and found.value is None else ""
 
 
 @click.command()

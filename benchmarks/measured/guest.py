@@ -19,6 +19,7 @@ from benchmarks.drive.plan import Load
 from benchmarks.drive.schedule import Arrivals
 from benchmarks.lag.histogram import percentiles_of
 from benchmarks.stand.accounting import own_memory, title_of
+from benchmarks.stand.cores import Halves, NotApart, halves, keep_on, ourselves_on
 from benchmarks.stand.harness import Rig, rig, wait_until
 from benchmarks.stand.load import Where, hset_distinct
 from benchmarks.stand.servers import without_notifications
@@ -31,10 +32,14 @@ NAME_BYTES = len(PREFIX) + 7
 
 
 class HsetRatio(msgspec.Struct, frozen=True):
-    """The application's HSET p99 with the engine beside it, and without, in ms; a ratio for each pair."""
+    """The application's HSET p99 with the engine beside it, and without, in ms; a ratio for each pair.
 
-    with_ms: list[float]
-    without_ms: list[float]
+    Where it could not be measured there is a ``problem`` instead.
+    """
+
+    with_ms: list[float] = []
+    without_ms: list[float] = []
+    problem: str = ""
 
     @property
     def ratios(self) -> list[float]:
@@ -42,7 +47,17 @@ class HsetRatio(msgspec.Struct, frozen=True):
         return [one / other for one, other in zip(self.with_ms, self.without_ms, strict=True)]
 
 
-def measure_hset_ratio(pairs: int, seconds: float, rate_per_s: float, seed: int) -> HsetRatio:
+def measure_hset_ratio_apart(pairs: int, seconds: float, rate_per_s: float, seed: int) -> HsetRatio:
+    """Measure with server and load on some cores, engine and function on the others: as on a host for each."""
+    try:
+        return measure_hset_ratio(pairs, seconds, rate_per_s, seed, halves())
+    except NotApart as error:
+        return HsetRatio(problem=str(error))
+
+
+def measure_hset_ratio(
+    pairs: int, seconds: float, rate_per_s: float, seed: int, apart: Halves | None = None
+) -> HsetRatio:
     """Send the same load to a server that the engine watches, and to one that nobody watches, in turn.
 
     Of a server that is not ours there is no second one: the engine is stopped for the second half.
@@ -52,7 +67,13 @@ def measure_hset_ratio(pairs: int, seconds: float, rate_per_s: float, seed: int)
         watched = stack.enter_context(rig(with_journal=False))
         alone: Where = watched.redis
         if watched.server_pid:
-            alone = stack.enter_context(ValkeyServer()).port
+            unwatched = stack.enter_context(ValkeyServer())
+            alone = unwatched.port
+            if apart is not None:
+                keep_on(apart.near, watched.server_pid, unwatched.pid)
+        if apart is not None:
+            keep_on(apart.far, watched.engine.pid, watched.runtime_pid)
+            stack.enter_context(ourselves_on(apart.near))
 
         def measure(pair: int, *, is_watched: bool) -> None:
             load = Load(Arrivals("poisson", rate_per_s=rate_per_s), Keyspace(10_000), seconds=seconds, seed=seed + pair)

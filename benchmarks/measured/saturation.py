@@ -54,6 +54,20 @@ class Saturation(msgspec.Struct, frozen=True):
     limited_by: str
     trials: list[Trial]
 
+    @property
+    def is_found(self) -> bool:
+        """Tell whether any rate held."""
+        return self.rate_per_s > 0
+
+    @property
+    def reason(self) -> str:
+        """Return why none was found."""
+        if not self.trials:
+            return "nothing was tried"
+        last = min(self.trials, key=lambda one: one.wanted_per_s)
+        told = f"lag p99 {last.lag.p99_ms:,.0f} ms" if not last.wrong else f"{last.wrong:,} changes wrong"
+        return f"not even {last.wanted_per_s:,.0f} changes/s held ({told}); limited by {self.limited_by}"
+
 
 def holds(trial: Trial, limit_ms: float) -> bool:
     """Tell whether a trial's lag stayed within the limit, with nothing lost, stale or invented.

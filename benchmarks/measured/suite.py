@@ -19,7 +19,14 @@ from benchmarks.drive.schedule import Arrivals
 from benchmarks.measured.capture import measure_capture
 from benchmarks.measured.fetch import measure_fetch
 from benchmarks.measured.functions import FunctionRun, measure_cold_start, measure_dynamodb
-from benchmarks.measured.guest import HsetRatio, WaitingMemory, measure_hset_ratio, measure_waiting_memory
+from benchmarks.measured.guest import (
+    HsetRatio,
+    WaitingMemory,
+    measure_hset_ratio,
+    measure_hset_ratio_apart,
+    measure_waiting_memory,
+)
+from benchmarks.measured.invoking import measure_invoking
 from benchmarks.measured.others import RedisPy, measure_original, measure_redis_py
 from benchmarks.measured.parse import beside_yardstick
 from benchmarks.measured.path import FullLoad, full_load
@@ -54,6 +61,7 @@ class Effort(msgspec.Struct, frozen=True):
     runs: int = 3
     gated_runs: int = 5
     """Of what the gate compares: fewer say too little of the noise."""
+    calls: int = 400
     seconds: float = 4.0
     short_s: float = 1.5
     events: int = 80_000
@@ -73,6 +81,7 @@ class Effort(msgspec.Struct, frozen=True):
 QUICK = Effort(
     runs=1,
     gated_runs=1,
+    calls=100,
     seconds=2.0,
     short_s=0.5,
     events=40_000,
@@ -117,7 +126,10 @@ class Measured:
     halves: list[Trial] = field(default_factory=list)
     light: list[Trial] = field(default_factory=list)
     table: list[Trial] = field(default_factory=list)
-    hset: HsetRatio = field(default_factory=lambda: HsetRatio([], []))
+    hset: HsetRatio = field(default_factory=HsetRatio)
+    """Server and application on some cores, the engine on others."""
+    hset_shared: HsetRatio = field(default_factory=HsetRatio)
+    invocations: list[float] = field(default_factory=list)
     waiting: list[WaitingMemory] = field(default_factory=list)
     originals: list[float] = field(default_factory=list)
     redis_py: list[RedisPy] = field(default_factory=list)
@@ -128,8 +140,8 @@ class Measured:
 
 
 def parts(effort: Effort) -> int:
-    """Return how many measurements there are, for a bar."""
-    return 4 + effort.runs * 11 + effort.gated_runs * 3
+    """Return how many measurements there are at most, for a bar: at half of a saturation that is not found is none."""
+    return 5 + effort.runs * 7 + effort.gated_runs * 8
 
 
 def measure_all(effort: Effort, seed: int, repeat: Repeat) -> Measured:
@@ -146,12 +158,13 @@ def measure_all(effort: Effort, seed: int, repeat: Repeat) -> Measured:
     found.large_fetches = repeat("reads of large values", runs, lambda: measure_fetch(MORE_BYTES))
     found.server = repeat("the server alone", 1, lambda: measure_server(effort.short_s))
     _measure_full_load(effort, repeat, found)
-    _measure_lags(effort, seed, repeat, found)
-    (found.hset,) = repeat(
-        "the application's HSET", 1, lambda: measure_hset_ratio(effort.pairs, effort.hset_s, HSET_PER_S, seed)
-    )
+    found.invocations = beside("invoke", "an invocation", lambda: measure_invoking(effort.calls))
+    _measure_lags(effort, seed, repeat, beside, found)
+    hset = (effort.pairs, effort.hset_s, HSET_PER_S, seed)
+    (found.hset,) = repeat("the application's HSET", 1, lambda: measure_hset_ratio_apart(*hset))
+    (found.hset_shared,) = repeat("the same on shared cores", 1, lambda: measure_hset_ratio(*hset))
     found.waiting = repeat("keys that wait", 1, lambda: measure_waiting_memory(effort.waiting_keys))
-    found.redis_py = repeat("redis-py in a loop", runs, lambda: measure_redis_py(effort.short_s))
+    found.redis_py = beside("redis_py", "redis-py in a loop", lambda: measure_redis_py(effort.short_s))
     _measure_functions(effort, repeat, beside, found)
     return found
 
@@ -185,14 +198,14 @@ def _measure_full_load(effort: Effort, repeat: Repeat, found: Measured) -> None:
     found.by_invokers = {count: runs[_Shape(invokers=count)] for count in counts}
 
 
-def _measure_lags(effort: Effort, seed: int, repeat: Repeat, found: Measured) -> None:
+def _measure_lags(effort: Effort, seed: int, repeat: Repeat, beside: Beside, found: Measured) -> None:
     def at(place: Ground, rate_per_s: float) -> Trial:
         place.forget()
         arrivals = Arrivals("poisson", rate_per_s=rate_per_s)
         return place.run(Load(arrivals, KEYSPACE, seconds=effort.seconds, seed=seed))
 
     with ground(Shape()) as place:
-        found.light = repeat("lag at 1,000 changes/s", effort.runs, lambda: at(place, LIGHT_PER_S))
+        found.light = beside("light", "lag at 1,000 changes/s", lambda: at(place, LIGHT_PER_S))
     with ground(Shape(invokers=LOADED_INVOKERS)) as place:
         watch = Watch(place.rig, MEMORY_S)
         (found.saturation,) = repeat(
@@ -201,8 +214,9 @@ def _measure_lags(effort: Effort, seed: int, repeat: Repeat, found: Measured) ->
             lambda: measure_saturation_rate(place, Load(keyspace=KEYSPACE, seed=seed), effort.search, watch),
         )
         found.memory = watch.samples
-        half = max(found.saturation.rate_per_s, LIGHT_PER_S) / 2
-        found.halves = repeat("lag at half of it", effort.runs, lambda: at(place, half))
+        if found.saturation.is_found:
+            half = found.saturation.rate_per_s / 2
+            found.halves = beside("half", "lag at half of it", lambda: at(place, half))
     with ground(Shape(sink="dynamodb", batch_size=100)) as place:
         arrivals = Arrivals("poisson", rate_per_s=TABLE_PER_S)
         # Another seed each time: a table that nobody wrote to must not look like one that holds what it should.
@@ -217,7 +231,9 @@ def _measure_lags(effort: Effort, seed: int, repeat: Repeat, found: Measured) ->
 def _measure_functions(effort: Effort, repeat: Repeat, beside: Beside, found: Measured) -> None:
     runs = effort.runs
     found.puts = beside("batch", "the DynamoDB function", lambda: measure_dynamodb("batch", effort.function_batches))
-    found.upserts = repeat("the same, versioned", runs, lambda: measure_dynamodb("versioned", effort.versioned_batches))
+    found.upserts = beside(
+        "versioned", "the same, versioned", lambda: measure_dynamodb("versioned", effort.versioned_batches)
+    )
     size = max(1, round(statistics.median(one.records_per_invocation for one in found.light)))
     found.small_puts = repeat(
         f"the same, {size} records a batch", runs, lambda: measure_dynamodb("batch", effort.small_batches, size)

@@ -26,7 +26,7 @@ from benchmarks.lag.histogram import Histogram, Percentiles, percentiles_of
 from benchmarks.lag.probe import Probe
 from benchmarks.lag.stages import NEVER, Clocks, Received, StageLag, lags_of, leaves_value, told
 from benchmarks.lag.timeline import Moment, timeline
-from benchmarks.stand.accounting import Accounts, Meter
+from benchmarks.stand.accounting import ENGINE_ROLES, Accounts, Meter
 from benchmarks.stand.harness import Rig, rig, wait_until
 from benchmarks.stand.sinks import Sink, SinkName, sink
 
@@ -85,6 +85,16 @@ class Trial(msgspec.Struct, frozen=True):
     def records_per_invocation(self) -> float:
         """Return the mean of the batches."""
         return self.records / self.invocations if self.invocations else 0.0
+
+    @property
+    def requests_per_million(self) -> float:
+        """Return how many invocations a million such changes would take."""
+        return self.invocations / max(1, self.changes) * 1_000_000
+
+    @property
+    def engine_cpu_us(self) -> float:
+        """Return the CPU of all of the engine's processes, a change."""
+        return self.accounts.cpu_us(*ENGINE_ROLES)
 
 
 @dataclass

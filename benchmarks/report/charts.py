@@ -68,6 +68,11 @@ def _drawn(draw: Callable[[Any], None], title: str) -> str:
     return svg.replace(">", f"><title>{title}</title>", 1)
 
 
+def _is_drawn(points: Sequence[object]) -> bool:
+    """Tell whether there is a line to draw: one point is none, and says no more than its number."""
+    return len(points) >= 2
+
+
 def lag_over_load(series: Series) -> Chart:
     """Draw the lag's percentiles over the rate."""
     points = [one for one in series.lag_over_load if one.p50_ms > 0]
@@ -95,7 +100,7 @@ def lag_over_load(series: Series) -> Chart:
         "Lag over load",
         "From when a change was due to its request at the function, received whole. Beyond saturation the lag is that "
         "of the queue, and grows with the length of the run.",
-        _drawn(draw, "Lag over load") if points else "",
+        _drawn(draw, "Lag over load") if _is_drawn(points) else "",
         ("changes/s", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "cores used"),
         rows,
     )
@@ -160,7 +165,7 @@ def throughput(points: Sequence[Throughput], what: str, by_cpu: Usl | None) -> C
         f"Throughput over {what}",
         f"At full load, distinct keys, all on this machine, whose cores they share. {said} What they would do with a "
         "core each is predicted by the CPU of an event, as plans count with it; one primary may publish less.",
-        _drawn(draw, f"Throughput over {what}") if points else "",
+        _drawn(draw, f"Throughput over {what}") if _is_drawn(points) else "",
         (what, "events/s"),
         rows,
     )
@@ -215,7 +220,7 @@ def memory(found: Sequence[Sample], title: str, text: str) -> Chart:
     return Chart(
         title,
         f"{text} The proportional memory of all of the engine's processes: what they share counts once.",
-        _drawn(draw, title) if found else "",
+        _drawn(draw, title) if _is_drawn(found) else "",
         ("s", "MiB", "keys that wait", "descriptors"),
         rows,
     )

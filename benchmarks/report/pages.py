@@ -16,6 +16,7 @@ from benchmarks.capacity.prices import FILE, PricesError, read_prices
 from benchmarks.capacity.usl import Usl
 from benchmarks.judged.results import Results
 from benchmarks.report import charts
+from benchmarks.stand.harness import in_yardsticks
 
 EXAMPLE = Wish(rate_per_s=20_000, keys=1_000_000, value_bytes=400, lag_ms=250)
 SWING_MIN = 1.15
@@ -80,12 +81,13 @@ def figures_of(results: Results) -> Table:
     """Return the figures, as they are read."""
     rows = []
     for one in results.figures:
-        value = f"{one.value:,.0f}" if one.value >= 1_000 else f"{one.value:,.2f}"
         relation, _, bound = one.goal.partition(" ")
         goal = f"{'≤' if relation == '<=' else '≥'} {float(bound):,.10g}" if bound else ""
         spread = f"{one.spread:.0%}" if len(one.runs) > 1 else "–"
-        rows.append((one.name, f"{value} {one.unit}", spread, goal or "–", one.met or "–"))
-    return Table(("figure", "median", "spread", "goal", "met"), rows)
+        value = one.text if one.value is None else f"{one.text} {one.unit}"
+        ratio = in_yardsticks(one)
+        rows.append((one.name, value, ratio.text if ratio else "–", spread, goal or "–", one.met or "–"))
+    return Table(("figure", "median", "in y", "spread", "goal", "met"), rows)
 
 
 def costs_of(results: Results) -> Table:

@@ -147,7 +147,9 @@ def main(name: str, seed: int, seconds: float | None, sink: SinkName | None) -> 
             found = run_scenario(scenario, seed, seconds)
     except FAILURES as error:
         raise click.ClickException(str(error)) from error
-    if isinstance(found, Saturation):
+    if isinstance(found, Saturation) and not found.is_found:
+        console.print(f"no saturation was found: {found.reason}")
+    elif isinstance(found, Saturation):
         limit = scenario.search.limit_ms
         console.print(f"{found.rate_per_s:,.0f} changes/s keep a p99 of {limit:g} ms; limited by {found.limited_by}")
     else:
@@ -157,7 +159,9 @@ def main(name: str, seed: int, seconds: float | None, sink: SinkName | None) -> 
     path = REPORTS / f"scenario-{Path(name).stem}.json"
     path.write_bytes(msgspec.json.format(msgspec.json.encode(found)))
     console.print(f"written to {path}")
-    if not all(one.is_well for one in ([found] if isinstance(found, Trial) else found.trials)):
+    trials = [found] if isinstance(found, Trial) else found.trials
+    is_found = isinstance(found, Trial) or found.is_found
+    if not (is_found and all(one.is_well for one in trials)):
         raise SystemExit(1)
 
 

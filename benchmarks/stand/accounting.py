@@ -16,6 +16,7 @@ from benchmarks.stand.load import Where, info
 
 ELSEWHERE = -1
 """In place of the process id of a server that is not ours: what it tells of itself is taken."""
+ENGINE_ROLES = ("subscribers", "invokers", "supervisor")
 ROLES = ("server", "subscribers", "invokers", "supervisor", "function")
 """Of the processes that are watched; the load's senders tell of themselves."""
 

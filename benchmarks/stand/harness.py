@@ -58,11 +58,11 @@ class Figure(msgspec.Struct):
 
     ``runs`` are what each run showed, and ``yardsticks`` what a yardstick showed beside each (µs,
     `benchmarks.measured.parse`). ``spread`` is (highest − lowest) / median; ``goal`` says what is wanted,
-    as ``<= 1.0`` or ``>= 100``.
+    as ``<= 1.0`` or ``>= 100``. Where something could not be measured ``value`` is None, and ``note`` says why.
     """
 
     name: str
-    value: float
+    value: float | None
     unit: str
     spread: float
     goal: str
@@ -73,11 +73,18 @@ class Figure(msgspec.Struct):
     @property
     def met(self) -> str:
         """Return yes or no, or nothing where there is no goal."""
-        if not self.goal:
+        if not self.goal or self.value is None:
             return ""
         relation, _, bound = self.goal.partition(" ")
         met = self.value <= float(bound) if relation == "<=" else self.value >= float(bound)
         return "yes" if met else "no"
+
+    @property
+    def text(self) -> str:
+        """Return the value as people read it."""
+        if self.value is None:
+            return "no figure"
+        return f"{self.value:,.0f}" if self.value >= 1_000 else f"{self.value:,.2f}"
 
 
 def figure(
@@ -88,6 +95,11 @@ def figure(
     middle = statistics.median(runs)
     spread = (max(runs) - min(runs)) / middle if middle else 0.0
     return Figure(name, round(middle, 3), unit, round(spread, 3), goal, note, _rounded(runs), _rounded(yardsticks))
+
+
+def no_figure(name: str, unit: str, goal: str, reason: str) -> Figure:
+    """Make the figure of something that could not be measured, for this reason."""
+    return Figure(name, None, unit, 0.0, goal, f"no figure: {reason}")
 
 
 def _rounded(values: Sequence[float]) -> list[float]:

@@ -12,7 +12,7 @@ from benchmarks.judged.compare import against, compare, judge, main
 from benchmarks.judged.gate import Baseline, gate, ratios_of
 from benchmarks.judged.gate import main as gate_main
 from benchmarks.judged.results import ResultsError, write
-from benchmarks.stand.harness import Figure, figure
+from benchmarks.stand.harness import Figure, figure, no_figure
 from tests.benchmarks.samples import results, runs
 
 
@@ -156,3 +156,19 @@ def test_the_gate_s_command(tmp_path: Path) -> None:
     code, output = run("--results", str(bad))
     assert code == 1
     assert "engine_cpu_us" in output
+
+
+def test_what_is_no_figure_is_not_compared(tmp_path: Path) -> None:
+    """Where one side has no figure there is no verdict; the gate fails, with the reason that stands in its place."""
+    one = results([figure("half_cpu_y", "y", "<= 35", runs(40, 0.02)), cost(5.0)])
+    other = results([no_figure("half_cpu_y", "y", "<= 35", "a busy host"), cost(5.0), headroom()])
+    assert [verdict.name for verdict in compare(one, other)] == ["engine_cpu_us"]
+    baseline = Baseline("then", ratios_of(one))
+    assert [ratio.name for ratio in baseline.ratios] == ["half_cpu_y"]
+    assert gate(baseline, other)[1] == ["half_cpu_y was not measured (no figure: a busy host)"]
+    worse = results([figure("half_cpu_y", "y", "<= 35", runs(60, 0.02))])
+    assert "half_cpu_y is 1.5" in gate(baseline, worse)[1][0]
+
+
+def headroom() -> Figure:
+    return figure("capture_headroom", "×", ">= 2", runs(2.0, 0.02))

@@ -14,7 +14,7 @@ from benchmarks.judged.results import Results, ResultsError, read, write
 from benchmarks.report.__main__ import main
 from benchmarks.report.charts import COLOURS, DASHES, MARKERS, all_of
 from benchmarks.report.pages import write_pages
-from benchmarks.stand.harness import figure
+from benchmarks.stand.harness import figure, no_figure
 from tests.benchmarks.samples import results
 
 
@@ -120,3 +120,29 @@ def test_a_file_that_holds_no_results_is_refused(tmp_path: Path) -> None:
         done = CliRunner().invoke(main, [str(tmp_path / name)])
         assert done.exit_code == 1
         assert done.output.startswith("Error: ")
+
+
+def test_a_line_of_one_point_is_not_drawn() -> None:
+    """What was measured at one rate, or with one count alone, has its number in the table, and no chart."""
+    whole = results().series
+    short = msgspec.structs.replace(
+        whole,
+        lag_over_load=whole.lag_over_load[:1],
+        throughput_over_shards=whole.throughput_over_shards[:1],
+        memory=whole.memory[:1],
+    )
+    drawn = {chart.title: chart for chart in all_of(short, None)}
+    for title in ("Lag over load", "Throughput over shards", "Memory while the load grows"):
+        assert drawn[title].svg == "", title
+        assert len(drawn[title].rows) == 1
+    assert drawn["Throughput over invokers"].svg
+
+
+def test_a_time_stands_in_yardsticks_too(tmp_path: Path) -> None:
+    """A time beside which a yardstick was taken is told in both, and what is no figure is told with its reason."""
+    told = [figure("fetch_cpu_us", "µs", "", [6.0], "", [0.5]), no_figure("half_cpu_y", "y", "<= 35", "a busy host")]
+    for path in write_pages(results(told), tmp_path):
+        text = path.read_text()
+        assert "12.00" in text
+        assert "no figure: a busy host" in text
+        assert "0.00 y" not in text
