@@ -17,7 +17,6 @@ from typing import Any
 import hiredis
 
 from engine.capture.canary import Canary
-from engine.capture.connecting import Connecting
 from engine.capture.notifications import canary_refusal, see_to_flags
 from engine.capture.shards import Shard
 from engine.capture.watch.outlook import Outlook
@@ -26,6 +25,7 @@ from engine.capture.watch.sight import Change, Sight
 from engine.config import RedisSettings
 from engine.errors import RedisUnreachable
 from engine.observe.logs import get_logger
+from engine.redis.connecting import Connecting
 from engine.redis.connection import RespConnection, pack
 from engine.redis.errors import refusal
 from engine.routing.routes import merge_flags

@@ -1,7 +1,7 @@
 """Connecting beside the loop: names, handshakes and greetings may take seconds, and the loop must go on turning.
 
-Meanwhile it shows that it lives, empties its dirty set into the rings, and obeys. The thread only connects: it
-shares nothing, and ends with that.
+Meanwhile the loop shows that it lives, does what else there is to do, and obeys. The thread only connects: it shares
+nothing, and ends with that.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ _Connected = TypeVar("_Connected")
 
 
 class Connecting(Generic[_Connected]):
-    """One attempt to connect, under way in a thread of its own."""
+    """One attempt to connect, under way in a thread of its own, which calls ``on_end`` at its end."""
 
-    def __init__(self, connect: Callable[[], _Connected]) -> None:
+    def __init__(self, connect: Callable[[], _Connected], on_end: Callable[[], None] = lambda: None) -> None:
         self._connect = connect
+        self._on_end = on_end
         self._connection: _Connected | None = None
         self._error: BaseException | None = None
+        self._is_over = False
         self._thread = threading.Thread(target=self._run, name="connect", daemon=True)
         self._thread.start()
 
@@ -28,10 +30,12 @@ class Connecting(Generic[_Connected]):
             self._connection = self._connect()
         except Exception as error:
             self._error = error
+        self._is_over = True
+        self._on_end()
 
     def poll(self) -> _Connected | None:
         """Return the connection once it is there, None while it is not; raise what went wrong."""
-        if self._thread.is_alive():
+        if not self._is_over:
             return None
         if self._error is not None:
             raise self._error
