@@ -88,7 +88,8 @@ def _spec(server: ValkeyServer, rings: RingSet, wake: Wake) -> SubscriberSpec:
     table = RouteTable.build([RouteSettings(name="all", function="f")])
     redis = RedisSettings(url=server.url)
     settings = Settings(redis=redis, capture=CaptureSettings(shards=1))
-    shard: Shard = prepare_capture(settings, table).shards[0]
+    ((feed,),) = prepare_capture(settings, table).feeds
+    shard = Shard(0, feed.patterns, feed.last_bytes, feed.takes_empty_key)
     return SubscriberSpec(
         shard=shard,
         redis=redis,

@@ -14,7 +14,6 @@ import msgspec
 
 from engine.capture.notifications import Flags, needed_flags, see_to_flags, try_canary
 from engine.capture.rehearsal import denied_repairs, rehearse
-from engine.capture.shards import Shard, imbalance, plan_shards
 from engine.capture.watch.rights import unseen
 from engine.config import RedisSettings, Settings
 from engine.errors import NotificationsOff, RedisRefused
@@ -22,6 +21,8 @@ from engine.redis.connection import RespConnection, pack
 from engine.redis.errors import refusal
 from engine.redis.eviction import QUESTIONS, is_replica, policy_of
 from engine.routing import glob
+from engine.routing.assignment import Feeds, assign, imbalance
+from engine.routing.nodes import Topology
 from engine.routing.routes import RouteTable
 from engine.routing.slices import parse_slice, scope_of
 
@@ -35,7 +36,8 @@ _SAMPLE_BYTES_MAX = 16 * 1024 * 1024
 class CapturePlan(msgspec.Struct, frozen=True):
     """How the keyspace is cut, and what the user should know of the server."""
 
-    shards: tuple[Shard, ...]
+    topology: Topology
+    feeds: Feeds
     database: int
     server: str
     warnings: tuple[str, ...]
@@ -55,12 +57,21 @@ def prepare_capture(settings: Settings, table: RouteTable) -> CapturePlan:
         _check_mode(connection)
         sample, warning = _sample(connection, settings.capture.sample_keys_max)
         part = parse_slice(settings.capture.slice)
-        shards = plan_shards(settings.capture.shards, database, sample, part, settings.original.mapping_prefix.encode())
-        rehearse(redis, database, shards)
+        topology = Topology()
+        feeds = assign(
+            topology,
+            settings.capture.shards,
+            part,
+            database=database,
+            samples={"": sample},
+            mapping_prefix=settings.original.mapping_prefix.encode(),
+        )
+        on_node = [feed for of_shard in feeds for feed in of_shard]
+        rehearse(redis, database, on_node)
         warnings = [
             warning,
-            imbalance(shards, sample),
-            denied_repairs(connection, shards),
+            imbalance(on_node, sample),
+            denied_repairs(connection, on_node),
             *unseen(connection, redis.username or "default"),
         ]
         try:
@@ -73,7 +84,8 @@ def prepare_capture(settings: Settings, table: RouteTable) -> CapturePlan:
         if isinstance(time, hiredis.ReplyError):
             raise refusal(connection.address, "tell its time, which orders the values", str(time))
         return CapturePlan(
-            shards,
+            topology,
+            feeds,
             database,
             _describe(connection),
             tuple(filter(None, warnings)),

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 
 import hiredis
 
-from engine.capture.shards import Shard
 from engine.config import RedisSettings
 from engine.redis.connection import NOTHING, UNPARSABLE, RespConnection, pack
 from engine.redis.errors import denial, not_redis, refusal
 from engine.routing.byte_classes import channel_prefix
+from engine.routing.feeds import Feed
 
 WAIT_S = 5.0
 TOKEN = b"rehearsal"
@@ -23,11 +23,11 @@ PROBE = "__engine_probe__"
 """A key that nobody has: what is asked of it shows whether the command is allowed."""
 
 
-def rehearse(redis: RedisSettings, database: int, shards: Sequence[Shard]) -> None:
-    """Subscribe to all patterns of these shards, and ping; raise `RedisError` where that is not allowed."""
+def rehearse(redis: RedisSettings, database: int, feeds: Sequence[Feed]) -> None:
+    """Subscribe to all patterns of these feeds, and ping; raise `RedisError` where that is not allowed."""
     connection = RespConnection.open(redis, name="engine-rehearsal", protocol=2, database=database)
     try:
-        connection.send(b"".join(pack("PSUBSCRIBE", *shard.patterns) for shard in shards) + pack("PING", TOKEN))
+        connection.send(b"".join(pack("PSUBSCRIBE", *feed.patterns) for feed in feeds) + pack("PING", TOKEN))
         deadline = time.monotonic() + WAIT_S
         while time.monotonic() < deadline:
             try:
@@ -44,9 +44,9 @@ def rehearse(redis: RedisSettings, database: int, shards: Sequence[Shard]) -> No
         connection.close()
 
 
-def denied_repairs(connection: RespConnection, shards: Sequence[Shard]) -> str:
+def denied_repairs(connection: RespConnection, feeds: Sequence[Feed]) -> str:
     """Return a warning that names the commands of a repair which the user may not run, "" where all are allowed."""
-    pattern = shards[0].patterns[0].removeprefix(channel_prefix(connection.address.database))
+    pattern = feeds[0].patterns[0].removeprefix(channel_prefix(connection.address.database))
     commands = (
         ("SCAN", 0, "MATCH", pattern, "COUNT", 1), ("EXISTS", PROBE), ("DBSIZE",), ("OBJECT", "IDLETIME", PROBE)
     )  # fmt: skip

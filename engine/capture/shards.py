@@ -11,8 +11,6 @@ from engine.routing.byte_classes import byte_class, channel_prefix, count_ending
 from engine.routing.slices import ALL_BYTES, WHOLE, Slice
 
 SHARDS_MAX = 64
-_HOT = 1.5
-"""A shard that gets this many times its fair share is worth a warning."""
 
 
 class Shard(msgspec.Struct, frozen=True):
@@ -51,21 +49,3 @@ def plan_shards(
             patterns.append(prefix + glob.escape(mapping_prefix) + b"*")
         shards.append(Shard(index, tuple(patterns), members, takes_empty_key))
     return tuple(shards)
-
-
-def imbalance(shards: Iterable[Shard], sample: Iterable[bytes]) -> str:
-    """Return a warning where one shard gets far more than its share of the sample, else ""."""
-    plan, counts = tuple(shards), count_endings(sample)
-    total = sum(counts[byte] for shard in plan for byte in shard.last_bytes)
-    if len(plan) < 2 or not total:
-        return ""
-    shares = [sum(counts[byte] for byte in shard.last_bytes) / total for shard in plan]
-    busiest = max(range(len(plan)), key=shares.__getitem__)
-    if shares[busiest] < _HOT / len(plan):
-        return ""
-    endings = sum(bool(counts[byte]) for shard in plan for byte in shard.last_bytes)
-    return (
-        f"shard {busiest + 1} of {len(plan)} gets {shares[busiest]:.0%} of the sampled keys: shards are cut by the "
-        f"last byte of a key, and theirs takes {endings} value{'s' if endings > 1 else ''}; "
-        f"{'one shard' if endings == 1 else 'fewer shards'} would do as well"
-    )

@@ -11,6 +11,8 @@ from engine.lifecycle import ChildLink, Failed
 from engine.model import NOTHING_HEARD, Missed
 from engine.ring.ring import RingSet
 from engine.ring.wake import Wake
+from engine.routing.feeds import Feed
+from engine.routing.nodes import Topology
 from engine.routing.routes import RouteTable
 
 
@@ -18,15 +20,16 @@ from engine.routing.routes import RouteTable
 class Duty:
     """All that a child is handed at its fork; ``index`` counts from 0 among its kind.
 
-    ``shard`` is the subscriber's part of the keyspace, as the planner encoded it, ``missed`` what nobody has heard
-    of it, ``heard`` what a gap from now on would miss. Versions are higher than ``version_floor``. Before ``fence_ms``
+    ``feeds`` are what the subscriber listens to, ``topology`` the nodes, ``missed`` what nobody has heard of the feeds,
+    ``heard`` what a gap from now on would miss. Versions are higher than ``version_floor``. Before ``fence_ms``
     (monotonic) an invocation of a predecessor may still write.
     """
 
     index: int
     settings: Settings
     database: int
-    shard: bytes
+    feeds: tuple[Feed, ...]
+    topology: Topology
     table: RouteTable
     rings: RingSet
     wakes: tuple[Wake, ...]
@@ -58,14 +61,12 @@ def run_main(main: Main, duty: Duty, link: ChildLink) -> int:
 
 def subscribe(duty: Duty, link: ChildLink) -> int:
     """Capture one shard."""
-    import msgspec
-
     from engine.capture.shards import Shard
     from engine.capture.subscriber import SubscriberSpec, run_subscriber
 
-    settings = duty.settings
+    settings, (feed,) = duty.settings, duty.feeds
     spec = SubscriberSpec(
-        shard=msgspec.msgpack.decode(duty.shard, type=Shard),
+        shard=Shard(duty.index, feed.patterns, feed.last_bytes, feed.takes_empty_key),
         redis=settings.redis,
         capture=settings.capture,
         ring=settings.ring,

@@ -122,7 +122,7 @@ class Supervisor:
     ) -> None:
         limits, self._settings, self._planned = settings.supervision, settings, planned
         self._status, self._inbox, self._locks = status, inbox, locks
-        shards, invokers = len(planned.shards), settings.delivery.invokers
+        shards, invokers = len(planned.feeds), settings.delivery.invokers
         self._memory = SharedMemory(shards, invokers, settings.ring.ring_bytes)
         self._children = Children(shards, invokers, limits, random.random, monotonic_ms())
         self._selector = selectors.PollSelector()

@@ -21,6 +21,8 @@ from engine.config import (
 from engine.errors import EngineError, RedisUnreachable
 from engine.lifecycle import ChildLink, Compared, CompareWanted, Drain, MappingChanged, RoutesInForce, SetRoutes, Stop
 from engine.ring.counters import ChildState, Counter
+from engine.routing.assignment import assign
+from engine.routing.nodes import Topology
 from engine.routing.routes import RouteTable
 from engine.supervision.errands.planner import Answer, Findings, Plan
 from engine.supervision.mains import Duty, Mains
@@ -71,7 +73,7 @@ def plan(settings: Settings, previous: bytes | None) -> Answer:
     if OPTIONS.get("planner") == "crashes":
         raise RuntimeError("a bug")
     table = RouteTable.build(settings.routes, RouteTable.decode(previous) if previous else None)
-    return Plan(shards=tuple(b"%d" % shard for shard in range(settings.capture.shards)), table=table.encode())
+    return Plan(feeds=assign(Topology(), settings.capture.shards), table=table.encode())
 
 
 def compare(settings: Settings, database: int, table: bytes) -> Answer:
@@ -85,7 +87,7 @@ def compare(settings: Settings, database: int, table: bytes) -> Answer:
 
 def subscriber(duty: Duty, link: ChildLink) -> int:
     """Write the frames that the test wants into the rings, once; then live until drained."""
-    assert duty.shard == b"%d" % duty.index
+    assert duty.feeds == assign(Topology(), OPTIONS["shards"])[duty.index]
     misbehave("subscriber", duty, link)
     if duty.missed:
         link.row.add(Counter.GAPS, 1)

@@ -121,7 +121,7 @@ def test_patterns_that_the_user_may_not_hear(server_binary: Path) -> None:
     config = {"user": [f"default on >{SECRET} ~* &* +@all", users], "notify-keyspace-events": "KA"}
     with ValkeyServer(config=config, binary=server_binary) as server:
         engine = {"username": "engine", "password": SECRET}
-        assert len(plan(server.url, shards=1, **engine).shards) == 1
+        assert len(plan(server.url, shards=1, **engine).feeds) == 1
         with pytest.raises(RedisRefused, match="subscribe") as caught:
             plan(server.url, shards=2, **engine)
     assert "allchannels" in caught.value.hint
@@ -176,8 +176,8 @@ def test_shards_follow_the_keys(server: ValkeyServer) -> None:
     for key in keys:
         pipe.set(key, 1)
     pipe.execute()
-    shards = plan(server.url, shards=4).shards
-    assert min(sum(map(shard.owns, keys)) for shard in shards) > 300
+    feeds = plan(server.url, shards=4).feeds
+    assert min(sum(map(feed.owns, keys)) for (feed,) in feeds) > 300
 
 
 def test_one_hot_ending_is_a_warning(server: ValkeyServer) -> None:
@@ -190,7 +190,7 @@ def test_one_hot_ending_is_a_warning(server: ValkeyServer) -> None:
 def test_an_empty_server(server: ValkeyServer) -> None:
     """A server without keys is cut too, and described."""
     made = plan(server.url, shards=3)
-    assert len(made.shards) == 3
+    assert len(made.feeds) == 3
     assert made.server.startswith("Valkey 9")
     assert "noeviction" in made.server
 

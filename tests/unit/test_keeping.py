@@ -26,7 +26,7 @@ def keeper(folder: Path, found: Checkpoint | None, settings: Settings) -> Keeper
     if found is not None:
         assert file.write(found) == ""
     table = RouteTable.build([RouteSettings(name="carts", function="f")])
-    plan = Plan(shards=(b"",), table=table.encode(), scope=SCOPE, server_ms=50_000)
+    plan = Plan(feeds=((),), table=table.encode(), scope=SCOPE, server_ms=50_000)
     return Keeper(settings, plan, RingSet(1, settings.delivery.invokers, 1 << 16), Board(2), file)
 
 
@@ -98,9 +98,7 @@ def test_a_mark_is_kept_only_where_it_still_holds(
     rings, board = RingSet(1, 1, 1 << 16), Board(2)
     file = CheckpointFile(str(tmp_path / "checkpoint"))
     table = RouteTable.build([RouteSettings(name="carts", function="f")])
-    kept = Keeper(
-        settings, Plan(shards=(b"",), table=table.encode(), scope=SCOPE, server_ms=50_000), rings, board, file
-    )
+    kept = Keeper(settings, Plan(feeds=((),), table=table.encode(), scope=SCOPE, server_ms=50_000), rings, board, file)
     rings.ring(0, 0).reader().set_watermark(Watermark(60_000, 7))
     board.row(0).set(Counter.SERVER_MARK, heard_mark)
     board.row(0).set(Counter.CLOCK_MS, 1_000_000)

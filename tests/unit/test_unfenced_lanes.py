@@ -109,7 +109,7 @@ def test_a_function_that_begins_to_refuse_needs_no_wait(rig: Rig) -> None:
 def keeper(folder: Path, *promising: str, routes: tuple[RouteSettings, ...] = (ROUTE,)) -> Keeper:
     settings = Settings(delivery=msgspec.structs.replace(DELIVERY, invokers=1))
     table = RouteTable.build(routes).with_unfenced(promising)
-    plan = Plan(shards=(b"",), table=table.encode(), scope="redis 1", server_ms=50_000)
+    plan = Plan(feeds=((),), table=table.encode(), scope="redis 1", server_ms=50_000)
     return Keeper(settings, plan, RingSet(1, 1, 1 << 16), Board(2), CheckpointFile(str(folder / "checkpoint")))
 
 

@@ -106,8 +106,9 @@ def examine(
         table = table.with_unfenced(seen.refusing)
     if table is not None and capture is not None and not found.exit_code:
         found.plan = Plan(
-            shards=tuple(msgspec.msgpack.encode(shard) for shard in capture.shards),
+            feeds=capture.feeds,
             table=table.encode(),
+            topology=capture.topology,
             database=capture.database,
             server=capture.server,
             warnings=(*capture.warnings, *found.notes_of_routes()),

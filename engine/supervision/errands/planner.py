@@ -16,6 +16,8 @@ import msgspec
 from engine.clock import monotonic_ms
 from engine.config import LogSettings, Settings
 from engine.errors import ConfigError, EngineError, Problem
+from engine.routing.assignment import Feeds
+from engine.routing.nodes import Topology
 from engine.supervision.process import Closable, fork_process, kill, run_guarded
 from engine.supervision.signals import SignalInbox
 
@@ -26,10 +28,11 @@ FORK_HINT = "raise the limits on processes and memory of this user or container"
 
 
 class Plan(msgspec.Struct, tag=True, frozen=True):
-    """What the engine is to do: shards (encoded, for the subscribers alone to read) and routes."""
+    """What the engine is to do: the feeds of every shard, and routes."""
 
-    shards: tuple[bytes, ...]
+    feeds: Feeds
     table: bytes
+    topology: Topology = Topology()
     database: int = 0
     server: str = ""
     warnings: tuple[str, ...] = ()

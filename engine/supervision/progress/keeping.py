@@ -39,7 +39,7 @@ class Keeper:
         self._settings = settings
         self._board = board
         self._checkpoints = checkpoints
-        shards, invokers = len(planned.shards), settings.delivery.invokers
+        shards, invokers = len(planned.feeds), settings.delivery.invokers
         self._rings_of = [[rings.ring(shard, invoker) for invoker in range(invokers)] for shard in range(shards)]
         self._subscribers = board.rows[:shards]
         self._due_ms = 0
