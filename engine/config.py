@@ -18,7 +18,7 @@ class RedisSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """The server whose changes are captured.
 
     After loading, ``username`` and ``password`` hold what a file, the environment or the URL said, and
-    ``url`` holds no password any more. No representation shows the password.
+    ``url`` holds no password any more. Files are read again at each connect. No representation shows a password.
     """
 
     url: str = "redis://127.0.0.1:6379/0"
@@ -26,6 +26,13 @@ class RedisSettings(Struct, frozen=True, forbid_unknown_fields=True):
     username_file: str = ""
     password: str = ""
     password_file: str = ""
+    sentinel_username: str = ""
+    sentinel_password: str = ""
+    sentinel_password_file: str = ""
+    iam: Literal["", "elasticache", "memorydb"] = ""
+    iam_cache_name: str = ""
+    iam_region: str = ""
+    node_addresses: tuple[str, ...] = ()
     tls_ca_file: str = ""
     tls_cert_file: str = ""
     tls_key_file: str = ""
@@ -36,8 +43,9 @@ class RedisSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
     def __rich_repr__(self) -> list[tuple[str, object]]:
         shown = asdict(self)
-        if self.password:
-            shown["password"] = _HIDDEN
+        for name in ("password", "sentinel_password"):
+            if shown[name]:
+                shown[name] = _HIDDEN
         if "@" in self.url:
             shown["url"] = _HIDDEN
         return list(shown.items())

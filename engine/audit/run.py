@@ -22,7 +22,7 @@ from engine.destination.dynamodb import DynamoDb
 from engine.destination.patience import Patience
 from engine.errors import ConfigError, EngineError, Problem
 from engine.marks.standing import read_standing
-from engine.redis.connection import parse_url
+from engine.redis.address import parse_url
 from engine.routing.slices import parse_slice
 
 

@@ -116,7 +116,7 @@ def _check_mode(connection: RespConnection) -> None:
     if mode == "sentinel":
         raise RedisRefused(
             f"{connection.address} is a Sentinel, which holds no keys",
-            hint="name the primary, or a replica, itself in redis.url",
+            hint="write redis+sentinel://HOST:PORT,HOST:PORT/SERVICE in redis.url, or name the primary itself",
         )
 
 

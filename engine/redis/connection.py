@@ -11,15 +11,22 @@ import os
 import select
 import socket
 import ssl
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NoReturn
-from urllib.parse import parse_qs, unquote, urlsplit
 
 import hiredis
+from msgspec.structs import replace
 
+from engine.clock import monotonic_ms
 from engine.config import RedisSettings
-from engine.errors import RedisRefused
-from engine.redis.errors import lost, no_connection, not_redis, refusal, tls_failure
+from engine.errors import RedisUnreachable
+from engine.redis.address import Address, mapped, parse_url
+from engine.redis.credentials import Credentials, credentials_of, sentinel_credentials_of
+from engine.redis.dialing import dial
+from engine.redis.errors import lost, not_redis, refusal, wrong_role
+from engine.redis.sentinel import CONNECT_MS_MAX, at, primaries
 
 NOTHING: Any = False
 """What `RespConnection.reply` returns when no whole reply is there; no RESP reply to a command of ours parses to it."""
@@ -28,6 +35,11 @@ UNPARSABLE = (hiredis.ProtocolError, MemoryError, TypeError)
 """What the parser raises: a map whose keys are lists is a TypeError, an array of 4 billion elements a MemoryError."""
 
 READ_BYTES = 1 << 20
+PRIMARY, REPLICA = "master", "replica"
+"""Roles as a server tells them in its greeting."""
+IAM_LIFE_MS = 11 * 3_600_000
+"""A connection that IAM let in is renewed after this time: AWS ends it after 12 hours."""
+_AGAIN_S = 0.1
 _SEND_CHUNK_BYTES = 1 << 16
 _WOULD_BLOCK = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
@@ -36,39 +48,6 @@ def pack(*args: bytes | str | int) -> bytes:
     """Return one command in the server's protocol."""
     packed: bytes = hiredis.pack_command(args)  # type: ignore[arg-type]
     return packed
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where a server is, from its URL; holds no secret."""
-
-    host: str
-    port: int
-    database: int
-    tls: bool
-    unix_path: str = ""
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return self.unix_path or f"{host}:{self.port}"
-
-
-def parse_url(url: str) -> Address:
-    """Return the address in a ``redis://``, ``rediss://`` or ``unix://`` URL; raise ValueError.
-
-    The settings are checked when they are loaded, and have taken credentials out of the URL by then.
-    """
-    parts = urlsplit(url)
-    query = parse_qs(parts.query)
-    if parts.scheme not in {"redis", "rediss", "unix"}:
-        raise ValueError("the scheme must be redis://, rediss:// or unix://")
-    path = "" if parts.scheme == "unix" else parts.path.strip("/")
-    database = int(path or query.get("db", ["0"])[0])
-    if database < 0:
-        raise ValueError("a database is a number from 0")
-    if parts.scheme == "unix":
-        return Address("", 0, database, tls=False, unix_path=unquote(parts.path))
-    return Address(parts.hostname or "127.0.0.1", parts.port or 6379, database, parts.scheme == "rediss")
 
 
 class RespConnection:
@@ -84,6 +63,10 @@ class RespConnection:
         self.address = address
         self.facts: dict[str, str] = {}
         """What the server said of itself in its greeting (``version``, ``mode``, ``role``); empty for old ones."""
+        self.epoch = 0
+        """The number of the configuration by which Sentinels made it the primary; 0 where none are asked."""
+        self.renewal_ms = 0
+        """By when (monotonic) another connection has to take its place, 0 for never: AWS ends what IAM let in."""
         self.is_full = False
         """Whether the last read filled the buffer: more may be here than a poll of the socket shows."""
         self._sock = sock
@@ -109,29 +92,41 @@ class RespConnection:
         database: int | None = None,
         read_bytes: int = READ_BYTES,
         readonly: bool = False,
+        role: str = "",
     ) -> RespConnection:
         """Connect, authenticate, select the database and give the connection its name.
 
-        ``encoding`` "utf-8" decodes strings losslessly (what is not UTF-8 becomes surrogates), None
-        leaves bytes. ``readonly`` has a cluster's replica answer for its primary's slots.
-        Raises `RedisUnreachable` or `RedisRefused`; no secret is in their text.
+        Where ``redis.url`` names Sentinels, connect to the primary of the service, as they name it now and as it says
+        itself. ``encoding`` "utf-8" decodes strings losslessly (what is not UTF-8 becomes surrogates), None leaves
+        bytes. ``readonly`` has a cluster's replica answer for its primary's slots. ``role`` (`PRIMARY` or `REPLICA`)
+        is what the server has to be. Raises `RedisUnreachable` or `RedisRefused`; no secret is in their text.
         """
-        address = parse_url(redis.url)
-        connection = cls(_connect(address, redis), address, encoding, read_bytes=read_bytes)
-        try:
-            connection._greet(redis, name, protocol, address.database if database is None else database)
-            if readonly:
-                connection._must("let replicas be read", "READONLY")
-        except BaseException:
-            connection.close()
-            raise
-        return connection
 
-    def _greet(self, redis: RedisSettings, name: str, protocol: int, database: int) -> None:
-        if redis.username:
-            self._must("authenticate", "AUTH", redis.username, redis.password)
-        elif redis.password:
-            self._must("authenticate", "AUTH", redis.password)
+        def opened(address: Address) -> RespConnection:
+            connection = cls(dial(address, redis), address, encoding, read_bytes=read_bytes)
+            try:
+                chosen = address.database if database is None else database
+                connection._greet(credentials_of(redis), name, protocol, chosen)
+                if redis.iam:
+                    connection.renewal_ms = monotonic_ms() + IAM_LIFE_MS
+                if readonly:
+                    connection._must("let replicas be read", "READONLY")
+                if role and connection.facts.get("role", role) != role:
+                    raise wrong_role(address, role)
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+
+        address = parse_url(redis.url)
+        return _at_the_primary(redis, address, opened) if address.service else opened(address)
+
+    def _greet(self, credentials: Credentials, name: str, protocol: int, database: int) -> None:
+        username, password, hint = credentials
+        if username or password:
+            reply = self.call("AUTH", *filter(None, (username, password)))
+            if isinstance(reply, hiredis.ReplyError):
+                raise refusal(self.address, "authenticate", str(reply), hint)
         hello = self.call("HELLO", protocol)
         if isinstance(hello, hiredis.ReplyError):
             # Redis before 6 has no HELLO and speaks RESP2 alone, which is enough for those who asked for that.
@@ -293,53 +288,41 @@ def _text(word: bytes | str) -> str:
     return word if isinstance(word, str) else word.decode("utf-8", "replace")
 
 
-def _connect(address: Address, redis: RedisSettings) -> socket.socket:
-    timeout_s = redis.connect_timeout_ms / 1_000
-    context = _tls_context(redis) if address.tls else None
+def _at_the_primary(
+    redis: RedisSettings, address: Address, opened: Callable[[Address], RespConnection]
+) -> RespConnection:
+    """Return the connection to a server that a Sentinel names as the primary and that says so itself; within bounds."""
+    until_ms = monotonic_ms() + redis.connect_timeout_ms
+    while True:
+        problem: RedisUnreachable | None = None
+        tried: set[str] = set()
+        for place, epoch in primaries(address, partial(ask_sentinel, redis)):
+            if place in tried:
+                continue
+            tried.add(place)
+            try:
+                connection = opened(at(address, mapped(redis.node_addresses, place)))
+            except RedisUnreachable as error:
+                problem = error
+                continue
+            if connection.facts.get("role", PRIMARY) == PRIMARY:
+                connection.epoch = epoch
+                return connection
+            connection.close()
+            problem = wrong_role(connection.address, PRIMARY)
+        if monotonic_ms() >= until_ms:
+            assert problem is not None
+            raise problem
+        time.sleep(_AGAIN_S)
+
+
+def ask_sentinel(redis: RedisSettings, sentinel: Address, questions: Sequence[tuple[str, ...]]) -> list[Any]:
+    """Return what a Sentinel replies to these commands; error replies are values. Raises `RedisError`."""
+    limits = min(redis.connect_timeout_ms, CONNECT_MS_MAX), min(redis.read_timeout_ms, CONNECT_MS_MAX)
+    patience = replace(redis, connect_timeout_ms=limits[0], read_timeout_ms=limits[1])
+    connection = RespConnection(dial(sentinel, patience), sentinel, None, read_bytes=_SEND_CHUNK_BYTES)
     try:
-        sock = _open_socket(address, timeout_s)
-    except (OSError, UnicodeError) as error:
-        raise no_connection(address, error, timeout_s) from error
-    if context is not None:
-        plain = sock
-        try:
-            sock = context.wrap_socket(plain, server_hostname=address.host)
-        except (OSError, ValueError) as error:
-            plain.close()
-            raise tls_failure(address, error) from error
-    sock.settimeout(redis.read_timeout_ms / 1_000)
-    return sock
-
-
-def _open_socket(address: Address, timeout_s: float) -> socket.socket:
-    if not address.unix_path:
-        sock = socket.create_connection((address.host, address.port), timeout_s)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        return sock
-    sock = socket.socket(socket.AF_UNIX)
-    try:
-        sock.settimeout(timeout_s)
-        sock.connect(address.unix_path)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def _tls_context(redis: RedisSettings) -> ssl.SSLContext:
-    setting, path = "redis.tls_ca_file", redis.tls_ca_file
-    try:
-        context = ssl.create_default_context(cafile=path or None)
-        if redis.tls_cert_file:
-            setting, path = "redis.tls_cert_file", redis.tls_cert_file
-            context.load_cert_chain(path, redis.tls_key_file or None)
-    except OSError as error:
-        raise RedisRefused(
-            f"{setting}: {path} can't be used: {error.strerror or error}",
-            hint="a PEM file that this user may read; redis.tls_key_file is the certificate's own key",
-        ) from error
-    if not redis.tls_verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
+        connection._greet(sentinel_credentials_of(redis), "engine", 2, 0)
+        return connection.pipeline(b"".join(pack(*question) for question in questions), len(questions))
+    finally:
+        connection.close()

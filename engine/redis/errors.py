@@ -31,12 +31,16 @@ def _word(reply: str) -> str:
     return reply.split(" ", 1)[0].lstrip("-")
 
 
-def refusal(address: object, what: str, reply: str) -> RedisError:
-    """Return the error for a server's refusal, with the remedy that fits; some refusals pass by themselves."""
+def refusal(address: object, what: str, reply: str, hint: str = "") -> RedisError:
+    """Return the error for a server's refusal, with the remedy that fits; some refusals pass by themselves.
+
+    ``hint`` is the remedy for wrong credentials, where the caller knows more of them.
+    """
     word = _word(reply)
     if word in _RETRY_WORDS:
         return RedisUnreachable(f"{address} is not ready: {reply}", hint="it is tried again")
-    return RedisRefused(f"{address} refused to {what}: {reply}", hint=_hint(word, reply))
+    remedy = hint if hint and word == "WRONGPASS" else _hint(word, reply)
+    return RedisRefused(f"{address} refused to {what}: {reply}", hint=remedy)
 
 
 def _hint(word: str, reply: str) -> str:
@@ -122,3 +126,9 @@ def not_redis(address: object, error: Exception) -> RedisUnreachable:
         f"what answers at {address} does not speak the Redis protocol: {error}",
         hint="is redis.url right? The server's own port is wanted, not an HTTP or management port",
     )
+
+
+def wrong_role(address: object, role: str) -> RedisUnreachable:
+    """Return the error for a server that is a replica where the primary is wanted, or the reverse."""
+    found, wanted = ("replica", "primary") if role == "master" else ("primary", "replica")
+    return RedisUnreachable(f"{address} is a {found}, not the {wanted}", hint="it is looked for again")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from engine.config import RedisSettings
-from engine.redis.connection import parse_url
+from engine.redis.address import parse_url
 from engine.routing.nodes import Node
 
 

@@ -6,13 +6,17 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from engine.redis.address import SENTINEL
 from engine.redis.url_options import BadRedisUrl, settings_in
 
-FORMS = "redis://HOST:PORT/DATABASE, rediss://… for TLS (or valkey://, valkeys://), or unix:///PATH?db=DATABASE"
+FORMS = (
+    "redis://HOST:PORT/DATABASE, rediss://… for TLS (or valkey://, valkeys://), unix:///PATH?db=DATABASE, or "
+    "redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DATABASE"
+)
 DATABASE_MAX = 2**31 - 1
 
-
-_SCHEMES = {"redis": "redis", "rediss": "rediss", "unix": "unix", "valkey": "redis", "valkeys": "rediss"}
+_SCHEMES = {"redis": "redis", "rediss": "rediss", "valkey": "redis", "valkeys": "rediss"}
+_SCHEMES |= {f"{scheme}{SENTINEL}": f"{ours}{SENTINEL}" for scheme, ours in _SCHEMES.items()} | {"unix": "unix"}
 
 
 class RedisUrl(NamedTuple):
@@ -39,11 +43,14 @@ def split_url(url: str) -> RedisUrl:
         raise BadRedisUrl("has no scheme that we know")
     query = parse_qsl(parts.query, keep_blank_values=True)
     settings = settings_in(query)
-    database = _check_tail(scheme, parts.path, query, parts.fragment)
+    path = _after_the_service(parts.path) if scheme.endswith(SENTINEL) else parts.path
+    database = _check_tail(scheme, path, query, parts.fragment)
     credentials, at, place = parts.netloc.rpartition("@")
     if scheme == "unix" and place:
         raise BadRedisUrl("names a host; the path of a socket follows three slashes")
-    if scheme != "unix":
+    if scheme.endswith(SENTINEL):
+        _check_sentinels(place)
+    elif scheme != "unix":
         _check_port(place)
     username, _, password = credentials.partition(":")
     if at and not password:
@@ -58,6 +65,22 @@ def split_url(url: str) -> RedisUrl:
     username, password = username or settings.pop("username", ""), password or settings.pop("password", "")
     settings.pop("username", None)
     return RedisUrl(bare, username, password, settings)
+
+
+def _after_the_service(path: str) -> str:
+    """Return the rest of a path that begins with the name of a service."""
+    service, _, rest = path.strip("/").partition("/")
+    if not service or (not rest and service.isdigit()):
+        # A number is the database of one who left the service out.
+        raise BadRedisUrl("names Sentinels without a service: redis+sentinel://HOST:PORT,HOST:PORT/SERVICE")
+    return rest
+
+
+def _check_sentinels(places: str) -> None:
+    for place in places.split(","):
+        if not place.partition(":")[0]:
+            raise BadRedisUrl("has no right list of Sentinels: HOST:PORT,HOST:PORT")
+        _check_port(place)
 
 
 def _check_port(place: str) -> None:

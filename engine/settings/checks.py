@@ -89,7 +89,6 @@ def check_values(draft: Draft) -> None:
     _check_slice(draft)
     _check_backoff(draft, "delivery.retry_backoff_ms")
     _check_backoff(draft, "supervision.restart_backoff_ms")
-    _check_tls(draft)
     _check_aws(draft)
 
 
@@ -138,18 +137,6 @@ def _check_backoff(draft: Draft, key: str) -> None:
     if least > most:
         place = draft.place(f"{key}_min", f"{key}_max")
         draft.say(place, f"{key}_min = {least} is more than {key}_max = {most}", "swap them")
-
-
-def _check_tls(draft: Draft) -> None:
-    if draft.get("redis.tls_key_file") and not draft.get("redis.tls_cert_file"):
-        draft.say(
-            draft.place("redis.tls_key_file"),
-            "is a key without a certificate",
-            "set redis.tls_cert_file too",
-        )
-    named = [key for key in ("redis.tls_ca_file", "redis.tls_cert_file") if draft.get(key)]
-    if named and not draft.get("redis.url").startswith("rediss:"):
-        draft.say(draft.place(named[0]), "has no use: redis.url does not ask for TLS", "begin the URL with rediss://")
 
 
 def _check_aws(draft: Draft) -> None:

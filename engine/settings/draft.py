@@ -25,8 +25,8 @@ ROUTE_KEYS: dict[str, Any] = {f.name: f.type for f in fields(RouteSettings)}
 
 SECTIONS_AND_ROUTES = frozenset({*SECTIONS, "routes"})
 
-SECRET = {"redis.password"}
-_UNSHOWN = SECRET | {"redis.url", "redis.username"}
+SECRET = {"redis.password", "redis.sentinel_password"}
+_UNSHOWN = SECRET | {"redis.url", "redis.username", "redis.sentinel_username"}
 """Settings that may hold a secret as they come."""
 _SHOWN_CHARS_MAX = 40
 

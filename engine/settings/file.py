@@ -15,6 +15,7 @@ from typing import NamedTuple
 from engine.aws.function_arns import region_in
 from engine.config import Settings
 from engine.errors import ConfigError
+from engine.redis.credentials import BadSecret, read_secret
 from engine.redis.url import FORMS, split_url
 from engine.redis.url_options import BadRedisUrl
 from engine.routing.slices import FORMS as FORMS_OF_SLICES
@@ -31,9 +32,9 @@ from engine.settings.route_checks import (
     check_route,
     check_together,
 )
+from engine.settings.server_checks import check_server
 
 _FILE_BYTES_MAX = 4_194_304
-_SECRET_BYTES_MAX = 65_536
 _ENVIRONMENT = {f"ENGINE_{key.replace('.', '_').upper()}": key for key in KEYS} | {"ENGINE_SLICE": "capture.slice"}
 _KUBERNETES = re.compile(r"\w+(_SERVICE_HOST|_SERVICE_PORT(_\w+)?|_PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
 _FLAGS = {"capture.shards": "--shards", "capture.slice": "--slice", "delivery.invokers": "--invokers"}
@@ -74,6 +75,7 @@ def load(path: str | None, environ: Mapping[str, str], flags: Mapping[str, objec
     check_values(draft)
     mapped = _check_all_routes(draft)
     _check_region(draft, mapped)
+    check_server(draft)
     if draft.problems:
         raise ConfigError(draft.problems)
     return Loaded(draft.settings(), connection_of(draft))
@@ -166,7 +168,7 @@ def _read_flags(draft: Draft, flags: Mapping[str, object]) -> None:
 
 
 def _read_credentials(draft: Draft) -> None:
-    for name in ("username", "password"):
+    for name in ("username", "password", "sentinel_password"):
         key, file_key = f"redis.{name}", f"redis.{name}_file"
         path = draft.get(file_key)
         if not path:
@@ -176,19 +178,11 @@ def _read_credentials(draft: Draft) -> None:
             draft.say(place, f"and {draft.place(key)} both give the {name}", "keep one of them")
             continue
         try:
-            with Path(path).open("rb") as file:
-                content = file.read(_SECRET_BYTES_MAX + 1)
+            draft.set(key, read_secret(path), place)
         except OSError as error:
             draft.say(place, f"{path} can't be read: {error.strerror or error}", "who may read it?")
-            continue
-        try:
-            secret = content.decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
-        except UnicodeDecodeError:
-            secret = ""
-        if not secret or len(content) > _SECRET_BYTES_MAX:
+        except BadSecret:
             draft.say(place, f"{path} holds no {name}", "one line of text (UTF-8), and nothing else")
-            continue
-        draft.set(key, secret, place)
 
 
 def _split_url(draft: Draft) -> None:

@@ -23,7 +23,8 @@ STATE_FILES = {
 """Setting → what it is called in the state folder."""
 
 PATHS = (
-    *("redis.username_file", "redis.password_file", "redis.tls_ca_file", "redis.tls_cert_file", "redis.tls_key_file"),
+    *("redis.username_file", "redis.password_file", "redis.sentinel_password_file"),
+    *("redis.tls_ca_file", "redis.tls_cert_file", "redis.tls_key_file"),
     "original.function_cfg_file",
     STATE_FOLDER,
     *STATE_FILES,

@@ -18,7 +18,8 @@ from engine.capture.shards import plan_shards
 from engine.config import RedisSettings, RouteSettings
 from engine.delivery.reading.questions import EXISTS, TYPE, Fetched, interpret_all
 from engine.errors import RedisError
-from engine.redis.connection import UNPARSABLE, Address, RespConnection
+from engine.redis.address import Address
+from engine.redis.connection import UNPARSABLE, RespConnection
 from engine.routing.routes import RouteTable
 
 PREFIX = b"__keyspace@0__:"

@@ -8,7 +8,7 @@ import hiredis
 
 from engine.delivery.reading import fetch
 from engine.errors import RedisUnreachable
-from engine.redis.connection import parse_url
+from engine.redis.address import parse_url
 from tests.simulation.world import World
 
 WRONG_TYPE = "WRONGTYPE Operation against a key holding the wrong kind of value"

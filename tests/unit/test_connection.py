@@ -12,7 +12,8 @@ import pytest
 
 from engine.config import RedisSettings
 from engine.errors import RedisError, RedisRefused, RedisUnreachable
-from engine.redis.connection import NOTHING, Address, RespConnection, pack, parse_url
+from engine.redis.address import Address, parse_url
+from engine.redis.connection import NOTHING, RespConnection, pack
 from engine.sandbox.valkey import ValkeyServer
 from tests.tls_proxy import Certificates, make_certificates, tls_in_front_of
 

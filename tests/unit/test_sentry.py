@@ -8,7 +8,8 @@ import pytest
 
 from engine.capture.watch.sentry import Sentry
 from engine.errors import RedisError
-from engine.redis.connection import NOTHING, RespConnection, parse_url
+from engine.redis.address import parse_url
+from engine.redis.connection import NOTHING, RespConnection
 from tests.looks import answers, look
 
 

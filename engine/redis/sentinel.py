@@ -1,0 +1,124 @@
+"""Whom Sentinels name as a service's primary, found out anew for each connection.
+
+Sentinels are asked in turn, the one first that answered last. What one names may be wrong for a moment around a
+failover: whoever connects looks at the role that the server itself tells, and asks on where it is another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import hiredis
+
+from engine.errors import RedisError, RedisRefused, RedisUnreachable
+from engine.redis.address import Address, join, split
+from engine.redis.errors import refusal
+
+CONNECT_MS_MAX = 1_000
+"""A Sentinel that does not answer for this long is passed over: there are others."""
+
+Ask = Callable[[Address, Sequence[tuple[str, ...]]], list[Any]]
+"""Sends commands to a Sentinel, and returns its replies; raises `RedisError`."""
+
+_last_answered: dict[tuple[tuple[str, int], ...], tuple[str, int]] = {}
+
+
+class Named(NamedTuple):
+    """A primary as a Sentinel names it: ``host:port``, and the number of the configuration that made it one."""
+
+    place: str
+    epoch: int
+
+
+def sentinels_of(address: Address) -> list[Address]:
+    """Return the addresses of a service's Sentinels, the one first that answered last."""
+    last = _last_answered.get(address.sentinels)
+    places = sorted(address.sentinels, key=lambda place: place != last)
+    return [Address(host, port, 0, address.tls) for host, port in places]
+
+
+def primaries(address: Address, ask: Ask) -> Iterator[Named]:
+    """Yield what each Sentinel names that answers and knows one; raise `RedisError` where none does."""
+    problems: list[RedisError] = []
+    named = 0
+    questions = [("SENTINEL", "GET-MASTER-ADDR-BY-NAME", address.service), ("SENTINEL", "MASTER", address.service)]
+    for sentinel in sentinels_of(address):
+        try:
+            place, about = ask(sentinel, questions)
+            if isinstance(place, hiredis.ReplyError):
+                raise _refused(sentinel, str(place))
+        except RedisError as error:
+            problems.append(error)
+            continue
+        if place is None:
+            problems.append(_unknown(sentinel, address.service))
+            continue
+        _last_answered[address.sentinels] = (sentinel.host, sentinel.port)
+        named += 1
+        host, port = (_text(word) for word in place)
+        yield Named(join(host, int(port)), int(_fields(about).get("config-epoch", 0)))
+    if not named:
+        raise _nobody(address, problems)
+
+
+def replicas(address: Address, ask: Ask) -> list[str]:
+    """Return the places of a service's replicas that the first Sentinel to answer takes for well, in order."""
+    problems: list[RedisError] = []
+    for sentinel in sentinels_of(address):
+        try:
+            (found,) = ask(sentinel, [("SENTINEL", "REPLICAS", address.service)])
+            if isinstance(found, hiredis.ReplyError):
+                raise _refused(sentinel, str(found))
+        except RedisError as error:
+            problems.append(error)
+            continue
+        told = [_fields(fields) for fields in found]
+        well = (about for about in told if about.get("flags") == "slave" and about.get("master-link-status") == "ok")
+        return sorted(join(about["ip"], int(about["port"])) for about in well)
+    raise _nobody(address, problems)
+
+
+def _nobody(address: Address, problems: Iterable[RedisError]) -> RedisError:
+    found = list(problems)
+    for error in found:
+        # What is to be mended counts more than what may pass, if all of them say so.
+        if all(isinstance(problem, RedisRefused) for problem in found):
+            return error
+    told = "; ".join(dict.fromkeys(error.message for error in found))
+    return RedisUnreachable(
+        f"no Sentinel tells of {address.service!r}: {told}", hint="are the Sentinels in redis.url right?"
+    )
+
+
+def _refused(sentinel: Address, reply: str) -> RedisError:
+    if "unknown command" in reply.lower():
+        return RedisRefused(f"{sentinel} is no Sentinel", hint="for the server itself, write redis:// in redis.url")
+    return refusal(sentinel, "name the primary", reply)
+
+
+def _unknown(sentinel: Address, service: str) -> RedisRefused:
+    return RedisRefused(
+        f"the Sentinel at {sentinel} knows no service {service!r}",
+        hint="redis.url names it after the Sentinels, as their `sentinel monitor` does: …,HOST:PORT/SERVICE",
+    )
+
+
+def _fields(reply: object) -> dict[str, str]:
+    """Return the fields that a Sentinel tells, a map in RESP3 and a flat list in RESP2."""
+    if isinstance(reply, dict):
+        return {_text(name): _text(value) for name, value in reply.items()}
+    if isinstance(reply, list):
+        return {_text(name): _text(value) for name, value in zip(reply[::2], reply[1::2], strict=False)}
+    return {}
+
+
+def _text(word: bytes | str) -> str:
+    return word if isinstance(word, str) else word.decode("utf-8", "replace")
+
+
+def at(address: Address, place: str) -> Address:
+    """Return where a service's server at this place is."""
+    host, port = split(place)
+    return replace(address, host=host, port=port, service="", sentinels=())
