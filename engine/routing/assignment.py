@@ -1,16 +1,33 @@
-"""Which subscriber process hears what: the feeds of every shard.  (pure)"""
+"""Which subscriber process hears what: the feeds of every shard.  (pure)
+
+With as many nodes as shards or more, each feed is a whole node, with the one cheapest pattern, and nodes are packed by
+their weights. With fewer, the heavy ones are cut by byte class, so that each shard has one feed. What there was before
+stays where it was, and as it was cut, as long as the busiest shard bears little more than a fresh assignment would
+have it bear.
+
+Several hosts cover a cluster without asking each other: as soon as there are as many nodes as hosts, each takes whole
+nodes, by what all of them know: the nodes' ids. With fewer, and where mapping hashes are heard of, which every host has
+to, each takes its byte class of every node.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+
+from msgspec.structs import replace
 
 from engine.routing import glob
 from engine.routing.byte_classes import byte_class, channel_prefix, count_endings, cut
 from engine.routing.feeds import Feed
-from engine.routing.nodes import Node, Topology
+from engine.routing.nodes import SLOTS, Node, Topology, slots_in
 from engine.routing.slices import ALL_BYTES, WHOLE, Slice
 
 SHARDS_MAX = 64
+PATIENCE = 1.25
+"""The busiest shard may bear this many times what it would in a fresh assignment, before feeds are moved."""
+_PRIOR = 0.05
+"""What nodes weigh of which nothing is known yet, together, as a part of all."""
 _HOT = 1.5
 """A shard that gets this many times its fair share is worth a warning."""
 
@@ -24,20 +41,84 @@ def assign(
     part: Slice = WHOLE,
     *,
     database: int = 0,
+    weights: Mapping[str, float] = {},
     samples: Mapping[str, Sequence[bytes]] = {},
     mapping_prefix: bytes = b"",
+    before: Feeds = (),
+    may_cut: bool = True,
 ) -> Feeds:
     """Return the feeds of every shard of this host.
 
-    ``samples`` are keys by node id: a node that several shards share is cut by what they end in.
+    ``weights`` are loads by node id, in any unit (default: a node's slots). ``samples`` are keys by node id: a node
+    that several shards share is cut by what they end in. ``before`` is the assignment that is in force. Where nodes
+    may not be cut, shards are left over.
     """
     assert 1 <= shards <= SHARDS_MAX
-    (node,) = topology.nodes
-    endings = count_endings(samples.get(node.id, ()))
-    classes = cut(shards, endings, part.last_bytes)
-    return tuple(
-        (_feed(node, index, members, part, database, mapping_prefix),) for index, members in enumerate(classes)
-    )
+    by_nodes = takes_whole_nodes(topology, part, mapping_prefix)
+    nodes = nodes_of_slice(topology, part) if by_nodes else sorted(topology.nodes, key=_rank)
+    own = ALL_BYTES if by_nodes else part.last_bytes
+    loads = _loads(nodes, weights)
+    places = _places_before(nodes, before[:shards], own)
+    if len(nodes) >= shards or not may_cut:
+        shards_of = {id: [shard] for id, shard in _pack(loads, shards, places).items()}
+    else:
+        shards_of = _share(loads, shards, places)
+    found: list[list[Feed]] = [[] for _ in range(shards)]
+    for node in nodes:
+        place = places.get(node.id, [])
+        if shards_of[node.id] == [shard for shard, _ in place]:
+            feeds = [replace(feed, node=node) for _, feed in place]
+        else:
+            classes = cut(len(shards_of[node.id]), count_endings(samples.get(node.id, ())), own)
+            feeds = [
+                _feed(node, index, members, WHOLE if by_nodes else part, database, mapping_prefix)
+                for index, members in enumerate(classes)
+            ]
+        for shard, feed in zip(shards_of[node.id], feeds, strict=True):
+            found[shard].append(feed)
+    return tuple(map(tuple, found))
+
+
+def takes_whole_nodes(topology: Topology, part: Slice, mapping_prefix: bytes = b"") -> bool:
+    """Tell whether a slice is made of whole nodes, and not of a byte class of all of them."""
+    return part.is_whole or (len(topology.nodes) >= part.count and not mapping_prefix)
+
+
+def nodes_of_slice(topology: Topology, part: Slice) -> list[Node]:
+    """Return the nodes of a slice, as every host sees them: rendezvous hashing, with counts that differ by one at most.
+
+    A node that comes or goes moves few others.
+    """
+    fair, left_over = divmod(len(topology.nodes), part.count)
+    counts, found = [0] * part.count, []
+    for node in sorted(topology.nodes, key=lambda node: _hash(node.id)):
+        takes_more = left_over > 0
+        free = [index for index in range(part.count) if counts[index] < fair + takes_more]
+        chosen = max(free, key=lambda index: _hash(node.id, index))
+        left_over -= counts[chosen] == fair
+        counts[chosen] += 1
+        if chosen == part.index:
+            found.append(node)
+    return sorted(found, key=_rank)
+
+
+def _hash(id: str, index: int = -1) -> bytes:
+    return blake2b(b"%d %s" % (index, id.encode()), digest_size=8).digest()
+
+
+def _rank(node: Node) -> tuple[int, str]:
+    """Order nodes by their lowest slots, as people do."""
+    return (node.slots[0][0] if node.slots else SLOTS, node.id)
+
+
+def _loads(nodes: Sequence[Node], weights: Mapping[str, float]) -> dict[str, float]:
+    """Return what each node weighs; nothing is weightless, or all new nodes would come to one shard."""
+    if any(weights.get(node.id, 0) for node in nodes):
+        known = {node.id: float(weights.get(node.id, 0)) for node in nodes}
+    else:
+        known = {node.id: float(sum(1 for _ in slots_in(node.slots))) for node in nodes}
+    least = max(1.0, sum(known.values()) * _PRIOR) / max(1, len(nodes))
+    return {id: weight + least for id, weight in known.items()}
 
 
 def _feed(node: Node, index: int, members: bytes, part: Slice, database: int, mapping_prefix: bytes) -> Feed:
@@ -52,6 +133,110 @@ def _feed(node: Node, index: int, members: bytes, part: Slice, database: int, ma
     if index == 0 and mapping_prefix and not part.is_whole:
         patterns.append(prefix + glob.escape(mapping_prefix) + b"*")
     return Feed(node, tuple(patterns), members, takes_empty_key)
+
+
+# What there was before
+
+_Places = dict[str, list[tuple[int, Feed]]]
+"""By node id: the shards that the node has now, or the one whose place it has taken, with their feeds."""
+
+
+def _places_before(nodes: Sequence[Node], before: Feeds, own: bytes) -> _Places:
+    """Return the places of the nodes that had some. Who has taken over the slots of a node that went has its place."""
+    had: _Places = {}
+    for shard, feeds in enumerate(before):
+        for feed in feeds:
+            had.setdefault(feed.node.id, []).append((shard, feed))
+    ids = {node.id for node in nodes}
+    gone = {id: place for id, place in had.items() if id not in ids}
+    places = {id: place for id, place in had.items() if id in ids}
+    for node in nodes:
+        if node.id not in places and (predecessor := _predecessor(node, gone)):
+            places[node.id] = gone.pop(predecessor[0])
+    # A cut of other keys is of no use: hosts take whole nodes from now on, or no longer do.
+    return {
+        id: place for id, place in places.items() if sorted(b"".join(feed.last_bytes for _, feed in place)) == [*own]
+    }
+
+
+def _predecessor(node: Node, gone: _Places) -> list[str]:
+    """Return the node, of those that went, whose slots this one has most of."""
+    slots = set(slots_in(node.slots))
+    shared = {id: len(slots.intersection(slots_in(place[0][1].node.slots))) for id, place in gone.items()}
+    return sorted((id for id in shared if shared[id]), key=lambda id: (-shared[id], id))[:1]
+
+
+# Whole nodes
+
+
+def _pack(loads: Mapping[str, float], shards: int, places: _Places) -> dict[str, int]:
+    """Return a shard for each node, so that the busiest bears about as little as can be, and few nodes move."""
+    fresh = _fill(loads, shards, {})
+    limit = max(_sums(fresh, loads, shards)) * PATIENCE
+    kept: dict[str, int] = {}
+    sums = [0.0] * shards
+    for id in sorted((id for id in loads if id in places), key=loads.__getitem__, reverse=True):
+        shard = places[id][0][0]
+        if sums[shard] + loads[id] <= limit:
+            sums[shard] += loads[id]
+            kept[id] = shard
+    packed = _fill(loads, shards, kept)
+    return packed if max(_sums(packed, loads, shards)) <= limit else fresh
+
+
+def _fill(loads: Mapping[str, float], shards: int, kept: Mapping[str, int]) -> dict[str, int]:
+    """Add the nodes that are not there yet, the heaviest first, each to the shard that bears least."""
+    found = dict(kept)
+    sums = _sums(kept, loads, shards)
+    for id in sorted((id for id in loads if id not in kept), key=loads.__getitem__, reverse=True):
+        shard = min(range(shards), key=sums.__getitem__)
+        sums[shard] += loads[id]
+        found[id] = shard
+    return found
+
+
+def _sums(shard_of: Mapping[str, int], loads: Mapping[str, float], shards: int) -> list[float]:
+    sums = [0.0] * shards
+    for id, shard in shard_of.items():
+        sums[shard] += loads[id]
+    return sums
+
+
+# Nodes that are cut
+
+
+def _share(loads: Mapping[str, float], shards: int, places: _Places) -> dict[str, list[int]]:
+    """Return the shards of each node, one node to a shard: as many as its weight deserves."""
+    counts = {id: len(place) for id, place in places.items()}
+    fresh = _apportion(loads, shards)
+    if (
+        counts.keys() != loads.keys()
+        or sum(counts.values()) != shards
+        or _busiest(loads, counts) > _busiest(loads, fresh) * PATIENCE
+    ):
+        counts = fresh
+    found: dict[str, list[int]] = {id: [] for id in loads}
+    free = dict.fromkeys(range(shards))
+    for id, count in counts.items():
+        found[id] = [shard for shard, _ in places.get(id, []) if shard in free][:count]
+        for shard in found[id]:
+            del free[shard]
+    rest = iter(free)
+    for id in loads:
+        found[id] += [next(rest) for _ in range(counts[id] - len(found[id]))]
+    return found
+
+
+def _apportion(loads: Mapping[str, float], shards: int) -> dict[str, int]:
+    """Return how many shards each node gets: one, and one more again and again for the busiest."""
+    counts = dict.fromkeys(loads, 1)
+    for _ in range(shards - len(loads)):
+        counts[max(loads, key=lambda id: loads[id] / counts[id])] += 1
+    return counts
+
+
+def _busiest(loads: Mapping[str, float], counts: Mapping[str, int]) -> float:
+    return max(loads[id] / counts[id] for id in loads)
 
 
 def imbalance(feeds: Sequence[Feed], sample: Sequence[bytes]) -> str:

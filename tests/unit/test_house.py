@@ -75,6 +75,8 @@ DECIDE = {
     "engine.delivery.lanes.work",
     "engine.ring.codec",
     "engine.ring.layout",
+    "engine.routing.assignment",
+    "engine.routing.byte_classes",
     "engine.routing.routes",
     "engine.supervision.children",
     "engine.supervision.progress.progress",
