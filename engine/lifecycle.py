@@ -88,9 +88,14 @@ class CompareWanted(msgspec.Struct, tag=True, frozen=True):
 
 
 class RepairWanted(msgspec.Struct, tag=True, frozen=True):
-    """Invoker → supervisor → subscribers: what changed since (Unix ms of the server) may be lost; scan for it."""
+    """Invoker → supervisor → subscribers: changes may be lost; scan for them.
 
-    since_ms: int
+    ``since_ms`` is since when, by node number (Unix ms of the node), of a node that is not there since ever. They are
+    those of this ``shard``, of all shards where it is −1.
+    """
+
+    since_ms: dict[int, int] = {}
+    shard: int = -1
 
 
 class Compared(msgspec.Struct, tag=True, frozen=True):

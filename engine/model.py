@@ -42,13 +42,17 @@ THE_BEGINNING_MS = 1
 
 
 class Watermark(NamedTuple):
-    """Everything published before this moment (Unix ms, the server's clock) is in the rings, or settled.
+    """Everything that this node published before this moment (Unix ms, its own clock) is in the rings, or settled.
 
-    ``server_mark`` is that of the server then (`engine.capture.watch.sight.Sight.mark`), 0 where it is unknown.
+    ``server_mark`` is that of the server then (`engine.capture.watch.sight.Sight.mark`), 0 where it is unknown;
+    ``node`` the node's number. ``version`` is that of the feeds that it is true of (`engine.lifecycle.SetFeeds`):
+    what they were handed as missed is found, or the watermark is not sent.
     """
 
     moment_ms: int
     server_mark: int
+    node: int = 0
+    version: int = 0
 
 
 class Missed(msgspec.Struct, frozen=True):
@@ -57,6 +61,8 @@ class Missed(msgspec.Struct, frozen=True):
     ``server_mark`` is that of the server then (`engine.capture.watch.sight.Sight.mark`, 0 where it is unknown);
     ``routes`` the routes that miss it. A route in ``delivered`` ({slot: patterns}) does not miss keys that these match.
     ``clock_ms`` is how far the server's clock was ahead of this host's monotonic one, 0 where that is unknown.
+    ``slots`` are the cluster's slots that are missed, as ranges with both ends; () means all. Where there are some,
+    nobody here has listened to them before, and all of their keys are to be found.
     """
 
     since_ms: int
@@ -64,6 +70,7 @@ class Missed(msgspec.Struct, frozen=True):
     routes: RouteMask = EVERY_ROUTE
     delivered: dict[int, tuple[str, ...]] = {}
     clock_ms: int = 0
+    slots: tuple[tuple[int, int], ...] = ()
 
 
 NOTHING_HEARD = Missed(0)

@@ -17,6 +17,7 @@ from engine.lifecycle import Channel, ChildLink, Message, channel_pair
 from engine.model import NOTHING_HEARD, Change, Missed
 from engine.ring.codec import decode_changes
 from engine.ring.counters import Board, ChildState, Counter
+from engine.ring.heard import HeardTable
 from engine.ring.ring import RingSet
 from engine.ring.wake import Wake
 from engine.routing.routes import RouteTable
@@ -69,6 +70,7 @@ class Capture:
         self.rings = RingSet(len(shards), invokers, ring.ring_bytes)
         self.wakes = [Wake() for _ in range(invokers)]
         self.board = Board(len(shards))
+        self.heard_table = HeardTable(len(shards))
         self.readers = [
             [self.rings.ring(shard, invoker).reader() for invoker in range(invokers)] for shard in range(len(shards))
         ]
@@ -96,6 +98,7 @@ class Capture:
             mapping_prefix=self._mapping_prefix,
             writers=[self.rings.ring(shard.index, invoker).writer() for invoker in range(len(self.wakes))],
             wakes=self.wakes,
+            heard_row=self.heard_table.row(shard.index),
             missed=self._missed,
             heard=self._heard,
         )
@@ -106,6 +109,10 @@ class Capture:
 
     def count(self, counter: Counter) -> int:
         return sum(row.get(counter) for row in self.board.rows)
+
+    def heard_until(self, shard: int = 0, node: int = 0) -> Missed:
+        """Return what a gap of this shard would miss that begins at its newest watermark."""
+        return self.heard_table.row(shard).get(node)
 
     def send(self, message: Message) -> None:
         for channel in self.channels:

@@ -123,6 +123,11 @@ class PathUnderTest:
         totals: dict[str, int] = self.status()["totals"]
         return totals
 
+    def node(self) -> dict[str, Any]:
+        """Return what the status says of the one node."""
+        (node,) = self.status()["nodes"]
+        return dict(node)
+
     def child(self, name: str) -> psutil.Process:
         """Return a child of the engine by its title, as in ``invoker 1/2``."""
         assert self.engine is not None

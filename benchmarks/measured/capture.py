@@ -22,6 +22,7 @@ from engine.config import CaptureSettings, RedisSettings, RingSettings, RouteSet
 from engine.lifecycle import Channel, ChildLink, channel_pair
 from engine.redis.connection import pack
 from engine.ring.counters import Board, ChildState, Counter, StatusRow
+from engine.ring.heard import HeardTable
 from engine.ring.ring import RingSet
 from engine.ring.wake import Wake
 from engine.routing.routes import RouteTable
@@ -100,6 +101,7 @@ def _spec(server: ValkeyServer, rings: RingSet, wake: Wake) -> SubscriberSpec:
         mapping_prefix="",
         writers=[rings.ring(0, 0).writer()],
         wakes=[wake],
+        heard_row=HeardTable(1).row(0),
     )
 
 

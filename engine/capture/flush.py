@@ -8,7 +8,7 @@ from itertools import islice
 from engine.capture.dirty import DirtyKeys
 from engine.config import RingSettings
 from engine.model import Change, Watermark
-from engine.ring.codec import CHANGE_BYTES_MAX, encode_changes, encode_watermark
+from engine.ring.codec import CHANGE_BYTES_MAX, encode_changes, encode_watermarks
 from engine.ring.counters import Counter, StatusRow
 from engine.ring.ring import RingWriter
 from engine.ring.wake import Wake
@@ -42,18 +42,23 @@ class Flusher:
             is_done = is_done and not dirty.buckets[invoker]
         return is_done
 
-    def mark(self, watermark: Watermark) -> bool:
-        """Write a watermark into every ring, behind all that is there; return False where one is full.
+    def mark(self, watermarks: Sequence[Watermark]) -> bool:
+        """Write watermarks, one a node, into every ring, behind all that is there; return False where one is full.
 
-        Then some have it twice in the end, which says nothing wrong.
+        Then some have them twice in the end, which says nothing wrong.
         """
-        payload = encode_watermark(watermark)
-        refused = [writer for writer in self._writers if not writer.offer(payload)]
+        payloads = self._in_frames(watermarks)
+        refused = [writer for writer in self._writers if not all(writer.offer(payload) for payload in payloads)]
         if refused:
             return False
         for wake in self._wakes:
             wake.signal()
         return True
+
+    def _in_frames(self, watermarks: Sequence[Watermark]) -> list[bytes]:
+        """Return as few payloads as hold them."""
+        at_once = max(1, self._ring.frame_bytes_max // CHANGE_BYTES_MAX)
+        return [encode_watermarks(watermarks[at : at + at_once]) for at in range(0, len(watermarks), at_once)]
 
     def _write(self, dirty: DirtyKeys, invoker: int) -> int:
         """Write frames until nothing is left or the ring is full; return how many."""

@@ -43,6 +43,7 @@ from engine.model import NOTHING_HEARD, THE_BEGINNING_MS, Missed, Watermark
 from engine.observe.logs import get_logger
 from engine.redis.errors import not_redis
 from engine.ring.counters import ChildState, Counter, StatusRow
+from engine.ring.heard import HeardRow
 from engine.ring.ring import RingWriter
 from engine.ring.wake import Wake
 from engine.routing.byte_classes import channel_prefix
@@ -64,8 +65,8 @@ TOO_LONG_LOG_MS = 10_000
 class SubscriberSpec:
     """All that a subscriber is handed at its fork; ``database`` is the one whose keys it captures.
 
-    ``missed`` is what nobody has heard in its place, to be found first. ``heard`` is what a gap would miss that begins
-    at once.
+    ``heard_row`` is where it notes what it heard. ``missed`` is what nobody has heard in its place, to be found first.
+    ``heard`` is what a gap would miss that begins at once.
     """
 
     shard: Shard
@@ -77,6 +78,7 @@ class SubscriberSpec:
     mapping_prefix: str
     writers: Sequence[RingWriter]
     wakes: Sequence[Wake]
+    heard_row: HeardRow
     missed: tuple[Missed, ...] = ()
     heard: Missed = NOTHING_HEARD
 
@@ -193,7 +195,7 @@ class Subscriber:
             elif isinstance(command, SetRoutes):
                 self._set_routes(RouteTable.decode(command.table), command.missed)
             elif isinstance(command, RepairWanted):
-                self._repair_since(command.since_ms)
+                self._repair_since(command.since_ms.get(0, THE_BEGINNING_MS))
             elif isinstance(command, Compared):
                 self._comparison.done(command.number)
         if self._mapping_due_ms and moment_ms >= self._mapping_due_ms:
@@ -204,9 +206,7 @@ class Subscriber:
     def _repair_since(self, since_ms: int) -> None:
         self._repair.request(Missed(since_ms))
         # If we die before it is done, our successor begins here.
-        row = self._row
-        row.set(Counter.HEARD_UNTIL_MS, min(row.get(Counter.HEARD_UNTIL_MS), since_ms))
-        row.set(Counter.SERVER_MARK, 0)
+        self._spec.heard_row.lower(0, since_ms)
 
     def _set_routes(self, table: RouteTable, missed: Sequence[Missed]) -> None:
         self._wanted = interests(table)
@@ -301,11 +301,9 @@ class Subscriber:
             return
         if debt is not None and reached.since_ms < self._marked.since_ms:
             return
-        if self._flusher.mark(Watermark(reached.since_ms, reached.server_mark)):
+        if self._flusher.mark([Watermark(reached.since_ms, reached.server_mark)]):
             self._marked = reached
-            self._row.set(Counter.HEARD_UNTIL_MS, reached.since_ms)
-            self._row.set(Counter.SERVER_MARK, reached.server_mark)
-            self._row.set(Counter.CLOCK_MS, reached.clock_ms)
+            self._spec.heard_row.set(0, reached.since_ms, reached.server_mark, reached.clock_ms)
 
     def _note_dirty(self) -> None:
         dirty = len(self._dirty)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from engine.delivery.lanes.settle import Frame, Ledger
-from engine.model import THE_BEGINNING_MS, Change, Watermark
+from engine.model import Change, Watermark
 from engine.observe.logs import get_logger
-from engine.ring.codec import decode_changes, watermark_of
+from engine.ring.codec import decode_changes, watermarks_of
 from engine.ring.ring import RingCorrupted, RingReader
 
 log = get_logger(__name__)
@@ -18,8 +18,8 @@ MARKS_OF_A_REPAIR = 3
 
 Distribute = Callable[[list[Change], Frame, bool], None]
 """Takes the changes of a frame; the last tells whether somebody before us has read it too."""
-Report = Callable[[int], None]
-"""Has what changed since then (Unix ms of the server) looked for."""
+Report = Callable[[int, dict[int, int]], None]
+"""Has looked for what changed in this shard, since when by node number (Unix ms of the node; since ever by default)."""
 
 
 class Distrust:
@@ -70,7 +70,7 @@ class Intake:
                     if read is None:
                         break
                     changes, end = decode_changes(read[0]), read[1]
-                    watermark = watermark_of(changes)
+                    watermark = next(iter(watermarks_of(changes)), None)
                 except RingCorrupted as error:
                     self._skip(index, error)
                     break
@@ -82,12 +82,12 @@ class Intake:
         return more
 
     def _skip(self, index: int, error: RingCorrupted) -> None:
-        """Pass over a damaged part of a ring: it is a gap, of all shards, since this ring's last watermark."""
+        """Pass over a damaged part of a ring: it is a gap of its shard, since this ring's last watermarks."""
         reader, ledger = self._rings[index]
-        since_ms = reader.watermark.moment_ms or THE_BEGINNING_MS
+        since_ms = {0: reader.watermark.moment_ms} if reader.watermark.moment_ms else {}
         ledger.add(reader.skip())
         self.distrust.damaged(index)
-        self._report(since_ms)
+        self._report(index, since_ms)
         log.error("ring_damaged", error=str(error), since_ms=since_ms)
 
     def release(self) -> bool:

@@ -29,7 +29,7 @@ from engine.delivery.relief import Relief, empty_out
 from engine.delivery.sockets import Sockets
 from engine.errors import RedisError
 from engine.lifecycle import ChildLink, Drain, PromiseBroken, RepairWanted, RoutesInForce, SetRoutes, Stop
-from engine.model import THE_BEGINNING_MS, Change
+from engine.model import Change
 from engine.observe.logs import get_logger
 from engine.ring.counters import ChildState, Counter
 from engine.ring.ring import RingReader
@@ -87,7 +87,7 @@ class Invoker:
         self._row = link.row
         self._done: deque[Completion] = deque()
         self._sockets = Sockets()
-        self._intake = Intake(spec.readers, lambda since_ms: link.report(RepairWanted(since_ms)))
+        self._intake = Intake(spec.readers, lambda shard, since_ms: link.report(RepairWanted(since_ms, shard)))
         delivery = spec.delivery
         self._fetcher = Fetcher(
             spec.redis,
@@ -128,7 +128,7 @@ class Invoker:
         damaged = self._backlog.damaged
         if len(damaged) > self._damaged:
             log.error("backlog_lost", moved_to=damaged, hint="its keys are found by a scan of the whole keyspace")
-            self._link.report(RepairWanted(THE_BEGINNING_MS))
+            self._link.report(RepairWanted())
             self._intake.distrust.await_all()
         self._damaged = len(damaged)
 

@@ -63,18 +63,15 @@ class Counter(IntEnum):
     LAG_MS_MAX = 27
     REPAIRS = 28
     KEYS_REPAIRED = 29
-    HEARD_UNTIL_MS = 30  # * everything published before has been written into the rings (the server's clock)
-    SERVER_MARK = 31  # * of the server at that moment: `engine.capture.watch.sight.Sight.mark`
-    KEYS_SCANNED = 32  # * by the repair under way
-    KEYS_TO_SCAN = 33  # *
-    VERSION = 34  # * the newest that was given out
-    FENCE_MS = 35  # * until when an invocation may still write (monotonic ms), 0 while none is in flight
-    KEYS_BACKLOG = 36  # *
-    INVOCATIONS_LOST = 37
-    BACKLOG_REFUSED = 38
-    COMPARISONS = 39
-    CLOCK_MS = 40  # * how far the server's clock is ahead of this host's monotonic one
-    KEYS_SET_ASIDE = 41  # * in the backlog because they keep failing by themselves
+    KEYS_SCANNED = 30  # * by the repair under way
+    KEYS_TO_SCAN = 31  # *
+    VERSION = 32  # * the newest that was given out
+    FENCE_MS = 33  # * until when an invocation may still write (monotonic ms), 0 while none is in flight
+    KEYS_BACKLOG = 34  # *
+    INVOCATIONS_LOST = 35
+    BACKLOG_REFUSED = 36
+    COMPARISONS = 37
+    KEYS_SET_ASIDE = 38  # * in the backlog because they keep failing by themselves
 
 
 assert _COUNTERS_AT + len(Counter) <= _SIZES_AT

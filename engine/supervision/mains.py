@@ -9,6 +9,7 @@ from engine.config import Settings
 from engine.errors import EngineError
 from engine.lifecycle import ChildLink, Failed
 from engine.model import NOTHING_HEARD, Missed
+from engine.ring.heard import HeardTable
 from engine.ring.ring import RingSet
 from engine.ring.wake import Wake
 from engine.routing.feeds import Feed
@@ -33,6 +34,7 @@ class Duty:
     table: RouteTable
     rings: RingSet
     wakes: tuple[Wake, ...]
+    heard_table: HeardTable
     missed: tuple[Missed, ...] = ()
     heard: Missed = NOTHING_HEARD
     version_floor: int = 0
@@ -75,6 +77,7 @@ def subscribe(duty: Duty, link: ChildLink) -> int:
         mapping_prefix=settings.original.mapping_prefix,
         writers=[duty.rings.ring(duty.index, invoker).writer() for invoker in range(len(duty.wakes))],
         wakes=duty.wakes,
+        heard_row=duty.heard_table.row(duty.index),
         missed=duty.missed,
         heard=duty.heard,
     )

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from engine.ring.counters import Board
+from engine.ring.heard import HeardTable
 from engine.ring.ring import RingSet
 from engine.ring.wake import Wake
 from engine.supervision.children import Child, Role
 
 
 class SharedMemory:
-    """The rings between all shards and invokers, and what children say of themselves."""
+    """The rings between all shards and invokers, up to when shards heard nodes, and what children say of themselves."""
 
     def __init__(self, shards: int, invokers: int, ring_bytes: int) -> None:
         self.rings = RingSet(shards, invokers, ring_bytes)
         self.wakes = tuple(Wake() for _ in range(invokers))
         self.board = Board(shards + invokers)
+        self.heard = HeardTable(shards)
         self._rings_of = [[self.rings.ring(shard, invoker) for shard in range(shards)] for invoker in range(invokers)]
 
     def backlog_bytes(self, child: Child) -> int:

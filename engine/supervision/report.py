@@ -15,9 +15,6 @@ from engine.supervision.children import Child, Children, Phase
 _HIGHEST = frozenset(
     {
         Counter.LAG_MS_MAX,
-        Counter.HEARD_UNTIL_MS,
-        Counter.SERVER_MARK,
-        Counter.CLOCK_MS,
         Counter.VERSION,
         Counter.FENCE_MS,
     }
@@ -37,19 +34,16 @@ def describe(
     *,
     part: str,
     snapshots: Mapping[str, str],
-    settled_until_ms: int,
     now_ms: int,
     moment_ms: int,
 ) -> dict[str, Any]:
     """Return the status; ``now_ms`` is Unix time, ``moment_ms`` the monotonic clock of heartbeats.
 
     ``snapshots``: how far each route's whole keyspace is.
-    ``settled_until_ms``: all that changed before is settled (Unix time, the server's clock).
     """
     return {
         "state": state_of(children.phase),
         "updated_at_ms": now_ms,
-        "settled_until_ms": settled_until_ms,
         "slice": part,
         "shards": len(children.subscribers),
         "invokers": len(children.invokers),

@@ -128,8 +128,7 @@ class Supervisor:
         self._selector = selectors.PollSelector()
         self._selector.register(inbox, selectors.EVENT_READ)
         self._channels = Channels(self._selector, lambda number: self._tell(messages.Severed(number)))
-        checkpoints = CheckpointFile(limits.checkpoint_file)
-        self._keeper = Keeper(settings, planned, self._memory.rings, self._memory.board, checkpoints)
+        self._keeper = Keeper(settings, planned, self._memory, CheckpointFile(limits.checkpoint_file))
         self._forker = Forker(settings, planned, mains, self._memory, self._keeper, self._inherited)
         planning, comparing = (
             Errand(name, settings.log, self._selector, self._inherited) for name in ("planner", "comparer")
@@ -212,8 +211,9 @@ class Supervisor:
                 not_before_ms = monotonic_ms() + fence_after_ms(self._settings, routes)
                 self._comparer.want(number, message.number, not_before_ms)
             elif isinstance(message, RepairWanted):
-                for subscriber in self._children.subscribers:
-                    self._channels.send(subscriber.number, message)
+                everybody = self._children.subscribers
+                for one in everybody if message.shard < 0 else everybody[message.shard :][:1]:
+                    self._channels.send(one.number, message)
 
     def _note_end(self, pid: int, status: int) -> None:
         if any(errand.ended(pid) for errand in self._errands):
@@ -349,9 +349,9 @@ class Supervisor:
                 self._reload.newest,
                 part=self._settings.capture.slice,
                 snapshots=self._keeper.snapshots(),
-                settled_until_ms=self._keeper.settled_until_ms,
                 now_ms=now_ms(),
                 moment_ms=monotonic_ms(),
             ),
+            **self._keeper.standing(),
             **describe_held(self._choices.held),
         }

@@ -53,7 +53,7 @@ def let_the_watermark_pass(path: PathUnderTest) -> None:
     seconds, micros = path.client.time()
     now_ms = seconds * 1_000 + micros // 1_000
     wait_for(lambda: path.status()["settled_until_ms"] > now_ms, "all is settled")
-    wait_for(lambda: path.totals()["heard_until_ms"] > now_ms and path.totals()["server_mark"], "gaps may be narrowed")
+    wait_for(lambda: path.node()["heard_until_ms"] > now_ms and path.node()["server_mark"], "gaps may be narrowed")
 
 
 def bury(path: PathUnderTest, key: str, event: str) -> None:
@@ -117,7 +117,7 @@ def test_a_mark_that_was_in_flight_when_the_engine_was_killed(path: PathUnderTes
     assert redriven(path).sent == 1
     wait_for(lambda: deliveries(path, "idle") >= 2, "it is tried")
     seconds, _ = path.client.time()
-    wait_for(lambda: path.totals()["heard_until_ms"] > (seconds + 1) * 1_000, "the mark is behind a watermark")
+    wait_for(lambda: path.node()["heard_until_ms"] > (seconds + 1) * 1_000, "the mark is behind a watermark")
     checkpoints = CheckpointFile(str(path.folder / "checkpoint"))
     before = checkpoints.load()[0]
     wait_for(lambda: checkpoints.load()[0] != before, "the checkpoint that the next engine finds is newer")

@@ -127,7 +127,7 @@ def test_what_changed_while_the_engine_was_down_is_found(tmp_path: Path) -> None
         path.start()
         path.client.hset("settled", "n", 1)
         wait_for(lambda: b"settled" in path.last(), "the first key")
-        wait_for(lambda: path.totals()["heard_until_ms"] > 0, "a watermark")
+        wait_for(lambda: path.node()["heard_until_ms"] > 0, "a watermark")
         # All at once: a writer that is slower than the function would leave nothing to lose.
         with path.client.pipeline(transaction=False) as pipeline:
             for number in range(300):

@@ -291,7 +291,7 @@ def test_events_that_stop_where_the_flags_are_hidden(capfd: pytest.CaptureFixtur
         with capture(server, everything, redis_settings=settings) as (running, client):
             hset(client, [b"heard"])
             taken = running.take_until(lambda taken: len(taken) > 0)
-            wait_for(lambda: running.board.rows[0].get(Counter.HEARD_UNTIL_MS), "a canary has verified a watermark")
+            wait_for(lambda: running.heard_until().since_ms, "a canary has verified a watermark")
             client.config_set("notify-keyspace-events", "")
             hset(client, [b"missed"])
             wait_for(lambda: running.count(Counter.GAPS) == 1, "the gap is known")

@@ -29,16 +29,15 @@ def test_a_refusal_that_passes_hides_no_gap(
         ValkeyServer(config=USERS) as server,
         capture(server, route("*", "del"), redis_settings=as_engine(server)) as (running, client),
     ):
-        row = running.board.rows[0]
-        wait_for(lambda: row.get(Counter.HEARD_UNTIL_MS), "a canary has verified a watermark")
+        wait_for(lambda: running.heard_until().since_ms, "a canary has verified a watermark")
         client.config_set(setting, refusing)
         wait_for(lambda: "canary_refused" in capfd.readouterr().out, "it is told that canaries are refused")
-        heard_until_ms = row.get(Counter.HEARD_UNTIL_MS)
+        heard_until_ms = running.heard_until().since_ms
         client.config_set("notify-keyspace-events", "")
         client.config_set(setting, usual)
         client.set("missed", "value")
         wait_for(lambda: running.count(Counter.GAPS) == 1, "the next canary shows that events stopped")
-        assert row.get(Counter.HEARD_UNTIL_MS) == heard_until_ms
+        assert running.heard_until().since_ms == heard_until_ms
         client.config_set("notify-keyspace-events", "KA")
         running.take_until(lambda taken: b"missed" in {change.key for _, _, change in taken})
 

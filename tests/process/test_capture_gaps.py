@@ -48,7 +48,7 @@ def heard_past_now(running: Capture, client: Any) -> Callable[[], bool]:
     """Return what tells whether the watermark has passed this moment of the server's clock."""
     seconds, micros = client.time()
     moment_ms = seconds * 1_000 + micros // 1_000
-    return lambda: running.board.rows[0].get(Counter.HEARD_UNTIL_MS) > moment_ms
+    return lambda: running.heard_until().since_ms > moment_ms
 
 
 @every_server
@@ -157,7 +157,7 @@ def test_the_watermark_waits_for_the_comparison() -> None:
         client.set("key", "value")
         running.take_until(lambda taken: bool(taken))
         time.sleep(2 * PING_MS / 1_000)
-        assert running.board.rows[0].get(Counter.HEARD_UNTIL_MS) <= 1_000
+        assert running.heard_until().since_ms <= 1_000
         running.send(Compared(wishes[-1]))
         wait_for(heard_past_now(running, client), "the watermark passes")
 

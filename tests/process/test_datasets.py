@@ -34,7 +34,7 @@ def age(client: Any, key: str) -> None:
 
 def wait_watching(rig: Capture) -> None:
     """Wait until the engine has looked: what happens from now on happens in its time."""
-    wait_for(lambda: rig.count(Counter.HEARD_UNTIL_MS), "the first watermark")
+    wait_for(lambda: rig.heard_until().since_ms, "the first watermark")
 
 
 def wait_taken(rig: Capture, keys: set[bytes]) -> set[bytes]:
@@ -76,8 +76,8 @@ def test_a_captured_replica_that_is_synchronized_anew(server_binary: Path) -> No
             wait_watching(rig)
             client.execute_command("CLIENT", "KILL", "TYPE", "master")
             wait_taken(rig, fill(writer, "a little"))
-            watermark_ms = rig.count(Counter.HEARD_UNTIL_MS)
-            wait_for(lambda: rig.count(Counter.HEARD_UNTIL_MS) > watermark_ms, "a look after it")
+            watermark_ms = rig.heard_until().since_ms
+            wait_for(lambda: rig.heard_until().since_ms > watermark_ms, "a look after it")
             assert rig.count(Counter.GAPS) == 0
             assert writer.info("stats")["sync_full"] == 1
             cut = writer.pipeline().execute_command("CLIENT", "KILL", "TYPE", "replica")

@@ -33,8 +33,8 @@ def test_a_mark_that_a_full_dirty_set_drops() -> None:
         client.set("draft", "value")
         for key in ("idle", "other"):
             client.restore(key, 0, client.dump("draft"), idletime=1_000)
-        restored_ms, row = client.time()[0] * 1_000 + 1_000, running.board.rows[0]
-        is_marked = lambda: row.get(Counter.HEARD_UNTIL_MS) > restored_ms and row.get(Counter.SERVER_MARK)  # noqa: E731
+        restored_ms = client.time()[0] * 1_000 + 1_000
+        is_marked = lambda: running.heard_until().since_ms > restored_ms and running.heard_until().server_mark  # noqa: E731
         wait_for(is_marked, "a watermark that a gap may be narrowed by")
         parts = itertools.count()
 

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from engine.model import Change
 from engine.ring import ring as ring_module
-from engine.ring.codec import decode_changes, encode_changes, watermark_of
+from engine.ring.codec import decode_changes, encode_changes, watermarks_of
 from engine.ring.layout import HEADER_BYTES, READ, RELEASED, WORD_BYTES, WRITTEN
 from engine.ring.ring import Ring, RingCorrupted, RingReader, RingSet, RingWriter
+from engine.routing.nodes import NODES_MAX
 
 RING_BYTES = 512
 LAPS_MAX = 4
@@ -194,12 +195,17 @@ def damaged(payload: bytes, rng: random.Random, blows: int) -> bytes:
 @example([], 0, 1)
 @example([Change(b"", "no number", 0, 1)], 0, 0)
 @example([Change(b"", "7", 0, 1)], 0, 0)
+@example([Change(b"3", "7 1", 0, 1), Change(b"255", "0 1", 0, 2)], 0, 0)
+@example([Change(b"3", "7 1", 0, 1), Change(b"key", "hset", 1, 2)], 0, 0)
+@example([Change(b"256", "7 1", 0, 1)], 0, 0)
+@example([Change(b"-1", "7 1", 0, 1)], 0, 0)
+@example([Change(b"1", "-7 1", 0, 1)], 0, 0)
 def test_no_payload_crashes_its_reader(changes: list[Change], seed: int, blows: int) -> None:
     """A damaged payload that gets past its checksum is an error of ours, or changes in every sense."""
     payload = damaged(encode_changes(changes), random.Random(seed), blows)
     try:
         decoded = decode_changes(payload)
-        watermark = watermark_of(decoded)
+        watermarks = watermarks_of(decoded)
     except RingCorrupted:
         assert blows or not changes[0].routes, "only damage is refused"
         return
@@ -209,7 +215,10 @@ def test_no_payload_crashes_its_reader(changes: list[Change], seed: int, blows: 
         assert type(change) is Change
         assert (type(change.key), type(change.event)) == (bytes, str)
         assert (type(change.routes), type(change.captured_ms)) == (int, int)
-    assert watermark is None or type(watermark.server_mark) is int
+    for watermark in watermarks:
+        assert 0 <= watermark.node < NODES_MAX
+        assert {type(word) for word in watermark} == {int}
+        assert all(0 <= word < 2**64 for word in watermark)
 
 
 @FUZZ

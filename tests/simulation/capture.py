@@ -7,7 +7,7 @@ from zlib import crc32
 
 from engine.capture.dirty import DirtyKeys, interests
 from engine.model import Change, Missed, RouteMask, Watermark
-from engine.ring.codec import encode_changes, encode_watermark
+from engine.ring.codec import encode_changes, encode_watermarks
 from engine.ring.ring import RingSet
 from engine.routing.events import REPAIR, REPAIR_GONE
 from engine.routing.routes import RouteTable
@@ -90,4 +90,4 @@ class Capture:
                 dirty.remove(0, changes)
             if self._mark_due[shard] and not len(dirty):
                 mark = Watermark(self._world.true_ms, 7)
-                self._mark_due[shard] = not writer.offer(encode_watermark(mark))
+                self._mark_due[shard] = not writer.offer(encode_watermarks([mark]))

@@ -9,9 +9,9 @@ from engine.config import AwsSettings, DeliverySettings, RedisSettings, RouteSet
 from engine.delivery.intake import MARKS_OF_A_REPAIR
 from engine.delivery.invoker import Invoker, InvokerSpec
 from engine.lifecycle import Message, RepairWanted
-from engine.model import THE_BEGINNING_MS, Change, Watermark
+from engine.model import Change, Watermark
 from engine.ring import ring as ring_module
-from engine.ring.codec import encode_changes, encode_watermark
+from engine.ring.codec import encode_changes, encode_watermarks
 from engine.ring.counters import Board, StatusRow
 from engine.ring.ring import Ring, RingSet
 from engine.ring.wake import Wake
@@ -69,13 +69,13 @@ def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
 
 def test_a_damaged_ring_is_a_gap(rig: Rig) -> None:
     """What a damaged frame and those behind it held is asked for since the ring's last watermark; the rest goes on."""
-    assert rig.writer.offer(encode_watermark(Watermark(1_000, 7)))
+    assert rig.writer.offer(encode_watermarks([Watermark(1_000, 7)]))
     rig.invoker._turn()
     rig.offer(b"cart:1")
     rig.ring.data_words[rig.ring.released >> 3] ^= 1
     rig.offer(b"cart:2")
     rig.invoker._turn()
-    assert rig.link.said == [RepairWanted(1_000)]
+    assert rig.link.said == [RepairWanted({0: 1_000}, 0)]
     rig.offer(b"cart:3")
     rig.invoker._turn()
     assert rig.waiting() == {"carts": {b"cart:3"}}
@@ -85,7 +85,7 @@ def test_a_frame_without_sense_is_a_gap_from_the_beginning(rig: Rig) -> None:
     """Where no watermark was ever settled, the whole keyspace is asked for."""
     assert rig.writer.offer(b"\xc1 no msgpack")
     rig.invoker._turn()
-    assert rig.link.said == [RepairWanted(THE_BEGINNING_MS)]
+    assert rig.link.said == [RepairWanted({}, 0)]
     assert rig.ring.released == rig.writer.written
 
 
@@ -94,7 +94,7 @@ def test_watermarks_are_not_believed_before_the_repair(rig: Rig) -> None:
     assert rig.writer.offer(b"\xc1")
     rig.invoker._turn()
     for number in range(1, MARKS_OF_A_REPAIR + 2):
-        assert rig.writer.offer(encode_watermark(Watermark(number, 7)))
+        assert rig.writer.offer(encode_watermarks([Watermark(number, 7)]))
         rig.invoker._turn()
         assert rig.ring.watermark.moment_ms == (number if number > MARKS_OF_A_REPAIR else 0)
 

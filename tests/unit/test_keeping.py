@@ -10,10 +10,9 @@ import pytest
 from engine.clock import monotonic_ms
 from engine.config import RouteSettings, Settings
 from engine.model import Watermark
-from engine.ring.counters import Board, Counter
-from engine.ring.ring import RingSet
 from engine.routing.routes import RouteTable
 from engine.supervision.errands.planner import Plan
+from engine.supervision.memory import SharedMemory
 from engine.supervision.progress.checkpoint import Checkpoint, CheckpointFile
 from engine.supervision.progress.keeping import Keeper, fence_after_ms
 
@@ -27,7 +26,7 @@ def keeper(folder: Path, found: Checkpoint | None, settings: Settings) -> Keeper
         assert file.write(found) == ""
     table = RouteTable.build([RouteSettings(name="carts", function="f")])
     plan = Plan(feeds=((),), table=table.encode(), scope=SCOPE, server_ms=50_000)
-    return Keeper(settings, plan, RingSet(1, settings.delivery.invokers, 1 << 16), Board(2), file)
+    return Keeper(settings, plan, SharedMemory(1, settings.delivery.invokers, 1 << 16), file)
 
 
 @pytest.fixture
@@ -95,13 +94,12 @@ def test_a_mark_is_kept_only_where_it_still_holds(
     tmp_path: Path, settings: Settings, heard_mark: int, kept_mark: int
 ) -> None:
     """What is settled is older than what was heard: another mark since, as after a clock that was set, ends its own."""
-    rings, board = RingSet(1, 1, 1 << 16), Board(2)
+    memory = SharedMemory(1, 1, 1 << 16)
     file = CheckpointFile(str(tmp_path / "checkpoint"))
     table = RouteTable.build([RouteSettings(name="carts", function="f")])
-    kept = Keeper(settings, Plan(feeds=((),), table=table.encode(), scope=SCOPE, server_ms=50_000), rings, board, file)
-    rings.ring(0, 0).reader().set_watermark(Watermark(60_000, 7))
-    board.row(0).set(Counter.SERVER_MARK, heard_mark)
-    board.row(0).set(Counter.CLOCK_MS, 1_000_000)
+    kept = Keeper(settings, Plan(feeds=((),), table=table.encode(), scope=SCOPE, server_ms=50_000), memory, file)
+    memory.rings.ring(0, 0).reader().set_watermark(Watermark(60_000, 7))
+    memory.heard.row(0).set(0, 60_000, heard_mark, 1_000_000)
     kept.keep(is_clean=False)
     found, _ = file.load()
     assert found is not None

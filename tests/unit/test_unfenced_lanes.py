@@ -16,10 +16,10 @@ from engine.delivery.lanes.route_lane import RouteLane
 from engine.delivery.lanes.settle import Frame
 from engine.delivery.reading.questions import Fetched
 from engine.model import Change, Failure, Outcome
-from engine.ring.counters import Board, Counter
-from engine.ring.ring import RingSet
+from engine.ring.counters import Counter
 from engine.routing.routes import RouteTable
 from engine.supervision.errands.planner import Plan
+from engine.supervision.memory import SharedMemory
 from engine.supervision.progress.checkpoint import CheckpointFile
 from engine.supervision.progress.keeping import Keeper
 from tests.lane_bench import DELIVERY, ROUTE, UNIX_MS, lane_kit
@@ -110,7 +110,7 @@ def keeper(folder: Path, *promising: str, routes: tuple[RouteSettings, ...] = (R
     settings = Settings(delivery=msgspec.structs.replace(DELIVERY, invokers=1))
     table = RouteTable.build(routes).with_unfenced(promising)
     plan = Plan(feeds=((),), table=table.encode(), scope="redis 1", server_ms=50_000)
-    return Keeper(settings, plan, RingSet(1, 1, 1 << 16), Board(2), CheckpointFile(str(folder / "checkpoint")))
+    return Keeper(settings, plan, SharedMemory(1, 1, 1 << 16), CheckpointFile(str(folder / "checkpoint")))
 
 
 @pytest.mark.parametrize(

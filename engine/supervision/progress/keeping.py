@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -10,12 +11,12 @@ from engine.clock import monotonic_ms, now_ms
 from engine.config import RouteSettings, Settings
 from engine.model import Missed, Watermark
 from engine.observe import logs
-from engine.ring.counters import Board, Counter
-from engine.ring.ring import RingSet
+from engine.ring.counters import Counter
 from engine.routing.routes import RouteTable
 from engine.routing.slices import server_of
 from engine.supervision.children import Child
 from engine.supervision.errands.planner import Plan
+from engine.supervision.memory import SharedMemory
 from engine.supervision.progress.checkpoint import Checkpoint, CheckpointFile
 from engine.supervision.progress.clocks import Clocks
 from engine.supervision.progress.progress import Progress
@@ -33,15 +34,12 @@ UNFENCED_MS = 1
 class Keeper:
     """The checkpoint in force, and what it means for new children."""
 
-    def __init__(
-        self, settings: Settings, planned: Plan, rings: RingSet, board: Board, checkpoints: CheckpointFile
-    ) -> None:
+    def __init__(self, settings: Settings, planned: Plan, memory: SharedMemory, checkpoints: CheckpointFile) -> None:
         self._settings = settings
-        self._board = board
+        self._board, self._heard = memory.board, memory.heard
         self._checkpoints = checkpoints
         shards, invokers = len(planned.feeds), settings.delivery.invokers
-        self._rings_of = [[rings.ring(shard, invoker) for invoker in range(invokers)] for shard in range(shards)]
-        self._subscribers = board.rows[:shards]
+        self._rings_of = [[memory.rings.ring(shard, invoker) for invoker in range(invokers)] for shard in range(shards)]
         self._due_ms = 0
         self._is_refused = False
         found, problem = checkpoints.load()
@@ -87,10 +85,19 @@ class Keeper:
                 "older_state", found=str(elsewhere), hint="is it this engine's? Then set supervision.state_folder"
             )
 
-    @property
-    def settled_until_ms(self) -> int:
-        """Return the engine's watermark (Unix ms, the server's clock)."""
-        return self._progress.watermark_ms
+    def standing(self) -> dict[str, Any]:
+        """Return up to when everything is settled, and what the status says of each node: Unix ms by its own clock."""
+        heard = [row.get(0) for row in self._heard.rows]
+        marks = {one.server_mark for one in heard}
+        node = {
+            "number": 0,
+            "id": "",
+            "address": "",
+            "settled_until_ms": self._progress.watermark_ms,
+            "heard_until_ms": min(one.since_ms for one in heard),
+            "server_mark": marks.pop() if len(marks) == 1 else 0,
+        }
+        return {"settled_until_ms": self._progress.watermark_ms, "nodes": [node]}
 
     def take_routes(self, table: RouteTable) -> None:
         """Take in a new table, which is not in force yet."""
@@ -103,7 +110,7 @@ class Keeper:
 
     def routes_in_force(self) -> None:
         """Note that every child routes by the newest table."""
-        self._progress.in_force(max(row.get(Counter.HEARD_UNTIL_MS) for row in self._subscribers))
+        self._progress.in_force(max(row.get(0).since_ms for row in self._heard.rows))
 
     def missed_by_new_routes(self) -> tuple[Missed, ...]:
         """Return what routes have to find that are not in force yet."""
@@ -115,19 +122,15 @@ class Keeper:
 
     def heard_by(self, child: Child) -> Missed:
         """Return what a gap of this subscriber would miss that begins at once."""
-        row = self._board.row(child.number)
-        heard_until_ms = row.get(Counter.HEARD_UNTIL_MS)
-        if not heard_until_ms:
-            return self._progress.heard()
-        return Missed(heard_until_ms, row.get(Counter.SERVER_MARK), clock_ms=row.get(Counter.CLOCK_MS))
+        heard = self._heard.row(child.index).get(0)
+        return heard if heard.since_ms else self._progress.heard()
 
     def missed_by(self, child: Child) -> tuple[Missed, ...]:
         """Return what this subscriber has to find that nobody has heard."""
         if not child.forks:
             return self._progress.missed_at_start()
-        row = self._board.row(child.number)
-        heard_until_ms, mark = row.get(Counter.HEARD_UNTIL_MS), row.get(Counter.SERVER_MARK)
-        return self._progress.missed_by(heard_until_ms, mark, row.get(Counter.CLOCK_MS))
+        heard = self._heard.row(child.index).get(0)
+        return self._progress.missed_by(heard.since_ms, heard.server_mark, heard.clock_ms)
 
     def turn(self, moment_ms: int) -> None:
         """Keep the checkpoint where it is due."""
@@ -139,12 +142,13 @@ class Keeper:
         """Write down how far everything is settled; a disk that refuses is told once, and tried again."""
         rows = self._board.rows
         watermarks = [ring.watermark for shard in self._rings_of for ring in shard]
-        marks = {row.get(Counter.SERVER_MARK) for row in self._subscribers}
+        heard = [row.get(0) for row in self._heard.rows]
+        marks = {one.server_mark for one in heard}
         # What is settled is older than what was heard: its mark holds, and so do the clocks, only if it is still that.
         self._progress.advance(
             [one if {one.server_mark} == marks else Watermark(one.moment_ms, 0) for one in watermarks]
         )
-        clocks = Clocks.of(max(row.get(Counter.CLOCK_MS) for row in self._subscribers))
+        clocks = Clocks.of(max(one.clock_ms for one in heard))
         moment_ms = monotonic_ms()
         is_clean = is_clean and all(row.get(Counter.FENCE_MS) <= moment_ms for row in rows)
         version = max(row.get(Counter.VERSION) for row in rows)
