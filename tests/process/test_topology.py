@@ -1,0 +1,154 @@
+"""The nodes of real servers: asked of any of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engine.config import RedisSettings
+from engine.errors import RedisRefused
+from engine.redis.node import settings_at
+from engine.redis.topology import ask_topology
+from engine.routing.nodes import Topology, slot_of
+from engine.sandbox.valkey import ValkeyServer
+from tests.cluster import SECRET, Cluster, cluster, wait_until
+from tests.servers import NAMES, every_server
+
+
+def settings(made: Cluster, **options: object) -> RedisSettings:
+    return RedisSettings(url=made.url, **options)  # type: ignore[arg-type]
+
+
+def by_id(topology: Topology) -> dict[str, tuple[str, tuple[tuple[int, int], ...]]]:
+    return {node.id: (node.address, node.slots) for node in topology.nodes}
+
+
+@pytest.mark.parametrize("server", NAMES)
+def test_a_cluster_is_asked(server: str) -> None:
+    """Each node of each server tells ids, addresses, slots, epochs and replicas of all, and of those without slots."""
+    with cluster(server, primaries=3, replicas=1) as made:
+        made.add_node()
+        replicas = {node.id: tuple(replica.address for replica in made.replicas_of(node)) for node in made.primaries()}
+        for asked in made.nodes:
+            found = ask_topology(settings_at(settings(made), asked.address))
+            assert found.topology.is_cluster
+            assert found.fault() is None
+            assert by_id(found.topology) == {node.id: (node.address, made.slots_of(node)) for node in made.primaries()}
+            assert {id: found.replicas.get(id, ()) for id in replicas} == replicas
+            assert {node.id: node.epoch for node in found.topology.nodes} == {
+                id: known.epoch for id, known in made.known().items() if known.is_primary
+            }
+            assert found.epoch == int(asked.info()["cluster_current_epoch"])
+
+
+@pytest.mark.parametrize("server", NAMES)
+def test_a_dead_node_is_there_until_its_slots_have_an_owner(server: str) -> None:
+    """A primary that failed is told as the owner of its slots until a replica has taken them; then as none."""
+    with cluster(server, primaries=3, replicas=1, config={"cluster-require-full-coverage": "no"}) as made:
+        first, *_ = made.primaries()
+        (replica,) = made.replicas_of(first)
+        redis = settings_at(settings(made), made.primaries()[1].address)
+        before = by_id(ask_topology(redis).topology)
+        made.failover(first, "kill")
+        wait_until(lambda: first.id not in by_id(ask_topology(redis).topology), "the dead one is gone")
+        after = by_id(ask_topology(redis).topology)
+        assert after[replica.id] == (replica.address, before[first.id][1])
+        assert ask_topology(redis).fault() is None
+
+
+def test_slots_without_an_owner_are_named() -> None:
+    """Slots that nobody has are told, whoever is asked."""
+    with cluster(primaries=2) as made:
+        first, second = made.primaries()
+        slot = slot_of(b"cart:1")
+        for node in (first, second):
+            node.call("CLUSTER", "DELSLOTS", slot)
+        wait_until(lambda: ask_topology(settings(made)).fault() is not None, "the slot is nobody's")
+        fault = ask_topology(settings(made)).fault()
+        assert fault is not None
+        assert f"without an owner: {slot}" in fault.message
+
+
+def test_announced_addresses_are_mapped() -> None:
+    """A node that announces an address of its own network is reached where the settings say."""
+    with cluster(primaries=2) as made:
+        first, second = made.primaries()
+        second.call("CONFIG", "SET", "cluster-announce-ip", "10.255.255.1")
+        announced = f"10.255.255.1:{second.port}"
+        addresses = (f"{announced}={second.address}",)
+
+        def address() -> str:
+            return by_id(ask_topology(settings(made)).topology)[second.id][0]
+
+        wait_until(lambda: address() == announced, "the address is announced")
+        mapped = ask_topology(settings(made, node_addresses=addresses)).topology
+        assert by_id(mapped)[second.id][0] == second.address
+        assert by_id(mapped)[first.id][0] == first.address
+
+
+@pytest.mark.parametrize("server", ["valkey-9.1", "redis-7.0"])
+def test_host_names_are_heeded(server: str) -> None:
+    """Where a cluster tells its clients names, nodes with slots and without are told by their names."""
+    config = {"cluster-announce-hostname": "localhost", "cluster-preferred-endpoint-type": "hostname"}
+    with cluster(server, primaries=2, config=config) as made:
+        empty = made.add_node()
+
+        def addresses() -> dict[str, str]:
+            return {id: address for id, (address, _) in by_id(ask_topology(settings(made)).topology).items()}
+
+        wanted = {node.id: f"localhost:{node.port}" for node in (*made.primaries(), empty)}
+        wait_until(lambda: addresses() == wanted, "all names are known")
+
+
+@pytest.mark.parametrize("server", ["valkey-9.1", "redis-7.0"])
+def test_an_unknown_endpoint_is_the_one_that_was_asked(server: str) -> None:
+    """Where a cluster leaves it to its clients how they reach it, nodes are where the first was."""
+    with cluster(server, primaries=2, config={"cluster-preferred-endpoint-type": "unknown-endpoint"}) as made:
+        redis = settings_at(settings(made), f"localhost:{made.nodes[0].port}")
+        found = by_id(ask_topology(redis).topology)
+        assert {address for address, _ in found.values()} == {f"localhost:{node.port}" for node in made.nodes}
+
+
+@pytest.mark.parametrize("server", NAMES)
+def test_who_may_not_ask_is_told(server: str) -> None:
+    """A user without the right to ask for the nodes learns which right that is."""
+    lines = [
+        f"engine on >{SECRET} ~* &* +@all -cluster",
+        f"asker on >{SECRET} +hello +client +cluster|info +cluster|nodes +cluster|slots",
+    ]
+    with cluster(server, primaries=1, users=lines) as made:
+        url = f"redis://{made.nodes[0].address}"
+        with pytest.raises(RedisRefused, match="tell the nodes of its cluster") as caught:
+            ask_topology(RedisSettings(url=url, username="engine", password=SECRET))
+        assert "+cluster" in caught.value.hint
+        found = ask_topology(RedisSettings(url=url, username="asker", password=SECRET))
+        assert len(found.topology.nodes) == 1
+
+
+def test_a_cluster_with_tls() -> None:
+    """Nodes without a plain port are told with the port that speaks TLS."""
+    with cluster("redis-7.0", primaries=2, tls=True) as made:
+        redis = settings(
+            made,
+            tls_ca_file=made.options["ssl_ca_certs"],
+            tls_cert_file=made.options["ssl_certfile"],
+            tls_key_file=made.options["ssl_keyfile"],
+        )
+        found = by_id(ask_topology(redis).topology)
+        assert {address for address, _ in found.values()} == {node.address for node in made.nodes}
+
+
+@every_server
+def test_a_server_without_cluster_mode_is_one_node(server_binary: Path) -> None:
+    """It has all slots and no id, and tells the replicas that are in step with it."""
+    with ValkeyServer(binary=server_binary) as server:
+        assert ask_topology(RedisSettings(url=server.url)).topology == Topology()
+        config = {"replicaof": f"127.0.0.1 {server.port}", "repl-diskless-sync-delay": "0"}
+        with ValkeyServer(binary=server_binary, config=config) as replica:
+
+            def is_told() -> bool:
+                return ask_topology(RedisSettings(url=server.url)).replicas == {"": (f"127.0.0.1:{replica.port}",)}
+
+            wait_until(is_told, "the replica is in step")
+            assert ask_topology(RedisSettings(url=replica.url)).topology == Topology()
