@@ -20,6 +20,8 @@ from engine.ring.counters import Board, ChildState, Counter
 from engine.ring.heard import HeardTable
 from engine.ring.ring import RingSet
 from engine.ring.wake import Wake
+from engine.routing.feeds import Feed
+from engine.routing.nodes import Node
 from engine.routing.routes import RouteTable
 from engine.sandbox.valkey import ValkeyServer
 
@@ -37,6 +39,11 @@ def wait_for(condition: Callable[[], Any], what: str) -> Any:
         assert time.monotonic() < deadline, f"did not come about: {what}"
         time.sleep(0.005)
     return result
+
+
+def feed_of(shard: Shard, node: Node | None = None) -> Feed:
+    """Return a shard's part of a node."""
+    return Feed(node or Node(), shard.patterns, shard.last_bytes, shard.takes_empty_key)
 
 
 def route(*events: str, keys: tuple[str, ...] = ("*",), name: str = "all") -> RouteSettings:
@@ -89,7 +96,8 @@ class Capture:
     def _run(self, shard: Shard, ours: Channel, theirs: Channel) -> None:
         ours.close()
         spec = SubscriberSpec(
-            shard=shard,
+            shard=shard.index,
+            feeds=(feed_of(shard),),
             redis=self._redis,
             capture=self._settings,
             ring=self._ring,
@@ -99,8 +107,8 @@ class Capture:
             writers=[self.rings.ring(shard.index, invoker).writer() for invoker in range(len(self.wakes))],
             wakes=self.wakes,
             heard_row=self.heard_table.row(shard.index),
-            missed=self._missed,
-            heard=self._heard,
+            missed={0: self._missed},
+            heard={0: self._heard},
         )
         raise SystemExit(run_subscriber(spec, ChildLink(theirs, self.board.row(shard.index))))
 

@@ -25,6 +25,8 @@ from engine.ring.counters import Board, ChildState, Counter, StatusRow
 from engine.ring.heard import HeardTable
 from engine.ring.ring import RingSet
 from engine.ring.wake import Wake
+from engine.routing.feeds import Feed
+from engine.routing.nodes import Node
 from engine.routing.routes import RouteTable
 from engine.sandbox.valkey import ValkeyServer
 
@@ -92,7 +94,8 @@ def _spec(server: ValkeyServer, rings: RingSet, wake: Wake) -> SubscriberSpec:
     ((feed,),) = prepare_capture(settings, table).feeds
     shard = Shard(0, feed.patterns, feed.last_bytes, feed.takes_empty_key)
     return SubscriberSpec(
-        shard=shard,
+        shard=0,
+        feeds=(Feed(Node(), shard.patterns, shard.last_bytes, shard.takes_empty_key),),
         redis=redis,
         capture=settings.capture,
         ring=RingSettings(),

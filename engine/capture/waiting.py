@@ -1,8 +1,9 @@
-"""What a subscriber's loop waits for: subscription, supervisor, a ring that was full, and the next due moment."""
+"""What a subscriber's loop waits for: its feeds, its supervisor, a ring that was full, and the next due moment."""
 
 from __future__ import annotations
 
 import select
+from collections.abc import Iterable
 
 from engine.redis.connection import RespConnection
 
@@ -17,27 +18,26 @@ class Waiter:
         self._poller = select.poll()
         self._link_fd = link_fd
         self._poller.register(link_fd, select.POLLIN)
-        self._watched: RespConnection | None = None
-        self._watched_fd = -1
+        self._watched: dict[RespConnection, int] = {}
         self._full_wait_ms = FULL_WAIT_MS_MIN
 
-    def wait(self, connection: RespConnection | None, wait_ms: int, *, is_flushed: bool) -> bool:
+    def wait(self, connections: Iterable[RespConnection], wait_ms: int, *, is_flushed: bool) -> bool:
         """Wait so long at most, and less while a ring is full; return whether the supervisor has said something."""
         if is_flushed:
             self._full_wait_ms = FULL_WAIT_MS_MIN
         else:
             wait_ms = min(wait_ms, self._full_wait_ms)
             self._full_wait_ms = min(2 * self._full_wait_ms, FULL_WAIT_MS_MAX)
-        self._watch(connection)
+        self._watch(set(connections))
         return any(descriptor == self._link_fd for descriptor, _ in self._poller.poll(wait_ms))
 
-    def _watch(self, connection: RespConnection | None) -> None:
-        """Have the poller follow the connection: a closed descriptor would wake it for ever."""
-        if connection is self._watched:
+    def _watch(self, connections: set[RespConnection]) -> None:
+        """Have the poller follow these connections, and no others: a closed descriptor would wake it for ever."""
+        if connections == self._watched.keys():
             return
-        if self._watched is not None:
-            self._poller.unregister(self._watched_fd)
-        if connection is not None:
-            self._watched_fd = connection.fileno()
-            self._poller.register(self._watched_fd, select.POLLIN)
-        self._watched = connection
+        # Those that went first: a new one may have the descriptor of one that was closed.
+        for gone in self._watched.keys() - connections:
+            self._poller.unregister(self._watched.pop(gone))
+        for new in connections - self._watched.keys():
+            self._watched[new] = new.fileno()
+            self._poller.register(self._watched[new], select.POLLIN)

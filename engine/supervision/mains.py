@@ -63,12 +63,12 @@ def run_main(main: Main, duty: Duty, link: ChildLink) -> int:
 
 def subscribe(duty: Duty, link: ChildLink) -> int:
     """Capture one shard."""
-    from engine.capture.shards import Shard
     from engine.capture.subscriber import SubscriberSpec, run_subscriber
 
-    settings, (feed,) = duty.settings, duty.feeds
+    settings, nodes = duty.settings, {feed.node.number for feed in duty.feeds}
     spec = SubscriberSpec(
-        shard=Shard(duty.index, feed.patterns, feed.last_bytes, feed.takes_empty_key),
+        shard=duty.index,
+        feeds=duty.feeds,
         redis=settings.redis,
         capture=settings.capture,
         ring=settings.ring,
@@ -78,8 +78,8 @@ def subscribe(duty: Duty, link: ChildLink) -> int:
         writers=[duty.rings.ring(duty.index, invoker).writer() for invoker in range(len(duty.wakes))],
         wakes=duty.wakes,
         heard_row=duty.heard_table.row(duty.index),
-        missed=duty.missed,
-        heard=duty.heard,
+        missed=dict.fromkeys(nodes, duty.missed),
+        heard=dict.fromkeys(nodes, duty.heard),
     )
     return run_subscriber(spec, link)
 

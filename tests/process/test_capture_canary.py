@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.capture.canary import EVERY_MS, Canary
+from engine.capture.feed.canary import EVERY_MS, Canary
 from engine.capture.preflight import prepare_capture
 from engine.config import RedisSettings, Settings
 from engine.ring.counters import Counter

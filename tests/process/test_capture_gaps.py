@@ -13,7 +13,7 @@ import msgspec
 import pytest
 import redis
 
-from engine.capture.listener import PING_MS
+from engine.capture.feed.listener import PING_MS
 from engine.config import RouteSettings
 from engine.lifecycle import Compared, CompareWanted
 from engine.model import Missed

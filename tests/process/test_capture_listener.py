@@ -9,14 +9,15 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from engine.capture.listener import PING_MS, RETRY_MS_MAX, RETRY_MS_MIN, Listener, Phase, Subscription
+from engine.capture.feed.listener import PING_MS, RETRY_MS_MAX, RETRY_MS_MIN, Listener, Phase
+from engine.capture.feed.subscription import Subscription
 from engine.capture.shards import plan_shards
 from engine.capture.watch.sight import Change
 from engine.clock import now_ms
 from engine.config import RedisSettings
 from engine.errors import RedisRefused, RedisUnreachable
 from engine.sandbox.valkey import ValkeyServer
-from tests.capture_rig import wait_for
+from tests.capture_rig import feed_of, wait_for
 
 
 @pytest.fixture
@@ -29,8 +30,8 @@ SILENCE_MS = RedisSettings().read_timeout_ms
 
 
 def new(server: ValkeyServer) -> Listener:
-    shard = plan_shards(2, 0, ())[0]
-    return Listener(Subscription(RedisSettings(url=server.url), 0, shard, 65_536), "Kh", chance=lambda: 1.0)
+    feed = feed_of(plan_shards(2, 0, ())[0])
+    return Listener(Subscription(RedisSettings(url=server.url), 0, feed, 0, 65_536), "Kh", chance=lambda: 1.0)
 
 
 def turn(listener: Listener, moment_ms: int) -> bool:

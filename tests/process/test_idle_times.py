@@ -16,7 +16,8 @@ import pytest
 import redis
 
 from engine.capture.dirty import DirtyKeys
-from engine.capture.repair import Repair
+from engine.capture.feed.repair import Repair
+from engine.capture.feed.subscription import Subscription
 from engine.capture.shards import plan_shards
 from engine.capture.watch.sentry import Sentry
 from engine.capture.watch.sight import Sight
@@ -26,6 +27,7 @@ from engine.model import Missed
 from engine.ring.counters import Board
 from engine.routing.routes import RouteTable
 from engine.sandbox.valkey import ValkeyServer
+from tests.capture_rig import feed_of
 from tests.servers import chosen, every_server, server_params
 from tests.support import wait_for
 
@@ -70,7 +72,9 @@ class Watch:
         """Return the keys that a repair of the gap marks, which begins after this look."""
         shard, table = plan_shards(1, 0, ())[0], RouteTable.build([RouteSettings("all", "f")])
         settings = CaptureSettings(repair_keys_per_s_max=10_000_000)
-        repair = Repair(self._settings, 0, shard, table, b"", settings, Board(1).row(0))
+        repair = Repair(
+            Subscription(self._settings, 0, feed_of(shard), 0, 65_536), table, b"", settings, Board(1).row(0)
+        )
         dirty = DirtyKeys(prefix_bytes=15, invokers=1, keys_max=100_000, key_bytes_max=10_000, mapping_prefix=b"")
         sight = sight or self.look()
         repair.request(self.missed)

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import redis
 
-from engine.capture import repair as repair_module
 from engine.capture.dirty import DirtyKeys
-from engine.capture.repair import Repair
+from engine.capture.feed import repair as repair_module
+from engine.capture.feed.repair import Repair
+from engine.capture.feed.subscription import Subscription
 from engine.capture.shards import plan_shards
 from engine.capture.watch.sight import Sight
 from engine.config import CaptureSettings, RedisSettings, RouteSettings
@@ -16,6 +17,7 @@ from engine.model import Missed
 from engine.ring.counters import Board, Counter
 from engine.routing.routes import RouteTable
 from engine.sandbox.valkey import ValkeyServer
+from tests.capture_rig import feed_of
 
 CARTS = RouteSettings("carts", "f", keys=("cart:*",))
 STEPS_MAX = 2_000
@@ -45,7 +47,8 @@ class Rig:
         self.row = Board(1).row(0)
         shard = plan_shards(shards, 0, ())[index]
         table = RouteTable.build(routes or [CARTS])
-        self.repair = Repair(RedisSettings(url=url), 0, shard, table, b"__meta__", FAST, self.row)
+        subscription = Subscription(RedisSettings(url=url), 0, feed_of(shard), 0, 65_536)
+        self.repair = Repair(subscription, table, b"__meta__", FAST, self.row)
         self.moment_ms = 1_000
 
     def run(self, dirty: DirtyKeys, keys_max: int = 100_000) -> None:

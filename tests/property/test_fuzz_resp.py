@@ -13,7 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from engine.capture.dirty import DirtyKeys, Intake, interests
-from engine.capture.listener import Listener, Phase, Subscription
+from engine.capture.feed.listener import Listener, Phase
+from engine.capture.feed.subscription import Subscription
 from engine.capture.shards import plan_shards
 from engine.config import RedisSettings, RouteSettings
 from engine.delivery.reading.questions import EXISTS, TYPE, Fetched, interpret_all
@@ -21,6 +22,7 @@ from engine.errors import RedisError
 from engine.redis.address import Address
 from engine.redis.connection import UNPARSABLE, RespConnection
 from engine.routing.routes import RouteTable
+from tests.capture_rig import feed_of
 
 PREFIX = b"__keyspace@0__:"
 MAPPING = b"map:"
@@ -222,7 +224,7 @@ def hear(replies: list[Any]) -> None:
     """Hand replies that are no events to a listener, as a subscriber does."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        listener = Listener(Subscription(RedisSettings(), 0, plan_shards(1, 0, [])[0], 1_000), "Kh")
+        listener = Listener(Subscription(RedisSettings(), 0, feed_of(plan_shards(1, 0, [])[0]), 0, 1_000), "Kh")
         listener.connection = RespConnection(ours, Address("test", 0, 0, tls=False), None)
         listener.sentry = FakeSentry()  # type: ignore[assignment]
         listener.phase = Phase.SUBSCRIBING

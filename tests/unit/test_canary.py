@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.capture.canary import EVERY_MS, Canary
+from engine.capture.feed.canary import EVERY_MS, Canary
 from engine.capture.notifications import canary_event, canary_letters
 
 FLAGS = "Kgxh$"

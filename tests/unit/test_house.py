@@ -62,7 +62,7 @@ STILL_LARGE = {
 
 DECIDE = {
     "engine.audit.verdict",
-    "engine.capture.comparison",
+    "engine.capture.feed.comparison",
     "engine.capture.dirty",
     "engine.capture.shards",
     "engine.delivery.lanes.batch",

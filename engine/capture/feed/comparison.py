@@ -1,12 +1,14 @@
-"""When a shard needs to be compared with the destinations, because keys may have been deleted unheard.  (pure)
+"""When a feed needs to be compared with the destinations, because keys may have been deleted unheard.  (pure)
 
 The comparison itself is not a subscriber's work: the supervisor has it done for all shards at once, by a process of its
-own, which publishes what it finds. Until then the shard's watermark stands at the start of the gap.
+own, which publishes what it finds. Until then the feed's watermark stands at the start of the gap.
 """
 
 from __future__ import annotations
 
-from engine.capture.gaps import earliest
+from collections.abc import Iterator
+
+from engine.capture.feed.gaps import earliest
 from engine.model import THE_BEGINNING_MS, Missed
 from engine.routing.absence import wants_absence
 from engine.routing.routes import RouteTable
@@ -18,11 +20,12 @@ ASKED_MAX = 2
 class Comparison:
     """What was missed, and is to be compared: wanted, or asked for."""
 
-    def __init__(self, table: RouteTable) -> None:
+    def __init__(self, table: RouteTable, numbers: Iterator[int]) -> None:
+        """``numbers`` are those of all wishes of this subscriber, in the order in which they are asked for."""
         self._table = table
         self._wanted: Missed | None = None
         self._asked: list[tuple[int, Missed]] = []
-        self._number = 0
+        self._numbers = numbers
 
     def set_routes(self, table: RouteTable) -> None:
         """Take new routes; one that now hears of keys that are gone needs a comparison for those that went before."""
@@ -44,10 +47,10 @@ class Comparison:
         """Return the number to ask for, 0 where nothing is to be asked for now."""
         if self._wanted is None or len(self._asked) == ASKED_MAX:
             return 0
-        self._number += 1
-        self._asked.append((self._number, self._wanted))
+        number = next(self._numbers)
+        self._asked.append((number, self._wanted))
         self._wanted = None
-        return self._number
+        return number
 
     def done(self, number: int) -> None:
         """Note that what was asked for is done, and what was asked for before."""

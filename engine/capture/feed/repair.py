@@ -1,13 +1,13 @@
-"""Gaps → dirty keys: a paced scan of the shard that was not listening.
+"""Gaps → dirty keys: a paced scan of what a feed was not listening to.
 
-A gap says that *some* keys of a shard may have changed unheard. Every key of the shard that a route wants is marked
+A gap says that *some* keys of a feed may have changed unheard. Every key of the feed that a route wants is marked
 dirty, and goes the way of all dirty keys: merged with what is live, read when it is delivered, bounded by the same
 set. A gap that begins while a scan is under way is covered by another scan, from the beginning: keys that the first
 one has passed may have changed since.
 
 **Narrowing.** A key that was accessed last before the gap began did not change in it, so it is passed over: the server
 tells by ``OBJECT IDLETIME``, where that can be believed (`engine.capture.watch.trust`). Everywhere else every key of
-the shard is marked. What speaks against it only while the scan is under way is a gap of its own.
+the feed is marked. What speaks against it only while the scan is under way is a gap of its own.
 
 What a scan cannot find is a key that was deleted in the gap: it is not there any more. `engine.audit` finds those.
 """
@@ -20,13 +20,13 @@ from typing import Any
 import hiredis
 
 from engine.capture.dirty import DirtyKeys
-from engine.capture.gaps import earliest
-from engine.capture.shards import Shard
+from engine.capture.feed.gaps import earliest
+from engine.capture.feed.subscription import Subscription
 from engine.capture.watch.keepsake import KEY as KEEPSAKE
 from engine.capture.watch.sight import Sight, unix_ms_of
 from engine.capture.watch.trust import CONTAINERS, idle_limit_s, may_be_newer
 from engine.clock import monotonic_ms
-from engine.config import CaptureSettings, RedisSettings
+from engine.config import CaptureSettings
 from engine.errors import RedisError
 from engine.model import THE_BEGINNING_MS, Missed, RouteMask
 from engine.observe.logs import get_logger
@@ -81,7 +81,7 @@ def routes_missing(missed: Missed) -> Callable[[bytes], RouteMask]:
 
 
 class Repair:
-    """The scans of one shard, one step a turn of its subscriber's loop; never raises for the server's sake.
+    """The scans of one feed, one step a turn of its subscriber's loop; never raises for the server's sake.
 
     What was missed since a moment, and the whole keyspace for routes that begin with it, are scans of their own: the
     second marks everything.
@@ -89,18 +89,15 @@ class Repair:
 
     def __init__(
         self,
-        redis: RedisSettings,
-        database: int,
-        shard: Shard,
+        subscription: Subscription,
         table: RouteTable,
         mapping_prefix: bytes,
         capture: CaptureSettings,
         row: StatusRow,
     ) -> None:
-        self._redis = redis
-        self._database = database
-        self._shard = shard
-        self._pattern = shard.patterns[0].removeprefix(channel_prefix(database))
+        self._subscription = subscription
+        self._feed = subscription.feed
+        self._pattern = self._feed.patterns[0].removeprefix(channel_prefix(subscription.database))
         self._mask_of = table.for_repairs().mask
         self._mapping_prefix = mapping_prefix
         self._by_idle_time = capture.repair_by_idle_time
@@ -161,8 +158,9 @@ class Repair:
     def _step(self, sight: Sight, moment_ms: int) -> None:
         """Scan on; a connection that was lost has lost its place too, so its scan begins again."""
         if self._connection is None:
+            subscription = self._subscription
             self._connection = RespConnection.open(
-                self._redis, name=f"engine-repair-{self._shard.index + 1}", protocol=2, database=self._database
+                subscription.redis, name=subscription.name("repair"), protocol=2, database=subscription.database
             )
         if self._current is None:
             self._begin(self._connection, sight, moment_ms)
@@ -174,7 +172,7 @@ class Repair:
         self._failures = 0
         self._row.set(Counter.KEYS_SCANNED, self._row.get(Counter.KEYS_SCANNED) + SCAN_COUNT)
         self._cursor = None if cursor == b"0" else cursor
-        self._unmarked += self._newer(self._connection, [key for key in keys if self._shard.owns(key)])
+        self._unmarked += self._newer(self._connection, [key for key in keys if self._feed.owns(key)])
 
     def _begin(self, connection: RespConnection, sight: Sight, moment_ms: int) -> None:
         self._current = current = self._wanted.pop(0)
@@ -185,12 +183,18 @@ class Repair:
         doubt = self._doubt(current, sight)
         self._is_narrowed, self._stamps_strings = not doubt, sight.stamps_strings
         # No class of last bytes matches the empty key.
-        self._unmarked = [b""] if self._shard.takes_empty_key and connection.call("EXISTS", b"") == 1 else []
+        self._unmarked = [b""] if self._feed.takes_empty_key and connection.call("EXISTS", b"") == 1 else []
         size = connection.call("DBSIZE")
         self._row.set(Counter.KEYS_SCANNED, 0)
         self._row.set(Counter.KEYS_TO_SCAN, size if isinstance(size, int) else 0)
-        shard, since_ms = self._shard.index + 1, current.since_ms
-        log.info("repair_begun", shard=shard, since_ms=since_ms, keys=size, narrowed=not doubt, doubt=doubt or "none")
+        log.info(
+            "repair_begun",
+            **self._subscription.who,
+            since_ms=current.since_ms,
+            keys=size,
+            narrowed=not doubt,
+            doubt=doubt or "none",
+        )
 
     def _doubt(self, missed: Missed, sight: Sight) -> str:
         """Return why every key is to be marked, in words; "" where idle times tell which ones changed in the gap."""
@@ -247,7 +251,8 @@ class Repair:
         self._row.add(Counter.REPAIRS, 1)
         self._row.set(Counter.KEYS_TO_SCAN, 0)
         took_ms = moment_ms - self._began_ms
-        log.info("repaired", shard=self._shard.index + 1, since_ms=found.since_ms, keys=self._marked, took_ms=took_ms)
+        who = self._subscription.who
+        log.info("repaired", **who, since_ms=found.since_ms, keys=self._marked, took_ms=took_ms)
         if not self._wanted:
             self.close()
         return found
@@ -261,7 +266,7 @@ class Repair:
         self._failures += 1
         wait_ms = min(RETRY_MS_MAX, RETRY_MS_MIN << min(self._failures, 10))
         self._due_ms = moment_ms + wait_ms
-        log.warning("repair_failed", shard=self._shard.index + 1, error=str(error), retry_in_ms=wait_ms)
+        log.warning("repair_failed", **self._subscription.who, error=str(error), retry_in_ms=wait_ms)
 
     def close(self) -> None:
         """Close the connection; a scan that is wanted opens another."""

@@ -1,13 +1,13 @@
-"""Gaps: times in which a shard was not listening, or could not keep what it heard.
+"""Gaps: times in which a feed was not listening, or could not keep what it heard.
 
-Each is counted and logged with its start, found by `engine.capture.repair`, then compared with the destinations
-(`engine.capture.comparison`). Until then it is a debt, and the watermark stands at the earliest of those. So debts that
-keep coming hold nobody up: each begins where all before it was heard, and those before it are paid.
+Each is counted and logged with its start, found by `engine.capture.feed.repair`, then compared with the destinations
+(`engine.capture.feed.comparison`). Until then it is a debt, and the watermark stands at the earliest of those. So debts
+that keep coming hold nobody up: each begins where all before it was heard, and those before it are paid.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import Enum, auto
 
 from engine.model import Missed
@@ -27,12 +27,12 @@ class Cause(Enum):
 
 
 class Gaps:
-    """The gaps of one shard that have not ended, and up to when everything but them was heard."""
+    """The gaps of one feed that have not ended, and up to when everything but them was heard."""
 
-    def __init__(self, shard: int, heard: Missed, row: StatusRow) -> None:
+    def __init__(self, who: Mapping[str, object], heard: Missed, row: StatusRow) -> None:
         self.heard = heard
         """What a gap from now on misses: everything published before was read, or is a debt."""
-        self._shard = shard
+        self._who = who
         self._row = row
         self._open: dict[Cause, Missed] = {}
 
@@ -55,7 +55,7 @@ class Gaps:
     def declare(self, reason: str, started_ms: int) -> None:
         """Count a gap, and say so."""
         self._row.add(Counter.GAPS, 1)
-        log.warning("gap", shard=self._shard + 1, reason=reason, started_ms=started_ms)
+        log.warning("gap", **self._who, reason=reason, started_ms=started_ms)
 
     def oldest(self) -> Missed | None:
         """Return the earliest that is open."""

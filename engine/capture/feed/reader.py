@@ -1,0 +1,229 @@
+"""One feed in a subscriber's loop: what it hears goes into the subscriber's dirty set, what it missed is found.
+
+Each feed has its own connection, gaps, repairs and watermark, by its own node's clock. So one that is in trouble holds
+up its own watermark alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import hiredis
+
+from engine.capture.feed.comparison import Comparison
+from engine.capture.feed.gaps import Cause, Gaps, earliest
+from engine.capture.feed.listener import Listener, Phase
+from engine.capture.feed.repair import Repair
+from engine.capture.feed.subscription import Subscription
+from engine.capture.shared import Shared
+from engine.capture.watch.keepsake import KEY as KEEPSAKE
+from engine.capture.watch.sight import Change
+from engine.clock import now_ms
+from engine.errors import RedisError, RedisUnreachable
+from engine.lifecycle import CompareWanted
+from engine.model import NOTHING_HEARD, THE_BEGINNING_MS, Missed
+from engine.observe.logs import get_logger
+from engine.redis.errors import not_redis
+from engine.ring.counters import Counter
+from engine.routing.feeds import Feed
+
+log = get_logger(__name__)
+
+DRAIN_SILENCE_MS_MAX = 2_000
+"""A drain waits this long for a server that says nothing any more."""
+
+
+class FeedReader:
+    """A feed, and what is known of it. The owner calls `listen` each turn, and `lose` after any `RedisError` of it.
+
+    ``missed`` is what nobody has heard in its place, to be found first; ``heard`` is what a gap would miss that begins
+    at once.
+    """
+
+    def __init__(self, feed: Feed, shared: Shared, missed: Sequence[Missed], heard: Missed = NOTHING_HEARD) -> None:
+        scope = shared.scope
+        self.feed = feed
+        self.marked = heard
+        """The watermark that is in all rings, and the server's mark then."""
+        self._shared = shared
+        self._subscription = Subscription(scope.redis, scope.database, feed, scope.shard, scope.capture.read_bytes_max)
+        self._listener = Listener(self._subscription, shared.flags)
+        prefix = scope.mapping_prefix.encode()
+        self._repair = Repair(self._subscription, shared.table, prefix, scope.capture, shared.row)
+        self._comparison = Comparison(shared.table, shared.wishes)
+        self._gaps = Gaps(self._subscription.who, heard, shared.row)
+        self._repair_from_look = 1
+        """The look that a repair needs: one that follows its gap's end."""
+        self._drain_began_ms = 0
+        self._is_draining = False
+        for one in missed:
+            if one.since_ms != THE_BEGINNING_MS:
+                self._gaps.declare("nobody listened", one.since_ms)
+            self._repair.request(one)
+
+    @property
+    def listener(self) -> Listener:
+        """Return what listens, for those who wait for it."""
+        return self._listener
+
+    @property
+    def has_listened(self) -> bool:
+        """Tell whether the subscription was ever complete."""
+        return self._listener.completions > 0
+
+    @property
+    def is_closed(self) -> bool:
+        """Tell whether the feed is listened to no more, for good."""
+        return self._listener.phase is Phase.CLOSED
+
+    def set_routes(self, missed: Sequence[Missed]) -> None:
+        """Take the routes that all share now; ``missed`` is what new ones have to be given."""
+        shared = self._shared
+        self._repair.set_routes(shared.table)
+        self._comparison.set_routes(shared.table)
+        self.find(missed)
+        self._listener.flags = shared.flags
+
+    def find(self, missed: Sequence[Missed]) -> None:
+        """Have what was missed be found."""
+        for one in missed:
+            self._repair.request(one)
+
+    def compared(self, number: int) -> None:
+        """Note that what this wish of the subscriber asked for is done."""
+        self._comparison.done(number)
+
+    def listen(self, moment_ms: int) -> None:
+        """Take in what one read brings; raise `RedisError`."""
+        listener = self._listener
+        if listener.advance(moment_ms):
+            self._take_in(moment_ms)
+        if listener.watermark_ms:
+            self._gaps.hear(listener.outlook.missed_after(listener.watermark_ms))
+        for change in listener.take_changes():
+            self._missed_by(change)
+        if self._is_draining:
+            self._end_drain(moment_ms)
+
+    def _take_in(self, moment_ms: int) -> None:
+        listener, shared = self._listener, self._shared
+        connection = listener.connection
+        assert connection is not None
+        try:
+            intake = shared.take_in(connection.reply, moment_ms)
+        except hiredis.ProtocolError as error:
+            raise not_redis(connection.address, error) from error
+        # What is dropped is missed by the feed that has read it, and by no other.
+        has_room = not intake.dropped
+        shared.dirty.forget((KEEPSAKE, *(listener.canary.keys if listener.canary is not None else ())))
+        for key, event in intake.marks:
+            has_room = shared.mark_dirty(key, event.decode()) and has_room
+        if not has_room:
+            self._overflow()
+        for reply in intake.others:
+            if listener.handle(reply):
+                self._is_listening(moment_ms)
+
+    def _missed_by(self, change: Change) -> None:
+        """Declare a gap that the connection did not tell: flags that were switched, a keyspace that was flushed."""
+        if not self._gaps.is_open(Cause.DEAF):
+            self._gaps.declare("; ".join(change.reasons), self._gaps.begin(Cause.DEAF).since_ms)
+        if change.is_deaf:
+            log.error("events_off", **self._subscription.who, hint="see redis.set_notifications")
+        if not (change.is_deaf or change.is_unsettled):
+            self._end_gap(Cause.DEAF, self._listener.looks_taken)
+
+    def advance_repair(self, moment_ms: int) -> None:
+        """Scan on while somebody listens: only then is what the scan has passed heard when it changes again."""
+        if not self._repair.is_under_way() or self._listener.phase is not Phase.LISTENING or self._is_draining:
+            return
+        if self._gaps.is_open(Cause.DEAF) or self._listener.looks_taken < self._repair_from_look:
+            return
+        keys_max = max(1, self._shared.scope.capture.dirty_keys_max // 2)
+        sight = self._listener.outlook.sight
+        found = self._repair.advance(self._shared.dirty, keys_max, sight, moment_ms, now_ms())
+        if found is not None:
+            self._comparison.want(found)
+
+    def _overflow(self) -> None:
+        if not self._gaps.is_open(Cause.FULL):
+            reason = "more keys are dirty than the set may hold: capture.dirty_keys_max"
+            self._gaps.declare(reason, self._gaps.begin(Cause.FULL).since_ms)
+
+    def _end_gap(self, cause: Cause, from_look: int) -> None:
+        """Have a repair find what was missed, beginning after this look."""
+        missed = self._gaps.end(cause)
+        if missed is not None:
+            self._repair.request(missed)
+            self._repair_from_look = from_look
+
+    def there_is_room(self) -> None:
+        """Note that the dirty set has room again."""
+        self._end_gap(Cause.FULL, self._listener.looks_asked + 1)
+
+    def reached(self) -> Missed | None:
+        """Return up to when everything was heard or found, where that is another moment than the one in the rings.
+
+        To be asked while nothing is dirty.
+        """
+        if self._gaps.oldest() is None and (number := self._comparison.ask()):
+            self._shared.report(CompareWanted(number))
+        debt = earliest((self._gaps.oldest(), self._repair.oldest(), self._comparison.oldest()))
+        reached = earliest((self._gaps.heard, debt))
+        # A server's clock that goes back takes the watermark with it, a debt never does.
+        if reached is None or reached.since_ms == self.marked.since_ms:
+            return None
+        if debt is not None and reached.since_ms < self.marked.since_ms:
+            return None
+        return reached
+
+    def _is_listening(self, moment_ms: int) -> None:
+        """The subscription is complete: the gap, if there was one, ends here."""
+        if self._gaps.is_open(Cause.DEAF):
+            log.info("listening_again", **self._subscription.who)
+            self._end_gap(Cause.DEAF, self._listener.looks_asked + 1)
+        if self._listener.completions > 1:
+            self._shared.row.add(Counter.RECONNECTS, 1)
+            if self._shared.scope.mapping_prefix:
+                self._shared.notices.mappings_changed(moment_ms)
+
+    def lose(self, error: RedisError, moment_ms: int) -> None:
+        """Declare the gap once, and try again later, for ever; a drain takes what there is."""
+        listener = self._listener
+        if listener.phase is Phase.LISTENING:
+            self._gaps.declare("the connection was lost", self._gaps.begin(Cause.DEAF).since_ms)
+        wait_ms = listener.lost(moment_ms)
+        who, attempt = self._subscription.who, listener.failures
+        log.warning("connection_lost", **who, error=str(error), attempt=attempt, retry_in_ms=wait_ms)
+        if self._is_draining:
+            listener.close()
+
+    def start_drain(self, moment_ms: int) -> None:
+        """Ask for a pong: everything published before the ping was processed arrives before it."""
+        self._is_draining = True
+        self._drain_began_ms = moment_ms
+        try:
+            if not self._listener.ask_for_the_end(moment_ms):
+                self._listener.close()
+        except RedisError as error:
+            self.lose(error, moment_ms)
+
+    def _end_drain(self, moment_ms: int) -> None:
+        """Stop listening once all that was asked for is here, or the server says nothing any more."""
+        if self.is_closed:
+            return
+        if self._listener.is_drained:
+            self._listener.close()
+        elif moment_ms - self._drain_began_ms > DRAIN_SILENCE_MS_MAX:
+            raise RedisUnreachable("the server does not answer to the drain")
+
+    def close(self) -> None:
+        """Listen no more; what was read goes its way."""
+        self._listener.close()
+        self._repair.close()
+
+    def wait_ms(self, moment_ms: int) -> int:
+        """Return how long until something is due that no readable socket announces."""
+        wait_ms = self._listener.wait_ms(moment_ms)
+        repair_ms = self._repair.wait_ms(moment_ms)
+        return wait_ms if repair_ms is None else min(wait_ms, repair_ms)

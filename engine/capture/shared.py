@@ -1,0 +1,97 @@
+"""What all feeds of one subscriber share: its dirty keys, what routes want of them, and what is counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+from engine.capture.dirty import DirtyKeys, Intake, interests
+from engine.capture.notices import Notices
+from engine.capture.notifications import needed_flags
+from engine.clock import now_ms
+from engine.config import CaptureSettings, RedisSettings
+from engine.lifecycle import Message
+from engine.observe.logs import get_logger
+from engine.ring.counters import Counter, StatusRow
+from engine.routing.events import REPAIR_GONE
+from engine.routing.routes import RouteTable
+
+log = get_logger(__name__)
+
+TOO_LONG_LOG_MS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureScope:
+    """Whose keys are captured, and how; ``database`` is the one whose keys they are."""
+
+    shard: int
+    redis: RedisSettings
+    capture: CaptureSettings
+    database: int
+    mapping_prefix: str
+
+
+class Shared:
+    """One subscriber's: every feed reads into the same dirty set, and is wanted by the same routes."""
+
+    def __init__(
+        self,
+        scope: CaptureScope,
+        table: RouteTable,
+        dirty: DirtyKeys,
+        row: StatusRow,
+        report: Callable[[Message], None],
+    ) -> None:
+        self.scope = scope
+        self.dirty = dirty
+        self.row = row
+        self.report = report
+        self.notices = Notices(report)
+        self.wishes = count(1)
+        """Numbers of comparisons: whoever asks takes the next, and one that is done says it of all before."""
+        self._too_long_said_ms = -TOO_LONG_LOG_MS
+        self.set_routes(table)
+
+    def set_routes(self, table: RouteTable) -> None:
+        """Want what these routes want from now on."""
+        self.table = table
+        self.flags = needed_flags(table, self.scope.mapping_prefix)
+        self.dirty.uncoalesced = table.uncoalesced()
+        self._wanted = interests(table)
+        self._for_repairs, self._for_deletes = table.for_repairs().mask, table.for_deletes().mask
+
+    def take_in(self, next_reply: Callable[[], Any], moment_ms: int) -> Intake:
+        """Take in what one read of a feed brought, and count it; raise `hiredis.ProtocolError`."""
+        intake = self.dirty.take_in(next_reply, self._wanted, now_ms())
+        row = self.row
+        row.add(Counter.EVENTS_READ, intake.read)
+        row.add(Counter.EVENTS_ROUTED, intake.routed)
+        row.add(Counter.EVENTS_COALESCED, intake.coalesced)
+        row.add(Counter.EVENTS_DROPPED, intake.dropped)
+        if intake.too_long:
+            self._say_too_long(intake.too_long, moment_ms)
+        if intake.mappings:
+            self.notices.mappings_changed(moment_ms)
+        return intake
+
+    def _say_too_long(self, events: int, moment_ms: int) -> None:
+        self.row.add(Counter.KEYS_TOO_LONG, events)
+        if moment_ms - self._too_long_said_ms >= TOO_LONG_LOG_MS:
+            self._too_long_said_ms = moment_ms
+            log.error("key_too_long", limit_bytes=self.scope.capture.key_bytes_max, events=events)
+
+    def mark_dirty(self, key: bytes, event: str) -> bool:
+        """Take in a key that an audit, a redrive or a comparison wants to be sent again; False where no room is."""
+        mask_of = self._for_deletes if event == REPAIR_GONE else self._for_repairs
+        _, left = self.dirty.mark([key], mask_of, event, now_ms())
+        if left:
+            self.row.add(Counter.EVENTS_DROPPED, 1)
+        return not left
+
+    @property
+    def is_calm(self) -> bool:
+        """Tell whether the dirty set has room for more than live changes."""
+        return len(self.dirty) <= self.scope.capture.dirty_keys_max // 2
