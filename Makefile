@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test mariadb servers emulator lint format bench report compare bench-gate plan scenario record soak package deploy outage chaos mutants clean
+.PHONY: help setup demo up test mariadb servers emulator lint format bench report compare bench-peers bench-gate plan scenario record soak package deploy outage chaos mutants clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ report: $(READY) ## Write the pages again (FILE=reports/bench.json)
 
 compare: $(READY) ## Two results, with the noise in mind (A=… B=…; REFERENCE=original_events_per_s)
 	@$(BIN)/python -m benchmarks.judged.compare $(A) $(B) $(if $(REFERENCE),--reference $(REFERENCE))
+
+bench-peers: $(READY) ## The engine beside Bento or Redpanda Connect (what of them is on PATH) and a redis-py script (QUICK=1, ONLY=)
+	@$(BIN)/python -m benchmarks.peers $(if $(QUICK),--quick) $(if $(ONLY),--only '$(ONLY)')
 
 bench-gate: $(READY) ## Fail where a ratio of the last bench is worse than the baseline's, beyond the noise
 	@$(BIN)/python -m benchmarks.judged.gate

@@ -49,8 +49,8 @@ class Received:
 class _Record(msgspec.Struct):
     id: str
     body: str | None
-    version: int
-    captured_at_ms: int
+    version: int = 0
+    captured_at_ms: int = 0
 
 
 class _Event(msgspec.Struct):

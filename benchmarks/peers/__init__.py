@@ -1,0 +1,1 @@
+"""Others that do our job, on the same load and through the same faults: ``make bench-peers``."""
