@@ -33,6 +33,7 @@ class RedisSettings(Struct, frozen=True, forbid_unknown_fields=True):
     iam_cache_name: str = ""
     iam_region: str = ""
     node_addresses: tuple[str, ...] = ()
+    read_from: Literal["primary", "replica"] = "primary"
     tls_ca_file: str = ""
     tls_cert_file: str = ""
     tls_key_file: str = ""

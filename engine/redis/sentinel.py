@@ -55,7 +55,8 @@ def primaries(address: Address, ask: Ask) -> Iterator[Named]:
         if place is None:
             problems.append(_unknown(sentinel, address.service))
             continue
-        _last_answered[address.sentinels] = (sentinel.host, sentinel.port)
+        if not named:
+            _last_answered[address.sentinels] = (sentinel.host, sentinel.port)
         named += 1
         host, port = (_text(word) for word in place)
         yield Named(join(host, int(port)), int(_fields(about).get("config-epoch", 0)))
@@ -64,7 +65,10 @@ def primaries(address: Address, ask: Ask) -> Iterator[Named]:
 
 
 def replicas(address: Address, ask: Ask) -> list[str]:
-    """Return the places of a service's replicas that the first Sentinel to answer takes for well, in order."""
+    """Return the places of a service's replicas, in order, that the first Sentinel to answer has not found down.
+
+    Whether they are in step with their primary it learns only every ten seconds: ask them.
+    """
     problems: list[RedisError] = []
     for sentinel in sentinels_of(address):
         try:
@@ -75,8 +79,7 @@ def replicas(address: Address, ask: Ask) -> list[str]:
             problems.append(error)
             continue
         told = [_fields(fields) for fields in found]
-        well = (about for about in told if about.get("flags") == "slave" and about.get("master-link-status") == "ok")
-        return sorted(join(about["ip"], int(about["port"])) for about in well)
+        return sorted(join(about["ip"], int(about["port"])) for about in told if about.get("flags") == "slave")
     raise _nobody(address, problems)
 
 

@@ -128,15 +128,14 @@ def test_epoch_is_not_needed() -> None:
 
 
 def test_replicas() -> None:
-    """Of a service's replicas only those are told that are well: in step with the primary, and found down by nobody."""
+    """Of a service's replicas those are told that their Sentinel has not found down."""
 
-    def replica(ip: str, flags: str, link: str) -> list[bytes]:
-        words = ("ip", ip, "port", "6379", "flags", flags, "master-link-status", link)
-        return [word.encode() for word in words]
+    def replica(ip: str, flags: str) -> list[bytes]:
+        return [word.encode() for word in ("ip", ip, "port", "6379", "flags", flags)]
 
-    told = [replica("c", "slave", "ok"), replica("b", "slave", "err"), replica("d", "slave,s_down", "ok")]
+    told = [replica("c", "slave"), replica("d", "slave,s_down"), replica("b", "slave,disconnected")]
     address = parse_url("redis+sentinel://x,y/carts")
-    answers = {"x": DOWN, "y": [[*told, replica("a", "slave", "ok")]]}
+    answers = {"x": DOWN, "y": [[*told, replica("a", "slave")]]}
     assert replicas(address, asking(answers)) == ["a:6379", "c:6379"]
 
 
