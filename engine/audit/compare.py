@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
@@ -62,7 +62,7 @@ class RouteAudit:
         self._is_spared = is_spared
         self._is_held = is_held
         self._gone = KeySpool()
-        self._live = 0
+        self._live, self._gone_at = Counter[str](), Counter[str]()
         self._pace = Pace(options.keys_per_s_max)
         self._is_wanted = wanted_keys(route, mapping_prefix, part)
         self._judge = Judge(route, database, destination)
@@ -105,7 +105,7 @@ class RouteAudit:
         report = self._report
         for looked in absent_keys(self._destination, self._server, self._is_wanted, self._options.workers, self._pause):
             report.items += looked.items
-            self._live += looked.live
+            self._live.update(map(self._server.place_of, looked.live))
             report.foreign += looked.foreign
             yield dict.fromkeys(looked.absent, GONE)
             self._progress("looking for keys that are gone", looked.items, None)
@@ -146,14 +146,19 @@ class RouteAudit:
         if self._options.repair:
             self._mark([key for key, one in suspects.items() if one.kind in REPAIRABLE], REPAIR)
             if self._report.is_extra_wrong:
-                gone = [key for key, one in suspects.items() if one.kind is Kind.EXTRA]
-                self._gone.add(key for key in gone if not self._is_spared(key))
+                extra = [key for key, one in suspects.items() if one.kind is Kind.EXTRA]
+                gone = [key for key in extra if not self._is_spared(key)]
+                self._gone.add(gone)
+                self._gone_at.update(map(self._server.place_of, gone))
         suspects.clear()
 
     def _delete_gone(self) -> None:
-        """Mark what is gone once all of it is known: past the limit nothing is, unless that is wanted."""
+        """Mark what is gone once all of it is known: past the limit of any node nothing is, unless that is wanted."""
         report, options = self._report, self._options
-        is_past = self._is_held or is_past_limit(self._gone.count, self._live, options.deletions_found_share_max)
+        share_max = options.deletions_found_share_max
+        is_past = self._is_held or any(
+            is_past_limit(gone, self._live[node], share_max) for node, gone in self._gone_at.items()
+        )
         if is_past and not options.accept_deletions:
             report.held = self._gone.count
         else:

@@ -7,6 +7,8 @@ back empty, and the store is meant to outlive that. So what is found has a limit
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
@@ -27,7 +29,7 @@ class Why(StrEnum):
     """Why deletions are held."""
 
     SHARE = "more keys were found gone than deletions_found_share_max allows"
-    ANEW = "the server began anew, with nothing loaded"
+    ANEW = "the server, or one of its nodes, began anew, with nothing loaded"
 
 
 class Dataset(msgspec.Struct, frozen=True):
@@ -78,11 +80,25 @@ NOTHING_HELD = HeldRoute()
 
 
 class Held(msgspec.Struct, frozen=True):
-    """All that is held, by route, and the dataset that was compared last."""
+    """All that is held, by route, and the datasets that were compared last, by the ids of their nodes.
+
+    ``dataset`` is the one of a server without cluster mode, whose id is "".
+    """
 
     format: int = 1
     dataset: Dataset | None = None
     routes: dict[str, HeldRoute] = {}
+    nodes: dict[str, Dataset] = {}
+
+    @property
+    def datasets(self) -> dict[str, Dataset]:
+        """Return the datasets of all nodes."""
+        return self.nodes if self.dataset is None else {"": self.dataset, **self.nodes}
+
+    def knowing(self, datasets: Mapping[str, Dataset]) -> Held:
+        """Return the same with these datasets."""
+        nodes = dict(datasets)
+        return msgspec.structs.replace(self, dataset=nodes.pop("", None), nodes=nodes)
 
     @property
     def undecided_keys(self) -> int:
@@ -118,6 +134,32 @@ def facts_of(info: bytes) -> ServerFacts:
     return ServerFacts(facts.get("run_id", ""), histories, loaded_keys, facts.get("role") == "slave")
 
 
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """What a node's dataset allows: ``is_anew`` nothing, else ``free`` keys that are gone without a question."""
+
+    is_anew: bool = False
+    free: int = FOUND_KEYS_FREE
+
+
+def trust_of(known: Mapping[str, Dataset], now: Mapping[str, ServerFacts]) -> dict[str, Trust]:
+    """Return of each node what was found gone there may be deleted for, by which datasets were known before.
+
+    A node that took another's place goes on with its history. One that nobody knew, and that goes on with nobody's,
+    may have been given its keys by others, or stand for one that was lost: a share of its keys may be gone, and no
+    number of them for free.
+    """
+    histories = {dataset.history for dataset in known.values() if dataset.history}
+    trusts = {}
+    for node, facts in now.items():
+        before = known.get(node)
+        if before is None and known and not histories.intersection(facts.histories) and len(facts.histories) < 2:
+            trusts[node] = Trust(free=0)
+        else:
+            trusts[node] = Trust(began_anew(before, facts), free_keys(before, facts))
+    return trusts
+
+
 def began_anew(known: Dataset | None, now: ServerFacts) -> bool:
     """Tell whether the server holds another dataset than the known one, and began with none."""
     return now.loaded_keys == 0 and _is_another(known, now)
@@ -149,30 +191,44 @@ def is_past_limit(gone: int, of: int, share_max: float, free: int = FOUND_KEYS_F
     return gone > free and gone > share_max * of
 
 
-def judge(
-    before: HeldRoute, gone: int, of: int, share_max: float, *, is_anew: bool, free: int = FOUND_KEYS_FREE
-) -> Judgement:
-    """Return what to do with the ``gone`` keys; ``before`` is what was held and decided.
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What was found on one node: ``gone`` keys of the ``of`` that the destination holds of its keys."""
 
-    An acceptance covers what was held when it was given: what is gone on top of it has the limit again.
+    gone: int
+    of: int
+    trust: Trust = Trust()
+
+
+def judge(before: HeldRoute, parts: Sequence[Part], share_max: float) -> Judgement:
+    """Return what to do with the keys of a route that are gone; ``before`` is what was held and decided.
+
+    Each node may come back empty by itself: none may have more than the share of its own keys gone. An acceptance
+    covers as many as were held when it was given: what is gone on top of it has the limit again.
     """
     if before.choice == "refuse":
         return Judgement.KEEP
-    accepted = before.gone if before.choice == "accept" else 0
-    if gone and (is_anew or before.is_undecided or is_past_limit(gone - accepted, of, share_max, free)):
+    gone = sum(part.gone for part in parts)
+    new = gone - (before.gone if before.choice == "accept" else 0)
+    is_past = any(is_past_limit(min(part.gone, new), part.of, share_max, part.trust.free) for part in parts)
+    if gone and (is_anew(parts) or before.is_undecided or is_past):
         return Judgement.HOLD
     return Judgement.DELETE
 
 
-def held_after(
-    before: HeldRoute, judgement: Judgement, gone: int, of: int, kept: int, now_ms: int, *, is_anew: bool
-) -> HeldRoute:
+def is_anew(parts: Iterable[Part]) -> bool:
+    """Tell whether any node began anew, with nothing loaded."""
+    return any(part.trust.is_anew for part in parts)
+
+
+def held_after(before: HeldRoute, judgement: Judgement, parts: Sequence[Part], kept: int, now_ms: int) -> HeldRoute:
     """Return what is held of a route after a comparison; ``kept`` keys were refused, now or before."""
+    of = sum(part.of for part in parts)
     if judgement is not Judgement.HOLD:
         return HeldRoute(kept=kept, of=of) if kept else NOTHING_HELD
-    why = Why.ANEW if is_anew else (before.why if before.is_undecided else Why.SHARE)
+    why = Why.ANEW if is_anew(parts) else (before.why if before.is_undecided else Why.SHARE)
     since_ms = before.since_ms if before.is_undecided else now_ms
-    return HeldRoute(gone, of, str(why), since_ms, "", kept)
+    return HeldRoute(sum(part.gone for part in parts), of, str(why), since_ms, "", kept)
 
 
 def decided(route: HeldRoute, choice: Choice) -> HeldRoute | None:

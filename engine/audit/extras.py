@@ -24,12 +24,12 @@ _Page = list[Item | None]
 class Looked:
     """A part of the scan: how many items it had, how many are no key of the route, and keys that Redis lacks.
 
-    ``live`` items are keys of the route that are no tombstones.
+    ``live`` are the keys of the route that are no tombstones.
     """
 
     items: int
     foreign: int
-    live: int
+    live: list[bytes]
     absent: list[bytes]
 
 
@@ -68,7 +68,7 @@ def absent_keys(
                 pause(len(keys))
                 is_first = start == 0
                 absent = server.absent(keys)
-                yield Looked(len(page) if is_first else 0, foreign if is_first else 0, len(keys), absent)
+                yield Looked(len(page) if is_first else 0, foreign if is_first else 0, keys, absent)
 
 
 def _pages(destination: Destination, segments: int, pool: ThreadPoolExecutor) -> Iterator[_Page]:

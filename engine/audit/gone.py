@@ -8,7 +8,8 @@ past a limit deletions are held until somebody decides (`engine.audit.deletions`
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 
 import msgspec
@@ -18,11 +19,12 @@ from engine.audit.deletions import (
     Held,
     HeldRoute,
     Judgement,
+    Part,
     ServerFacts,
-    began_anew,
-    free_keys,
+    Trust,
     held_after,
     judge,
+    trust_of,
 )
 from engine.audit.extras import KEYS_AT_ONCE, absent_keys, spared_keys, wanted_keys
 from engine.audit.held_file import HeldFile, KeptKeys, hash_of
@@ -92,7 +94,7 @@ def publish_gone_of(
     with ExitStack() as stack:
         server = Server(settings.redis, database, "engine-gone")
         stack.callback(server.close)
-        before, kept, facts = file.load(), file.load_kept(), server.dataset()
+        before, kept, facts = file.load(), file.load_kept(), server.datasets()
         may_evict = server.may_evict()
         is_spared = spared_keys(routes, may_evict)
         searches = []
@@ -115,13 +117,13 @@ def publish_gone_of(
 
 
 def note_dataset(settings: Settings, database: int, routes: Sequence[RouteSettings]) -> None:
-    """Keep which dataset the server has, where none is known yet, so that one that replaces it is noticed."""
+    """Keep which datasets the nodes have, where none is known yet, so that one that replaces them is noticed."""
     file = HeldFile.of(settings)
-    if not concerned_routes(routes) or file.load().dataset is not None:
+    if not concerned_routes(routes) or file.load().datasets:
         return
     server = Server(settings.redis, database, "engine-gone")
     try:
-        file.know(server.dataset().dataset)
+        file.know({node: facts.dataset for node, facts in server.datasets().items()})
     finally:
         server.close()
 
@@ -129,13 +131,14 @@ def note_dataset(settings: Settings, database: int, routes: Sequence[RouteSettin
 class _Comparison:
     """One comparison of all routes: look, judge, publish, keep what is held."""
 
-    def __init__(self, settings: Settings, searches: Sequence[_Search], before: Held, facts: ServerFacts) -> None:
+    def __init__(
+        self, settings: Settings, searches: Sequence[_Search], before: Held, facts: Mapping[str, ServerFacts]
+    ) -> None:
         self._share_max = settings.capture.deletions_found_share_max
         self._searches = searches
         self._before = before
         self._facts = facts
-        self._is_anew = began_anew(before.dataset, facts)
-        self._free = free_keys(before.dataset, facts)
+        self._trust = trust_of(before.datasets, facts)
 
     def run(self, file: HeldFile) -> GoneReport:
         """Do it; return what was found."""
@@ -151,7 +154,8 @@ class _Comparison:
                 search.keep_all()
         kept = {search.name: KeptKeys(search.kept) for search in self._searches}
         held = {search.name: self._held(search, judgement) for search, judgement in judged}
-        file.settle(self._before, Held(dataset=self._facts.dataset, routes=held), kept)
+        known = {node: facts.dataset for node, facts in self._facts.items()}
+        file.settle(self._before, Held(routes=held).knowing(known), kept)
         return GoneReport(
             sum(search.compared for search in self._searches),
             sum(search.published for search in self._searches),
@@ -160,13 +164,18 @@ class _Comparison:
         )
 
     def _judge(self, search: _Search) -> Judgement:
-        before = self._before.routes.get(search.name, NOTHING_HELD)
-        return judge(before, search.gone, search.of, self._share_max, is_anew=self._is_anew, free=self._free)
+        return judge(self._before_of(search), self._parts(search), self._share_max)
 
     def _held(self, search: _Search, judgement: Judgement) -> HeldRoute:
-        before = self._before.routes.get(search.name, NOTHING_HELD)
-        kept = len(search.kept)
-        return held_after(before, judgement, search.gone, search.of, kept, now_ms(), is_anew=self._is_anew)
+        return held_after(self._before_of(search), judgement, self._parts(search), len(search.kept), now_ms())
+
+    def _before_of(self, search: _Search) -> HeldRoute:
+        return self._before.routes.get(search.name, NOTHING_HELD)
+
+    def _parts(self, search: _Search) -> list[Part]:
+        """Return what was found on each node; one that came only now is as good as those that are known."""
+        nodes = dict.fromkeys([*self._trust, *search.of])
+        return [Part(search.gone[node], search.of[node], self._trust.get(node, Trust())) for node in nodes]
 
 
 def _any(searches: Sequence[_Search], key: bytes) -> bool:
@@ -176,8 +185,8 @@ def _any(searches: Sequence[_Search], key: bytes) -> bool:
 class _Search:
     """The search for one route.
 
-    ``of`` keys of the route are in its destination, ``gone`` of them not in Redis, besides those that were refused
-    before; ``kept`` are the hashes of the latter.
+    ``of`` keys of the route are in its destination, by the node that has them; ``gone`` of them not in Redis, besides
+    those that were refused before; ``kept`` are the hashes of the latter.
     """
 
     def __init__(
@@ -202,12 +211,8 @@ class _Search:
         self._pace = Pace(settings.capture.repair_keys_per_s_max)
         self._spool = KeySpool()
         self.kept: set[int] = set()
-        self.compared = self.of = self.published = self.unknown = 0
-
-    @property
-    def gone(self) -> int:
-        """Return how many keys were found gone, and not refused before."""
-        return self._spool.count
+        self.compared = self.published = self.unknown = 0
+        self.of, self.gone = Counter[str](), Counter[str]()
 
     def look(self) -> None:
         """Find what is gone. A key is looked at twice: one that was deleted just now is on its way."""
@@ -215,7 +220,7 @@ class _Search:
         try:
             for looked in absent_keys(self._destination, self._server, self.is_wanted, SEGMENTS, self._pause):
                 self.compared += looked.items
-                self.of += looked.live
+                self.of.update(map(self._server.place_of, looked.live))
                 first.add(looked.absent)
             if first.count:
                 self._sleep(self._settle_ms / 1_000)
@@ -230,7 +235,9 @@ class _Search:
         self.unknown += len(absent) - len(gone)
         refused = {key for key in gone if self.is_kept(key)}
         self.kept.update(map(hash_of, refused))
-        self._spool.add(key for key in gone if key not in refused)
+        found = [key for key in gone if key not in refused]
+        self.gone.update(map(self._server.place_of, found))
+        self._spool.add(found)
 
     def _absent(self, keys: Iterable[bytes]) -> list[bytes]:
         """Return those that the destination holds now, and Redis does not."""

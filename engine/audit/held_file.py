@@ -99,12 +99,13 @@ class HeldFile:
             self._replace(self.path, _encode(msgspec.structs.replace(held, routes={**held.routes, route: chosen})))
         return chosen
 
-    def know(self, dataset: Dataset) -> None:
-        """Keep the dataset, where none is known."""
+    def know(self, datasets: Mapping[str, Dataset]) -> None:
+        """Keep the datasets of the nodes, where none is known."""
+        told = {node: dataset for node, dataset in datasets.items() if dataset.run_id}
         with self._locked():
             held = self.load()
-            if held.dataset is None and dataset.run_id:
-                self._replace(self.path, _encode(msgspec.structs.replace(held, dataset=dataset)))
+            if told and not held.datasets:
+                self._replace(self.path, _encode(held.knowing(told)))
 
     def settle(self, before: Held, after: Held, kept: Mapping[str, KeptKeys]) -> None:
         """Keep what a comparison left that began with ``before``; what was decided meanwhile stays undone."""

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
-
-import hiredis
 
 from engine.audit.deletions import ServerFacts, facts_of
+from engine.audit.scanning import ClusterScan
 from engine.capture.watch.keepsake import KEY as KEEPSAKE
 from engine.config import RedisSettings
 from engine.delivery.reading.fetch import Fetched, Fetcher
-from engine.errors import RedisRefused
 from engine.marks.marker import Marker
 from engine.marks.standing import Standing
-from engine.redis.connection import RespConnection, pack
-from engine.redis.errors import refusal
+from engine.redis.cluster.nodes import Nodes
+from engine.redis.connection import pack
 from engine.redis.eviction import QUESTIONS, may_evict
 from engine.routing.byte_classes import channel_prefix
+from engine.routing.nodes import Node
 
 SCAN_COUNT = 500
 BODY_CHARS_MAX = 16 * 1024 * 1024
@@ -27,46 +25,52 @@ _MODULE_TYPES = {"json": "ReJSON-RL"}
 
 
 class Server:
-    """One server and database. Not thread-safe; raises `RedisError`."""
+    """One database of a server, or a cluster. Not thread-safe; raises `RedisError`."""
 
     def __init__(self, redis: RedisSettings, database: int, name: str) -> None:
         self._prefix = channel_prefix(database)
-        self._database = database
+        self._nodes = Nodes(redis, name, database=database)
         self._fetcher = Fetcher(redis, database, f"{name}-reads")
-        self._connection = RespConnection.open(redis, name=name, protocol=2, database=database)
-        if self._connection.facts.get("mode") == "cluster":
-            self.close()
-            raise RedisRefused(
-                f"{self._connection.address} is a cluster node, which holds a part of the keys only",
-                hint="this version compares servers without cluster mode",
-            )
 
     def close(self) -> None:
-        """Close both connections."""
+        """Close all connections."""
         self._fetcher.close()
-        self._connection.close()
+        self._nodes.close()
 
     def count(self) -> int:
-        """Return how many keys the database holds."""
-        return int(self._call("count its keys", "DBSIZE"))
+        """Return how many keys there are."""
+        return sum(int(self._nodes.call(node, "count its keys", "DBSIZE")) for node in self._nodes.all)
 
     def may_evict(self) -> bool:
-        """Tell whether the server evicts keys, or did."""
+        """Tell whether the server evicts keys, or did: any of its nodes."""
         # Where INFO is refused, nothing is known.
-        return may_evict(self._connection.pipeline(b"".join(QUESTIONS), len(QUESTIONS)))
+        return any(may_evict(self._nodes.pipeline(node, QUESTIONS)) for node in self._nodes.all)
 
-    def dataset(self) -> ServerFacts:
-        """Return which dataset the server holds, as far as it tells."""
-        parts = [self._connection.call("INFO", section) for section in ("server", "persistence", "replication")]
-        return facts_of(b"\n".join(part for part in parts if isinstance(part, bytes)))
+    def datasets(self) -> dict[str, ServerFacts]:
+        """Return which dataset each node holds, by the node's id, as far as it tells."""
+        questions = [pack("INFO", section) for section in ("server", "persistence", "replication")]
+        found = {}
+        for node in self._nodes.all:
+            parts = self._nodes.pipeline(node, questions)
+            found[node.id] = facts_of(b"\n".join(part for part in parts if isinstance(part, bytes)))
+        return found
+
+    def place_of(self, key: bytes) -> str:
+        """Return the id of the node that has this key."""
+        return self._nodes.owner(key).id
 
     def scan(self, type_name: str = "") -> Iterator[list[bytes]]:
         """Yield every key that is there all the time, at least once, in small lists; of one type where it is given."""
+        if not self._nodes.is_cluster:
+            return self._scan_node(self._nodes.all[0], type_name)
+        return ClusterScan(self._nodes, lambda node: self._scan_node(node, type_name)).all_keys()
+
+    def _scan_node(self, node: Node, type_name: str) -> Iterator[list[bytes]]:
         of_type = ("TYPE", _MODULE_TYPES.get(type_name, type_name)) if type_name else ()
         cursor = b"0"
         while True:
-            cursor, keys = self._call("scan its keys", "SCAN", cursor, "COUNT", SCAN_COUNT, *of_type)
-            yield [key for key in keys if key != KEEPSAKE]
+            cursor, keys = self._nodes.call(node, "scan its keys", "SCAN", cursor, "COUNT", SCAN_COUNT, *of_type)
+            yield [key for key in keys if not key.startswith(KEEPSAKE)]
             if cursor == b"0":
                 return
 
@@ -80,32 +84,24 @@ class Server:
 
     def absent(self, keys: Sequence[bytes]) -> list[bytes]:
         """Return those of the keys that are not there."""
-        replies = self._pipeline("tell whether keys exist", [pack("EXISTS", key) for key in keys])
+        replies = self._nodes.ask("tell whether keys exist", [(key, pack("EXISTS", key)) for key in keys])
         return [key for key, reply in zip(keys, replies, strict=True) if not reply]
 
     def marker(self, standing: Callable[[], Standing | None]) -> Marker:
         """Return what marks keys in the engine that runs here, and sees to it that no mark is lost."""
-        return Marker(self._connection, self._database, standing)
+        return Marker(self._nodes, standing)
 
     def mark(self, keys: Sequence[bytes], event: str) -> int:
         """Mark these keys in the engine that listens; return how many marks nobody received.
 
         Whoever loses one has a gap, and has to see to what it held by himself.
         """
-        commands = [pack("PUBLISH", self._prefix + key, event) for key in keys]
-        return self._pipeline("publish repairs", commands).count(0)
-
-    def _pipeline(self, what: str, commands: Sequence[bytes]) -> list[Any]:
-        replies = self._connection.pipeline(b"".join(commands), len(commands))
-        for reply in replies:
-            self._check(what, reply)
-        return replies
-
-    def _call(self, what: str, *command: bytes | str | int) -> Any:
-        reply = self._connection.call(*command)
-        self._check(what, reply)
-        return reply
-
-    def _check(self, what: str, reply: object) -> None:
-        if isinstance(reply, hiredis.ReplyError):
-            raise refusal(self._connection.address, what, str(reply))
+        unheard = 0
+        for node, indexes in self._nodes.by_owner(keys):
+            replies = self._nodes.pipeline(
+                node, [pack("PUBLISH", self._prefix + keys[index], event) for index in indexes]
+            )
+            for reply in replies:
+                self._nodes.check(node, "publish repairs", reply)
+            unheard += replies.count(0)
+        return unheard

@@ -12,21 +12,20 @@ repair that follows does not find a key by it. Two things see to that:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Any, NamedTuple
-
-import hiredis
+from typing import NamedTuple
 
 from engine.clock import monotonic_ms
-from engine.errors import EngineError
+from engine.errors import EngineError, RedisUnreachable
 from engine.marks.receivers import Receivers, receivers
 from engine.marks.standing import Standing
-from engine.redis.connection import RespConnection, pack
-from engine.redis.errors import refusal
+from engine.redis.cluster.nodes import Nodes
+from engine.redis.connection import pack
 from engine.routing.byte_classes import channel_prefix
 from engine.routing.events import REPAIR
+from engine.routing.nodes import Node
 
 KEYS_AT_ONCE = 500
 LOOK_S = 0.2
@@ -39,6 +38,7 @@ _ELSEWHERE = (
     "run this where it runs, with its settings: supervision.status_file",
 )
 _STANDS_STILL = ("the engine's watermark stands still", "see engine status, then run this again")
+_NAME = pack("CLIENT", "GETNAME")
 _CLIENTS = pack("CLIENT", "LIST", "TYPE", "pubsub")
 
 
@@ -59,11 +59,22 @@ class Mark(NamedTuple):
 
 @dataclass(slots=True)
 class _Published:
-    """One publication: which marks are sure already, which nobody heard, and when it was (the server's clock)."""
+    """One publication: which marks are sure already, which nobody heard, and when it was by each node's own clock.
 
-    sure: set[int]
-    unheard: set[int]
-    moment_ms: int
+    ``astray`` marks went to a node that has their key no more, or broke (``trouble``). ``homes`` has the others' nodes.
+    """
+
+    sure: set[int] = field(default_factory=set)
+    unheard: set[int] = field(default_factory=set)
+    astray: set[int] = field(default_factory=set)
+    homes: dict[int, str] = field(default_factory=dict)
+    moments_ms: dict[str, int] = field(default_factory=dict)
+    trouble: RedisUnreachable | None = None
+
+    def moments_ms_of(self, marks: Iterable[int]) -> dict[str, int]:
+        """Return when these marks were published, by node."""
+        nodes = {self.homes[index] for index in marks if index in self.homes}
+        return {node: self.moments_ms[node] for node in nodes}
 
 
 class _Wait(Enum):
@@ -73,26 +84,24 @@ class _Wait(Enum):
 
 
 class Marker:
-    """Marks keys over one connection. ``problem`` is why the newest marks were not all sure, None where they were.
+    """Marks keys on the nodes that have them. ``problem`` is why the newest marks were not all sure, None where they
+    were.
 
-    ``standing`` tells of the engine that runs here. Raises `RedisError` where the connection breaks.
+    ``standing`` tells of the engine that runs here. Raises `RedisError` where a connection breaks.
     """
 
     def __init__(
         self,
-        connection: RespConnection,
-        database: int,
+        nodes: Nodes,
         standing: Callable[[], Standing | None],
         *,
         settled_ms_max: int = SETTLED_MS_MAX,
     ) -> None:
         self.problem: EngineError | None = None
-        self.connection = connection
-        self._prefix = channel_prefix(database)
+        self._nodes = nodes
+        self._prefix = channel_prefix(nodes.database)
         self._standing = standing
         self._settled_ms_max = settled_ms_max
-        # Where clients may not name themselves, the engine's have no name either.
-        self._has_name = bool(connection.call("CLIENT", "GETNAME"))
 
     def mark(self, marks: Sequence[Mark], pause: Callable[[int], None] = lambda keys: None) -> list[bool]:
         """Publish the marks; return which of them the engine can't lose any more. ``pause`` is told of each part."""
@@ -111,69 +120,85 @@ class Marker:
             if lost:
                 self._complain_unheard(len(lost), len(marks))
             left, rounds = [index for index in left if index not in sure | lost], rounds + 1
-            here = [index for index in left if before is not None and before.part.owns(marks[index].key)]
+            here = [index for index in left if self._is_here(before, marks[index].key, published.homes.get(index))]
             if len(here) < len(left):
                 self._complain_unsettled(len(left) - len(here), _ELSEWHERE)
             left = here
             if before is None or not left:
                 break
-            outcome = self._wait(before, published.moment_ms, deadline_ms)
+            outcome = self._wait(before, published.moments_ms_of(left), deadline_ms)
             if outcome is _Wait.GIVEN_UP:
+                if published.trouble is not None:
+                    raise published.trouble
                 self._complain_unsettled(len(left), _STANDS_STILL)
                 break
             if outcome is _Wait.SETTLED:
                 # A shard whose subscriber was being replaced has heard nothing.
-                sure.update(index for index in left if index not in published.unheard)
-                left = [index for index in left if index in published.unheard]
+                again = published.unheard | published.astray
+                sure.update(index for index in left if index not in again)
+                left = [index for index in left if index in again]
         return [index in sure for index in range(len(marks))]
 
+    def _is_here(self, before: Standing | None, key: bytes, node: str | None) -> bool:
+        """Tell whether the engine that runs here hears of this key; a mark that went astray is published again."""
+        return before is not None and (node is None or before.hears(key, node))
+
     def _publish(self, marks: Sequence[Mark], left: Sequence[int], pause: Callable[[int], None]) -> _Published:
-        sure: set[int] = set()
-        unheard: set[int] = set()
+        published = _Published()
         for start in range(0, len(left), KEYS_AT_ONCE):
             part = left[start : start + KEYS_AT_ONCE]
             pause(len(part))
-            # Who is subscribed is asked before and after: a monitor may go, and a subscriber be cut off, in between.
-            commands = [_CLIENTS]
-            for index in part:
-                key, event = marks[index]
-                commands += [pack("TOUCH", key), pack("PUBLISH", self._prefix + key, event)]
-            commands += [_CLIENTS, pack("TIME")]
-            first, *replies, last, moment = self.connection.pipeline(b"".join(commands), len(commands))
-            self._check(replies[1::2], moment)
-            who = self._who(first, last)
-            for index, touched, heard in zip(part, replies[::2], replies[1::2], strict=True):
-                if heard == 0 or (who is not None and not who.engines):
-                    unheard.add(index)
-                elif who is not None and heard > who.others_max and touched == 1 and marks[index].event == REPAIR:
-                    sure.add(index)
-        return _Published(sure, unheard, int(moment[0]) * 1_000 + int(moment[1]) // 1_000)
+            for node, places in self._nodes.by_owner([marks[index].key for index in part]):
+                indexes = [part[place] for place in places]
+                try:
+                    self._publish_on(node, marks, indexes, published)
+                except RedisUnreachable as error:
+                    if not self._nodes.is_cluster:
+                        raise
+                    published.astray.update(indexes)
+                    published.trouble = error
+        if published.astray:
+            self._nodes.refresh()
+        return published
 
-    def _who(self, first: object, last: object) -> Receivers | None:
-        before, after = receivers(first), receivers(last)
-        if before is None or after is None or not self._has_name:
-            return None
-        return Receivers(after.engines, max(before.others_max, after.others_max))
+    def _publish_on(self, node: Node, marks: Sequence[Mark], part: Sequence[int], published: _Published) -> None:
+        # Who is subscribed is asked before and after: a monitor may go, and a subscriber be cut off, in between.
+        commands = [_NAME, _CLIENTS]
+        for index in part:
+            key, event = marks[index]
+            commands += [pack("TOUCH", key), pack("PUBLISH", self._prefix + key, event)]
+        commands += [_CLIENTS, pack("TIME")]
+        name, first, *replies, last, moment = self._nodes.pipeline(node, commands)
+        for what, reply in (*(("publish", reply) for reply in replies[1::2]), ("tell its time", moment)):
+            self._nodes.check(node, what, reply)
+        # Where clients may not name themselves, the engine's have no name either.
+        who = _who(first, last) if name else None
+        for index, touched, heard in zip(part, replies[::2], replies[1::2], strict=True):
+            redirect = self._nodes.redirect(node, touched)
+            if redirect is not None and redirect.is_moved:
+                published.astray.add(index)
+                continue
+            published.homes[index] = node.id
+            if heard == 0 or (who is not None and not who.engines):
+                published.unheard.add(index)
+            elif who is not None and heard > who.others_max and touched == 1 and marks[index].event == REPAIR:
+                published.sure.add(index)
+        published.moments_ms[node.id] = int(moment[0]) * 1_000 + int(moment[1]) // 1_000
 
-    def _check(self, heard: Iterable[Any], moment: Any) -> None:
-        for what, reply in (*(("publish", reply) for reply in heard), ("tell its time", moment)):
-            if isinstance(reply, hiredis.ReplyError):
-                raise refusal(self.connection.address, what, str(reply))
-
-    def _wait(self, before: Standing, moment_ms: int, deadline_ms: int) -> _Wait:
-        """Wait until the watermark has passed this moment, or something may have been lost, or for too long."""
+    def _wait(self, before: Standing, moments_ms: Mapping[str, int], deadline_ms: int) -> _Wait:
+        """Wait until each watermark has passed its moment, or something may have been lost, or for too long."""
         while monotonic_ms() < deadline_ms:
             time.sleep(LOOK_S)
             now = self._standing()
             if now is not None and not now.has_heard_all_since(before):
                 return _Wait.INTERRUPTED
-            if now is not None and now.settled_until_ms > moment_ms:
+            if now is not None and now.has_settled(moments_ms):
                 return _Wait.SETTLED
         return _Wait.GIVEN_UP
 
     def _complain_unheard(self, count: int, total: int) -> None:
         self.problem = NotListening(
-            f"no engine at {self.connection.address} heard of {count} of {total} keys: none runs, or one of its "
+            f"no engine at {self._nodes.name} heard of {count} of {total} keys: none runs, or one of its "
             "subscribers is reconnecting",
             hint="see engine status, then run this again: nothing is lost meanwhile",
         )
@@ -181,3 +206,10 @@ class Marker:
     def _complain_unsettled(self, count: int, why: tuple[str, str]) -> None:
         if self.problem is None:
             self.problem = NotSettled(f"{count} keys were sent, and are not known to be settled: {why[0]}", hint=why[1])
+
+
+def _who(first: object, last: object) -> Receivers | None:
+    before, after = receivers(first), receivers(last)
+    if before is None or after is None:
+        return None
+    return Receivers(after.engines, max(before.others_max, after.others_max))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ _LOSSES = ("gaps", "reconnects", "events_dropped")
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """One engine and its life (``engine``), and its watermark (Unix ms of the server).
+    """One engine and its life (``engine``), and its watermarks by the ids of nodes (Unix ms by each node's clock).
 
     ``losses`` counts whatever loses a mark, or ends a time in which marks were lost: gaps, reconnects, dropped events.
     ``is_listening`` once all of its subscribers have listened.
@@ -24,8 +25,16 @@ class Standing:
     engine: tuple[int, int]
     losses: int
     is_listening: bool
-    settled_until_ms: int
+    settled_until_ms: Mapping[str, int]
     part: Slice
+
+    def hears(self, key: bytes, node: str) -> bool:
+        """Tell whether this engine listens to this node, for this key."""
+        return node in self.settled_until_ms and self.part.owns(key)
+
+    def has_settled(self, moments_ms: Mapping[str, int]) -> bool:
+        """Tell whether all is settled that happened on these nodes before these moments."""
+        return all(self.settled_until_ms.get(node, 0) > moment_ms for node, moment_ms in moments_ms.items())
 
     def has_heard_all_since(self, before: Standing) -> bool:
         """Tell whether this engine has listened all the time since it stood there."""
@@ -40,7 +49,7 @@ def read_standing(status_file: str) -> Standing | None:
             (int(status["pid"]), int(status["started_at_ms"])),
             sum(int(status["totals"][name]) for name in _LOSSES),
             all(child["state"] == "ready" for child in status["children"] if child["role"] == "subscriber"),
-            int(status["settled_until_ms"]),
+            {str(node["id"]): int(node["settled_until_ms"]) for node in status.get("nodes") or [{"id": "", **status}]},
             parse_slice(status["slice"]),
         )
     except (EngineError, KeyError, TypeError, ValueError):

@@ -9,13 +9,13 @@ from engine.config import Settings
 from engine.errors import EngineError, RedisError
 from engine.marks.marker import Mark, Marker
 from engine.marks.standing import read_standing
-from engine.redis.connection import RespConnection, pack
+from engine.redis.cluster.nodes import Nodes
+from engine.redis.connection import pack
 from engine.redrive.letters import Letter
 from engine.routing.events import REPAIR
 
 NAME = "engine-redrive"
-
-
+_AGE = (pack("INFO", "server"), pack("TIME"))
 _UPTIME = re.compile(rb"^uptime_in_seconds:(\d+)", re.MULTILINE)
 _NEVER_MS = 1 << 62
 
@@ -37,7 +37,7 @@ class Publisher:
     def __init__(self, settings: Settings) -> None:
         self.problem: EngineError | None = None
         self._settings = settings
-        self._connection: RespConnection | None = None
+        self._nodes: Nodes | None = None
         self._marker: Marker | None = None
 
     def send(self, letters: Sequence[Letter]) -> list[bool]:
@@ -62,26 +62,29 @@ class Publisher:
         try:
             if not values:
                 return found
-            connection = self._ready().connection
-            commands = [pack("EXISTS", letters[index].key) for index in values] + [pack("INFO", "server"), pack("TIME")]
-            *exist, server, time = connection.pipeline(b"".join(commands), len(commands))
+            self._ready()
+            assert self._nodes is not None
+            questions = [(letters[index].key, pack("EXISTS", letters[index].key)) for index in values]
+            exist = self._nodes.ask("tell whether keys exist", questions)
+            gone = [index for index, is_there in zip(values, exist, strict=True) if not is_there]
+            for node, places in self._nodes.by_owner([letters[index].key for index in gone]):
+                began_ms = _began_ms(*self._nodes.pipeline(node, _AGE))
+                for index in (gone[place] for place in places):
+                    found[index] = letters[index].captured_ms <= began_ms
         except RedisError as error:
             self.problem = error
-            return found
-        began_ms = _began_ms(server, time)
-        for index, is_there in zip(values, exist, strict=True):
-            found[index] = is_there == 0 and letters[index].captured_ms <= began_ms
+            return [False] * len(letters)
         return found
 
     def _ready(self) -> Marker:
         if self._marker is None:
-            connection = self._connection = RespConnection.open(self._settings.redis, name=NAME, protocol=2)
+            self._nodes = Nodes(self._settings.redis, NAME)
             status_file = self._settings.supervision.status_file
-            self._marker = Marker(connection, connection.address.database, lambda: read_standing(status_file))
+            self._marker = Marker(self._nodes, lambda: read_standing(status_file))
         return self._marker
 
     def close(self) -> None:
-        """Give the connection back."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = self._marker = None
+        """Give the connections back."""
+        if self._nodes is not None:
+            self._nodes.close()
+            self._nodes = self._marker = None

@@ -11,7 +11,7 @@ from engine.config import CaptureSettings, RedisSettings, RingSettings
 from engine.marks.marker import Mark, Marker
 from engine.marks.receivers import Receivers, receivers
 from engine.marks.standing import Standing, read_standing
-from engine.redis.connection import RespConnection
+from engine.redis.cluster.nodes import Nodes
 from engine.ring.counters import Counter
 from engine.routing.events import REPAIR
 from engine.sandbox.valkey import ValkeyServer
@@ -44,9 +44,9 @@ def test_a_mark_that_a_full_dirty_set_drops() -> None:
             return bool(running.count(Counter.RING_FULL)) and running.count(Counter.DIRTY_KEYS) == DIRTY_KEYS_MAX
 
         wait_for(overfill, "ring and set are full")
-        connection = RespConnection.open(RedisSettings(url=server.url), name="marker", protocol=2)
-        assert Marker(connection, 0, lambda: None).mark([Mark(b"idle", REPAIR)]) == [True]
-        connection.close()
+        nodes = Nodes(RedisSettings(url=server.url), "marker")
+        assert Marker(nodes, lambda: None).mark([Mark(b"idle", REPAIR)]) == [True]
+        nodes.close()
         taken = running.take_until(
             lambda taken: (
                 running.count(Counter.REPAIRS) > 0

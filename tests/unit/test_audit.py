@@ -80,6 +80,9 @@ class Redis:
             return Fetched(key, kind, None, "", self.version, error=body)
         return Fetched(key, kind, body, "", self.version)
 
+    def place_of(self, key: bytes) -> str:
+        return ""
+
     def absent(self, keys: Sequence[bytes]) -> list[bytes]:
         return [key for key in keys if key not in self.values]
 

@@ -12,7 +12,9 @@ from engine.audit.deletions import (
     Held,
     HeldRoute,
     Judgement,
+    Part,
     ServerFacts,
+    Trust,
     Why,
     began_anew,
     decided,
@@ -21,6 +23,7 @@ from engine.audit.deletions import (
     held_after,
     is_past_limit,
     judge,
+    trust_of,
 )
 from engine.audit.held_file import HeldFile, KeptKeys, hash_of
 from engine.audit.spool import KeySpool
@@ -44,7 +47,7 @@ def test_a_server_that_came_back_empty_is_noticed_however_few_keys_are_gone() ->
     known = Dataset("a" * 40, "h1")
     empty = ServerFacts("b" * 40, ("h2",), 0)
     assert began_anew(known, empty)
-    assert judge(NOTHING_HELD, 3, 1_000, QUARTER, is_anew=True) is Judgement.HOLD
+    assert judge(NOTHING_HELD, [Part(3, 1_000, Trust(is_anew=True))], QUARTER) is Judgement.HOLD
 
 
 def test_a_replica_that_follows_an_empty_primary_began_anew() -> None:
@@ -60,11 +63,11 @@ def test_another_server_that_does_not_tell_what_it_began_with_has_only_the_share
     """Redis 6 and append-only files tell no count: a share of the keys may be gone, and no number of them for free."""
     known = Dataset("a" * 40, "h1")
     free = free_keys(known, ServerFacts("b" * 40, ("h2",), -1))
-    assert judge(NOTHING_HELD, 10, 10, QUARTER, is_anew=False, free=free) is Judgement.HOLD
-    assert judge(NOTHING_HELD, 2, 10, QUARTER, is_anew=False, free=free) is Judgement.DELETE
+    assert judge(NOTHING_HELD, [Part(10, 10, Trust(free=free))], QUARTER) is Judgement.HOLD
+    assert judge(NOTHING_HELD, [Part(2, 10, Trust(free=free))], QUARTER) is Judgement.DELETE
     for goes_on in (ServerFacts("a" * 40, ("h2",), -1), ServerFacts("b" * 40, ("h2",), 7)):
         free = free_keys(known, goes_on)
-        assert judge(NOTHING_HELD, 10, 10, QUARTER, is_anew=False, free=free) is Judgement.DELETE
+        assert judge(NOTHING_HELD, [Part(10, 10, Trust(free=free))], QUARTER) is Judgement.DELETE
 
 
 @pytest.mark.parametrize(
@@ -92,6 +95,58 @@ def test_a_server_that_goes_on_did_not_begin_anew(now: ServerFacts) -> None:
     assert not began_anew(None, now)
 
 
+A, B, C = "a" * 40, "b" * 40, "c" * 40
+
+
+def test_a_node_that_began_anew_holds_what_is_gone_on_any() -> None:
+    """One primary of three that restarted empty holds the route's deletions, wherever its slots are by now."""
+    known = {"n1": Dataset(A, "h1"), "n2": Dataset(B, "h2"), "n3": Dataset(C, "h3")}
+    now = {
+        "n1": ServerFacts("d" * 40, ("h9",), 0),
+        "n2": ServerFacts(B, ("h2",), 0),
+        "n3": ServerFacts(C, ("h3",), 0),
+    }
+    trust = trust_of(known, now)
+    assert [trust[node].is_anew for node in now] == [True, False, False]
+    parts = [Part(0, 1_000, trust["n1"]), Part(5, 1_000, trust["n2"]), Part(0, 1_000, trust["n3"])]
+    assert judge(NOTHING_HELD, parts, QUARTER) is Judgement.HOLD
+    assert held_after(NOTHING_HELD, Judgement.HOLD, parts, 0, 9) == HeldRoute(5, 3_000, str(Why.ANEW), 9)
+
+
+def test_a_failover_is_no_new_dataset() -> None:
+    """A replica that took over is another node of another process, and goes on with its primary's history."""
+    known = {"n1": Dataset(A, "h1"), "n2": Dataset(B, "h2")}
+    now = {"r1": ServerFacts("d" * 40, ("h9", "h1"), 0), "n2": ServerFacts(B, ("h2",), 0)}
+    assert trust_of(known, now) == {"r1": Trust(), "n2": Trust()}
+
+
+def test_a_node_that_goes_on_with_nobodys_dataset_has_a_share_and_nothing_for_free() -> None:
+    """A node that was added, or stands for one that was lost: few keys are held too, if they are most of its keys."""
+    known = {"n1": Dataset(A, "h1")}
+    trust = trust_of(known, {"n1": ServerFacts(A, ("h1",), 0), "n2": ServerFacts(B, ("h2",), 0)})
+    assert judge(NOTHING_HELD, [Part(0, 90, trust["n1"]), Part(10, 10, trust["n2"])], QUARTER) is Judgement.HOLD
+    assert judge(NOTHING_HELD, [Part(10, 10, trust["n1"]), Part(2, 10, trust["n2"])], QUARTER) is Judgement.DELETE
+    assert trust_of({}, {"n2": ServerFacts(B, ("h2",), 0)}) == {"n2": Trust()}
+
+
+def test_each_node_has_its_own_limit() -> None:
+    """A node that lost its keys is noticed in a cluster of many, where they are a small part of all."""
+    parts = [Part(0, 1_000)] * 9 + [Part(900, 1_000)]
+    assert judge(NOTHING_HELD, parts, QUARTER) is Judgement.HOLD
+    assert judge(NOTHING_HELD, [Part(90, 1_000)] * 10, QUARTER) is Judgement.DELETE
+    accepted = decided(HeldRoute(900, 10_000, str(Why.SHARE), 5), "accept")
+    assert accepted is not None
+    assert judge(accepted, parts, QUARTER) is Judgement.DELETE
+
+
+def test_a_file_of_one_server_is_read_and_keeps_its_form() -> None:
+    """A server without cluster mode is the node without a name."""
+    held = Held(dataset=Dataset("run"))
+    assert held.datasets == {"": Dataset("run")}
+    assert held.knowing(held.datasets) == held
+    assert held.knowing({"n1": Dataset("other")}).datasets == {"n1": Dataset("other")}
+
+
 def test_what_a_server_tells_of_its_dataset() -> None:
     """INFO names the process, its histories, and how many keys were loaded, unless a file of another kind was."""
     info = b"run_id:abc\r\nmaster_replid:h1\r\nmaster_replid2:0000\r\nrdb_last_load_keys_loaded:7\r\naof_enabled:0\r\n"
@@ -103,30 +158,30 @@ def test_what_a_server_tells_of_its_dataset() -> None:
 
 def test_what_is_held_stays_held_until_somebody_decides() -> None:
     """Deletions that wait for a choice wait on, though fewer are gone now; since when and why stays as it was."""
-    judgement = judge(HELD, 20, 400, QUARTER, is_anew=False)
+    judgement = judge(HELD, [Part(20, 400)], QUARTER)
     assert judgement is Judgement.HOLD
-    held = held_after(HELD, judgement, 20, 400, 0, 99, is_anew=False)
+    held = held_after(HELD, judgement, [Part(20, 400)], 0, 99)
     assert held == HeldRoute(gone=20, of=400, why=str(Why.SHARE), since_ms=5)
-    gone_none = judge(HELD, 0, 400, QUARTER, is_anew=False)
-    assert held_after(HELD, gone_none, 0, 400, 0, 99, is_anew=False) == NOTHING_HELD
+    gone_none = judge(HELD, [Part(0, 400)], QUARTER)
+    assert held_after(HELD, gone_none, [Part(0, 400)], 0, 99) == NOTHING_HELD
 
 
 def test_an_acceptance_covers_what_was_held_then() -> None:
     """Accepted keys are deleted, once; many more, or another empty server, ask again."""
     accepted = decided(HELD, "accept")
     assert accepted is not None
-    assert judge(accepted, 310, 400, QUARTER, is_anew=False) is Judgement.DELETE
-    assert held_after(accepted, Judgement.DELETE, 310, 400, 0, 99, is_anew=False) == NOTHING_HELD
-    assert judge(accepted, 900, 1_000, QUARTER, is_anew=False) is Judgement.HOLD
-    assert judge(accepted, 310, 400, QUARTER, is_anew=True) is Judgement.HOLD
+    assert judge(accepted, [Part(310, 400)], QUARTER) is Judgement.DELETE
+    assert held_after(accepted, Judgement.DELETE, [Part(310, 400)], 0, 99) == NOTHING_HELD
+    assert judge(accepted, [Part(900, 1_000)], QUARTER) is Judgement.HOLD
+    assert judge(accepted, [Part(310, 400, Trust(is_anew=True))], QUARTER) is Judgement.HOLD
 
 
 def test_a_refusal_keeps_the_keys_and_may_be_taken_back() -> None:
     """Refused keys are kept; they are accepted later by the same command."""
     refused = decided(HELD, "refuse")
     assert refused is not None
-    assert judge(refused, 300, 400, QUARTER, is_anew=False) is Judgement.KEEP
-    kept = held_after(refused, Judgement.KEEP, 300, 400, 300, 99, is_anew=False)
+    assert judge(refused, [Part(300, 400)], QUARTER) is Judgement.KEEP
+    kept = held_after(refused, Judgement.KEEP, [Part(300, 400)], 300, 99)
     assert (kept.gone, kept.kept, kept.is_undecided) == (0, 300, False)
     again = decided(kept, "accept")
     assert again is not None and (again.gone, again.kept, again.choice) == (300, 0, "accept")
@@ -155,8 +210,8 @@ def test_a_choice_outlives_the_process(tmp_path: Path) -> None:
 def test_the_first_dataset_is_kept_and_no_later_one(tmp_path: Path) -> None:
     """A start keeps which dataset it saw only where none is known: what replaces it is for a comparison to notice."""
     file = HeldFile(str(tmp_path / "deletions"))
-    file.know(Dataset("first"))
-    file.know(Dataset("second"))
+    file.know({"": Dataset("first")})
+    file.know({"": Dataset("second")})
     assert file.load().dataset == Dataset("first")
 
 

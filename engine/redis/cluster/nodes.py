@@ -1,0 +1,232 @@
+"""Connections to all nodes of a server, for commands that are no hot path: each goes to the node that has its key.
+
+Slots that move and nodes that take another's place are followed: ``MOVED``, ``ASK``, ``TRYAGAIN``, ``CLUSTERDOWN``, and
+connections that break, for as long as a failover may take. A server without cluster mode is one node, whose failures
+are raised at once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import hiredis
+
+from engine.clock import monotonic_ms
+from engine.config import RedisSettings
+from engine.errors import RedisError, RedisUnreachable
+from engine.redis.address import mapped, split
+from engine.redis.cluster.redirects import ASKING, Redirect, redirect_of
+from engine.redis.connection import RespConnection, pack
+from engine.redis.errors import passes, refusal
+from engine.redis.node import settings_at, settings_for
+from engine.redis.topology import ask_topology
+from engine.routing.nodes import Node, Topology, slot_of
+
+TROUBLE_MS_MAX = 30_000
+"""How long a cluster may leave a key without an owner that answers."""
+_AGAIN_S = 0.2
+_REDIRECTS_MAX = 3
+"""So often a question is passed on at once."""
+
+Keyed = tuple[bytes, bytes]
+"""A key, and a packed command that concerns it alone."""
+
+
+class Nodes:
+    """All connections, made as they are needed. Not thread-safe; raises `RedisError`."""
+
+    def __init__(self, redis: RedisSettings, name: str, *, database: int | None = None) -> None:
+        self._redis = redis
+        self._name = name
+        self._database = database
+        self._connections: dict[str, RespConnection] = {}
+        """By the address of their node; "" is what ``redis.url`` names."""
+        self._owners: list[Node | None] = []
+        self._epoch = 0
+        self.topology = Topology()
+        first = self._at("")
+        self.name = str(first.address)
+        self.database = first.address.database if database is None else database
+        self.is_cluster = first.facts.get("mode") == "cluster"
+        try:
+            self.refresh()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close all connections."""
+        for connection in self._connections.values():
+            connection.close()
+        self._connections.clear()
+
+    @property
+    def all(self) -> tuple[Node, ...]:
+        """Return all nodes that have keys, or may get some, as they were when last asked."""
+        return self.topology.nodes
+
+    def owner(self, key: bytes) -> Node:
+        """Return the node that has this key; raise `RedisUnreachable` where none has it."""
+        if not self.is_cluster:
+            return self.topology.nodes[0]
+        node = self._owners[slot := slot_of(key)]
+        if node is None:
+            raise no_owner(slot)
+        return node
+
+    def by_owner(self, keys: Sequence[bytes]) -> list[tuple[Node, list[int]]]:
+        """Return which of the keys, by their indexes, each node has."""
+        found: dict[str, tuple[Node, list[int]]] = {}
+        for index, key in enumerate(keys):
+            node = self.owner(key)
+            found.setdefault(node.id, (node, []))[1].append(index)
+        return [*found.values()]
+
+    def refresh(self) -> Topology:
+        """Ask again which nodes there are."""
+        if self.is_cluster:
+            others = [node.address for node in self.all if node.address]
+            found = ask_topology(self._redis, others, self._epoch)
+            self.topology, self._epoch = found.topology, max(self._epoch, found.epoch)
+            self._owners = self.topology.owners()
+        return self.topology
+
+    def pipeline(self, node: Node, commands: Sequence[bytes], *, replies_each: int = 1) -> list[Any]:
+        """Run these packed commands on a node; error replies are values, and a broken connection is made anew later."""
+        try:
+            return self._on(node).pipeline(b"".join(commands), len(commands) * replies_each)
+        except RedisError:
+            self._drop(_place_of(node))
+            raise
+
+    def call(self, node: Node, what: str, *command: bytes | str | int) -> Any:
+        """Run a command on a node; raise what it refuses."""
+        (reply,) = self.pipeline(node, [pack(*command)])
+        self.check(node, what, reply)
+        return reply
+
+    def check(self, node: Node, what: str, reply: object) -> None:
+        """Raise a node's refusal."""
+        if isinstance(reply, Exception):
+            raise refusal(node.address or self.name, what, str(reply))
+
+    def redirect(self, node: Node, reply: object) -> Redirect | None:
+        """Return where this reply of a node sends; None where it does not."""
+        if not self.is_cluster or not isinstance(reply, hiredis.ReplyError):
+            return None
+        found = redirect_of(str(reply), split(_place_of(node))[0])
+        return found and Redirect(mapped(self._redis.node_addresses, found.address), found.is_moved)
+
+    def ask(self, what: str, questions: Sequence[Keyed]) -> list[Any]:
+        """Return the owners' answers to these questions; raise what they refuse."""
+        return _Round(self, what, questions).answers()
+
+    def ask_redirected(self, redirect: Redirect, commands: Sequence[bytes]) -> list[Any]:
+        """Return what is answered where a redirect leads to."""
+        node = Node(address=redirect.address)
+        if redirect.is_moved:
+            return self.pipeline(node, commands)
+        return self.pipeline(node, [ASKING + command for command in commands], replies_each=2)[1::2]
+
+    def _on(self, node: Node) -> RespConnection:
+        place = _place_of(node)
+        if place not in self._connections:
+            is_replica = self.is_cluster and bool(node.reads_at)
+            self._connections[place] = self._opened(settings_for(self._redis, node), is_readonly=is_replica)
+        return self._connections[place]
+
+    def _at(self, address: str) -> RespConnection:
+        if address not in self._connections:
+            settings = settings_at(self._redis, address) if address else self._redis
+            self._connections[address] = self._opened(settings)
+        return self._connections[address]
+
+    def _opened(self, settings: RedisSettings, *, is_readonly: bool = False) -> RespConnection:
+        return RespConnection.open(settings, name=self._name, protocol=2, database=self._database, readonly=is_readonly)
+
+    def _drop(self, place: str) -> None:
+        connection = self._connections.pop(place, None)
+        if connection is not None:
+            connection.close()
+
+
+def no_owner(slot: int) -> RedisUnreachable:
+    """Return the error for a slot that nobody has."""
+    return RedisUnreachable(
+        f"slot {slot} has no owner", hint="give it to a node: CLUSTER ADDSLOTSRANGE, or redis-cli --cluster fix"
+    )
+
+
+def _place_of(node: Node) -> str:
+    return node.reads_at or node.address
+
+
+class _Round:
+    """Some questions, asked until each is answered."""
+
+    def __init__(self, nodes: Nodes, what: str, questions: Sequence[Keyed]) -> None:
+        self._nodes = nodes
+        self._what = what
+        self._questions = questions
+        self._answers: dict[int, Any] = {}
+        self._redirects: dict[int, Redirect] = {}
+        self._trouble: RedisError | None = None
+
+    def answers(self) -> list[Any]:
+        """Return all answers."""
+        give_up_ms, rounds = monotonic_ms() + TROUBLE_MS_MAX, 0
+        while len(self._answers) < len(self._questions):
+            if rounds:
+                self._pause(monotonic_ms() >= give_up_ms, rounds)
+            rounds += 1
+            for redirect, indexes in self._redirected():
+                self._ask(redirect, Node(address=redirect.address), indexes)
+            left = [index for index in range(len(self._questions)) if index not in self._answers]
+            left = [index for index in left if index not in self._redirects]
+            for node, places in self._nodes.by_owner([self._questions[index][0] for index in left]):
+                self._ask(None, node, [left[place] for place in places])
+        return [self._answers[index] for index in range(len(self._questions))]
+
+    def _redirected(self) -> list[tuple[Redirect, list[int]]]:
+        redirects, self._redirects = self._redirects, {}
+        found: dict[Redirect, list[int]] = {}
+        for index, redirect in redirects.items():
+            found.setdefault(redirect, []).append(index)
+        return [*found.items()]
+
+    def _ask(self, redirect: Redirect | None, node: Node, indexes: Sequence[int]) -> None:
+        nodes, commands = self._nodes, [self._questions[index][1] for index in indexes]
+        try:
+            replies = nodes.ask_redirected(redirect, commands) if redirect else nodes.pipeline(node, commands)
+        except RedisUnreachable as error:
+            if not nodes.is_cluster:
+                raise
+            self._trouble = error
+            return
+        for index, reply in zip(indexes, replies, strict=True):
+            found = nodes.redirect(node, reply)
+            if found is not None and found.address:
+                self._redirects[index] = found
+            elif nodes.is_cluster and isinstance(reply, hiredis.ReplyError) and passes(str(reply)):
+                self._trouble = refusal(node.address, self._what, str(reply))
+            else:
+                nodes.check(node, self._what, reply)
+                self._answers[index] = reply
+
+    def _pause(self, is_late: bool, rounds: int) -> None:
+        """Before the rest is asked again: wait where there was trouble, and learn who owns what now."""
+        trouble, self._trouble = self._trouble, None
+        if is_late:
+            raise trouble or RedisUnreachable(
+                f"the nodes of the cluster pass each other the question, and none will {self._what}",
+                hint="does CLUSTER SLOTS say the same on all of them?",
+            )
+        if trouble is not None or rounds > _REDIRECTS_MAX:
+            time.sleep(_AGAIN_S)
+        if trouble is not None or any(redirect.is_moved for redirect in self._redirects.values()):
+            try:
+                self._nodes.refresh()
+            except RedisUnreachable as error:
+                self._trouble = error
