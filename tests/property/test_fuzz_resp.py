@@ -21,6 +21,7 @@ from engine.delivery.reading.questions import EXISTS, TYPE, Fetched, interpret_a
 from engine.errors import RedisError
 from engine.redis.address import Address
 from engine.redis.connection import UNPARSABLE, RespConnection
+from engine.redis.credentials import Credentials
 from engine.routing.routes import RouteTable
 from tests.capture_rig import feed_of
 
@@ -321,7 +322,7 @@ def test_no_greeting_crashes(parts: list[bytes], seed: int, blows: int, encoding
     with theirs:
         try:
             with suppress(RedisError):
-                connection._greet(RedisSettings(username="u", password="p"), "test", 3, 1)
+                connection._greet(Credentials("u", "p"), "test", 3, 1)
         finally:
             connection.close()
     assert all(isinstance(word, str) for fact in connection.facts.items() for word in fact)

@@ -11,11 +11,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from enum import Enum, auto
+from functools import partial
 from typing import Any
 
 import hiredis
 
 from engine.capture.feed.canary import Canary
+from engine.capture.feed.renewal import Renewal
 from engine.capture.feed.subscription import Subscription
 from engine.capture.notifications import canary_refusal, see_to_flags
 from engine.capture.watch.outlook import Outlook
@@ -25,7 +27,7 @@ from engine.errors import RedisUnreachable
 from engine.observe.logs import get_logger
 from engine.redis.connecting import Connecting
 from engine.redis.connection import RespConnection, pack
-from engine.redis.errors import refusal
+from engine.redis.errors import not_redis, refusal
 from engine.routing.routes import merge_flags
 
 log = get_logger(__name__)
@@ -75,6 +77,7 @@ class Listener:
         self.canary: Canary | None = None
         """Only where the server does not tell its flags."""
         self._subscription = subscription
+        self._renewal = Renewal(subscription.redis)
         self._chance = chance
         self._attempt: Connecting[tuple[RespConnection, Sentry, Sight]] | None = None
         self._confirmed = 0
@@ -89,7 +92,7 @@ class Listener:
         """Do what is due; return True when bytes came, so that the parser may have replies. Raises `RedisError`."""
         if self.phase is Phase.WAITING and moment_ms >= self._due_ms:
             self.phase = Phase.CONNECTING
-            self._attempt = Connecting(self._connect)
+            self._attempt = Connecting(partial(_connect, self._subscription, self.flags if self.completions else ""))
         if self.phase is Phase.CONNECTING:
             self._finish_connecting(moment_ms)
         if self.connection is None:
@@ -100,29 +103,15 @@ class Listener:
         self._keep_alive(moment_ms, has_bytes=has_bytes)
         return has_bytes
 
+    def next_reply(self) -> Callable[[], Any]:
+        """Return the parser's function, or one whose replies are as in RESP2, where that is not spoken."""
+        assert self.connection is not None
+        return _as_in_resp2(self.connection.reply) if self._subscription.redis.iam else self.connection.reply
+
     def take_changes(self) -> list[Change]:
         """Return what the sentry saw since the last time."""
         changes, self._changes = self._changes, []
         return changes
-
-    def _connect(self) -> tuple[RespConnection, Sentry, Sight]:
-        """Connect, in a thread. On a return, see to the flags again: a server that was restarted may have none."""
-        wanted = self._subscription
-        connection = RespConnection.open(
-            wanted.redis,
-            name=wanted.name("subscriber"),
-            protocol=2,  # Parsing a message costs 0.17 µs in RESP2, 0.22 in RESP3.
-            database=wanted.database,
-            read_bytes=wanted.read_bytes,
-        )
-        try:
-            if self.completions:
-                see_to_flags(connection, self.flags, may_set=wanted.redis.set_notifications)
-            sentry, sight = Sentry.open(wanted.redis, wanted.name("sentry"), wanted.database)
-        except BaseException:
-            connection.close()
-            raise
-        return connection, sentry, sight
 
     def _finish_connecting(self, moment_ms: int) -> None:
         assert self._attempt is not None
@@ -145,6 +134,9 @@ class Listener:
         """Take in a reply that is no event; return True when it makes the subscription complete."""
         assert self.connection is not None
         if isinstance(reply, hiredis.ReplyError):
+            if self._renewal.is_awaited:
+                self._renewal.answered(self.connection, str(reply), self._heard_ms)
+                return False
             if self.canary is not None and self.phase is Phase.LISTENING:
                 # All patterns are subscribed to: it is the canary's channel that we may not hear.
                 self.canary.give_up()
@@ -158,7 +150,11 @@ class Listener:
                 self.completions += 1
                 self._ping()
                 return True
+        elif reply[0] == b"pong" and self._renewal.is_awaited and reply[1] == b"OK":
+            self._renewal.answered(self.connection, "", self._heard_ms)
         elif reply[0] == b"pong":
+            if not (isinstance(reply[1], bytes) and reply[1].isdigit()):
+                raise not_redis(self.connection.address, ValueError("a pong that is none of ours"))
             self._pings_out -= 1
             self._pongs += 1
             self._pending_ms = int(reply[1])
@@ -182,11 +178,15 @@ class Listener:
 
     def _ask(self) -> None:
         """Have the sentry look, for the newest pong; one that comes while it looks is for the next look."""
+        assert self.connection is not None
         assert self.sentry is not None
         if not self.sentry.is_asking():
             self._asked_ms = self._heard_ms
             self._asked_for_ms, self._asked_at_pong = self._pending_ms, self._pongs
             self.looks_asked += 1
+            if command := self._renewal.command(self.connection, self._heard_ms):
+                self.connection.send(command)
+                self.sentry.tell(command, 1)
             if self.canary is not None and self.canary.is_due(self._heard_ms):
                 self.sentry.tell(*self.canary.commands(self._heard_ms))
             self.sentry.ask()
@@ -294,6 +294,36 @@ class Listener:
         self.connection = self.sentry = self._attempt = None
         self._changes.clear()
         self.phase = Phase.CLOSED
+
+
+def _connect(wanted: Subscription, flags: str) -> tuple[RespConnection, Sentry, Sight]:
+    """Connect, in a thread. On a return, see to the flags again: a server that was restarted may have none."""
+    connection = RespConnection.open(
+        wanted.redis,
+        name=wanted.name("subscriber"),
+        # Parsing a message costs 0.17 µs in RESP2, 0.22 in RESP3, which alone takes commands beside it.
+        protocol=3 if wanted.redis.iam else 2,
+        database=wanted.database,
+        read_bytes=wanted.read_bytes,
+    )
+    try:
+        if flags:
+            see_to_flags(connection, flags, may_set=wanted.redis.set_notifications)
+        sentry, sight = Sentry.open(wanted.redis, wanted.name("sentry"), wanted.database)
+    except BaseException:
+        connection.close()
+        raise
+    return connection, sentry, sight
+
+
+def _as_in_resp2(next_reply: Callable[[], Any]) -> Callable[[], Any]:
+    """Return what answers a ping with a pong, where the parser has its token alone."""
+
+    def reply() -> Any:
+        told = next_reply()
+        return [b"pong", told] if isinstance(told, bytes) else told
+
+    return reply
 
 
 def _tell(canary: Canary, refusal: str, subscription: Subscription) -> None:

@@ -110,7 +110,7 @@ class FeedReader:
         connection = listener.connection
         assert connection is not None
         try:
-            intake = shared.take_in(connection.reply, moment_ms)
+            intake = shared.take_in(listener.next_reply(), moment_ms)
         except hiredis.ProtocolError as error:
             raise not_redis(connection.address, error) from error
         # What is dropped is missed by the feed that has read it, and by no other.
