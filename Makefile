@@ -92,9 +92,9 @@ deploy: $(READY) ## The whole thing as a stack of AWS (BUCKET=name; STACK, ARCHI
 outage: $(READY) ## A function is cut off at full load: memory, backlog, and the other route (MINUTES=10; QUICK=1 half of one)
 	@$(BIN)/python -m benchmarks.outage $(if $(QUICK),--quick) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
 
-chaos: $(READY) ## Faults on running parts, every key compared: a table, and reports/chaos.json (SEED=, QUICK=1, SERVER=redis-7.0, ONLY=, SHARE=K/N)
+chaos: $(READY) ## Faults on running parts, every key compared: a table, and reports/chaos.json (SEED=, QUICK=1, SERVER=redis-7.0, STAGE=cluster, ONLY=, SHARE=K/N)
 	@SERVER='$(SERVER)' $(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(QUICK),--quick) $(if $(ONLY),--only '$(ONLY)') \
-	  $(if $(SHARE),--share $(SHARE))
+	  $(if $(STAGE),--stage $(STAGE)) $(if $(SHARE),--share $(SHARE))
 
 mutants: $(READY) ## Break each line that keeps a promise, and see that a test fails (ONLY=NAME, SHARE=K/N)
 	@$(BIN)/python -m tests.mutants $(if $(SHARE),--share $(SHARE)) $(if $(ONLY),--only '$(ONLY)')

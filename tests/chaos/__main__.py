@@ -36,6 +36,7 @@ LOGS = ROOT / "reports" / "chaos"
 @click.option("--seed", type=int, help="Repeats a run; also the variable SEED. Default: a new one.")
 @click.option("--quick", is_flag=True, help=f"One round of each fault instead of {ROUNDS}; also QUICK=1.")
 @click.option("--only", multiple=True, metavar="NAME", help="Only faults whose name contains this. Repeatable.")
+@click.option("--stage", type=click.Choice(registry.STAGES), help="Only faults of this stage.")
 @share_option
 @click.option("--list", "list_only", is_flag=True, help="Print the names of the faults.")
 @click.option("--jobs", type=click.IntRange(1), default=JOBS, show_default=True, help="Rounds at once.")
@@ -45,6 +46,7 @@ def main(
     seed: int | None,
     quick: bool,
     only: tuple[str, ...],
+    stage: str | None,
     share: str,
     list_only: bool,
     jobs: int,
@@ -53,9 +55,10 @@ def main(
 ) -> None:
     """Play, report, and exit: 0 where nothing was lost, 1 otherwise, 2 where no fault has such a name."""
     console = Console(highlight=False)
-    faults = [one for one in registry.load() if not only or any(part in one.name for part in only)]
     server = next(iter(chosen()))
-    faults = [one for one in share_of(faults, *parse(share)) if server not in one.not_on]
+    faults = [one for one in registry.load() if not only or any(part in one.name for part in only)]
+    faults = [one for one in faults if stage in (None, one.stage)]
+    faults = [one for one in share_of(faults, *parse(share)) if one.is_for(server)]
     if not faults:
         console.print("no fault has such a name; --list shows them")
         sys.exit(2)

@@ -42,7 +42,7 @@ def synchronized_anew(run: Run) -> str:
     syncs = run.client().info("stats")["sync_full"]
     keys = run.rng.sample(run.writer.keys, 50)
     run.writer.write_now([("HSET", key, "missed", "x" * (2 * SMALL_BACKLOG_BYTES // 50)) for key in keys])
-    cut.replicaof("127.0.0.1", run.primary_port)
+    cut.replicaof("127.0.0.1", run.server.port)
     run.wait(lambda: cut.info("replication")["master_link_status"] == "up", "the replica follows again")
     sent = run.client().info("stats")["sync_full"] - syncs
     return f"{moved} connections moved to a replica, {sent} full synchronization" if moved and sent else ""

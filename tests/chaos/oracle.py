@@ -7,7 +7,6 @@ It shares no code with the engine or its functions: of an item it knows what the
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -211,15 +210,12 @@ def count_duplicates(invocations: Sequence[Mapping[str, Any]]) -> int:
     return duplicates
 
 
-def may_look_unnoticed(port: int) -> bool:
-    """Tell whether the server on this port lets us read without changing when its keys were last used."""
-    connection = redis.Connection(port=port, protocol=2, socket_timeout=10)
+def may_look_unnoticed(connection: redis.Connection) -> bool:
+    """Tell whether this server lets us read without changing when its keys were last used."""
     try:
         _ask(connection, [NO_TOUCH])
     except redis.ResponseError:
         return False
-    finally:
-        connection.disconnect()
     return True
 
 
@@ -227,14 +223,18 @@ def read_truth(port: int) -> dict[bytes, Truth]:
     """Return all that the server on this port holds; where it can, without changing when its keys were last used."""
     connection = redis.Connection(port=port, protocol=2, socket_timeout=10)
     try:
-        with contextlib.suppress(redis.ResponseError):
-            _ask(connection, [NO_TOUCH])
-        keys = _all_keys(connection)
-        kinds = [kind.decode() for kind in _ask(connection, [("TYPE", key) for key in keys])]
-        readable = [(key, kind) for key, kind in zip(keys, kinds, strict=True) if kind in _READS]
-        replies = _ask(connection, [(_READS[kind][0], key, *_READS[kind][1:]) for key, kind in readable])
+        return read_all(connection)
     finally:
         connection.disconnect()
+
+
+def read_all(connection: redis.Connection) -> dict[bytes, Truth]:
+    """Return all that this server holds, as `read_truth`."""
+    may_look_unnoticed(connection)
+    keys = _all_keys(connection)
+    kinds = [kind.decode() for kind in _ask(connection, [("TYPE", key) for key in keys])]
+    readable = [(key, kind) for key, kind in zip(keys, kinds, strict=True) if kind in _READS]
+    replies = _ask(connection, [(_READS[kind][0], key, *_READS[kind][1:]) for key, kind in readable])
     pairs = zip(readable, replies, strict=True)
     # A key that has expired since it was listed has an empty reply; but a stream may be there without an entry.
     return {

@@ -17,7 +17,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from engine.sandbox.dynamodb import DynamoDbServer
 from tests.chaos.model import Round
-from tests.chaos.oracle import Verdict, count_duplicates, judge, may_look_unnoticed, read_truth
+from tests.chaos.oracle import Verdict, count_duplicates, judge
 from tests.chaos.registry import Fault
 from tests.chaos.rig import NotStruck, Run
 
@@ -97,7 +97,7 @@ def _judge(run: Run, result: Round) -> None:
 
 def _wait_until_whole(run: Run) -> tuple[Verdict, float | None]:
     """Return the last comparison, and since when the destination has been equal."""
-    if not may_look_unnoticed(run.primary_port):
+    if not run.site.may_look_unnoticed():
         _wait_until_settled(run)
     deadline = run.healed_s + run.fault.wait_s
     equal_s: float | None = None
@@ -121,8 +121,7 @@ def _wait_until_settled(run: Run) -> None:
     What they say is not believed; but on a server on which every look resets idle times, one that comes too early
     would mend what it is to find.
     """
-    seconds, microseconds = run.client().time()
-    written_ms = seconds * 1_000 + microseconds // 1_000
+    written_ms = time.time_ns() // 1_000_000  # servers have this host's clock
     deadline = time.monotonic() + min(SETTLED_S_MAX, run.fault.wait_s)
     running = [engine for engine in run.engines if engine.is_running()]
     while time.monotonic() < deadline:
@@ -144,7 +143,7 @@ def _attempt(compare: Callable[[], Verdict], is_last: bool) -> Verdict | None:
 def _compare(run: Run) -> Verdict:
     fault = run.fault
     return judge(
-        read_truth(run.primary_port),
+        run.site.truth(),
         run.items(),
         run.writer.ledger,
         absent_may_stay=fault.absent == "may_stay",

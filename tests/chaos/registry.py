@@ -18,12 +18,15 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:
     from tests.chaos.rig import Run
 
     Strike = Callable[[Run], str]
+
+Stage = Literal["server", "cluster", "sentinel"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
 
 _faults: dict[str, Fault] = {}
 
@@ -44,6 +47,8 @@ class Fault:
     """Further ``[[routes]]``, each whole; functions are ``dynamodb``, ``accept`` and those of ``functions``."""
     engines: int = 1
     """Engines side by side, each with its own state folder: ``run.engines``."""
+    sliced: bool = False
+    """Whether each of the engines has a slice of its own; otherwise all have all keys."""
     start_engines: bool = True
     """False: the fault itself calls ``run.engine.start()``."""
     shifted_clock: bool = False
@@ -66,6 +71,16 @@ class Fault:
     """More `engine.sandbox.functions.runtime.FunctionSpec`; one named ``dynamodb`` takes the place of the rig's."""
 
     # The server and what is between.
+    stage: Stage = "server"
+    """What the engine captures: one server, a cluster (``run.cluster``), or what Sentinels watch (``run.watched``)."""
+    primaries: int = 3
+    """Of a cluster."""
+    replicas: int = 1
+    """Of each primary of a cluster."""
+    partitions: bool = False
+    """Whether ``run.cluster.partition(node)`` is wanted: all that nodes and clients say goes through proxies."""
+    only_on: Sequence[str] = ()
+    """The servers, by their names in `tests.servers`, that have what it needs; none named: all."""
     not_on: Sequence[str] = ()
     """Servers, by their names in `tests.servers`, that cannot tell of it: a limit that the documents name."""
     server_config: Mapping[str, str] = field(default_factory=dict)
@@ -96,6 +111,10 @@ class Fault:
     """What of keys that are gone from Redis: the destination must forget them, or may still hold a value of theirs."""
     exempt: Callable[[bytes], bool] | None = None
     """Keys that the oracle leaves out: those that can't be stored, such as poison records that are dead-lettered."""
+
+    def is_for(self, server: str) -> bool:
+        """Tell whether this server, by its name in `tests.servers`, can show it."""
+        return server not in self.not_on and (not self.only_on or server in self.only_on)
 
 
 def fault(name: str, **options: Any) -> Callable[[Strike], Strike]:

@@ -22,7 +22,9 @@ from engine.sandbox.valkey import ValkeyServer
 from tests.chaos.engine_process import EngineProcess
 from tests.chaos.oracle import Item, read_items
 from tests.chaos.registry import Fault
+from tests.chaos.sites import ClusterSite, OneServer, SentinelSite, site_of
 from tests.chaos.writer import Writer
+from tests.cluster import Cluster, Watched
 from tests.servers import chosen_binary
 
 FUNCTION = "dynamodb"
@@ -77,7 +79,7 @@ class Run:
         self.table = name
         self.rng = random.Random(seed)
         self.dynamodb = dynamodb
-        self.server = ValkeyServer(binary=chosen_binary(), config=fault.server_config)
+        self.site = site_of(fault)
         self.journal = folder / "journal.jsonl"
         ours = self._function()
         specs = {FUNCTION: ours, ACCEPT: FunctionSpec(ACCEPT, ACCEPT)} | {
@@ -87,14 +89,13 @@ class Run:
         self.runtime = LambdaRuntime(list(specs.values()), journal=self.journal, journal_payloads=True)
         self.engines: list[EngineProcess] = []
         self.writer = Writer(
-            lambda: self.primary_port,
+            self.site.link,
             random.Random(self.rng.random()),
             keys=fault.keys,
             rate=fault.rate,
             deletes=fault.deletes,
             key_bytes=fault.key_bytes,
         )
-        self.primary_port = 0
         self.redis_proxy: Any = None
         self.lambda_proxy: Any = None
         self.dynamo_proxy: Any = None
@@ -121,12 +122,34 @@ class Run:
 
     # For faults
 
+    @property
+    def _one(self) -> OneServer:
+        assert isinstance(self.site, OneServer)
+        return self.site
+
+    @property
+    def server(self) -> ValkeyServer:
+        """Return the one server, where the fault's stage is that."""
+        return self._one.server
+
+    @property
+    def cluster(self) -> Cluster:
+        """Return the cluster; the fault's stage is one."""
+        assert isinstance(self.site, ClusterSite)
+        return self.site.cluster
+
+    @property
+    def watched(self) -> Watched:
+        """Return the servers that Sentinels watch; the fault's stage is that."""
+        assert isinstance(self.site, SentinelSite)
+        return self.site.watched
+
     def client(self, port: int = 0) -> Any:
         """Return a redis client (bytes in, bytes out) of the current primary, or of this port; not through the proxy.
 
         For looking and for administration. What changes keys goes through ``run.writer.execute``.
         """
-        client = redis.Redis(port=port or self.primary_port, protocol=2, socket_timeout=10)
+        client = redis.Redis(port=port or self._one.port, protocol=2, socket_timeout=10)
         self._stack.callback(client.close)
         return client
 
@@ -140,7 +163,7 @@ class Run:
 
     def use_primary(self, port: int) -> None:
         """From now on the writer writes to, and the oracle reads from, the server on this port."""
-        self.primary_port = port
+        self._one.port = port
         self.writer.reconnect()
 
     def sleep(self, seconds: float) -> None:
@@ -205,8 +228,7 @@ class Run:
     def _start(self) -> None:
         """Start everything side by side; the engines come last, to keys that are there already."""
         self._stack.callback(self._table_client.close)
-        self._stack.callback(self.server.close)
-        self.server.launch()
+        self.site.start(self._stack)
         listener = self.runtime.bind()
         dynamodb_endpoint = self.dynamodb.endpoint
         if "dynamo" in self.fault.proxies:
@@ -216,8 +238,7 @@ class Run:
         self._stack.callback(self.runtime.kill)
         self.runtime.launch(listener)
         self.dynamodb.create_table(self.table)
-        self.server.wait_ready()
-        self.primary_port = self.server.port
+        self.site.wait_ready()
         self.writer.preload()
         self._stack.callback(self.writer.stop)
         self.runtime.wait_ready()
@@ -234,12 +255,12 @@ class Run:
         return self._stack.enter_context(HttpFaultProxy(endpoint))
 
     def _make_engines(self, dynamodb_endpoint: str) -> None:
-        port, lambda_endpoint = self.server.port, self.runtime.endpoint
+        url, lambda_endpoint = self.site.url(), self.runtime.endpoint
         if "redis" in self.fault.proxies:
             from tests.chaos.proxies.redis_proxy import RedisProxy
 
-            self.redis_proxy = self._stack.enter_context(RedisProxy(port))
-            port = self.redis_proxy.port
+            self.redis_proxy = self._stack.enter_context(RedisProxy(self._one.port))
+            url = f"redis://127.0.0.1:{self.redis_proxy.port}/0"
         if "lambda" in self.fault.proxies:
             self.lambda_proxy = self._http_proxy(lambda_endpoint)
             lambda_endpoint = self.lambda_proxy.endpoint
@@ -249,7 +270,7 @@ class Run:
             folder = self.folder / f"engine-{number + 1}"
             engine = EngineProcess(
                 folder,
-                self._settings(folder, f"redis://127.0.0.1:{port}/0"),
+                self._settings(folder, url, number),
                 [ROUTE | {"destination": f"dynamodb://{self.table}"} | dict(self.fault.route), *self.fault.more_routes],
                 environment | dict(self.fault.engine_environment),
                 limits=self.fault.limits,
@@ -259,13 +280,15 @@ class Run:
             self.engines.append(engine)
             self._stack.callback(engine.kill_all)
 
-    def _settings(self, folder: Path, redis_url: str) -> dict[str, dict[str, Any]]:
+    def _settings(self, folder: Path, redis_url: str, number: int) -> dict[str, dict[str, Any]]:
         settings = {section: dict(keys) for section, keys in SETTINGS.items()}
         settings["redis"]["url"] = redis_url
         settings["delivery"]["backlog_folder"] = str(folder / "backlog")
         settings["delivery"]["dead_letter_file"] = str(folder / "dead_letters.jsonl")
         settings["supervision"]["status_file"] = str(folder / "status.json")
         settings["supervision"]["checkpoint_file"] = str(folder / "checkpoint")
+        if self.fault.sliced:
+            settings["capture"]["slice"] = f"{number}/{self.fault.engines}"
         for section, keys in self.fault.settings.items():
             settings.setdefault(section, {}).update(keys)
         return settings

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 import threading
 import time
@@ -11,26 +10,26 @@ from typing import Any
 
 import redis
 
-from tests.chaos.ledger import Answer, Command, Ledger, Sent, word
+from tests.chaos.ledger import Command, Ledger, word
+from tests.chaos.links import Link
 
 TICK_S = 0.02
 BEHIND_S_MAX = 0.5
 """What a stall has made late beyond this is not made up for: no burst follows an outage."""
-ANSWER_S_MAX = 2.0
 PAUSE_AFTER_ERROR_S = 0.03
 SKEW = 2.5
 """1 would choose all keys alike; at 2.5 a fifth of the keys gets half of the changes."""
 
 
 class Writer:
-    """A thread with one connection, which faults share for their own writes, so that one order holds for all.
+    """A thread with one link, which faults share for their own writes, so that one order holds for all.
 
-    ``port`` is asked before each connection is made: the primary may move.
+    ``link`` is asked for another after each loss: the primary may move.
     """
 
     def __init__(
         self,
-        port: Callable[[], int],
+        link: Callable[[], Link],
         rng: random.Random,
         *,
         keys: int = 200,
@@ -42,10 +41,10 @@ class Writer:
         self.keys = key_names(keys, key_bytes)
         self.rate = rate
         self.errors = 0
-        self._port = port
+        self._connect = link
         self._rng = rng
         self._deletes = deletes
-        self._connection: redis.Connection | None = None
+        self._link: Link | None = None
         self._lock = threading.RLock()
         self._numbers = 0
         self._first_lap: list[bytes] = []
@@ -121,38 +120,22 @@ class Writer:
     def write_now(self, commands: Sequence[Command]) -> list[Any]:
         """Send many in one pipeline, as `execute`; errors of the server are among the replies, not raised."""
         with self._lock:
-            connection = self._connected()
             entries = [self.ledger.send(tuple(word(argument) for argument in command)) for command in commands]
             try:
-                connection.send_packed_command(connection.pack_commands([entry.words for entry in entries]))
-                return [self._answer(connection, entry) for entry in entries]
+                if self._link is None:
+                    self._link = self._connect()
+                replies = self._link.exchange(entries)
             except (redis.ConnectionError, redis.TimeoutError):
                 self._disconnect()
                 raise
-
-    def _answer(self, connection: redis.Connection, entry: Sent) -> Any:
-        try:
-            reply = connection.read_response()
-        except redis.ResponseError as error:
-            entry.answer = Answer.REFUSED
-            return error
-        entry.answer = Answer.ACKNOWLEDGED
-        return reply
-
-    def _connected(self) -> redis.Connection:
-        if self._connection is None:
-            connection = redis.Connection(
-                port=self._port(), protocol=2, socket_timeout=ANSWER_S_MAX, socket_connect_timeout=ANSWER_S_MAX
-            )
-            connection.connect()
-            self._connection = connection
-        return self._connection
+            if any(isinstance(reply, redis.ReadOnlyError) for reply in replies):
+                self._disconnect()  # no primary any more
+            return replies
 
     def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with contextlib.suppress(redis.RedisError, OSError):
-                connection.disconnect()
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
 
     def _write(self) -> None:
         due = time.monotonic()

@@ -36,14 +36,40 @@ def begin(slot: int, source: Node, target: Node) -> None:
     source.call("CLUSTER", "SETSLOT", slot, "MIGRATING", target.id)
 
 
-def move_keys(slot: int, source: Node, target: Node, *, at_once: int = 100, with_user: bool = False) -> int:
-    """Move what a migrating slot holds; return how many keys."""
-    moved = 0
+def move_keys(slot: int, source: Node, target: Node, *, with_user: bool = False) -> None:
+    """Move what a migrating slot holds."""
+    while move_some_keys(slot, source, target, with_user=with_user):
+        pass
+
+
+def move_some_keys(slot: int, source: Node, target: Node, *, at_once: int = 100, with_user: bool = False) -> int:
+    """Move so many keys of a migrating slot; return how many it had."""
     who = ["AUTH2", ADMIN, SECRET] if with_user else []
-    while keys := source.call("CLUSTER", "GETKEYSINSLOT", slot, at_once):
+    keys = source.call("CLUSTER", "GETKEYSINSLOT", slot, at_once)
+    if keys:
         source.call("MIGRATE", ports.HOST, target.port, "", 0, _MIGRATE_MS, *who, "KEYS", *keys)
-        moved += len(keys)
-    return moved
+    return len(keys)
+
+
+def give_up(slot: int, source: Node, target: Node) -> None:
+    """End a migration where it began: what has gone to the target comes back. Nobody may write meanwhile."""
+    source.call("CLUSTER", "SETSLOT", slot, "STABLE")
+    move_keys(slot, target, source)
+    target.call("CLUSTER", "SETSLOT", slot, "STABLE")
+
+
+def hand_over(slots: Sequence[int], source: Node, target: Node, others: Iterable[Node]) -> None:
+    """Give away slots that hold nothing, all at once."""
+    _set_slots(target, slots, "IMPORTING", source.id)
+    for node in (target, source, *others):
+        _set_slots(node, slots, "NODE", target.id)
+
+
+def _set_slots(node: Node, slots: Iterable[int], *what: str) -> None:
+    pipeline = node.client.pipeline(transaction=False)
+    for slot in slots:
+        pipeline.execute_command("CLUSTER SETSLOT", slot, *what)
+    pipeline.execute()
 
 
 def end(slot: int, source: Node, target: Node, others: Iterable[Node]) -> None:

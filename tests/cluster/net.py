@@ -25,7 +25,7 @@ class Net:
         self._node_by_source: dict[str, int] = {}
         self._node_by_port: dict[int, int] = {}
         self._cut: frozenset[int] = frozenset()
-        self._clients_too = True
+        self._clients_too = self._peers_too = True
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -44,13 +44,13 @@ class Net:
         self._node_by_source[source] = self._node_by_port[port] = self._node_by_port[bus_port] = port
         return source
 
-    def isolate(self, nodes: Collection[int], *, clients: bool) -> None:
-        """Cut the nodes on these ports off from all others, and from clients."""
-        self._thread.call(self._set, frozenset(nodes), clients)
+    def isolate(self, nodes: Collection[int], *, clients: bool = True, peers: bool = True) -> None:
+        """Cut the nodes on these ports off from all others, and from clients, or from either."""
+        self._thread.call(self._set, frozenset(nodes), clients, peers)
 
     def heal(self) -> None:
         """Connect all with all again."""
-        self._thread.call(self._set, frozenset(), True)
+        self._thread.call(self._set, frozenset(), True, True)
 
     def close(self) -> None:
         """End everything."""
@@ -66,8 +66,8 @@ class Net:
         for server in self._servers:
             server.close()
 
-    def _set(self, cut: frozenset[int], clients: bool) -> None:
-        self._cut, self._clients_too = cut, clients
+    def _set(self, cut: frozenset[int], clients: bool, peers: bool) -> None:
+        self._cut, self._clients_too, self._peers_too = cut, clients, peers
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
@@ -76,7 +76,7 @@ class Net:
         node, other = self._node_by_port.get(port), self._node_by_source.get(source)
         if other is None:
             return node in self._cut and self._clients_too
-        return (node in self._cut) != (other in self._cut)
+        return self._peers_too and (node in self._cut) != (other in self._cut)
 
     async def _open(self, door: Door, port: int) -> None:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -13,8 +13,9 @@ from typing import Any, Literal
 import pytest
 import redis
 from redis.cluster import ClusterNode, RedisCluster
+from redis.crc import key_slot
 
-from engine.routing.nodes import SLOTS, slot_of, slots_in
+from engine.routing.nodes import SLOTS, slots_in
 from engine.sandbox import ports
 from engine.sandbox.errors import PortInUse
 from engine.sandbox.valkey import ValkeyServer
@@ -89,7 +90,7 @@ class Cluster:
 
     def owner_of(self, key: bytes) -> Node:
         """Return the node that has this key's slot."""
-        slot = slot_of(key)
+        slot = key_slot(key)
         return self.node(next(id for id, known in self.known().items() if slot in slots_in(known.slots)))
 
     def known(self) -> dict[str, Known]:
@@ -98,9 +99,10 @@ class Cluster:
 
     def wait_until_ok(self, wait_s: float = WAIT_S) -> None:
         """Return when all that run agree on who has which slots, all slots are served, and replicas follow."""
-        wait_until(self._is_ok, "the cluster is well", wait_s)
+        wait_until(self.is_ok, "the cluster is well", wait_s)
 
-    def _is_ok(self) -> bool:
+    def is_ok(self) -> bool:
+        """Tell whether all is as `wait_until_ok` waits for."""
         ids = {node.id for node in self.alive()}
         views = []
         for node in self.alive():
@@ -224,6 +226,16 @@ class Cluster:
             "the replica takes over",
         )
 
+    def wait_until_replaced(self, primary: Node) -> None:
+        """Return when no node that runs believes that this one has slots, and all slots are served."""
+
+        def is_replaced() -> bool:
+            return all(
+                not node.known()[primary.id].slots and node.info()["cluster_state"] == "ok" for node in self.alive()
+            )
+
+        wait_until(is_replaced, "another node has its slots")
+
     # Slots
 
     def move_slots(self, slots: Iterable[int], source: Node, target: Node, how: Migration = "migrate") -> None:
@@ -235,10 +247,10 @@ class Cluster:
             for slot in slots:
                 moves.move_slot(slot, source, target, others, with_user="username" in self.options)
 
-    def partition(self, *nodes: Node, clients: bool = True) -> None:
-        """Cut these nodes off from all others, also from clients unless told otherwise (``proxied=True``)."""
+    def partition(self, *nodes: Node, clients: bool = True, peers: bool = True) -> None:
+        """Cut these nodes off from all others and from clients, or from either (``proxied=True``)."""
         assert self.net is not None, "partitions need a cluster that was made with proxied=True"
-        self.net.isolate([node.port for node in nodes], clients=clients)
+        self.net.isolate([node.port for node in nodes], clients=clients, peers=peers)
 
     def heal(self) -> None:
         """End all partitions: what was on its way arrives late, as TCP has it."""

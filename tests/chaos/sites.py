@@ -1,0 +1,166 @@
+"""What an engine captures: one server, a cluster, or servers that Sentinels watch; how writer and oracle reach it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import redis
+from redis.crc import key_slot
+
+from engine.sandbox.valkey import ValkeyServer
+from tests.chaos.links import ClusterLink, Link, OneLink, connect
+from tests.chaos.oracle import Truth, may_look_unnoticed, read_all
+from tests.chaos.registry import Fault
+from tests.cluster import Cluster, Watched, cluster, sentinels
+from tests.servers import chosen, chosen_binary
+
+ANSWER_S_MAX = 10.0
+
+
+class Site(Protocol):
+    """Servers that are started once, and end with the run."""
+
+    def start(self, stack: contextlib.ExitStack) -> None:
+        """Start them without waiting for more than must be; they are ended with the stack."""
+
+    def wait_ready(self) -> None:
+        """Return when they answer."""
+
+    def url(self) -> str:
+        """Return what engines are told; the passwords are in it."""
+
+    def link(self) -> Link:
+        """Return the writer's way to them."""
+
+    def truth(self) -> dict[bytes, Truth]:
+        """Return all that they hold."""
+
+    def may_look_unnoticed(self) -> bool:
+        """Tell whether reading changes nothing that the engine could see."""
+
+
+class OneServer:
+    """One server, or one that has taken its place: ``port`` may be set."""
+
+    def __init__(self, server: ValkeyServer) -> None:
+        self.server = server
+        self.port = 0
+
+    def start(self, stack: contextlib.ExitStack) -> None:
+        stack.callback(self.server.close)
+        self.server.launch()
+
+    def wait_ready(self) -> None:
+        self.server.wait_ready()
+        self.port = self.server.port
+
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def link(self) -> Link:
+        return OneLink(self.port)
+
+    def truth(self) -> dict[bytes, Truth]:
+        return _read(self.port)
+
+    def may_look_unnoticed(self) -> bool:
+        return _may_look(self.port)
+
+
+class ClusterSite:
+    """A cluster; its first node is the one that engines are told of, so faults leave that one alive."""
+
+    def __init__(self, fault: Fault) -> None:
+        self._fault = fault
+        self.cluster: Cluster
+
+    def start(self, stack: contextlib.ExitStack) -> None:
+        fault = self._fault
+        self.cluster = stack.enter_context(
+            cluster(
+                next(iter(chosen())),
+                primaries=fault.primaries,
+                replicas=fault.replicas,
+                config=fault.server_config,
+                proxied=fault.partitions,
+            )
+        )
+
+    def wait_ready(self) -> None:
+        self.cluster.wait_until_ok()
+
+    def url(self) -> str:
+        return f"redis://{self.cluster.nodes[0].address}"
+
+    def link(self) -> Link:
+        return ClusterLink(lambda: [node.announced_port for node in self.cluster.alive()], self.cluster.options)
+
+    def truth(self) -> dict[bytes, Truth]:
+        """Return what each primary holds of its own slots; raises while somebody has another view of the slots."""
+        made = self.cluster
+        if not made.is_ok():
+            raise redis.ConnectionError("the cluster is not well")
+        found: dict[bytes, Truth] = {}
+        for node in made.primaries():
+            slots = {slot for first, last in made.slots_of(node) for slot in range(first, last + 1)}
+            held = _read(node.port, made.options)
+            found |= {key: value for key, value in held.items() if key_slot(key) in slots}
+        return found
+
+    def may_look_unnoticed(self) -> bool:
+        return _may_look(self.cluster.nodes[0].port, self.cluster.options)
+
+
+class SentinelSite:
+    """A primary and its replicas, and the Sentinels that name it."""
+
+    def __init__(self, fault: Fault) -> None:
+        self._fault = fault
+        self.watched: Watched
+
+    def start(self, stack: contextlib.ExitStack) -> None:
+        config = {name: value for name, value in self._fault.server_config.items() if isinstance(value, str)}
+        self.watched = stack.enter_context(sentinels(next(iter(chosen())), config=config))
+
+    def wait_ready(self) -> None:
+        self.watched.wait_until_ok()
+
+    def url(self) -> str:
+        return self.watched.url
+
+    def link(self) -> Link:
+        return OneLink(self.watched.primary().port)
+
+    def truth(self) -> dict[bytes, Truth]:
+        return _read(self.watched.primary().port)
+
+    def may_look_unnoticed(self) -> bool:
+        return _may_look(self.watched.primary().port)
+
+
+def site_of(fault: Fault) -> OneServer | ClusterSite | SentinelSite:
+    """Return what this fault strikes; it is not started."""
+    match fault.stage:
+        case "cluster":
+            return ClusterSite(fault)
+        case "sentinel":
+            return SentinelSite(fault)
+    return OneServer(ValkeyServer(binary=chosen_binary(), config=fault.server_config))
+
+
+def _read(port: int, options: Mapping[str, Any] | None = None) -> dict[bytes, Truth]:
+    connection = connect(port, ANSWER_S_MAX, options or {})
+    try:
+        return read_all(connection)
+    finally:
+        connection.disconnect()
+
+
+def _may_look(port: int, options: Mapping[str, Any] | None = None) -> bool:
+    connection = connect(port, ANSWER_S_MAX, options or {})
+    try:
+        return may_look_unnoticed(connection)
+    finally:
+        connection.disconnect()
