@@ -6,6 +6,7 @@ refused, as managed services do, a canary shows whether events come: short-lived
 
 from __future__ import annotations
 
+import itertools
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ from engine.redis.connection import NOTHING, RespConnection, pack
 from engine.redis.errors import not_redis, passes, refusal
 from engine.routing.byte_classes import channel_prefix
 from engine.routing.events import notification_flags
+from engine.routing.nodes import Node, slot_of
 from engine.routing.routes import RouteTable, merge_flags
 
 SETTING = "notify-keyspace-events"
@@ -87,16 +89,20 @@ def _value(reply: object) -> str | None:
     return value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
 
 
-def try_canary(redis: RedisSettings, database: int, needed: str) -> str:
+def try_canary(redis: RedisSettings, database: int, needed: str, node: Node) -> str:
     """See whether the events of the needed classes come; return a warning where that can't be found out.
 
     Writes one key a class, named `CANARY_PREFIX` and a random word, which expires within seconds and is deleted at
-    once. Raises `NotificationsOff`, or `RedisRefused` where the user may not write it.
+    once; in a cluster the word is one whose slot is the node's. Raises `NotificationsOff`, or `RedisRefused` where the
+    user may not write it.
     """
     classes = canary_letters(needed)
     if not classes:
         return f"the server refuses CONFIG, so it is unknown whether {SETTING} holds {needed!r}"
-    word = uuid.uuid4().hex
+    if not node.slots:
+        # It takes no key, so it has no events either.
+        return ""
+    word = _word_of(node)
     keys = {letter: f"{CANARY_PREFIX}{word}:{number}" for number, letter in enumerate(classes)}
     writer = RespConnection.open(redis, name="engine-canary-writer", protocol=2, database=database)
     listener = RespConnection.open(redis, name="engine-canary", protocol=2, database=database)
@@ -129,6 +135,15 @@ def try_canary(redis: RedisSettings, database: int, needed: str) -> str:
     finally:
         listener.close()
         writer.close()
+
+
+def _word_of(node: Node) -> str:
+    """Return a random word that keeps the canaries on this node."""
+    word = uuid.uuid4().hex
+    if node.has_all():
+        return word
+    words = (f"{{{word}{number}}}" for number in itertools.count())
+    return next(word for word in words if node.has_slot(slot_of(word.encode())))
 
 
 def canary_letters(needed: str) -> list[str]:

@@ -1,40 +1,42 @@
-"""What has to be true of the server before capture starts, and the shard plan; run in the planner process.
+"""What has to be true of the server before capture starts, and who captures what; run in the planner process.
 
 The engine is a guest: keys are sampled and not scanned, and nothing is written but, where ``CONFIG`` is refused,
-short-lived canaries. Only the original's mapping hashes, where they are used, take a scan.
+short-lived canaries. In a cluster all of this is true of each node.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
 
-import hiredis
 import msgspec
 
-from engine.capture.notifications import Flags, needed_flags, see_to_flags, try_canary
-from engine.capture.rehearsal import denied_repairs, rehearse
-from engine.capture.watch.rights import unseen
+from engine.capture.node_look import NodeLook
+from engine.capture.notifications import needed_flags
 from engine.config import RedisSettings, Settings
-from engine.errors import NotificationsOff, RedisRefused
-from engine.redis.connection import RespConnection, pack
-from engine.redis.errors import refusal
+from engine.errors import NotificationsOff, RedisRefused, RedisUnreachable
+from engine.redis.address import parse_url
+from engine.redis.connection import RespConnection
 from engine.redis.eviction import QUESTIONS, is_replica, policy_of
-from engine.routing import glob
-from engine.routing.assignment import Feeds, assign, imbalance
-from engine.routing.nodes import Topology
+from engine.redis.node import settings_for
+from engine.redis.topology import Found, ask_topology
+from engine.routing.assignment import Feeds, assign
+from engine.routing.nodes import Node, Topology
 from engine.routing.routes import RouteTable
 from engine.routing.slices import parse_slice, scope_of
 
-MAPPINGS_MAX = 1_000
-MAPPING_FIELDS_MAX = 100
-_SCAN_COUNT = 1_000
-_SAMPLE_AT_ONCE = 100
-_SAMPLE_BYTES_MAX = 16 * 1024 * 1024
+_NODES_AT_ONCE = 16
+
+_T = TypeVar("_T")
 
 
 class CapturePlan(msgspec.Struct, frozen=True):
-    """How the keyspace is cut, and what the user should know of the server."""
+    """Which nodes there are, who listens to what of them, and what the user should know of the server.
+
+    ``server_ms`` is the clock of each node, by its id.
+    """
 
     topology: Topology
     feeds: Feeds
@@ -42,176 +44,135 @@ class CapturePlan(msgspec.Struct, frozen=True):
     server: str
     warnings: tuple[str, ...]
     scope: str
-    server_ms: int
+    server_ms: dict[str, int]
 
 
-def prepare_capture(settings: Settings, table: RouteTable) -> CapturePlan:
-    """Check the server, sample its keys, cut the shards, subscribe to them once, see that the server notifies.
+def prepare_capture(settings: Settings, table: RouteTable, *, is_running: bool = False) -> CapturePlan:
+    """Ask for the nodes, sample their keys, assign the feeds, subscribe to them once, see that all nodes notify.
 
-    Raises `RedisUnreachable`, `RedisRefused` or `NotificationsOff`, each with its remedy.
+    While the engine ``is_running``, nodes of a cluster that can't be reached just now are passed over. Raises
+    `RedisUnreachable`, `RedisRefused` or `NotificationsOff`, each with its remedy.
     """
-    redis = settings.redis
-    connection = RespConnection.open(redis, name="engine-planner")
-    try:
-        database = connection.address.database
-        _check_mode(connection)
-        sample, warning = _sample(connection, settings.capture.sample_keys_max)
-        part = parse_slice(settings.capture.slice)
-        topology = Topology()
+    redis, capture = settings.redis, settings.capture
+    found = ask_topology(redis)
+    address, part = parse_url(redis.url), parse_slice(capture.slice)
+    _check(found, address.database, is_running=is_running)
+    topology = numbered(found.topology)
+    nodes = [node for node in topology.nodes if node.id not in found.failed]
+    with _looks(redis, nodes, capture.sample_keys_max, is_running=is_running) as looks:
         feeds = assign(
             topology,
-            settings.capture.shards,
+            capture.shards,
             part,
-            database=database,
-            samples={"": sample},
+            database=address.database,
+            weights={look.node.id: look.keys for look in looks},
+            samples={look.node.id: look.sample for look in looks},
             mapping_prefix=settings.original.mapping_prefix.encode(),
         )
-        on_node = [feed for of_shard in feeds for feed in of_shard]
-        rehearse(redis, database, on_node)
-        warnings = [
-            warning,
-            imbalance(on_node, sample),
-            denied_repairs(connection, on_node),
-            *unseen(connection, redis.username or "default"),
-        ]
-        try:
-            needed = needed_flags(table, settings.original.mapping_prefix)
-            warnings.insert(0, _see_to_notifications(connection, redis, needed))
-        except NotificationsOff as error:
-            error.warnings = tuple(filter(None, warnings))
-            raise
-        time: Any = connection.call("TIME")
-        if isinstance(time, hiredis.ReplyError):
-            raise refusal(connection.address, "tell its time, which orders the values", str(time))
         return CapturePlan(
             topology,
             feeds,
-            database,
-            _describe(connection),
-            tuple(filter(None, warnings)),
-            scope=scope_of(f"{connection.address}/{database}", part),
-            server_ms=int(time[0]) * 1_000 + int(time[1]) // 1_000,
+            address.database,
+            _describe(looks, topology),
+            tuple(dict.fromkeys((*_of_failed(found), *_warnings(settings, table, looks, feeds)))),
+            scope=scope_of(f"{address}/{address.database}", part),
+            server_ms={look.node.id: look.server_ms for look in looks},
         )
-    finally:
-        connection.close()
 
 
-def evictions_of(redis: RedisSettings) -> tuple[str, bool]:
-    """Return by which policy the server evicts, "" where it does not, or does not tell; and whether it is a replica."""
-    connection = RespConnection.open(redis, name="engine-planner")
-    try:
-        replies = connection.pipeline(b"".join(QUESTIONS), len(QUESTIONS))
-        return policy_of(replies), is_replica(replies)
-    finally:
-        connection.close()
+def numbered(topology: Topology) -> Topology:
+    """Return the topology that an engine begins with: its nodes are numbered from 0."""
+    nodes = [msgspec.structs.replace(node, number=number) for number, node in enumerate(topology.nodes)]
+    return msgspec.structs.replace(topology, nodes=tuple(nodes), version=1)
 
 
-def _check_mode(connection: RespConnection) -> None:
-    mode = connection.facts.get("mode")
-    if mode == "cluster":
+def evictions_of(redis: RedisSettings, topology: Topology | None = None) -> tuple[str, bool]:
+    """Return by which policy a node evicts, "" where none does, or tells; and whether one of them is a replica."""
+    policies, replicas = set(), False
+    for node in (topology or Topology()).nodes:
+        connection = RespConnection.open(settings_for(redis, node), name="engine-planner")
+        try:
+            replies = connection.pipeline(b"".join(QUESTIONS), len(QUESTIONS))
+        finally:
+            connection.close()
+        policies.add(policy_of(replies))
+        replicas |= is_replica(replies)
+    return max(policies), replicas
+
+
+def _check(found: Found, database: int, *, is_running: bool) -> None:
+    if found.topology.is_cluster and database:
         raise RedisRefused(
-            f"{connection.address} is a cluster node, and this version captures from one server without cluster mode",
-            hint="name such a server in redis.url",
+            f"{found.asked} is a node of a cluster, which has database 0 alone, and redis.url names {database}",
+            hint="leave the database out of redis.url",
         )
-    if mode == "sentinel":
-        raise RedisRefused(
-            f"{connection.address} is a Sentinel, which holds no keys",
-            hint="write redis+sentinel://HOST:PORT,HOST:PORT/SERVICE in redis.url, or name the primary itself",
-        )
+    fault = found.fault()
+    if fault is not None and not is_running:
+        raise fault
 
 
-def _describe(connection: RespConnection) -> str:
-    """Return in words what the server is, as far as it tells."""
-    facts = connection.facts
-    reply = connection.call("CONFIG", "GET", "maxmemory-policy")
-    policy = reply.get(b"maxmemory-policy", b"") if isinstance(reply, dict) else b""
-    name = f"{facts.get('server', 'redis').capitalize()} {facts.get('version', '?')}"
-    role = {"master": "primary", "slave": "replica"}.get(facts.get("role", ""), facts.get("role", ""))
-    details = [facts.get("mode", ""), role, f"maxmemory-policy {policy.decode()}" if policy else ""]
-    return f"{name} ({', '.join(filter(None, details))})"
+def _of_failed(found: Found) -> list[str]:
+    return [
+        f"the node {node.address} ({node.id[:8]}) has failed: its keys wait until it is back, or another has its slots"
+        for node in found.topology.nodes
+        if node.id in found.failed
+    ]
 
 
-def _see_to_notifications(connection: RespConnection, redis: RedisSettings, needed: str) -> str:
-    if see_to_flags(connection, needed, may_set=redis.set_notifications) is Flags.CONFIG_REFUSED:
-        return try_canary(redis, connection.address.database, needed)
-    return ""
+def _describe(looks: Sequence[NodeLook], topology: Topology) -> str:
+    return looks[0].describe() + (f", {len(topology.nodes)} primaries" if topology.is_cluster else "")
 
 
-def _sample(connection: RespConnection, keys_max: int) -> tuple[list[bytes], str]:
-    """Return some keys by chance, bounded in number and bytes, and a warning where none may be had."""
-    keys: list[bytes] = []
-    size = 0
-    while len(keys) < keys_max and size < _SAMPLE_BYTES_MAX:
-        count = min(_SAMPLE_AT_ONCE, keys_max - len(keys))
-        for reply in connection.pipeline(pack("RANDOMKEY") * count, count):
-            if isinstance(reply, hiredis.ReplyError):
-                return keys, f"no keys could be sampled, so shards are cut blindly: {reply}"
-            if reply is None:
-                return keys, ""
-            keys.append(reply)
-            size += len(reply)
-    return keys, ""
+@contextmanager
+def _looks(
+    redis: RedisSettings, nodes: Sequence[Node], sample_keys_max: int, *, is_running: bool
+) -> Iterator[list[NodeLook]]:
+    """Yield a look at each of these nodes; raise what the first of them says that refuses."""
+    opened: list[NodeLook] = []
 
+    def look(node: Node) -> None:
+        try:
+            opened.append(NodeLook.open(redis, node, sample_keys_max))
+        except RedisUnreachable:
+            if not (is_running and node.address):
+                raise
 
-def read_mappings(redis: RedisSettings, prefix: str) -> dict[str, dict[str, str]]:
-    """Return the original's mapping hashes, ``{key: fields}``, whose keys begin with this prefix.
-
-    What is not UTF-8 in a key becomes surrogates, in a field or value the replacement sign.
-    """
-    connection = RespConnection.open(redis, name="engine-planner")
     try:
-        keys = sorted(_mapping_keys(connection, prefix))
-        sizes = _ask(connection, "HLEN", keys)
-        for key, size in zip(keys, sizes, strict=True):
-            if size > MAPPING_FIELDS_MAX:
-                raise RedisRefused(
-                    f"the hash {_text(key)!r} begins with the mapping prefix {prefix!r} and has {size} fields: "
-                    f"a mapping has {MAPPING_FIELDS_MAX} at most",
-                    hint="choose a prefix that only mappings begin with: original.mapping_prefix",
-                )
-        return {
-            key.decode("utf-8", "surrogateescape"): {_text(name): _text(value) for name, value in fields.items()}
-            for key, fields in zip(keys, _ask(connection, "HGETALL", keys), strict=True)
-            if fields
-        }
+        _for_each(look, nodes)
+        if not opened:
+            raise RedisUnreachable("no node of the cluster can be reached", hint="it is tried again")
+        yield sorted(opened, key=lambda look: look.node.number)
     finally:
-        connection.close()
+        for one in opened:
+            one.close()
 
 
-def _mapping_keys(connection: RespConnection, prefix: str) -> set[bytes]:
-    pattern = glob.escape(prefix.encode()) + b"*"
-    keys: set[bytes] = set()
-    for found in _scan(connection, pattern):
-        keys.update(found)
-        if len(keys) > MAPPINGS_MAX:
-            raise RedisRefused(
-                f"more than {MAPPINGS_MAX} hashes begin with the mapping prefix {prefix!r}",
-                hint="choose a prefix that only mappings begin with: original.mapping_prefix",
-            )
-    return keys
+def _for_each(work: Callable[[_T], None], things: Iterable[_T]) -> None:
+    """Do this with each, several at once; raise the first error in order once all are done."""
+    with ThreadPoolExecutor(_NODES_AT_ONCE) as pool:
+        done = [pool.submit(work, thing) for thing in things]
+    for one in done:
+        one.result()
 
 
-def _scan(connection: RespConnection, pattern: bytes) -> Iterator[Iterable[bytes]]:
-    cursor = b"0"
-    while True:
-        reply = connection.call("SCAN", cursor, "MATCH", pattern, "COUNT", _SCAN_COUNT, "TYPE", "hash")
-        if isinstance(reply, hiredis.ReplyError):
-            raise refusal(connection.address, "scan for mapping hashes", str(reply))
-        cursor, found = reply
-        yield found
-        if cursor == b"0":
-            return
+def _warnings(settings: Settings, table: RouteTable, looks: Sequence[NodeLook], feeds: Feeds) -> list[str]:
+    """Have each node tried; return what the user should know, in the order of the nodes."""
+    needed = needed_flags(table, settings.original.mapping_prefix)
+    said: dict[int, Sequence[str]] = {}
+    off: list[NotificationsOff] = []
 
+    def try_all(look: NodeLook) -> None:
+        on_node = [feed for of_shard in feeds for feed in of_shard if feed.node.id == look.node.id]
+        try:
+            warnings = look.try_all(on_node, needed) if on_node else ()
+        except NotificationsOff as error:
+            off.append(error)
+            warnings = error.warnings
+        said[look.node.number] = warnings
 
-def _ask(connection: RespConnection, command: str, keys: list[bytes]) -> list[Any]:
-    """Return the answers to one command for each key; a key that is no hash any more counts as empty."""
-    replies = connection.pipeline(b"".join(pack(command, key) for key in keys), len(keys))
-    for reply in replies:
-        if isinstance(reply, hiredis.ReplyError) and not str(reply).startswith("WRONGTYPE"):
-            raise refusal(connection.address, "read the mapping hashes", str(reply))
-    empty: Any = 0 if command == "HLEN" else {}
-    return [empty if isinstance(reply, hiredis.ReplyError) else reply for reply in replies]
-
-
-def _text(word: bytes) -> str:
-    return word.decode("utf-8", "replace")
+    _for_each(try_all, looks)
+    warnings = [warning for number in sorted(said) for warning in said[number]]
+    if off:
+        off[0].warnings = tuple(dict.fromkeys(warnings))
+        raise off[0]
+    return warnings

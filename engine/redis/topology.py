@@ -14,17 +14,16 @@ import hiredis
 import msgspec
 
 from engine.config import RedisSettings
-from engine.errors import RedisError, RedisUnreachable
+from engine.errors import RedisError, RedisRefused, RedisUnreachable
 from engine.redis.address import join, mapped
 from engine.redis.cluster_replies import NodeLine, addresses_in, facts_in, nodes_in
 from engine.redis.connection import RespConnection, pack
 from engine.redis.errors import refusal
 from engine.redis.node import settings_at
-from engine.routing.nodes import SLOTS, Node, Topology, as_ranges, slots_in
+from engine.routing.nodes import SLOTS, Node, Topology, as_ranges, ranges_in_words, slots_in
 
 _LOCAL = "127.0.0.1"
 _QUESTIONS = (("CLUSTER", "INFO"), ("CLUSTER", "NODES"), ("CLUSTER", "SLOTS"))
-_RANGES_SHOWN = 5
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -46,10 +45,8 @@ class Found(msgspec.Struct, frozen=True):
         """Return why a start has to wait for the cluster, None where it has not."""
         unowned = unowned_slots(self.topology)
         if unowned:
-            shown = ", ".join(f"{low}-{high}" if low != high else f"{low}" for low, high in unowned[:_RANGES_SHOWN])
-            more = f" and {len(unowned) - _RANGES_SHOWN} more ranges" if len(unowned) > _RANGES_SHOWN else ""
             return RedisUnreachable(
-                f"the cluster of {self.asked} has slots without an owner: {shown}{more}",
+                f"the cluster of {self.asked} is not whole: nobody has {ranges_in_words(unowned)}",
                 hint="give them to a node: CLUSTER ADDSLOTSRANGE, or redis-cli --cluster fix",
             )
         if not self.is_up:
@@ -91,7 +88,13 @@ def unowned_slots(topology: Topology) -> tuple[tuple[int, int], ...]:
 def _ask(redis: RedisSettings) -> Found:
     connection = RespConnection.open(redis, name="engine-planner", database=0)
     try:
-        if connection.facts.get("mode") != "cluster":
+        mode = connection.facts.get("mode")
+        if mode == "sentinel":
+            raise RedisRefused(
+                f"{connection.address} is a Sentinel, which holds no keys",
+                hint="name its service too: redis+sentinel://HOST:PORT/SERVICE",
+            )
+        if mode != "cluster":
             replicas = _replicas_of(connection, redis.node_addresses)
             return Found(Topology(), {"": replicas}, asked=str(connection.address))
         replies = connection.pipeline(b"".join(pack(*question) for question in _QUESTIONS), len(_QUESTIONS))

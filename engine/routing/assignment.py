@@ -250,8 +250,10 @@ def imbalance(feeds: Sequence[Feed], sample: Sequence[bytes]) -> str:
     if shares[busiest] < _HOT / len(feeds):
         return ""
     endings = sum(bool(counts[byte]) for feed in feeds for byte in feed.last_bytes)
+    address = feeds[0].node.address
+    which = f"part {busiest + 1} of {len(feeds)} of {address}" if address else f"shard {busiest + 1} of {len(feeds)}"
     return (
-        f"shard {busiest + 1} of {len(feeds)} gets {shares[busiest]:.0%} of the sampled keys: shards are cut by the "
+        f"{which} gets {shares[busiest]:.0%} of the sampled keys: shards are cut by the "
         f"last byte of a key, and theirs takes {endings} value{'s' if endings > 1 else ''}; "
         f"{'one shard' if endings == 1 else 'fewer shards'} would do as well"
     )

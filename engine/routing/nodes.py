@@ -7,7 +7,7 @@ A key's *slot* is the CRC16 (XMODEM) of the key, or of its hash tag, modulo 16,3
 from __future__ import annotations
 
 from binascii import crc_hqx
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -88,3 +88,12 @@ def as_ranges(slots: Iterable[int]) -> tuple[tuple[int, int], ...]:
         else:
             ranges.append((slot, slot))
     return tuple(ranges)
+
+
+def ranges_in_words(ranges: Sequence[tuple[int, int]], shown_max: int = 5) -> str:
+    """Return slots as people read them: ``slots 0-5460, 7000 and 2 more ranges``."""
+    if not ranges:
+        return "no slots"
+    shown = ", ".join(f"{low}-{high}" if low != high else f"{low}" for low, high in ranges[:shown_max])
+    left = len(ranges) - shown_max
+    return f"slots {shown}" + (f" and {left} more range{'s' if left > 1 else ''}" if left > 0 else "")

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import redis
 
+from engine.capture.mappings import MAPPINGS_MAX, read_mappings
 from engine.capture.notifications import CANARY_PREFIX
-from engine.capture.preflight import MAPPINGS_MAX, CapturePlan, prepare_capture, read_mappings
+from engine.capture.preflight import CapturePlan, prepare_capture
 from engine.config import CaptureSettings, OriginalSettings, RedisSettings, RouteSettings, Settings
 from engine.delivery.reading.rights import denied_reads
 from engine.errors import NotificationsOff, RedisRefused, RedisUnreachable
@@ -147,12 +148,6 @@ def test_commands_that_the_user_may_not_run(server_binary: Path) -> None:
         assert "+scan" in repairs
         assert denied_reads(settings, 0, [route("hset", "set")]).endswith("ACL SETUSER <user> +hgetall")
         assert denied_reads(settings, 0, [route("set", "sadd", "xadd")]) == ""
-
-
-def test_a_cluster_node_is_refused() -> None:
-    """A node of a cluster is refused in words, not captured in part."""
-    with ValkeyServer(config={"cluster-enabled": "yes"}) as server, pytest.raises(RedisRefused, match="cluster"):
-        plan(server.url)
 
 
 def test_a_replica_serves(server: ValkeyServer) -> None:

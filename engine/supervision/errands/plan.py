@@ -10,6 +10,7 @@ import msgspec
 
 from engine.config import RouteSettings, Settings
 from engine.errors import ConfigError, EngineError, NotificationsOff, Problem, RedisError
+from engine.routing.nodes import Topology, ranges_in_words
 from engine.routing.routes import RouteTable
 from engine.routing.unseen import notes_of
 from engine.supervision.errands.aws_findings import AwsLook
@@ -99,8 +100,10 @@ def examine(
     if table is not None:
         aws = AwsLook(settings, tuple(table.routes.values()))
         if is_redis_well:
-            capture = _examine_redis(settings, table, found, changes_nothing=changes_nothing)
-        _examine_events(settings, table, found)
+            capture = _examine_redis(
+                settings, table, found, changes_nothing=changes_nothing, is_running=previous is not None
+            )
+        _examine_events(settings, table, capture.topology if capture is not None else Topology(), found)
         seen = aws.seen()
         found.findings += seen.findings
         table = table.with_unfenced(seen.refusing)
@@ -113,7 +116,8 @@ def examine(
             server=capture.server,
             warnings=(*capture.warnings, *found.notes_of_routes()),
             scope=capture.scope,
-            server_ms=capture.server_ms,
+            server_ms=min(capture.server_ms.values()),
+            node_ms=capture.server_ms,
         )
     return found
 
@@ -125,12 +129,12 @@ def _examine_places(settings: Settings, found: Examination) -> None:
         found.add(Verdict.OK, "state", ", ".join(dict.fromkeys(place.path for place in places_of(settings))))
 
 
-def _examine_events(settings: Settings, table: RouteTable, found: Examination) -> None:
+def _examine_events(settings: Settings, table: RouteTable, topology: Topology, found: Examination) -> None:
     """Say what the routes will not see, under this server's evictions."""
     from engine.capture.preflight import evictions_of
 
     try:
-        policy, is_replica = evictions_of(settings.redis)
+        policy, is_replica = evictions_of(settings.redis, topology)
     except RedisError:
         # Who can't be reached is told of elsewhere.
         policy, is_replica = "", False
@@ -142,7 +146,7 @@ def _read_routes(
     settings: Settings, routes_of: RoutesOf, previous: RouteTable | None, found: Examination
 ) -> tuple[RouteTable | None, bool]:
     """Return the table, and whether Redis answered as far as it was asked."""
-    from engine.capture.preflight import read_mappings
+    from engine.capture.mappings import read_mappings
 
     prefix, is_redis_well = settings.original.mapping_prefix, True
     mappings: dict[str, dict[str, str]] = {}
@@ -166,7 +170,7 @@ def _read_routes(
 
 
 def _examine_redis(
-    settings: Settings, table: RouteTable, found: Examination, *, changes_nothing: bool
+    settings: Settings, table: RouteTable, found: Examination, *, changes_nothing: bool, is_running: bool
 ) -> CapturePlan | None:
     from engine.capture.preflight import prepare_capture
     from engine.delivery.reading.rights import denied_reads
@@ -174,7 +178,7 @@ def _examine_redis(
     may_set = settings.redis.set_notifications
     redis = msgspec.structs.replace(settings.redis, set_notifications=may_set and not changes_nothing)
     try:
-        capture = prepare_capture(msgspec.structs.replace(settings, redis=redis), table)
+        capture = prepare_capture(msgspec.structs.replace(settings, redis=redis), table, is_running=is_running)
         denied = denied_reads(redis, capture.database, table.routes.values())
     except NotificationsOff as error:
         if changes_nothing and may_set:
@@ -190,6 +194,27 @@ def _examine_redis(
     if denied:
         capture = msgspec.structs.replace(capture, warnings=(*capture.warnings, denied))
     found.add(Verdict.OK, "redis", f"{capture.server} answers and notifies")
+    for line in _lines_of(capture):
+        found.add(Verdict.OK, "node", line)
     for warning in capture.warnings:
         found.add(Verdict.NOTE, "redis", warning)
     return capture
+
+
+def _lines_of(capture: CapturePlan) -> list[str]:
+    """Return a line for each node of a cluster: what it has, and who listens to it."""
+    shards: dict[str, list[int]] = {}
+    for shard, feeds in enumerate(capture.feeds, 1):
+        for feed in feeds:
+            shards.setdefault(feed.node.id, []).append(shard)
+    return [
+        f"{node.id[:8]} at {node.address}: {ranges_in_words(node.slots)}; {_shards_in_words(shards.get(node.id, []))}"
+        for node in capture.topology.nodes
+        if capture.topology.is_cluster
+    ]
+
+
+def _shards_in_words(shards: list[int]) -> str:
+    if not shards:
+        return "of another slice"
+    return f"shard{'s' if len(shards) > 1 else ''} {', '.join(map(str, shards))}"

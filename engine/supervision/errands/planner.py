@@ -39,7 +39,9 @@ class Plan(msgspec.Struct, tag=True, frozen=True):
     scope: str = ""
     """Names the server and database of which a checkpoint is true."""
     server_ms: int = 0
-    """Unix time by the server's clock when it was asked."""
+    """Unix time by the server's clock when it was asked; of a cluster's, the one that is most behind."""
+    node_ms: dict[str, int] = {}
+    """The same of each node, by its id."""
     unheeded: tuple[str, ...] = ()
     """Settings that were changed since the start, and that only a start takes."""
 
