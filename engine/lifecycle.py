@@ -50,9 +50,13 @@ class SetFeeds(msgspec.Struct, tag=True, frozen=True):
 
 
 class SetTopology(msgspec.Struct, tag=True, frozen=True):
-    """Supervisor → invoker: read keys from these nodes from now on."""
+    """Supervisor → invoker: read keys from these nodes from now on.
+
+    ``nodes`` are, by number, those that each shard has feeds on (`engine.routing.feeds.nodes_of`).
+    """
 
     topology: Topology
+    nodes: tuple[tuple[int, ...], ...]
 
 
 class TopologyInForce(msgspec.Struct, tag=True, frozen=True):

@@ -55,7 +55,7 @@ class SubscriberSpec:
     """All that a subscriber is handed at its fork; ``shard`` counts from 0, ``database`` is the one that it captures.
 
     ``heard_row`` is where it notes what it heard. By node number, ``missed`` is what nobody has heard in its place, to
-    be found first, and ``heard`` what a gap would miss that begins at once.
+    be found first, and ``heard`` what a gap would miss that begins at once. ``version`` is that of the topology.
     """
 
     shard: int
@@ -71,6 +71,7 @@ class SubscriberSpec:
     heard_row: HeardRow
     missed: Mapping[int, tuple[Missed, ...]] = field(default_factory=dict)
     heard: Mapping[int, Missed] = field(default_factory=dict)
+    version: int = 0
 
 
 def run_subscriber(spec: SubscriberSpec, link: ChildLink) -> int:
@@ -101,6 +102,7 @@ class Subscriber:
         self._link = link
         self._row = link.row
         self._heard_row = spec.heard_row
+        self._version = spec.version
         self._shared = _shared(spec, link)
         self._dirty = self._shared.dirty
         self._flusher = Flusher(spec.writers, spec.wakes, spec.ring, link.row)
@@ -201,13 +203,15 @@ class Subscriber:
         """Nothing is dirty here: put behind all that the rings hold up to when everything was heard, or found."""
         moved = [(feed, reached) for feed in self._feeds.values() if (reached := feed.reached()) is not None]
         watermarks = [
-            Watermark(reached.since_ms, reached.server_mark, feed.feed.node.number) for feed, reached in moved
+            Watermark(reached.since_ms, reached.server_mark, feed.feed.node.number, self._version)
+            for feed, reached in moved
         ]
         if not moved or not self._flusher.mark(watermarks):
             return
         for feed, reached in moved:
             feed.marked = reached
-            self._heard_row.set(feed.feed.node.number, reached.since_ms, reached.server_mark, reached.clock_ms)
+            number = feed.feed.node.number
+            self._heard_row.set(number, reached.since_ms, reached.server_mark, reached.clock_ms, self._version)
 
     def _start_drain(self) -> None:
         if self._is_draining:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 
 from engine.delivery.lanes.settle import Frame, Ledger
 from engine.model import Change, Watermark
@@ -23,42 +24,47 @@ Report = Callable[[int, dict[int, int]], None]
 
 
 class Distrust:
-    """How many watermarks, by ring, still say nothing, because what was lost is being looked for.  (pure)"""
+    """Which watermarks, by ring and node, still say nothing, because what was lost is being looked for.  (pure)"""
 
-    def __init__(self, rings: int) -> None:
-        self._of_ring = [0] * rings
-        self._of_all: list[int] = []
+    def __init__(self, nodes: Sequence[Collection[int]]) -> None:
+        """Begin with all believed; ``nodes`` are those that each ring's shard has a feed on."""
+        self.nodes = nodes
+        self._since_damage: list[Counter[int] | None] = [None] * len(nodes)
+        self._awaited: list[Counter[int]] = []
 
     def damaged(self, index: int) -> None:
         """Take in that a part of this ring was lost."""
-        self._of_ring[index] = MARKS_OF_A_REPAIR
+        self._since_damage[index] = Counter()
 
     def await_all(self) -> None:
         """Take in that something was lost that no ring knows; `believes` tells when it is found."""
-        self._of_all = [MARKS_OF_A_REPAIR] * len(self._of_ring)
+        self._awaited = [Counter() for _ in self.nodes]
 
-    def believes(self, index: int) -> tuple[bool, bool]:
+    def believes(self, index: int, node: int) -> tuple[bool, bool]:
         """Take in that a watermark of this ring is settled; return whether it counts, and whether all is found now."""
-        is_believed = not self._of_ring[index]
-        if not is_believed:
-            self._of_ring[index] -= 1
+        since_damage = self._since_damage[index]
+        is_believed = since_damage is None or since_damage[node] >= MARKS_OF_A_REPAIR
+        if since_damage is not None:
+            since_damage[node] += 1
         is_found = False
-        if self._of_all:
-            self._of_all[index] -= 1
-            is_found = max(self._of_all) <= 0
+        if self._awaited:
+            self._awaited[index][node] += 1
+            pairs = ((ring, one) for ring, nodes in enumerate(self.nodes) for one in nodes)
+            is_found = all(self._awaited[ring][one] >= MARKS_OF_A_REPAIR for ring, one in pairs)
             if is_found:
-                self._of_all = []
+                self._awaited = []
         return is_believed, is_found
 
 
 class Intake:
     """All rings of an invoker, and a ledger for each."""
 
-    def __init__(self, readers: Sequence[RingReader], report: Report) -> None:
+    def __init__(self, readers: Sequence[RingReader], nodes: Sequence[Collection[int]], report: Report) -> None:
+        """Read these rings; ``nodes`` are those that each one's shard has a feed on."""
         self._rings = [(reader, Ledger()) for reader in readers]
         self._seen_until = [reader.seen_until for reader in readers]
         self._report = report
-        self.distrust = Distrust(len(readers))
+        self.distrust = Distrust(nodes)
 
     def read(self, distribute: Distribute) -> bool:
         """Hand out what is there, up to a bound; return True if there is more."""
@@ -70,12 +76,12 @@ class Intake:
                     if read is None:
                         break
                     changes, end = decode_changes(read[0]), read[1]
-                    watermark = next(iter(watermarks_of(changes)), None)
+                    watermarks = watermarks_of(changes)
                 except RingCorrupted as error:
                     self._skip(index, error)
                     break
-                frame = ledger.add(end, watermark)
-                if watermark is None:
+                frame = ledger.add(end, watermarks)
+                if not watermarks:
                     distribute(changes, frame, end <= self._seen_until[index])
             else:
                 more = True
@@ -84,7 +90,7 @@ class Intake:
     def _skip(self, index: int, error: RingCorrupted) -> None:
         """Pass over a damaged part of a ring: it is a gap of its shard, since this ring's last watermarks."""
         reader, ledger = self._rings[index]
-        since_ms = {0: reader.watermark.moment_ms} if reader.watermark.moment_ms else {}
+        since_ms = reader.watermarks()
         ledger.add(reader.skip())
         self.distrust.damaged(index)
         self._report(index, since_ms)
@@ -94,20 +100,23 @@ class Intake:
         """Give back what is settled; return True where all that was lost is found now."""
         is_found = False
         for index, (reader, ledger) in enumerate(self._rings):
-            before = ledger.watermark
             end = ledger.settled()
             if end is not None:
                 reader.release(end)
-                if ledger.watermark is not None and ledger.watermark is not before:
-                    is_found |= self._note(index, ledger.watermark)
+                for watermark in ledger.take_watermarks():
+                    is_found |= self._note(index, watermark)
         return is_found
 
     def _note(self, index: int, watermark: Watermark) -> bool:
         """Believe a watermark once what was lost is found: while it is scanned for, none comes."""
-        is_believed, is_found = self.distrust.believes(index)
+        is_believed, is_found = self.distrust.believes(index, watermark.node)
         if is_believed:
             self._rings[index][0].set_watermark(watermark)
         return is_found
+
+    def set_nodes(self, nodes: Sequence[Collection[int]]) -> None:
+        """Take in which nodes each ring's shard has a feed on now."""
+        self.distrust.nodes = nodes
 
     def share_used(self) -> float:
         """Return how full the fullest ring is."""

@@ -11,7 +11,7 @@ import random
 import select
 import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from engine.clock import monotonic_ms, now_ms
@@ -28,7 +28,17 @@ from engine.delivery.reading.fetch import Fetcher
 from engine.delivery.relief import Relief, empty_out
 from engine.delivery.sockets import Sockets
 from engine.errors import RedisError
-from engine.lifecycle import ChildLink, Drain, PromiseBroken, RepairWanted, RoutesInForce, SetRoutes, Stop
+from engine.lifecycle import (
+    ChildLink,
+    Drain,
+    PromiseBroken,
+    RepairWanted,
+    RoutesInForce,
+    SetRoutes,
+    SetTopology,
+    Stop,
+    TopologyInForce,
+)
 from engine.model import Change
 from engine.observe.logs import get_logger
 from engine.ring.counters import ChildState, Counter
@@ -49,7 +59,8 @@ SWITCH_INTERVAL_S = 0.0005
 
 @dataclass(frozen=True, slots=True)
 class InvokerSpec:
-    """All that an invoker is handed at its fork; ``index`` counts from 0.
+    """All that an invoker is handed at its fork; ``index`` counts from 0. ``nodes`` are, by number, those that
+    the shard behind each reader has feeds on.
 
     Versions are higher than ``version_floor``. Before ``fence_ms`` (monotonic) an invocation of the engine that ran
     before this one may still write.
@@ -63,6 +74,7 @@ class InvokerSpec:
     aws: AwsSettings
     table: RouteTable
     readers: Sequence[RingReader]
+    nodes: Sequence[Collection[int]]
     wake: Wake
     version_floor: int = 0
     fence_ms: int = 0
@@ -87,7 +99,9 @@ class Invoker:
         self._row = link.row
         self._done: deque[Completion] = deque()
         self._sockets = Sockets()
-        self._intake = Intake(spec.readers, lambda shard, since_ms: link.report(RepairWanted(since_ms, shard)))
+        self._intake = Intake(
+            spec.readers, spec.nodes, lambda shard, since_ms: link.report(RepairWanted(since_ms, shard))
+        )
         delivery = spec.delivery
         self._fetcher = Fetcher(
             spec.redis,
@@ -166,6 +180,9 @@ class Invoker:
                 table = RouteTable.decode(command.table)
                 self._set_routes(table)
                 self._link.report(RoutesInForce(table.version))
+            elif isinstance(command, SetTopology):
+                self._intake.set_nodes(command.nodes)
+                self._link.report(TopologyInForce(command.topology.version))
         return False
 
     def _turn(self) -> bool:

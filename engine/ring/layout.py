@@ -5,9 +5,14 @@
     0        written     the writer's: everything before this position is there
     64       read        the reader's: everything before was handed out
     128      released    the reader's: everything before is settled, and may be overwritten
-    136      watermark   the reader's: the newest moment (Unix ms) that the writer sent and that is settled; 0 for none
-    144      mark        the reader's: the server's mark at that moment; 0 where it is unknown
-    192      data        ring_bytes, a power of two; index = position & (ring_bytes − 1)
+    192      watermarks  the reader's: an entry a node, by its number
+    6336     data        ring_bytes, a power of two; index = position & (ring_bytes − 1)
+
+An entry is what the writer sent of this node last, of all that is settled::
+
+    0        moment      everything before it is settled (Unix ms, the node's clock); 0 for none
+    8        mark        the server's mark at that moment; 0 where it is unknown
+    16       version     that of the feeds that this is true of
 
 A frame is two header words and the payload, padded to 8 bytes, and never wraps::
 
@@ -24,14 +29,18 @@ under a newer position, a padding's neither: seeds of one index first repeat aft
 
 from __future__ import annotations
 
+from engine.routing.nodes import NODES_MAX
+
 WORD_BYTES = 8
 LINE_BYTES = 64
 WRITTEN = 0
 READ = LINE_BYTES // WORD_BYTES
 RELEASED = 2 * LINE_BYTES // WORD_BYTES
-WATERMARK = RELEASED + 1
-SERVER_MARK = RELEASED + 2
-DATA_AT = 3 * LINE_BYTES
+WATERMARKS = 3 * LINE_BYTES // WORD_BYTES
+MOMENT, SERVER_MARK, VERSION = range(3)
+"""The words of an entry."""
+ENTRY_WORDS = 3
+DATA_AT = (WATERMARKS + NODES_MAX * ENTRY_WORDS) * WORD_BYTES
 HEADER_BYTES = 2 * WORD_BYTES
 PADDING = 0xFFFF_FFFF
 FRAME_BYTES_LIMIT = PADDING - 2
@@ -41,6 +50,12 @@ LOW_HALF = 0xFFFF_FFFF
 def is_power_of_two(number: int) -> bool:
     """Tell whether exactly one bit is set."""
     return number > 0 and number & (number - 1) == 0
+
+
+def entry_at(node: int) -> int:
+    """Return which word the entry of this node begins at."""
+    assert 0 <= node < NODES_MAX
+    return WATERMARKS + node * ENTRY_WORDS
 
 
 def frame_bytes(payload_bytes: int) -> int:

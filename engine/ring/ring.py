@@ -42,17 +42,20 @@ from engine.ring.layout import (
     FRAME_BYTES_LIMIT,
     HEADER_BYTES,
     LOW_HALF,
+    MOMENT,
     PADDING,
     READ,
     RELEASED,
     SERVER_MARK,
-    WATERMARK,
+    VERSION,
     WORD_BYTES,
     WRITTEN,
+    entry_at,
     frame_bytes,
     is_power_of_two,
     seed,
 )
+from engine.routing.nodes import NODES_MAX
 
 REREADS_MAX = 200
 REREAD_S = 0.000_5
@@ -94,13 +97,14 @@ class Ring:
         """Return the position up to which frames are settled."""
         return int(self.words[RELEASED])
 
-    @property
-    def watermark(self) -> Watermark:
-        """Return the moment up to which all that the writer heard is settled; 0 where none is known."""
-        mark = int(self.words[SERVER_MARK])
-        moment_ms = int(self.words[WATERMARK])
+    def watermark(self, node: int) -> Watermark:
+        """Return the moment up to which all that the writer heard of this node is settled; 0 where none is known."""
+        words, at = self.words, entry_at(node)
+        version = int(words[at + VERSION])
+        mark = int(words[at + SERVER_MARK])
+        moment_ms = int(words[at + MOMENT])
         # A mark of another moment would be believed: it counts only if it stood before and after.
-        return Watermark(moment_ms, mark if mark == int(self.words[SERVER_MARK]) else 0)
+        return Watermark(moment_ms, mark if mark == int(words[at + SERVER_MARK]) else 0, node, version)
 
     def writer(self) -> RingWriter:
         """Return a writer that goes on where the last one stopped."""
@@ -202,10 +206,10 @@ class RingReader:
         self._ring.words[READ] = self._read = written
         return written
 
-    @property
-    def watermark(self) -> Watermark:
-        """Return the last one that was set, by a predecessor perhaps."""
-        return self._ring.watermark
+    def watermarks(self) -> dict[int, int]:
+        """Return the moments that were set last, by node number, by a predecessor perhaps."""
+        moments = ((node, self._ring.watermark(node).moment_ms) for node in range(NODES_MAX))
+        return {node: moment_ms for node, moment_ms in moments if moment_ms}
 
     def release(self, position: int) -> None:
         """Give back everything before this position: it is settled."""
@@ -213,10 +217,15 @@ class RingReader:
         self._ring.words[RELEASED] = position
 
     def set_watermark(self, watermark: Watermark) -> None:
-        """Note up to which moment everything is settled; the frames up to its own are released."""
-        self._ring.words[SERVER_MARK] = 0
-        self._ring.words[WATERMARK] = watermark.moment_ms
-        self._ring.words[SERVER_MARK] = watermark.server_mark
+        """Note up to which moment everything of a node is settled; the frames up to its own are released.
+
+        Whoever looks between two stores sees no mark of another moment, and no version that came after the moment.
+        """
+        words, at = self._ring.words, entry_at(watermark.node)
+        words[at + SERVER_MARK] = 0
+        words[at + MOMENT] = watermark.moment_ms
+        words[at + SERVER_MARK] = watermark.server_mark
+        words[at + VERSION] = watermark.version
 
     def _frame(self, position: int) -> tuple[bytes | None, int]:
         for _ in range(REREADS_MAX):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from engine.routing.nodes import Node, slot_of
@@ -19,3 +21,8 @@ class Feed(msgspec.Struct, frozen=True):
         """Tell whether the key is the node's, and its channel matches the patterns."""
         is_matched = key[-1] in self.last_bytes if key else self.takes_empty_key
         return is_matched and (self.node.has_all() or self.node.has_slot(slot_of(key)))
+
+
+def nodes_of(shards: Iterable[Iterable[Feed]]) -> tuple[tuple[int, ...], ...]:
+    """Return the numbers of the nodes that each shard has feeds on."""
+    return tuple(tuple(sorted({feed.node.number for feed in feeds})) for feeds in shards)

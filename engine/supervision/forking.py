@@ -10,6 +10,7 @@ from engine.config import Settings
 from engine.lifecycle import Channel, ChildLink, channel_pair
 from engine.model import NOTHING_HEARD
 from engine.ring.counters import ChildState
+from engine.routing.feeds import nodes_of
 from engine.routing.routes import RouteTable
 from engine.supervision.children import Child, Role
 from engine.supervision.errands.planner import Plan
@@ -65,6 +66,7 @@ class Forker:
             database=self._planned.database,
             feeds=self._planned.feeds[child.index] if is_subscriber else (),
             topology=self._planned.topology,
+            nodes=nodes_of(self._planned.feeds),
             table=table,
             rings=self._memory.rings,
             wakes=self._memory.wakes,

@@ -21,9 +21,9 @@ from engine.routing.routes import RouteTable
 class Duty:
     """All that a child is handed at its fork; ``index`` counts from 0 among its kind.
 
-    ``feeds`` are what the subscriber listens to, ``topology`` the nodes, ``missed`` what nobody has heard of the feeds,
-    ``heard`` what a gap from now on would miss. Versions are higher than ``version_floor``. Before ``fence_ms``
-    (monotonic) an invocation of a predecessor may still write.
+    ``feeds`` are what the subscriber listens to, ``topology`` the nodes, ``nodes`` those, by number, that each shard
+    has feeds on; ``missed`` what nobody has heard of the feeds, ``heard`` what a gap from now on would miss. Versions
+    are higher than ``version_floor``. Before ``fence_ms`` (monotonic) an invocation of a predecessor may still write.
     """
 
     index: int
@@ -31,6 +31,7 @@ class Duty:
     database: int
     feeds: tuple[Feed, ...]
     topology: Topology
+    nodes: tuple[tuple[int, ...], ...]
     table: RouteTable
     rings: RingSet
     wakes: tuple[Wake, ...]
@@ -80,6 +81,7 @@ def subscribe(duty: Duty, link: ChildLink) -> int:
         heard_row=duty.heard_table.row(duty.index),
         missed=dict.fromkeys(nodes, duty.missed),
         heard=dict.fromkeys(nodes, duty.heard),
+        version=duty.topology.version,
     )
     return run_subscriber(spec, link)
 
@@ -98,6 +100,7 @@ def invoke(duty: Duty, link: ChildLink) -> int:
         aws=settings.aws,
         table=duty.table,
         readers=[duty.rings.ring(shard, duty.index).reader() for shard in range(settings.capture.shards)],
+        nodes=duty.nodes,
         wake=duty.wakes[duty.index],
         version_floor=duty.version_floor,
         fence_ms=duty.fence_ms,

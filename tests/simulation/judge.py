@@ -74,7 +74,7 @@ class Judge:
                     for _, place, seq in self._unmarked[shard]
                     if place[1] in keys and seq <= self._seq_in(capture, shard, place[1])
                 ]
-            moment_ms = ring.watermark.moment_ms
+            moment_ms = ring.watermark(0).moment_ms
             if moment_ms > self._marks[shard]:
                 self._marks[shard] = moment_ms
                 passed = [one for one in self._unmarked[shard] if one[0] < moment_ms]

@@ -95,7 +95,8 @@ class Simulation:
         self._channel = ours
         readers = [self.rings.ring(shard, 0).reader() for shard in range(SHARDS)]
         spec = InvokerSpec(
-            0, 1, RedisSettings(), 0, self.delivery, AwsSettings(), self.routing.newest, readers, self.wake,
+            0, 1, RedisSettings(), 0, self.delivery, AwsSettings(), self.routing.newest, readers, [(0,)] * SHARDS,
+            self.wake,
             self.progress.version_floor, self.fence_ms,
         )  # fmt: skip
         self._link = ChildLink(theirs, self.board.row(0))
@@ -112,7 +113,7 @@ class Simulation:
         self.world.fuse = None
 
     def _checkpoint(self, *, is_clean: bool) -> Checkpoint:
-        self.progress.advance([self.rings.ring(shard, 0).watermark for shard in range(SHARDS)])
+        self.progress.advance([self.rings.ring(shard, 0).watermark(0) for shard in range(SHARDS)])
         row = self.board.row(0)
         version, unix_ms = row.get(Counter.VERSION), self.world.now_ms()
         return self.progress.checkpoint(version, unix_ms, self.world.mono_ms, is_clean=is_clean)

@@ -43,7 +43,7 @@ class Rig:
         self.wake = Wake()
         delivery = DeliverySettings(backlog_folder=str(folder))
         spec = InvokerSpec(
-            0, 1, RedisSettings(), 0, delivery, AwsSettings(), self.table, [self.ring.reader()], self.wake
+            0, 1, RedisSettings(), 0, delivery, AwsSettings(), self.table, [self.ring.reader()], [(0,)], self.wake
         )
         self.invoker = Invoker(spec, self.link)  # type: ignore[arg-type]
         self.invoker._fetch_after_ms = 1 << 62
@@ -96,7 +96,7 @@ def test_watermarks_are_not_believed_before_the_repair(rig: Rig) -> None:
     for number in range(1, MARKS_OF_A_REPAIR + 2):
         assert rig.writer.offer(encode_watermarks([Watermark(number, 7)]))
         rig.invoker._turn()
-        assert rig.ring.watermark.moment_ms == (number if number > MARKS_OF_A_REPAIR else 0)
+        assert rig.ring.watermark(0).moment_ms == (number if number > MARKS_OF_A_REPAIR else 0)
 
 
 def test_changes_marked_by_an_older_table_find_the_routes_that_want_them(rig: Rig) -> None:

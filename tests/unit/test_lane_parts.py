@@ -106,10 +106,28 @@ def test_suspects_leave_slots_free_as_long_as_they_fail() -> None:
 
 def test_watermarks_count_again_once_what_was_lost_is_found() -> None:
     """A damaged ring distrusts its own; a damaged backlog is found when every ring has had its watermarks."""
-    distrust = Distrust(2)
+    distrust = Distrust([(0,), (0,)])
     distrust.damaged(0)
-    assert [distrust.believes(0)[0] for _ in range(MARKS_OF_A_REPAIR + 1)] == [False] * MARKS_OF_A_REPAIR + [True]
-    assert distrust.believes(1) == (True, False)
+    assert [distrust.believes(0, 0)[0] for _ in range(MARKS_OF_A_REPAIR + 1)] == [False] * MARKS_OF_A_REPAIR + [True]
+    assert distrust.believes(1, 0) == (True, False)
     distrust.await_all()
-    found = [distrust.believes(index)[1] for _ in range(MARKS_OF_A_REPAIR) for index in (0, 1)]
+    found = [distrust.believes(index, 0)[1] for _ in range(MARKS_OF_A_REPAIR) for index in (0, 1)]
     assert found == [False] * (2 * MARKS_OF_A_REPAIR - 1) + [True]
+
+
+def test_one_node_does_not_speak_for_another() -> None:
+    """What a ring lost of a node that is slow is found no sooner for the watermarks of one that is quick; rings of
+    shards without feeds are not waited for, and a node that comes while it is looked for is.
+    """
+    distrust = Distrust([(1, 2), ()])
+    distrust.damaged(0)
+    distrust.await_all()
+    assert [distrust.believes(0, 1) for _ in range(MARKS_OF_A_REPAIR + 1)][-1] == (True, False)
+    assert [distrust.believes(0, 2) for _ in range(MARKS_OF_A_REPAIR)] == [(False, False)] * (MARKS_OF_A_REPAIR - 1) + [
+        (False, True)
+    ]
+    distrust.await_all()
+    distrust.nodes = [(1, 2), (3,)]
+    for node in (1, 2):
+        assert not any(distrust.believes(0, node)[1] for _ in range(MARKS_OF_A_REPAIR))
+    assert [distrust.believes(1, 3)[1] for _ in range(MARKS_OF_A_REPAIR)] == [False] * (MARKS_OF_A_REPAIR - 1) + [True]

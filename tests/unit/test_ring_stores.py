@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from engine.model import Watermark
-from engine.ring.layout import RELEASED, SERVER_MARK, WATERMARK, WRITTEN
+from engine.ring.layout import MOMENT, RELEASED, SERVER_MARK, VERSION, WRITTEN, entry_at
 from engine.ring.ring import Ring, RingSet
+from engine.routing.nodes import NODES_MAX
 
-OLD, NEW = Watermark(1_000, 11), Watermark(2_000, 22)
+OLD, NEW = Watermark(1_000, 11, 5, 1), Watermark(2_000, 22, 5, 2)
+ENTRY = entry_at(5)
 
 
 class Watched:
@@ -64,29 +66,50 @@ def interleavings(steps: int, places: int) -> Iterator[list[int]]:
         yield counts
 
 
-@pytest.mark.parametrize("counts", list(interleavings(3, 3)), ids=str)
+@pytest.mark.parametrize("counts", list(interleavings(4, 4)), ids=str)
 def test_a_mark_is_never_that_of_another_moment(counts: list[int]) -> None:
-    """However a reader's loads fall between a writer's stores, the mark is the moment's own, or none."""
+    """However a reader's loads fall between a writer's stores, the mark is the moment's own, or none, and the version
+    is not that of a later one.
+    """
     ring = RingSet(1, 1, 256).ring(0, 0)
     ring.reader().set_watermark(OLD)
     words = ring.words
-    steps = iter([(SERVER_MARK, 0), (WATERMARK, NEW.moment_ms), (SERVER_MARK, NEW.server_mark)])
+    stores = [(SERVER_MARK, 0), (MOMENT, NEW.moment_ms), (SERVER_MARK, NEW.server_mark), (VERSION, NEW.version)]
+    steps = iter(stores)
     before_load = iter(counts)
 
     def store_some() -> None:
         for _ in range(next(before_load, 0)):
             index, value = next(steps)
-            words[index] = value
+            words[ENTRY + index] = value
 
     watched(ring, store_some)
-    seen = ring.watermark
-    assert seen in (OLD, NEW) or seen.server_mark == 0
+    seen = ring.watermark(5)
+    moment = OLD if seen.moment_ms == OLD.moment_ms else NEW
+    assert seen.moment_ms == moment.moment_ms
+    assert seen.server_mark in (0, moment.server_mark)
+    assert seen.version <= moment.version
 
 
 def test_a_watermark_is_stored_without_a_mark_first() -> None:
-    """The old mark goes before the new moment comes, and the new mark comes last."""
+    """The old mark goes before the new moment comes, the new mark comes after it, and its version last."""
     ring = RingSet(1, 1, 256).ring(0, 0)
     reader = ring.reader()
     stores = watched(ring)
     reader.set_watermark(NEW)
-    assert stores == [("words", SERVER_MARK), ("words", WATERMARK), ("words", SERVER_MARK)]
+    assert stores == [("words", ENTRY + word) for word in (SERVER_MARK, MOMENT, SERVER_MARK, VERSION)]
+
+
+def test_nodes_and_frames_do_not_touch_each_other() -> None:
+    """Every node's watermark has words of its own, beside positions and frames."""
+    ring = RingSet(1, 1, 256).ring(0, 0)
+    writer, reader = ring.writer(), ring.reader()
+    assert writer.offer(b"first")
+    marks = [Watermark(2**64 - 1 - node, node, node, 2**63 + node) for node in range(NODES_MAX)]
+    for mark in marks:
+        reader.set_watermark(mark)
+    assert [ring.watermark(node) for node in range(NODES_MAX)] == marks
+    assert reader.watermarks() == {mark.node: mark.moment_ms for mark in marks}
+    frame = reader.read()
+    assert frame is not None and frame[0] == b"first"
+    assert ring.released == 0

@@ -54,12 +54,10 @@ class FeedReader:
         self._gaps = Gaps(self._subscription.who, heard, shared.row)
         self._repair_from_look = 1
         """The look that a repair needs: one that follows its gap's end."""
+        self._handed_ms = 0
         self._drain_began_ms = 0
         self._is_draining = False
-        for one in missed:
-            if one.since_ms != THE_BEGINNING_MS:
-                self._gaps.declare("nobody listened", one.since_ms)
-            self._repair.request(one)
+        self.hand(missed)
 
     @property
     def listener(self) -> Listener:
@@ -83,6 +81,14 @@ class FeedReader:
         self._comparison.set_routes(shared.table)
         self.find(missed)
         self._listener.flags = shared.flags
+
+    def hand(self, missed: Sequence[Missed]) -> None:
+        """Take over what nobody has heard of this feed, or of slots that it gained: no watermark counts before."""
+        for one in missed:
+            if one.since_ms != THE_BEGINNING_MS or one.slots:
+                self._gaps.declare("nobody listened", one.since_ms)
+            self._handed_ms = max(self._handed_ms, one.since_ms)
+        self.find(missed)
 
     def find(self, missed: Sequence[Missed]) -> None:
         """Have what was missed be found."""
@@ -173,7 +179,7 @@ class FeedReader:
         # A server's clock that goes back takes the watermark with it, a debt never does.
         if reached is None or reached.since_ms == self.marked.since_ms:
             return None
-        if debt is not None and reached.since_ms < self.marked.since_ms:
+        if debt is not None and reached.since_ms < max(self.marked.since_ms, self._handed_ms + 1):
             return None
         return reached
 

@@ -13,14 +13,14 @@ from engine.model import Watermark
 
 
 class Frame:
-    """A frame of a ring that was read: where it ends, and how many entries still hold it."""
+    """A frame of a ring that was read: where it ends, how many entries still hold it, and which watermarks it is."""
 
-    __slots__ = ("end", "open", "watermark")
+    __slots__ = ("end", "open", "watermarks")
 
-    def __init__(self, end: int, watermark: Watermark | None = None) -> None:
+    def __init__(self, end: int, watermarks: tuple[Watermark, ...] = ()) -> None:
         self.end = end
         self.open = 0
-        self.watermark = watermark
+        self.watermarks = watermarks
 
 
 DURABLE = Frame(0)
@@ -32,16 +32,15 @@ class Ledger:
 
     def __init__(self) -> None:
         self._frames: deque[Frame] = deque()
-        self.watermark: Watermark | None = None
-        """The newest before which nothing is open."""
+        self._passed: dict[int, Watermark] = {}
 
     def __len__(self) -> int:
         return len(self._frames)
 
-    def add(self, end: int, watermark: Watermark | None = None) -> Frame:
+    def add(self, end: int, watermarks: tuple[Watermark, ...] = ()) -> Frame:
         """Note a frame that ends at this position; positions only grow."""
         assert not self._frames or end > self._frames[-1].end
-        frame = Frame(end, watermark)
+        frame = Frame(end, watermarks)
         self._frames.append(frame)
         return frame
 
@@ -53,5 +52,14 @@ class Ledger:
             assert frames[0].open == 0
             frame = frames.popleft()
             end = frame.end
-            self.watermark = frame.watermark or self.watermark
+            for watermark in frame.watermarks:
+                self._passed[watermark.node] = watermark
         return end
+
+    def take_watermarks(self) -> tuple[Watermark, ...]:
+        """Return the newest of each node before which nothing is open, of those that `settled` passed since."""
+        if not self._passed:
+            return ()
+        passed = tuple(self._passed.values())
+        self._passed.clear()
+        return passed

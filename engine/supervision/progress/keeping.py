@@ -141,7 +141,7 @@ class Keeper:
     def keep(self, *, is_clean: bool) -> None:
         """Write down how far everything is settled; a disk that refuses is told once, and tried again."""
         rows = self._board.rows
-        watermarks = [ring.watermark for shard in self._rings_of for ring in shard]
+        watermarks = [ring.watermark(0) for shard in self._rings_of for ring in shard]
         heard = [row.get(0) for row in self._heard.rows]
         marks = {one.server_mark for one in heard}
         # What is settled is older than what was heard: its mark holds, and so do the clocks, only if it is still that.
