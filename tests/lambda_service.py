@@ -18,8 +18,9 @@ from engine.clock import monotonic_ms
 from engine.config import AwsSettings, DeliverySettings
 from engine.delivery.lanes.work import Batch
 from engine.delivery.sockets import Sockets
-from engine.delivery.targets.flights import Flights
+from engine.delivery.targets.base import OnTheLoop, Target
 from engine.delivery.targets.lambda_ import LambdaTarget
+from engine.delivery.targets.make import flights_of
 from engine.model import Outcome
 
 WAIT_S = 30.0
@@ -96,14 +97,17 @@ def running(monkeypatch: pytest.MonkeyPatch, *, is_looped: bool) -> Iterator[Ser
 
 
 class InTheLoop:
-    """A function's target as an invoker has it: its invocations are on a loop of the test's own."""
+    """A target as an invoker has it: its deliveries are on a loop of the test's own."""
 
-    def __init__(self, target: LambdaTarget) -> None:
+    def __init__(self, target: Target) -> None:
         self.target = target
         self.sockets = Sockets()
         self.ended: list[Outcome] = []
         self._todo: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self.flights = Flights(target, self.sockets, self._aside, lambda _, outcome: self.ended.append(outcome))
+        self.flights: Any = self._made()
+
+    def _made(self) -> OnTheLoop:
+        return flights_of(self.target, self.sockets, self._aside, lambda _, outcome: self.ended.append(outcome))
 
     def _aside(self, work: Callable[[], Callable[[], None]]) -> None:
         threading.Thread(target=lambda: self._todo.put(work()), daemon=True).start()
@@ -134,7 +138,7 @@ class InTheLoop:
     def close(self) -> None:
         """Close idle connections, and use no others for long."""
         self.flights.close()
-        self.flights = Flights(self.target, self.sockets, self._aside, lambda _, outcome: self.ended.append(outcome))
+        self.flights = self._made()
 
 
 def target(

@@ -29,7 +29,7 @@ _KEEPALIVE_IDLE_S = 60
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What a signed request to Lambda needs; ``credentials`` renew themselves."""
+    """What a signed request needs; ``credentials`` renew themselves."""
 
     region: str
     endpoint: str
@@ -61,13 +61,17 @@ def access_to(function: str, aws: AwsSettings) -> Access:
 def _make_access(region: str, aws: AwsSettings) -> Access:
     session = aws_session()
     client = make_client(session, region, aws)
+    return access_by(session, client.meta.region_name, client.meta.endpoint_url)
+
+
+def access_by(session: Any, region: str, endpoint: str) -> Access:
+    """Return the access to an endpoint by a session's credentials and certificates; raise `BotoCoreError`."""
     credentials = session.get_credentials()
     if credentials is None:
         raise NoCredentialsError
     bundle = session._session.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE")
-    endpoint: str = client.meta.endpoint_url
     return Access(
-        region=client.meta.region_name,
+        region=region,
         endpoint=endpoint.rstrip("/"),
         credentials=credentials,
         verify=bundle or True,

@@ -54,7 +54,7 @@ _NO_TUNNEL = "Tunnel connection failed: "
 
 _DEPTH_MAX = 5
 _NO_REGION_HINT = "set aws.region, or AWS_REGION"
-_TLS_HINT = "if a proxy or endpoint has a certificate of its own, name its authority's file in AWS_CA_BUNDLE"
+TLS_HINT = "if a proxy or endpoint has a certificate of its own, name its authority's file in AWS_CA_BUNDLE"
 _PROFILE_HINT = "check AWS_PROFILE, and the files of AWS_CONFIG_FILE and AWS_SHARED_CREDENTIALS_FILE"
 
 
@@ -117,7 +117,12 @@ def hint_of(error: Exception, where: str) -> str:
     if isinstance(error, ProfileNotFound):
         return _PROFILE_HINT
     if isinstance(error, SSLError):
-        return _TLS_HINT
+        return TLS_HINT
     if isinstance(error, _WIRE):
-        return f"check {where}, and the way there: firewall, proxy, VPC endpoint"
+        return way_hint(where)
     return ""
+
+
+def way_hint(where: str) -> str:
+    """Return the remedy for a connection that did not come to be, or broke."""
+    return f"check {where}, and the way there: firewall, proxy, VPC endpoint"

@@ -1,7 +1,8 @@
-"""What carries batches out and outcomes back: the loop's own sockets for functions, threads for all that blocks.
+"""What carries batches out and outcomes back: the loop's own sockets for targets, threads for all that blocks.
 
-Threads send to streams and queues and keep dead letters (`boto3` waits), and connect to functions. The invoker's loop
-owns all state; a thread is given a payload and hands back an outcome, nothing else.
+Threads connect, look for credentials, and keep dead letters: those are few, a file's disk blocks, and what S3 wants of
+a request is `boto3`'s to know. The invoker's loop owns all state; a thread is given work and hands back what the loop
+is to do, nothing else.
 """
 
 from __future__ import annotations
@@ -17,9 +18,8 @@ from engine.delivery.failures.places import FailureSink
 from engine.delivery.lanes.work import Batch, Entry
 from engine.delivery.sockets import Sockets
 from engine.delivery.targets.base import Target
-from engine.delivery.targets.flights import Flights
-from engine.delivery.targets.lambda_ import LambdaTarget
-from engine.model import Failure, Outcome
+from engine.delivery.targets.make import flights_of
+from engine.model import Outcome
 from engine.observe.logs import get_logger
 from engine.ring.wake import Wake
 
@@ -65,7 +65,7 @@ Completion = Delivered | Buried | Prepared
 
 
 class Dispatcher:
-    """The threads of one lane."""
+    """What one lane delivers by: its target's deliveries on the loop, and a few threads."""
 
     def __init__(
         self,
@@ -82,10 +82,8 @@ class Dispatcher:
         self._sink = sink
         self._done = done
         self._wake = wake
-        self._jobs: SimpleQueue[Batch | Burial | Callable[[], Callable[[], None]] | None] = SimpleQueue()
-        self._flights: Flights | None = None
-        if isinstance(target, LambdaTarget):
-            self._flights = Flights(target, sockets, self._jobs.put, self._ended)
+        self._jobs: SimpleQueue[Burial | Callable[[], Callable[[], None]] | None] = SimpleQueue()
+        self._flights = flights_of(target, sockets, self._jobs.put, self._ended)
         self._threads = [
             threading.Thread(target=self._work, name=f"invoke-{lane_id}-{index}", daemon=True)
             for index in range(threads)
@@ -94,16 +92,15 @@ class Dispatcher:
             thread.start()
 
     def submit(self, job: Batch | Burial) -> None:
-        """Start an invocation or a burial; its completion is appended to ``done`` and the loop is woken."""
-        if self._flights is not None and isinstance(job, Batch):
+        """Start a delivery or a burial; its completion is appended to ``done`` and the loop is woken."""
+        if isinstance(job, Batch):
             self._flights.start(job)
         else:
             self._jobs.put(job)
 
     def close(self) -> None:
         """Let the threads end once their work has; returns at once."""
-        if self._flights is not None:
-            self._flights.close()
+        self._flights.close()
         for _ in self._threads:
             self._jobs.put(None)
 
@@ -112,22 +109,11 @@ class Dispatcher:
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            if isinstance(job, Batch):
-                self._done.append(Delivered(self._lane_id, job, self._invoke(job)))
-            elif isinstance(job, Burial):
+            if isinstance(job, Burial):
                 self._done.append(Buried(self._lane_id, job, self._bury(job)))
             else:
                 self._done.append(Prepared(job()))
             self._wake.signal()
-
-    def _invoke(self, batch: Batch) -> Outcome:
-        try:
-            return self._target.invoke(batch.payload)
-        except Exception as error:
-            # A target promises not to raise. If one does, its batch must still come back, or its keys
-            # would stay in flight for ever.
-            log.exception("target_raised", lane=self._lane_id)
-            return Outcome(Failure.SERVICE, reason=f"{type(error).__name__}: {error}"[:500], is_lost=True)
 
     def _bury(self, burial: Burial) -> str:
         try:

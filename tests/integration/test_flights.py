@@ -93,7 +93,7 @@ def test_an_answer_before_the_request_is_read_counts() -> None:
         loop = reaching(port)
         assert loop.invoke(LARGE).failure is Failure.OVERSIZE
         heard.set()
-        assert loop.flights._idle == []
+        assert loop.flights.requests.idle == []
 
 
 def test_an_idle_connection_that_was_closed_is_replaced() -> None:
@@ -119,7 +119,7 @@ def test_invocations_are_under_way_side_by_side() -> None:
         loop = reaching(port, invoke_timeout_ms=600)
         loop.start(SMALL)
         deadline = time.monotonic() + WAIT_S
-        while not loop.flights._flights:
+        while not loop.flights.requests.under_way:
             assert time.monotonic() < deadline
             loop.turn()
         for _ in range(2):
@@ -179,7 +179,7 @@ def test_a_released_lane_leaves_no_connection(certificates: Certificates) -> Non
         flights = loop.flights
         loop.start(SMALL)
         deadline = time.monotonic() + WAIT_S
-        while not flights._flights:
+        while not flights.requests.under_way:
             assert time.monotonic() < deadline
             loop.turn()
         flights.close()

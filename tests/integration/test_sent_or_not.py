@@ -16,7 +16,6 @@ from engine.config import AwsSettings, DeliverySettings, RouteSettings
 from engine.delivery.failures.dead_letter import DeadLetter
 from engine.delivery.failures.places import failure_sink
 from engine.delivery.targets.base import Target
-from engine.delivery.targets.lambda_ import LambdaTarget
 from engine.delivery.targets.make import make_target
 from engine.model import Failure
 from tests.faulty_service import (
@@ -137,20 +136,17 @@ def surroundings(monkeypatch: pytest.MonkeyPatch, fault: Fault, port: int, certi
 
 
 def target_of(function: str, aws: AwsSettings, *, is_looped: bool) -> Target | InTheLoop:
-    """Return a function's target as an invoker has it, in its loop; or any target as threads call it."""
+    """Return a target as an invoker has it, in its loop, or as threads call it."""
     target = make_target(RouteSettings("r", function), aws, DELIVERY)
-    if not is_looped:
-        return target
-    assert isinstance(target, LambdaTarget)
-    return InTheLoop(target)
+    return InTheLoop(target) if is_looped else target
 
 
 @pytest.mark.parametrize(
     ("function", "is_looped", "name"),
     [
-        *((FUNCTION, is_looped, name) for is_looped in (True, False) for name in FAULTS),
-        *((STREAM, False, name) for name in FAULTS),
-        *((QUEUE, False, name) for name in SOME),
+        *((function, True, name) for function in (FUNCTION, STREAM, QUEUE) for name in FAULTS),
+        *((FUNCTION, False, name) for name in FAULTS),
+        *((place, False, name) for place in (STREAM, QUEUE) for name in SOME),
     ],
 )
 def test_only_what_failed_while_connecting_was_not_sent(

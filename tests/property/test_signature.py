@@ -48,3 +48,31 @@ def test_headers_are_those_of_botocore(
         )
         url = f"https://lambda.eu-west-1.amazonaws.com{path}"
         assert ours == by_botocore(url, body, credentials, "eu-west-1", moment)
+
+
+@given(
+    headers=st.dictionaries(
+        st.from_regex(r"x-amz[a-z-]{1,20}[a-z]", fullmatch=True).filter(
+            lambda name: name not in {"x-amz-date", "x-amz-security-token", "x-amzn-trace-id"}
+        ),
+        TEXT,
+        max_size=4,
+    ),
+    path=st.lists(TEXT, max_size=3),
+    service=st.sampled_from(["kinesis", "sqs"]),
+    body=st.binary(max_size=200),
+    token=st.none() | TEXT,
+    moment=MOMENTS,
+)
+def test_headers_of_a_protocol_are_signed_as_by_botocore(
+    headers: dict[str, str], path: list[str], service: str, body: bytes, token: str | None, moment: datetime
+) -> None:
+    """Whatever headers a service's protocol has beside, and whatever path its endpoint has."""
+    credentials = Credentials("a", "b", token)
+    place, host = "/" + "/".join(path), f"{service}.eu-west-1.amazonaws.com"
+    request = AWSRequest("POST", f"https://{host}{place}", data=body, headers=dict(headers))
+    with mock.patch.object(auth, "get_current_datetime", lambda: moment):
+        auth.SigV4Auth(credentials, service, "eu-west-1").add_auth(request)
+    signer = Signer(service, "eu-west-1", host, place)
+    ours = signer.sign(headers, body, credentials.get_frozen_credentials(), moment.replace(tzinfo=UTC).timestamp())
+    assert ours == {name: str(value) for name, value in request.headers.items() if name.lower() not in headers}

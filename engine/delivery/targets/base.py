@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
-from engine.model import Outcome
+from engine.delivery.lanes.work import Batch
+from engine.model import Failure, Outcome
+from engine.observe.logs import get_logger
+
+log = get_logger(__name__)
+
+Ended = Callable[[Batch, Outcome], None]
+"""Takes in what became of a batch; called in the loop."""
 
 
 class Target(Protocol):
-    """Takes payloads, tells what became of them. Several threads call `invoke` at once."""
+    """Takes payloads, tells what became of them."""
 
     def invoke(self, payload: bytes) -> Outcome:
-        """Deliver one payload; every expected failure is an outcome, none is raised."""
+        """Deliver one payload and wait; every expected failure is an outcome. Several threads may call it at once."""
         ...
 
     def now_ms(self) -> int:
@@ -21,3 +29,26 @@ class Target(Protocol):
     def close(self) -> None:
         """Give back connections."""
         ...
+
+
+class OnTheLoop(Protocol):
+    """A target's deliveries on the invoker's own loop."""
+
+    def start(self, batch: Batch) -> None:
+        """Begin with a batch; it ends once, in the loop."""
+        ...
+
+    def close(self) -> None:
+        """Close idle connections, and each other one as what it is for ends."""
+        ...
+
+
+def invoked(target: Target, payload: bytes) -> Outcome:
+    """Return what became of a payload that was delivered in a thread, whatever happens."""
+    try:
+        return target.invoke(payload)
+    except Exception as error:
+        # A target promises not to raise. If one does, its batch must still come back, or its keys would stay in
+        # flight for ever.
+        log.exception("target_raised")
+        return Outcome(Failure.SERVICE, reason=f"{type(error).__name__}: {error}"[:500], is_lost=True)

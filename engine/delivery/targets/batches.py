@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 from botocore.config import Config
@@ -42,6 +42,7 @@ THROTTLES = frozenset(
     }
 )
 _EXPECTED = (ClientError, *EXPECTED)
+WHERE = "its region"
 
 
 class _Named(msgspec.Struct):
@@ -90,17 +91,85 @@ class Refusal(msgspec.Struct, frozen=True):
     reason: str
 
 
-class BatchTarget(ABC):
-    """A stream or a queue. The client is made at the first use, so after the fork."""
+class Sending:
+    """One payload on its way: which records the next call takes, and what became of those before.  (pure)
 
+    What a call's limits do not let it take is refused at once. After a call that failed as a whole there is no other:
+    what is left comes again with what that held.
+    """
+
+    def __init__(self, target: BatchTarget, payload: bytes, until_ms: int) -> None:
+        self._target = target
+        self._parts = parts_of(payload)
+        self._until_ms = until_ms
+        self._fitting = [part for part in self._parts if target.size_of(part) <= target.record_bytes_max]
+        self._refusals = [
+            target.too_large(part) for part in self._parts if target.size_of(part) > target.record_bytes_max
+        ]
+        self._calls = calls_of(self._fitting, target.size_of, target.call_records_max, target.call_bytes_max)
+        self._call: list[Part] = []
+        self._taken = 0
+        self._is_lost = False
+        self._has_failed = False
+
+    def next_call(self, moment_ms: int) -> list[Part] | None:
+        """Return the records of the next call; None where there is none."""
+        if self._has_failed:
+            return None
+        self._taken += len(self._call)
+        self._call = next(self._calls, [])
+        if not self._call:
+            return None
+        if self._taken and moment_ms >= self._until_ms:
+            self._fail(Failure.TIMEOUT, "the calls before this one took all of delivery.deadline_ms")
+            return None
+        return self._call
+
+    def answered(self, refusals: Sequence[Refusal]) -> None:
+        """Take in which records of the call were not taken."""
+        self._refusals += refusals
+
+    def failed(self, meaning: Meaning) -> None:
+        """Take in that the call failed as a whole."""
+        self._is_lost = meaning.is_lost
+        self._fail(meaning.failure, with_hint(meaning.reason, meaning.hint))
+
+    def _fail(self, failure: Failure, reason: str) -> None:
+        self._has_failed = True
+        self._refusals += [Refusal(part.record_id, failure, reason) for part in self._fitting[self._taken :]]
+
+    def outcome(self) -> Outcome:
+        """Return what became of all of it."""
+        return _outcome_of(self._refusals, len(self._parts), self._is_lost)
+
+
+class Meaning(NamedTuple):
+    """What a call's error is, in words, its remedy, and whether the call may have an effect yet."""
+
+    failure: Failure
+    reason: str
+    hint: str
+    is_lost: bool
+
+
+class BatchTarget(ABC):
+    """A stream or a queue, by one operation of its service, as boto3 names it (``method``).
+
+    A lane's calls are on its loop (`engine.delivery.targets.batch_flights`). The blocking call here is for proxies that
+    are spoken to over TLS themselves, and the look before a start: boto3's client sends it, made at the first use, so
+    after the fork.
+    """
+
+    method: str
     call_records_max: int
     call_bytes_max: int
     record_bytes_max: int
+    rights: str
 
     def __init__(self, place: TargetArn, aws: AwsSettings, delivery: DeliverySettings, connections_max: int) -> None:
-        self._place = place
+        self.place = place
+        self.delivery = delivery
         self._aws = aws
-        self._delivery = delivery
         self._connections_max = connections_max
         self._lock = threading.Lock()
         self._client: Any = None
@@ -110,48 +179,51 @@ class BatchTarget(ABC):
         """Return what a record counts against the limits of a call, in bytes."""
 
     @abstractmethod
-    def send(self, client: Any, call: Sequence[Part]) -> list[Refusal]:
-        """Make one call; return which records it has not taken. Raises botocore's errors."""
+    def parameters(self, call: Sequence[Part], endpoint: str) -> dict[str, Any]:
+        """Return the parameters of a call with these records; ``endpoint`` is the service's URL."""
+
+    @abstractmethod
+    def refusals_of(self, call: Sequence[Part], answer: Mapping[str, Any]) -> list[Refusal]:
+        """Return which records the call has not taken; raise `AnswerBrokeOff` where the answer does not name all."""
 
     @abstractmethod
     def look(self, client: Any) -> None:
         """Ask whether the place is there; raises botocore's errors."""
 
+    @property
+    def timeout_ms(self) -> int:
+        """Return how long a call may take: no longer than its records are fenced for."""
+        return min(self.delivery.invoke_timeout_ms, self.delivery.deadline_ms)
+
     def now_ms(self) -> int:
         """Return Unix time: nobody on the other side knows of deadlines."""
         return now_ms()
 
+    def sending(self, payload: bytes) -> Sending:
+        """Return the way of a payload, which begins now."""
+        return Sending(self, payload, monotonic_ms() + self.delivery.deadline_ms)
+
     def invoke(self, payload: bytes) -> Outcome:
         """Send the records of one payload; every expected failure is an outcome."""
-        parts = parts_of(payload)
-        refusals = [self._too_large(part) for part in parts if self.size_of(part) > self.record_bytes_max]
-        fitting = [part for part in parts if self.size_of(part) <= self.record_bytes_max]
-        until_ms = monotonic_ms() + self._delivery.deadline_ms
-        is_lost, taken = False, 0
-        for call in calls_of(fitting, self.size_of, self.call_records_max, self.call_bytes_max):
-            failure, reason = Failure.NONE, ""
-            if taken and monotonic_ms() >= until_ms:
-                failure, reason = Failure.TIMEOUT, "the calls before this one took all of delivery.deadline_ms"
-            else:
-                try:
-                    refusals += self.send(self._ready(), call)
-                except _EXPECTED as error:
-                    failure, reason, hint, is_lost = self._meaning(error)
-                    reason = with_hint(reason, hint)
-            if failure is not Failure.NONE:
-                refusals += [Refusal(part.record_id, failure, reason) for part in fitting[taken:]]
-                break
-            taken += len(call)
-        return _outcome_of(refusals, len(parts), is_lost)
+        sending = self.sending(payload)
+        while (call := sending.next_call(monotonic_ms())) is not None:
+            try:
+                client = self._ready()
+                parameters = self.parameters(call, client.meta.endpoint_url)
+                sending.answered(self.refusals_of(call, getattr(client, self.method)(**parameters)))
+            except _EXPECTED as error:
+                sending.failed(self.meaning_of(error))
+        return sending.outcome()
 
     def problem(self, place: str) -> Problem | None:
         """Return what keeps records from being sent; None if nothing that can be seen does."""
         try:
             self.look(self._ready())
         except _EXPECTED as error:
-            failure, reason, hint, _ = self._meaning(error)
-            is_passing = passes(error) or failure in {Failure.THROTTLED, Failure.SERVICE}
-            return Problem(place, f"{self._place.kind} {self._place.arn} can't be used: {reason}", hint, is_passing)
+            meaning = self.meaning_of(error)
+            is_passing = passes(error) or meaning.failure in {Failure.THROTTLED, Failure.SERVICE}
+            what = f"{self.place.kind} {self.place.arn} can't be used: {meaning.reason}"
+            return Problem(place, what, meaning.hint, is_passing)
         return None
 
     def close(self) -> None:
@@ -164,44 +236,40 @@ class BatchTarget(ABC):
     def _ready(self) -> Any:
         with self._lock:
             if self._client is None:
-                delivery = self._delivery
-                timeout_ms = min(delivery.invoke_timeout_ms, delivery.deadline_ms)
                 self._client = aws_session().client(
-                    self._place.service,
-                    region_name=self._place.region,
+                    self.place.service,
+                    region_name=self.place.region,
                     config=Config(
-                        connect_timeout=delivery.connect_timeout_ms / 1_000,
-                        read_timeout=timeout_ms / 1_000,
+                        connect_timeout=self.delivery.connect_timeout_ms / 1_000,
+                        read_timeout=self.timeout_ms / 1_000,
                         retries={"total_max_attempts": 1},
                         max_pool_connections=self._connections_max,
                     ),
                 )
             return self._client
 
-    def _too_large(self, part: Part) -> Refusal:
-        what = (
-            f"a record of {self.size_of(part)} bytes is more than the {self.record_bytes_max} of a {self._place.kind}"
-        )
+    def too_large(self, part: Part) -> Refusal:
+        """Return the refusal of a record that no call takes."""
+        what = f"a record of {self.size_of(part)} bytes is more than the {self.record_bytes_max} of a {self.place.kind}"
         return Refusal(part.record_id, Failure.OVERSIZE, what)
 
-    def _meaning(self, error: Exception) -> tuple[Failure, str, str, bool]:
-        """Return what a call's error is, in words, its remedy, and whether the call may have an effect yet."""
+    def meaning_of(self, error: Exception) -> Meaning:
+        """Return what an error of botocore's is."""
         if isinstance(error, ClientError):
             told = error.response.get("Error", {})
-            code, status = str(told.get("Code", "")), error.response["ResponseMetadata"].get("HTTPStatusCode", 0)
-            failure = failure_of(code, status)
-            reason = f"{code}: {told.get('Message', '')}"
-            return failure, short(reason), self._hint(code), status >= 500 or status == REQUEST_TIMEOUT
+            status = error.response["ResponseMetadata"].get("HTTPStatusCode", 0)
+            return self.refused(str(told.get("Code", "")), str(told.get("Message", "")), status)
         failure = Failure.CONNECTION if is_of_the_wire(error) else Failure.REFUSED
-        hint = hint_of(error, "its region") or "check AWS's own settings"
-        return failure, short(str(error)), hint, may_be_lost(error)
+        hint = hint_of(error, WHERE) or "check AWS's own settings"
+        return Meaning(failure, short(str(error)), hint, may_be_lost(error))
 
-    def _hint(self, code: str) -> str:
+    def refused(self, code: str, message: str, status: int) -> Meaning:
+        """Return what it is that the service refuses a call with this code."""
+        hint = f"check the ARN, and whether the {self.place.kind} is there"
         if "AccessDenied" in code:
-            return f"grant {self.rights} on it to the engine's role or user"
-        return f"check the ARN, and whether the {self._place.kind} is there"
-
-    rights: str
+            hint = f"grant {self.rights} on it to the engine's role or user"
+        is_lost = status >= 500 or status == REQUEST_TIMEOUT
+        return Meaning(failure_of(code, status), short(f"{code}: {message}"), hint, is_lost)
 
 
 def failure_of(code: str, status: int = 0) -> Failure:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.aws.target_arns import PARTITION_KEY_BYTES_MAX, STREAM_RECORD_BYTES_MAX
@@ -16,6 +16,7 @@ PARTITION_KEY_CHARS_MAX = 256
 class KinesisTarget(BatchTarget):
     """One stream, by ``PutRecords``. Limits: 500 records and 5 MiB a call, 1 MiB a record with its partition key."""
 
+    method = "put_records"
     call_records_max = 500
     call_bytes_max = 5 * 1_048_576
     record_bytes_max = STREAM_RECORD_BYTES_MAX - PARTITION_KEY_BYTES_MAX
@@ -25,22 +26,26 @@ class KinesisTarget(BatchTarget):
         """Return the bytes of the record and its partition key."""
         return len(part.data) + len(partition_key(part.key).encode())
 
-    def send(self, client: Any, call: Sequence[Part]) -> list[Refusal]:
-        """Put these records."""
+    def parameters(self, call: Sequence[Part], endpoint: str) -> dict[str, Any]:
+        """Return what puts these records."""
         records = [{"Data": part.data, "PartitionKey": partition_key(part.key)} for part in call]
-        answers = client.put_records(StreamARN=self._place.arn, Records=records).get("Records") or []
+        return {"StreamARN": self.place.arn, "Records": records}
+
+    def refusals_of(self, call: Sequence[Part], answer: Mapping[str, Any]) -> list[Refusal]:
+        """Return the records that were not put: the answers are in their order."""
+        answers = answer.get("Records") or []
         if len(answers) != len(call):
             # botocore takes an answer that broke off for an empty one.
             raise AnswerBrokeOff
         return [
-            Refusal(part.record_id, failure_of(code), f"{code}: {answer.get('ErrorMessage', '')}")
-            for part, answer in zip(call, answers, strict=True)
-            if (code := answer.get("ErrorCode"))
+            Refusal(part.record_id, failure_of(code), f"{code}: {one.get('ErrorMessage', '')}")
+            for part, one in zip(call, answers, strict=True)
+            if (code := one.get("ErrorCode"))
         ]
 
     def look(self, client: Any) -> None:
         """Ask for the stream's summary."""
-        client.describe_stream_summary(StreamARN=self._place.arn)
+        client.describe_stream_summary(StreamARN=self.place.arn)
 
 
 def partition_key(key: str) -> str:

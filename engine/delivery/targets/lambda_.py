@@ -14,12 +14,12 @@ from urllib.parse import quote
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 
-from engine import __version__
 from engine.aws.access import SERVICE, access_to, http_session
 from engine.aws.service_clock import ServiceClock
 from engine.aws.wire import EXPECTED, SILENCE, hint_of, is_of_the_wire, may_be_lost
 from engine.clock import monotonic_ms
 from engine.config import AwsSettings, DeliverySettings
+from engine.delivery.requests import USER_AGENT
 from engine.delivery.targets.answers import outcome_of, short, with_hint
 from engine.model import Failure, Outcome
 from engine.observe.logs import get_logger
@@ -29,7 +29,8 @@ log = get_logger(__name__)
 ANSWER_BYTES_MAX = 6 * 1024 * 1024 + 64 * 1024
 """Lambda's own limit of 6 MB for an answer, and room."""
 
-HEADERS = {"Content-Type": "application/json", "User-Agent": f"ingest-engine/{__version__}"}
+CONTENT_TYPE = "application/json"
+_HEADERS = {"Content-Type": CONTENT_TYPE, "User-Agent": USER_AGENT}
 WHERE = "aws.region, aws.lambda_endpoint_url"
 
 
@@ -128,7 +129,7 @@ class _Sender:
 
     def send(self, payload: bytes) -> tuple[int, Mapping[str, str], bytes]:
         """Send one invocation; return status, headers, and at most a byte more of the body than it may have."""
-        request = AWSRequest("POST", self._url, data=payload, headers=dict(HEADERS), stream_output=True)
+        request = AWSRequest("POST", self._url, data=payload, headers=dict(_HEADERS), stream_output=True)
         # Frozen: key, secret and token of one moment, though another thread may be renewing them.
         SigV4Auth(self._credentials.get_frozen_credentials(), SERVICE, self._region).add_auth(request)
         response = self._session.send(request.prepare())

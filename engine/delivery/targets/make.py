@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from engine.aws.target_arns import TargetArn, parse_target_arn
 from engine.config import AwsSettings, DeliverySettings, RouteSettings
-from engine.delivery.targets.base import Target
+from engine.delivery.requests import Aside
+from engine.delivery.sockets import Sockets
+from engine.delivery.targets.base import Ended, OnTheLoop, Target
 from engine.delivery.targets.batches import BatchTarget
+from engine.delivery.targets.flights import Flights
 from engine.delivery.targets.lambda_ import LambdaTarget
 from engine.errors import Problem
 
@@ -22,6 +25,16 @@ def make_target(route: RouteSettings, aws: AwsSettings, delivery: DeliverySettin
     return LambdaTarget(
         route.function, aws, delivery, report_item_failures=reports, connections_max=threads, route=route.name
     )
+
+
+def flights_of(target: Target, sockets: Sockets, aside: Aside, ended: Ended) -> OnTheLoop:
+    """Return what delivers to a target on the loop that these sockets are polled by."""
+    if isinstance(target, BatchTarget):
+        from engine.delivery.targets.batch_flights import BatchFlights
+
+        return BatchFlights(target, sockets, aside, ended)
+    assert isinstance(target, LambdaTarget)
+    return Flights(target, sockets, aside, ended)
 
 
 def check_places(places: list[tuple[str, TargetArn]], aws: AwsSettings, delivery: DeliverySettings) -> list[Problem]:

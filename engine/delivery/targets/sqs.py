@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.aws.target_arns import QUEUE_MESSAGE_BYTES_MAX
@@ -24,6 +24,7 @@ _NOT_IN_MESSAGES = str.maketrans({"\ufffe": "\\ufffe", "\uffff": "\\uffff"})
 class SqsTarget(BatchTarget):
     """One queue, by ``SendMessageBatch``. Limits: 10 messages and 256 KiB a call, which every queue takes."""
 
+    method = "send_message_batch"
     call_records_max = CALL_MESSAGES_MAX
     call_bytes_max = QUEUE_MESSAGE_BYTES_MAX
     record_bytes_max = QUEUE_MESSAGE_BYTES_MAX
@@ -33,13 +34,16 @@ class SqsTarget(BatchTarget):
         """Return the bytes of the message."""
         return len(message_of(part).encode())
 
-    def send(self, client: Any, call: Sequence[Part]) -> list[Refusal]:
-        """Send these messages."""
+    def parameters(self, call: Sequence[Part], endpoint: str) -> dict[str, Any]:
+        """Return what sends these messages."""
         entries = [{"Id": str(index), "MessageBody": message_of(part)} for index, part in enumerate(call)]
-        if self._place.is_fifo:
+        if self.place.is_fifo:
             for entry, part in zip(entries, call, strict=True):
                 entry |= {"MessageGroupId": group_of(part.key), "MessageDeduplicationId": identity_of(part)}
-        answer = client.send_message_batch(QueueUrl=self._url(client), Entries=entries)
+        return {"QueueUrl": self._url(endpoint), "Entries": entries}
+
+    def refusals_of(self, call: Sequence[Part], answer: Mapping[str, Any]) -> list[Refusal]:
+        """Return the messages that were not sent: answers name them by their place."""
         failed = {str(one["Id"]): one for one in answer.get("Failed") or []}
         taken = {str(one["Id"]) for one in answer.get("Successful") or []}
         if len(failed) + len(taken) != len(call):
@@ -49,10 +53,10 @@ class SqsTarget(BatchTarget):
 
     def look(self, client: Any) -> None:
         """Ask for the queue's ARN."""
-        client.get_queue_attributes(QueueUrl=self._url(client), AttributeNames=["QueueArn"])
+        client.get_queue_attributes(QueueUrl=self._url(client.meta.endpoint_url), AttributeNames=["QueueArn"])
 
-    def _url(self, client: Any) -> str:
-        return f"{client.meta.endpoint_url.rstrip('/')}/{self._place.account}/{self._place.name}"
+    def _url(self, endpoint: str) -> str:
+        return f"{endpoint.rstrip('/')}/{self.place.account}/{self.place.name}"
 
 
 def _refusal(part: Part, told: Any) -> Refusal:

@@ -1,0 +1,220 @@
+"""Requests to AWS on the invoker's own loop: sockets that stay open, a deadline each, no thread for what is on its way.
+
+What may block goes to a helper thread, and is rare: to look for credentials or renew them, and to connect, with name,
+proxy, tunnel and handshake. All else is a few microseconds: sign, send, read.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from engine import __version__
+from engine.aws.access import Access
+from engine.aws.http.answer import Answer
+from engine.aws.http.connection import Broken, Connection
+from engine.aws.http.connector import Connector, can_reach
+from engine.aws.signature import Signer
+from engine.clock import monotonic_ms
+from engine.delivery.sockets import Sockets
+
+USER_AGENT = f"ingest-engine/{__version__}"
+
+
+class TooLate(Exception):
+    """Nobody answered in time."""
+
+
+class OnlyBotocore(Exception):
+    """The way is one that botocore alone goes: a proxy that is itself spoken to over TLS. Nothing was sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoAnswer:
+    """A request that has no whole answer.
+
+    ``error`` is a `TooLate` or `Broken` where it may have arrived; anything else kept it from being sent. ``half`` is
+    what came of an answer, if that tells its length.
+    """
+
+    error: Exception
+    half: Answer | None = None
+
+
+Over = Callable[[Answer | NoAnswer], None]
+"""Takes in what became of a request; called once, in the loop."""
+
+Aside = Callable[[Callable[[], Callable[[], None]]], None]
+"""Has work done in a helper thread; what it returns is called in the loop afterwards."""
+
+
+class Way:
+    """How one path of a service is reached: connector, signer and credentials. ``headers`` are signed."""
+
+    def __init__(
+        self, access: Access, service: str, path: str, headers: Mapping[str, str], connect_timeout_s: float
+    ) -> None:
+        self.credentials = access.credentials
+        self.is_passable = can_reach(access.endpoint, access.proxies)
+        self.connector = Connector(access.endpoint, access.verify, access.proxies, connect_timeout_s)
+        self.signer = Signer(service, access.region, self.connector.host, path)
+        self._signed = {name.lower(): value for name, value in headers.items()}
+        sent = {"Host": self.connector.host, "User-Agent": USER_AGENT, **headers, **self.connector.headers()}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in sent.items())
+        self._head = f"POST {self.connector.target_of(path)} HTTP/1.1\r\n{lines}"
+        self._frozen: Any = None
+
+    def needs_renewal(self) -> bool:
+        """Tell whether asking for the credentials would block."""
+        refresh_needed = getattr(self.credentials, "refresh_needed", None)
+        return self._frozen is None or (refresh_needed is not None and refresh_needed())
+
+    def renew(self) -> None:
+        """Have credentials at hand, renewed if they are due; blocks. Raises botocore's errors."""
+        self._frozen = self.credentials.get_frozen_credentials()
+
+    def request(self, body: bytes) -> bytes:
+        """Return a signed request."""
+        added = self.signer.sign(self._signed, body, self._frozen, time.time())
+        lines = "".join([f"{name}: {value}\r\n" for name, value in added.items()])
+        return f"{self._head}Content-Length: {len(body)}\r\n{lines}\r\n".encode() + body
+
+
+@dataclass(eq=False, slots=True)
+class _Request:
+    """One under way; past ``until_ms`` (monotonic) nobody waits for it any more."""
+
+    body: Callable[[], bytes]
+    over: Over
+    until_ms: int = 0
+    connection: Connection | None = None
+
+
+class Requests:
+    """All of one way; how many there are at once is the caller's to see to. ``make_way`` may block."""
+
+    def __init__(
+        self,
+        make_way: Callable[[], Way],
+        sockets: Sockets,
+        aside: Aside,
+        timeout_ms: int,
+        answer_bytes_max: int,
+    ) -> None:
+        self._make_way = make_way
+        self._timeout_ms = timeout_ms
+        self._answer_bytes_max = answer_bytes_max
+        self._sockets = sockets
+        self._aside = aside
+        self._way: Way | None = None
+        self.idle: list[Connection] = []
+        self.under_way: dict[_Request, None] = {}
+        """In the order of their deadlines, which is that of their starts."""
+        self._is_closed = False
+
+    def start(self, body: Callable[[], bytes], over: Over) -> None:
+        """Send a request; ``over`` is called once, in the loop, with what became of it.
+
+        Its body is asked for in the loop, once there is a way.
+        """
+        way = self._way
+        if way is None or way.needs_renewal():
+            connection = None
+        else:
+            connection = self._take_idle()
+        request = _Request(body, over)
+        if connection is None:
+            self._aside(lambda: self._prepare(request))
+        else:
+            self._begin(request, connection)
+
+    def next_expiry_ms(self) -> int | None:
+        """Return when the oldest request is given up, None where none is on its way."""
+        return next(iter(self.under_way)).until_ms if self.under_way else None
+
+    def expire(self, moment_ms: int) -> None:
+        """Give up what has taken too long."""
+        while self.under_way and (request := next(iter(self.under_way))).until_ms <= moment_ms:
+            self._end(request, NoAnswer(TooLate()))
+
+    def close(self) -> None:
+        """Close idle connections, and each other one as its request ends."""
+        self._is_closed = True
+        while self.idle:
+            self.idle.pop().close()
+
+    # In a helper thread
+
+    def _prepare(self, request: _Request) -> Callable[[], None]:
+        """Connect, with fresh credentials; return what the loop is to do then."""
+        try:
+            way = self._way or self._make_way()
+            way.renew()
+            if not way.is_passable:
+                raise OnlyBotocore
+            connection = Connection(way.connector.connect())
+        except Exception as error:
+            failed = NoAnswer(error)
+            return lambda: request.over(failed)
+
+        def go_on() -> None:
+            self._way = way
+            self._begin(request, connection)
+
+        return go_on
+
+    # In the loop
+
+    def _take_idle(self) -> Connection | None:
+        while self.idle:
+            connection = self.idle.pop()
+            if not connection.is_stale():
+                return connection
+            connection.close()
+        return None
+
+    def _begin(self, request: _Request, connection: Connection) -> None:
+        assert self._way is not None
+        request.connection = connection
+        request.until_ms = monotonic_ms() + self._timeout_ms
+        self.under_way[request] = None
+        self._sockets.expect(self)
+        try:
+            data = self._way.request(request.body())
+        except Exception as error:
+            # Nobody foresaw this; it must not end the loop, nor keep keys in flight for ever.
+            self._end(request, NoAnswer(error))
+            return
+        try:
+            connection.begin(data, self._answer_bytes_max + 1)
+        except Broken as error:
+            self._end(request, NoAnswer(error))
+            return
+        self._sockets.watch(connection.fileno(), connection.wants, lambda: self._advance(request, connection))
+
+    def _advance(self, request: _Request, connection: Connection) -> None:
+        wanted = connection.wants
+        try:
+            answer = connection.advance()
+        except Broken as error:
+            self._end(request, NoAnswer(error, connection.half_answer()))
+            return
+        if answer is not None:
+            self._end(request, answer, keeps_open=answer.keeps_open and not answer.is_too_long)
+        elif connection.wants != wanted:
+            self._sockets.change(connection.fileno(), connection.wants)
+
+    def _end(self, request: _Request, what: Answer | NoAnswer, *, keeps_open: bool = False) -> None:
+        connection, request.connection = request.connection, None
+        del self.under_way[request]
+        if not self.under_way:
+            self._sockets.expect_no_more(self)
+        if connection is not None:
+            self._sockets.forget(connection.fileno())
+            if keeps_open and not self._is_closed:
+                self.idle.append(connection)
+            else:
+                connection.close()
+        request.over(what)
