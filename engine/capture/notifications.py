@@ -174,6 +174,8 @@ def canary_commands(keys: Mapping[str, str]) -> tuple[bytes, int]:
 def canary_refusal(replies: Sequence[object]) -> str:
     """Return the first refusal among the replies to canaries, one that lasts before all others; "" for none."""
     refused = [str(reply) for reply in replies if isinstance(reply, hiredis.ReplyError)]
+    # Who may not run EXEC itself is told so as the reason of an EXECABORT.
+    refused = [text.removeprefix("EXECABORT Transaction discarded because of: ") for text in refused]
     refused = [text for text in refused if not text.startswith("EXECABORT")]
     return min(refused, key=passes, default="")
 

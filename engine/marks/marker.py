@@ -38,7 +38,6 @@ _ELSEWHERE = (
     "run this where it runs, with its settings: supervision.status_file",
 )
 _STANDS_STILL = ("the engine's watermark stands still", "see engine status, then run this again")
-_NAME = pack("CLIENT", "GETNAME")
 _CLIENTS = pack("CLIENT", "LIST", "TYPE", "pubsub")
 
 
@@ -163,16 +162,16 @@ class Marker:
 
     def _publish_on(self, node: Node, marks: Sequence[Mark], part: Sequence[int], published: _Published) -> None:
         # Who is subscribed is asked before and after: a monitor may go, and a subscriber be cut off, in between.
-        commands = [_NAME, _CLIENTS]
+        commands = [_CLIENTS]
         for index in part:
             key, event = marks[index]
             commands += [pack("TOUCH", key), pack("PUBLISH", self._prefix + key, event)]
         commands += [_CLIENTS, pack("TIME")]
-        name, first, *replies, last, moment = self._nodes.pipeline(node, commands)
+        first, *replies, last, moment = self._nodes.pipeline(node, commands)
         for what, reply in (*(("publish", reply) for reply in replies[1::2]), ("tell its time", moment)):
             self._nodes.check(node, what, reply)
         # Where clients may not name themselves, the engine's have no name either.
-        who = _who(first, last) if name else None
+        who = _who(first, last) if self._nodes.is_named(node) else None
         for index, touched, heard in zip(part, replies[::2], replies[1::2], strict=True):
             redirect = self._nodes.redirect(node, touched)
             if redirect is not None and redirect.is_moved:

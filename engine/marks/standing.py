@@ -49,7 +49,7 @@ def read_standing(status_file: str) -> Standing | None:
             (int(status["pid"]), int(status["started_at_ms"])),
             sum(int(status["totals"][name]) for name in _LOSSES),
             all(child["state"] == "ready" for child in status["children"] if child["role"] == "subscriber"),
-            {str(node["id"]): int(node["settled_until_ms"]) for node in status.get("nodes") or [{"id": "", **status}]},
+            {str(node["id"]): int(node["settled_until_ms"]) for node in status["nodes"]},
             parse_slice(status["slice"]),
         )
     except (EngineError, KeyError, TypeError, ValueError):

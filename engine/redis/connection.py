@@ -67,6 +67,8 @@ class RespConnection:
         """The number of the configuration by which Sentinels made it the primary; 0 where none are asked."""
         self.renewal_ms = 0
         """By when (monotonic) another connection has to take its place, 0 for never: AWS ends what IAM let in."""
+        self.is_named = False
+        """Whether the server knows the connection by its name: a user may not be allowed to give one."""
         self.is_full = False
         """Whether the last read filled the buffer: more may be here than a poll of the socket shows."""
         self._sock = sock
@@ -137,8 +139,10 @@ class RespConnection:
         self._is_greeted = True
         if database:
             self._must(f"select database {database}", "SELECT", database)
-        self.call("CLIENT", "SETNAME", name)
-        self.call("CLIENT", "NO-TOUCH", "ON")
+        self.is_named = not isinstance(self.call("CLIENT", "SETNAME", name), hiredis.ReplyError)
+        if not self.facts.get("version", "").startswith("6."):
+            # There it is unknown, and would stand in the log of what users were refused.
+            self.call("CLIENT", "NO-TOUCH", "ON")
 
     def _must(self, what: str, *command: str | int) -> None:
         reply = self.call(*command)

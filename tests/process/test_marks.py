@@ -77,10 +77,21 @@ def status(folder: Path, *, gaps: int = 0, reconnects: int = 0, dropped: int = 0
     totals = {"gaps": gaps, "reconnects": reconnects, "events_dropped": dropped}
     children = [{"role": "invoker", "state": "starting"}, {"role": "subscriber", "state": state}]
     content = {"pid": os.getpid(), "started_at_ms": 5, "updated_at_ms": now_ms(), "slice": "0/2"}
-    file.write_bytes(orjson.dumps({**content, "settled_until_ms": 7, "totals": totals, "children": children}))
+    nodes = [{"id": "a", "settled_until_ms": 7}, {"id": "b", "settled_until_ms": 9}]
+    file.write_bytes(orjson.dumps({**content, "nodes": nodes, "totals": totals, "children": children}))
     found = read_standing(str(file))
     assert found is not None
     return found
+
+
+def test_each_node_has_its_own_watermark(tmp_path: Path) -> None:
+    """A mark is settled by the watermark of the node that it was published on; other nodes are not this engine's."""
+    standing = status(tmp_path)
+    assert standing.has_settled({"a": 6}) and standing.has_settled({"a": 6, "b": 8})
+    assert not standing.has_settled({"a": 7}) and not standing.has_settled({"a": 6, "b": 9})
+    assert not standing.has_settled({"c": 1})
+    key = next(key for key in (b"0", b"1") if standing.part.owns(key))
+    assert standing.hears(key, "a") and not standing.hears(key, "c")
 
 
 def test_whatever_may_have_lost_a_mark_shows_in_the_status(tmp_path: Path) -> None:

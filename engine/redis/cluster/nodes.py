@@ -101,6 +101,10 @@ class Nodes:
             self._drop(_place_of(node))
             raise
 
+    def is_named(self, node: Node) -> bool:
+        """Tell whether clients of this user may have a name on this node."""
+        return self._on(node).is_named
+
     def call(self, node: Node, what: str, *command: bytes | str | int) -> Any:
         """Run a command on a node; raise what it refuses."""
         (reply,) = self.pipeline(node, [pack(*command)])

@@ -173,32 +173,42 @@ def _examine_redis(
     settings: Settings, table: RouteTable, found: Examination, *, changes_nothing: bool, is_running: bool
 ) -> CapturePlan | None:
     from engine.capture.preflight import prepare_capture
-    from engine.delivery.reading.rights import denied_reads
 
     may_set = settings.redis.set_notifications
     redis = msgspec.structs.replace(settings.redis, set_notifications=may_set and not changes_nothing)
+    denied: tuple[str, ...] = ()
     try:
+        if not is_running:
+            denied = _examine_rights(settings, table, found, is_told=changes_nothing)
         capture = prepare_capture(msgspec.structs.replace(settings, redis=redis), table, is_running=is_running)
-        denied = denied_reads(redis, capture.database, table.routes.values())
     except NotificationsOff as error:
         if changes_nothing and may_set:
             found.add(Verdict.NOTE, "redis", error.message, "engine start adds what is missing, if it may")
         else:
             found.add_error("redis", error)
-        for warning in error.warnings:
+        for warning in (*error.warnings, *denied):
             found.add(Verdict.NOTE, "redis", warning)
         return None
     except RedisError as error:
         found.add_error("redis", error)
         return None
-    if denied:
-        capture = msgspec.structs.replace(capture, warnings=(*capture.warnings, denied))
+    capture = msgspec.structs.replace(capture, warnings=(*capture.warnings, *denied))
     found.add(Verdict.OK, "redis", f"{capture.server} answers and notifies")
     for line in _lines_of(capture):
         found.add(Verdict.OK, "node", line)
     for warning in capture.warnings:
         found.add(Verdict.NOTE, "redis", warning)
     return capture
+
+
+def _examine_rights(settings: Settings, table: RouteTable, found: Examination, *, is_told: bool) -> tuple[str, ...]:
+    """Return what the user may not do and should; where ``is_told``, note the smallest rights that are enough."""
+    from engine.supervision.errands.rights import look_at_rights
+
+    look = look_at_rights(settings, table)
+    for command in look.commands if is_told else ():
+        found.add(Verdict.OK, "rights", f"the smallest user: {command}")
+    return look.warnings
 
 
 def _lines_of(capture: CapturePlan) -> list[str]:

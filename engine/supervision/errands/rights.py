@@ -1,0 +1,234 @@
+"""The smallest rights of the engine's user: a list, by what the settings, the routes and the server ask for.
+
+Each right is tried by a command that changes nothing, and a warning says what is lost without it. What a start can't do
+without is refused where it is used, with the right that is missing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import hiredis
+
+from engine.capture.notifications import CANARY_PREFIX, SETTING, canary_letters, needed_flags
+from engine.capture.rehearsal import PROBE
+from engine.capture.watch.trust import Software
+from engine.config import Settings
+from engine.redis.address import SENTINEL
+from engine.redis.connection import RespConnection, pack
+from engine.redis.node import settings_for
+from engine.redis.topology import ask_topology
+from engine.routing.routes import RouteTable
+
+Trial = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """A right, as ``ACL SETUSER`` takes it after a plus, a command that shows whether it is there, and what for.
+
+    Without a ``loss`` the engine does not start without it, or somebody else warns of it.
+    """
+
+    right: str
+    trial: Trial = ()
+    loss: str = ""
+
+
+_MARKS = "so engine redrive and engine audit --repair can't have keys delivered again"
+_NARROWED = "so repairs deliver every key, though idle times would tell which ones changed"
+_FLUSHES = "so a flush of another database of this server counts as one of this"
+_MOVES = "so nothing follows slots that move"
+
+ALWAYS = (
+    Need("time"),
+    Need("ping"),
+    Need("psubscribe"),
+    Need("info"),
+    Need("scan"),
+    Need("exists"),
+    Need("dbsize"),
+    Need("object|idletime"),
+    Need("randomkey", ("RANDOMKEY",), "so shards are cut without knowing the keys, and a flush is not told apart"),
+    Need("watch", ("WATCH", PROBE), _FLUSHES),
+    Need("multi", ("MULTI",), _FLUSHES),
+    Need("exec", ("EXEC",), _FLUSHES),
+    Need("client|setname", ("CLIENT", "SETNAME", "engine-rehearsal"), "so marks are waited for longer than needed"),
+    Need("client|list", ("CLIENT", "LIST", "TYPE", "pubsub"), "so marks are waited for longer than needed"),
+    Need("touch", ("TOUCH", PROBE), f"{_MARKS} for sure"),
+    Need("publish", ("PUBLISH", PROBE, ""), f"{_MARKS}, and comparisons delete nothing"),
+)
+"""What every server and every route ask for."""
+
+CLUSTER = (
+    Need("cluster|info"),
+    Need("cluster|nodes"),
+    Need("cluster|slots"),
+    Need("asking", ("ASKING",), _MOVES),
+)
+
+_UNREAD = "so keys of their types can't be delivered, and hold up those that are read with them"
+READS = tuple(
+    Need(right, trial, _UNREAD)
+    for right, trial in {
+        "type": ("TYPE", PROBE),
+        "hgetall": ("HGETALL", PROBE),
+        "get": ("GET", PROBE),
+        "lrange": ("LRANGE", PROBE, 0, -1),
+        "smembers": ("SMEMBERS", PROBE),
+        "zrange": ("ZRANGE", PROBE, 0, -1, "WITHSCORES"),
+        "xrange": ("XRANGE", PROBE, "-", "+"),
+    }.items()
+)
+"""What reads values. A repair finds keys of all types, whatever events a route wants."""
+_JSON = Need("json.get", ("JSON.GET", PROBE), _UNREAD)
+
+_CANARIES = {"$": "set", "l": "rpush", "s": "sadd", "h": "hset", "z": "zadd", "t": "xadd", "g": "set"}
+"""What writes a canary of a class of events."""
+
+SENTINELS = ("sentinel|get-master-addr-by-name", "sentinel|master", "sentinel|replicas")
+"""What is asked of Sentinels, where ``redis.url`` names some."""
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What decides which rights are needed, besides the settings and routes."""
+
+    software: Software
+    is_cluster: bool = False
+    has_config: bool = True
+    has_json: bool = False
+    database: int = 0
+
+    @property
+    def is_old(self) -> bool:
+        """Tell whether it is a Redis before 7, whose ACLs know no right to read a key without that to write it."""
+        return self.software.family == "redis" and self.software.version < (7, 0)
+
+
+def needs(settings: Settings, table: RouteTable, situation: Situation) -> list[Need]:
+    """Return all rights that the engine needs, each once."""
+    found = [*ALWAYS, *READS, *_of_server(settings, table, situation)]
+    if situation.has_json:
+        found.append(_JSON)
+    if situation.is_cluster:
+        found += CLUSTER
+        if settings.redis.read_from != "primary":
+            found.append(Need("readonly"))
+    elif situation.database:
+        found.append(Need("select"))
+    if any(route.include_expiry for route in table.routes.values()):
+        expiry = ("PTTL",) if situation.is_old else ("PEXPIRETIME",)
+        found.append(Need(expiry[0].lower(), (*expiry, PROBE), "so records can't say when their keys expire"))
+    if settings.original.mapping_prefix:
+        found += (Need("hlen"), Need("hgetall"))
+    rights: dict[str, Need] = {}
+    for need in found:
+        # Who says what is lost counts.
+        rights[need.right] = need if need.loss or need.right not in rights else rights[need.right]
+    return [*rights.values()]
+
+
+def _of_server(settings: Settings, table: RouteTable, situation: Situation) -> Iterator[Need]:
+    software = situation.software
+    if not (software.family == "redis" and software.version < (7, 2)):
+        trial = ("CLIENT", "NO-TOUCH", "ON")
+        yield Need("client|no-touch", trial, "so the engine's reads count as uses, and keep keys from being evicted")
+    if not software.stamps_strings:
+        yield Need("object|encoding", ("OBJECT", "ENCODING", PROBE), _NARROWED)
+    if situation.has_config:
+        yield Need("config|get")
+        if settings.redis.set_notifications:
+            yield Need("config|set")
+    elif letters := canary_letters(needed_flags(table, settings.original.mapping_prefix)):
+        yield from (Need(_CANARIES[letter]) for letter in letters)
+        yield from (Need(right) for right in ("subscribe", "multi", "exec", "expire", "del"))
+
+
+def command_of(settings: Settings, situation: Situation, rights: Iterable[Need]) -> str:
+    """Return the command that makes the smallest user; its password is left for whoever runs it."""
+    name = settings.redis.username or "engine"
+    # The empty key is one, and no star stands for it.
+    keys = "~*" if situation.is_old else "%R~* %R~"
+    if not situation.has_config and not situation.is_old:
+        keys += f" ~{CANARY_PREFIX}*"
+    granted = " ".join(f"+{need.right}" for need in sorted(rights, key=lambda need: need.right))
+    return f"ACL SETUSER {name} reset on >PASSWORD {keys} &* {granted}"
+
+
+def sentinel_command_of(settings: Settings) -> str:
+    """Return the command that makes the smallest user of the Sentinels, "" where the URL names none."""
+    if SENTINEL not in settings.redis.url.partition(":")[0]:
+        return ""
+    rights = " ".join(f"+{right}" for right in SENTINELS)
+    return f"ACL SETUSER {settings.redis.sentinel_username or 'engine'} reset on >PASSWORD {rights}"
+
+
+def denied(connection: RespConnection, user: str, rights: Sequence[Need]) -> list[str]:
+    """Return a warning for each loss that missing rights bring, with the rights that mend it."""
+    tried = [need for need in rights if need.trial]
+    # Last, for whatever comes between MULTI and EXEC is not executed.
+    tried.sort(key=lambda need: ("watch", "multi", "exec").index(need.right) if _is_of_transaction(need) else -1)
+    replies = connection.pipeline(b"".join(pack(*need.trial) for need in tried), len(tried))
+    losses: dict[str, list[str]] = {}
+    for need, reply in zip(tried, replies, strict=True):
+        if isinstance(reply, hiredis.ReplyError) and _is_denial(str(reply)):
+            losses.setdefault(need.loss, []).append(need.right)
+    return [
+        f"the user may not run {', '.join(missing)}, {loss}: grant it: ACL SETUSER {user} "
+        + " ".join(f"+{right}" for right in missing)
+        for loss, missing in losses.items()
+    ]
+
+
+def _is_of_transaction(need: Need) -> bool:
+    return need.right in {"watch", "multi", "exec"}
+
+
+def _is_denial(reply: str) -> bool:
+    # A transaction that may not be executed is EXECABORT, for that reason. What is said of keys is not meant here.
+    return "NOPERM" in reply and "to run the" in reply
+
+
+@dataclass(frozen=True, slots=True)
+class RightsLook:
+    """The commands that make the smallest users (the server's, the Sentinels'), and what the present one may not do."""
+
+    commands: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def look_at_rights(settings: Settings, table: RouteTable) -> RightsLook:
+    """Try the user's rights on every node: each has its own list of users. Raises `RedisError`."""
+    redis = settings.redis
+    nodes = ask_topology(redis).topology.nodes
+    commands: dict[str, None] = {}
+    warnings: dict[str, list[str]] = {}
+    for node in nodes:
+        connection = RespConnection.open(settings_for(redis, node), name="engine-rehearsal")
+        try:
+            situation = situation_of(connection)
+            rights = needs(settings, table, situation)
+            commands[command_of(settings, situation, rights)] = None
+            for warning in denied(connection, redis.username or "default", rights):
+                warnings.setdefault(warning, []).append(node.address)
+        finally:
+            connection.close()
+    told = [text if len(at) == len(nodes) else f"{text} (at {', '.join(at)})" for text, at in warnings.items()]
+    return RightsLook((*commands, *filter(None, [sentinel_command_of(settings)])), tuple(told))
+
+
+def situation_of(connection: RespConnection) -> Situation:
+    """Return what the server is, as far as it tells."""
+    facts = connection.facts
+    config, json = connection.pipeline(pack("CONFIG", "GET", SETTING) + pack(*_JSON.trial), 2)
+    version = re.match(r"(\d+)\.(\d+)", facts.get("version", ""))
+    return Situation(
+        Software(facts.get("server", ""), (int(version[1]), int(version[2])) if version else (0, 0)),
+        is_cluster=facts.get("mode") == "cluster",
+        has_config=isinstance(config, dict | list),
+        has_json=not (isinstance(json, hiredis.ReplyError) and "unknown command" in str(json).lower()),
+        database=connection.address.database,
+    )

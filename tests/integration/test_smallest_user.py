@@ -1,0 +1,86 @@
+"""The user that `engine check` prints is enough for all that the engine does, on every kind of server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import redis
+
+from engine.sandbox.stack import Sandbox
+from engine.sandbox.valkey import ValkeyServer
+from tests.servers import every_server
+from tests.support import wait_for
+from tests.table_rig import TableRig
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox() as stack:
+        yield stack
+
+
+def become_smallest(rig: TableRig, nodes: Sequence[Any]) -> None:
+    """Make the user that `engine check` prints on all nodes, and have the engine be that user from now on."""
+    result = rig.run("check", "--json")
+    found = [one for one in orjson.loads(result.stdout)["findings"] if one["place"] == "rights"]
+    (command,) = {one["message"].partition(": ")[2] for one in found}
+    for node in nodes:
+        node.execute_command(*command.replace(">PASSWORD", ">secret").split())
+        node.execute_command("ACL", "LOG", "RESET")
+    rig.environment |= {"ENGINE_REDIS_USERNAME": "engine", "ENGINE_REDIS_PASSWORD": "secret"}
+
+
+def refusals(nodes: Sequence[Any]) -> list[Any]:
+    """Return what the nodes have refused to the engine's user."""
+    entries = (entry for node in nodes for entry in node.execute_command("ACL", "LOG"))
+    found = [dict(zip(entry[::2], entry[1::2], strict=True)) if isinstance(entry, list) else entry for entry in entries]
+    texts = [{str(name): str(value) for name, value in one.items()} for one in found]
+    return [text for text in texts if "engine" in str(text)]
+
+
+def tell_a_story(rig: TableRig, client: Any) -> None:
+    """Have the engine do all that it can do: capture, repair, compare, audit, send again."""
+    with rig.engine():
+        client.hset(rig.key("hash"), "f", "v")
+        client.set(rig.key("string"), "v")
+        client.rpush(rig.key("list"), "a", "b")
+        client.sadd(rig.key("set"), "a")
+        client.zadd(rig.key("zset"), {"a": 1})
+        client.xadd(rig.key("stream"), {"f": "v"})
+        kinds = {"hash", "string", "list", "set", "zset", "stream"}
+        wait_for(lambda: rig.items().keys() >= kinds, "all types are delivered")
+        client.delete(rig.key("set"))
+        wait_for(lambda: "set" not in rig.items(), "a delete is delivered")
+        for number in range(20):
+            client.hset(rig.key(number), "f", "v")
+        wait_for(lambda: len(rig.items()) == 25, "more keys are delivered")
+    client.delete(rig.key(7))
+    client.set(rig.key(8), "a string now")
+    with rig.engine():
+        wait_for(lambda: rig.items().get("8") == '"a string now"', "the gap is repaired")
+        wait_for(lambda: "7" not in rig.items(), "the comparison finds what was deleted in it")
+        rig.forget("3")
+        rig.bury("4")
+        result = rig.run("redrive", "--json")
+        assert result.returncode == 0, result.stdout + result.stderr
+        result = rig.run("audit", "--repair", "--json")
+        assert orjson.loads(result.stdout)["routes"][0]["repaired"] == 1, result.stdout + result.stderr
+        wait_for(lambda: "3" in rig.items(), "the audit's repair is delivered")
+        result = rig.run("audit", "--json")
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert rig.run("status").returncode == 0
+    assert "ACL SETUSER" not in rig.log()
+
+
+@every_server
+def test_a_server_without_cluster_mode(sandbox: Sandbox, tmp_path: Path, server_binary: Path) -> None:
+    """Nothing is refused to it, from the first start to the last audit, also while other databases are flushed."""
+    with ValkeyServer(binary=server_binary) as server, redis.Redis(port=server.port) as client:
+        rig = TableRig(sandbox, server.url, tmp_path)
+        become_smallest(rig, [client])
+        tell_a_story(rig, client)
+        assert refusals([client]) == []
