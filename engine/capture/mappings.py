@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import hiredis
+from msgspec.structs import replace
 
 from engine.config import RedisSettings
 from engine.errors import RedisRefused
@@ -31,6 +32,7 @@ def read_mappings(redis: RedisSettings, prefix: str) -> dict[str, dict[str, str]
     What is not UTF-8 in a key becomes surrogates, in a field or value the replacement sign.
     """
     mappings: dict[str, dict[str, str]] = {}
+    redis = replace(redis, read_from="primary")
     for node in ask_topology(redis).topology.nodes:
         connection = RespConnection.open(settings_for(redis, node), name="engine-planner")
         try:

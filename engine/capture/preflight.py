@@ -74,7 +74,7 @@ def prepare_capture(settings: Settings, table: RouteTable, *, is_running: bool =
             feeds,
             address.database,
             _describe(looks, topology),
-            tuple(dict.fromkeys((*_of_failed(found), *_warnings(settings, table, looks, feeds)))),
+            tuple(dict.fromkeys((*found.told, *_of_failed(found), *_warnings(settings, table, looks, feeds)))),
             scope=scope_of(f"{address}/{address.database}", part),
             server_ms={look.node.id: look.server_ms for look in looks},
         )

@@ -25,7 +25,7 @@ _PRIMARY = re.compile(rb"^master_host:([^\r]+)\r\nmaster_port:(\d+)", re.MULTILI
 _LINK_UP = b"master_link_status:up"
 
 
-class Found(NamedTuple):
+class Placed(NamedTuple):
     """A node, and what its user should know, "" for nothing."""
 
     node: Node
@@ -35,9 +35,10 @@ class Found(NamedTuple):
 def settings_for(redis: RedisSettings, node: Node) -> RedisSettings:
     """Return the settings that reach this node, or the replica that is read in its place.
 
-    All else stays: user, password, TLS, database, timeouts. A node without an address is what ``redis.url`` names.
+    All else stays: user, password, TLS, database, timeouts. A node without an address is what ``redis.url`` names, and
+    one that Sentinels name is whom they name at each connect.
     """
-    address = node.reads_at or node.address
+    address = node.reads_at or ("" if parse_url(redis.url).service else node.address)
     return settings_at(redis, address) if address else redis
 
 
@@ -55,7 +56,7 @@ def role_of(node: Node) -> str:
     return REPLICA if node.reads_at else PRIMARY
 
 
-def find_node(redis: RedisSettings, current: Node | None = None) -> Found:
+def find_node(redis: RedisSettings, current: Node | None = None) -> Placed:
     """Return the one node of a server without cluster mode, as it is now; raise `RedisError`.
 
     ``current`` is what it was before: its replica stays as long as it is well.
@@ -73,31 +74,31 @@ def find_node(redis: RedisSettings, current: Node | None = None) -> Found:
     node = replace(current, address="", epoch=0, reads_at="")
     if redis.read_from == "replica":
         if not is_replica:
-            return _on_a_replica(redis, node, current, _places(redis, info))
+            return on_a_replica(redis, node, current, _places(redis, info))
         primary = _PRIMARY.search(info)
         if _LINK_UP not in info and primary is not None:
             place = mapped(redis.node_addresses, join(primary[1].decode(), int(primary[2])))
             told = (
                 f"the replica {address} has lost its primary: changes are captured and read at {place} until it is back"
             )
-            return Found(replace(node, address=place), told)
-        return Found(replace(node, reads_at=str(address)))
+            return Placed(replace(node, address=place), told)
+        return Placed(replace(node, reads_at=str(address)))
     if not is_replica:
-        return Found(node)
+        return Placed(node)
     told = (
         f"{address} is a replica: changes are captured and read there, a little later than at its primary; "
         'redis.read_from = "replica" says that this is meant'
     )
-    return Found(replace(node, reads_at=str(address)), told)
+    return Placed(replace(node, reads_at=str(address)), told)
 
 
-def _watched_by_sentinels(redis: RedisSettings, address: Address, current: Node) -> Found:
+def _watched_by_sentinels(redis: RedisSettings, address: Address, current: Node) -> Placed:
     ask = partial(ask_sentinel, redis)
     node = _newest_primary(redis, list(primaries(address, ask)), current)
     if redis.read_from == "primary":
-        return Found(node)
+        return Placed(node)
     places = (mapped(redis.node_addresses, place) for place in replicas(address, ask))
-    return _on_a_replica(redis, node, current, places)
+    return on_a_replica(redis, node, current, places)
 
 
 def _newest_primary(redis: RedisSettings, named: Iterable[Named], current: Node) -> Node:
@@ -106,7 +107,7 @@ def _newest_primary(redis: RedisSettings, named: Iterable[Named], current: Node)
     for place, epoch in sorted(set(named), key=lambda one: -one.epoch):
         node = replace(current, address=mapped(redis.node_addresses, place), epoch=epoch, reads_at="")
         try:
-            RespConnection.open(settings_for(redis, node), name="engine-planner", protocol=2, role=PRIMARY).close()
+            RespConnection.open(settings_at(redis, node.address), name="engine-planner", role=PRIMARY).close()
         except RedisUnreachable as error:
             problem = problem or error
             continue
@@ -115,8 +116,9 @@ def _newest_primary(redis: RedisSettings, named: Iterable[Named], current: Node)
     raise problem
 
 
-def _on_a_replica(redis: RedisSettings, node: Node, current: Node, places: Iterable[str]) -> Found:
+def on_a_replica(redis: RedisSettings, node: Node, current: Node, places: Iterable[str]) -> Placed:
     """Return the node with the first of these replicas that is in step with it, the current one before the others."""
+    where = f" of {node.address}" if node.address else ""
     problems = []
     for place in sorted(places, key=lambda place: place != current.reads_at):
         try:
@@ -124,9 +126,9 @@ def _on_a_replica(redis: RedisSettings, node: Node, current: Node, places: Itera
         except RedisError as error:
             problems.append(error.message)
             continue
-        return Found(replace(node, reads_at=place))
+        return Placed(replace(node, reads_at=place))
     why = "; ".join(problems) or "none is known"
-    return Found(node, f"no replica is well ({why}): changes are captured and read at the primary until one is")
+    return Placed(node, f"no replica{where} is well ({why}): changes are captured and read at the primary until one is")
 
 
 def _see_that_it_is_well(replica: RedisSettings) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import hiredis
 import msgspec
+from msgspec.structs import replace
 
 from engine.config import RedisSettings
 from engine.errors import RedisError, RedisRefused, RedisUnreachable
@@ -19,7 +20,7 @@ from engine.redis.address import join, mapped
 from engine.redis.cluster_replies import NodeLine, addresses_in, facts_in, nodes_in
 from engine.redis.connection import RespConnection, pack
 from engine.redis.errors import refusal
-from engine.redis.node import settings_at
+from engine.redis.node import Placed, find_node, on_a_replica, settings_at
 from engine.routing.nodes import SLOTS, Node, Topology, as_ranges, ranges_in_words, slots_in
 
 _LOCAL = "127.0.0.1"
@@ -31,7 +32,7 @@ class Found(msgspec.Struct, frozen=True):
 
     ``replicas`` are the addresses of a node's replicas that are well, by the node's id. ``epoch`` is the cluster's
     newest, ``is_up`` whether it serves keys, as far as the asked node knows. ``failed`` are the ids of nodes that the
-    others hold for dead.
+    others hold for dead. ``told`` is what the user should know of replicas that are read.
     """
 
     topology: Topology
@@ -40,6 +41,7 @@ class Found(msgspec.Struct, frozen=True):
     is_up: bool = True
     failed: tuple[str, ...] = ()
     asked: str = ""
+    told: tuple[str, ...] = ()
 
     def fault(self) -> RedisUnreachable | None:
         """Return why a start has to wait for the cluster, None where it has not."""
@@ -59,11 +61,32 @@ class Found(msgspec.Struct, frozen=True):
         return None
 
 
-def ask_topology(redis: RedisSettings, others: Sequence[str] = (), epoch_least: int = 0) -> Found:
+def ask_topology(
+    redis: RedisSettings, others: Sequence[str] = (), epoch_least: int = 0, current: Topology | None = None
+) -> Found:
     """Return what the server of ``redis.url`` says of its nodes, or one of these other addresses in its stead.
 
-    Raises `RedisError` where nobody answers, or may be asked.
+    With ``redis.read_from = "replica"`` each node has the replica that is read: the ``current`` one, as long as it is
+    well. Raises `RedisError` where nobody answers, or may be asked.
     """
+    known = {node.id: node for node in (current or Topology()).nodes}
+    found = _believed(redis, others, epoch_least)
+    if not found.topology.is_cluster:
+        node, told = find_node(redis, known.get(""))
+        return replace(found, topology=Topology((replace(node, number=0),)), told=(told,) if told else ())
+    if redis.read_from != "replica":
+        return found
+    placed = [
+        on_a_replica(redis, node, known.get(node.id, node), found.replicas.get(node.id, ()))
+        if node.slots and node.id not in found.failed
+        else Placed(node)
+        for node in found.topology.nodes
+    ]
+    topology = replace(found.topology, nodes=tuple(node for node, _ in placed))
+    return replace(found, topology=topology, told=tuple(told for _, told in placed if told))
+
+
+def _believed(redis: RedisSettings, others: Sequence[str], epoch_least: int) -> Found:
     errors: list[RedisError] = []
     views: list[Found] = []
     for settings in (redis, *(settings_at(redis, address) for address in others)):

@@ -12,7 +12,7 @@ from engine.errors import RedisRefused, RedisUnreachable
 from engine.redis import connection as connection_module
 from engine.redis.address import Address
 from engine.redis.connection import PRIMARY, REPLICA, RespConnection
-from engine.redis.node import Found, find_node, role_of, settings_at, settings_for
+from engine.redis.node import Placed, find_node, role_of, settings_at, settings_for
 from engine.redis.sentinel import Named
 from engine.routing.nodes import Node
 from tests.cluster import Node as Server
@@ -42,14 +42,14 @@ def opened(redis: RedisSettings, **options: Any) -> RespConnection:
     return connection
 
 
-def found_at(place: str, redis: RedisSettings, current: Node) -> Found:
+def found_at(place: str, redis: RedisSettings, current: Node) -> Placed:
     """Return what is found once that is at this replica: Sentinels may take one for down that is only slow."""
 
-    def found() -> Found | None:
+    def found() -> Placed | None:
         seen = find_node(redis, current)
         return seen if seen.node.reads_at == place else None
 
-    result: Found = wait_until(found, f"it is read at {place or 'the primary'}")
+    result: Placed = wait_until(found, f"it is read at {place or 'the primary'}")
     return result
 
 

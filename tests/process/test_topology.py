@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from engine.config import RedisSettings
 from engine.errors import RedisRefused
 from engine.redis.node import settings_at
 from engine.redis.topology import ask_topology
-from engine.routing.nodes import Topology, slot_of
+from engine.routing.nodes import Node, Topology, slot_of
 from engine.sandbox.valkey import ValkeyServer
 from tests.cluster import SECRET, Cluster, cluster, wait_until
 from tests.servers import NAMES, every_server
@@ -151,4 +152,32 @@ def test_a_server_without_cluster_mode_is_one_node(server_binary: Path) -> None:
                 return ask_topology(RedisSettings(url=server.url)).replicas == {"": (f"127.0.0.1:{replica.port}",)}
 
             wait_until(is_told, "the replica is in step")
-            assert ask_topology(RedisSettings(url=replica.url)).topology == Topology()
+            found = ask_topology(RedisSettings(url=replica.url))
+            assert found.topology == Topology((Node(reads_at=f"127.0.0.1:{replica.port}"),))
+            assert "is a replica" in found.told[0]
+
+
+def test_replicas_are_read() -> None:
+    """Each node of a cluster has the replica that is read in its place, the same as long as it is well."""
+    with cluster("valkey-9.1", primaries=3, replicas=2) as made:
+        redis = settings(made, read_from="replica")
+        first = ask_topology(redis)
+        assert not first.told
+        second = {node.id: made.replicas_of(made.node(node.id))[1].address for node in first.topology.nodes}
+        kept = Topology(tuple(replace(node, reads_at=second[node.id]) for node in first.topology.nodes))
+        again = ask_topology(redis, current=kept).topology
+        assert [node.reads_at for node in again.nodes] == [node.reads_at for node in kept.nodes]
+        assert all(node.address == made.node(node.id).address for node in again.nodes)
+        lost = kept.nodes[0]
+        dying = next(node for node in made.nodes if node.address == lost.reads_at)
+        dying.kill()
+
+        def other() -> str:
+            found = ask_topology(redis, current=kept).topology
+            return next(node.reads_at for node in found.nodes if node.id == lost.id)
+
+        wait_until(lambda: other() not in ("", lost.reads_at), "another replica is read")
+        for node in made.replicas_of(made.node(lost.id)):
+            node.kill()
+        wait_until(lambda: other() == "", "the primary is read")
+        assert any("no replica of" in told for told in ask_topology(redis, current=kept).told)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import hiredis
+from msgspec.structs import replace
 
 from engine.clock import monotonic_ms
 from engine.config import RedisSettings
@@ -38,7 +39,8 @@ class Nodes:
     """All connections, made as they are needed. Not thread-safe; raises `RedisError`."""
 
     def __init__(self, redis: RedisSettings, name: str, *, database: int | None = None) -> None:
-        self._redis = redis
+        # Whichever replica the engine reads, it hears what is published at its primary.
+        self._redis = replace(redis, read_from="primary")
         self._name = name
         self._database = database
         self._connections: dict[str, RespConnection] = {}
