@@ -18,16 +18,24 @@ class ServiceClock:
 
     def __init__(self) -> None:
         self._ahead_ms: int | None = None
+        self._parsed: tuple[str, int | None] = ("", None)
+        """The last date, and what it means: many answers have the same."""
 
     def heard(self, date: str, moment_ms: int) -> None:
         """Take in an answer's ``Date`` header that came at this monotonic moment."""
-        parsed = parsedate_tz(date)
-        if parsed is None:
+        unix_ms = self._unix_ms(date)
+        if unix_ms is None:
             return
-        ahead_ms = int(mktime_tz(parsed)) * 1_000 - moment_ms
+        ahead_ms = unix_ms - moment_ms
         known_ms = self._ahead_ms
         if known_ms is None or ahead_ms > known_ms or ahead_ms < known_ms - STEP_MS:
             self._ahead_ms = ahead_ms
+
+    def _unix_ms(self, date: str) -> int | None:
+        if date != self._parsed[0]:
+            parsed = parsedate_tz(date)
+            self._parsed = (date, None if parsed is None else int(mktime_tz(parsed)) * 1_000)
+        return self._parsed[1]
 
     def now_ms(self) -> int:
         """Return the service's Unix time; this host's where no answer has come yet."""

@@ -10,6 +10,7 @@ import gc
 import random
 import select
 import sys
+import time
 from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -120,6 +121,8 @@ class Invoker:
         self._fetch_failures = 0
         self._fetch_after_ms = 0
         self._draining = False
+        self._gather_s = delivery.gather_ms / 1_000
+        self._is_woken = False
         self._obey_due_ms = self._gauge_due_ms = 0
         self._lanes = Lanes(self._kit)
         self._relief = Relief()
@@ -149,8 +152,7 @@ class Invoker:
     def run(self) -> int:
         """Turn until there is nothing left to do."""
         wake, link, sockets = self._spec.wake, self._link, self._sockets
-        # Cleared before there is a look for work, or a signal in between would be lost.
-        sockets.watch(wake.fileno(), select.POLLIN, wake.clear)
+        sockets.watch(wake.fileno(), select.POLLIN, self._be_woken)
         sockets.watch(link.fileno(), select.POLLIN, self._be_told)
         while True:
             moment_ms = monotonic_ms()
@@ -164,6 +166,19 @@ class Invoker:
                 self._link.set_state(ChildState.DRAINED)
                 return 0
             sockets.wait(0 if more else self._wait_ms())
+            if self._is_woken:
+                self._gather(0.0 if more else self._gather_s)
+
+    def _be_woken(self) -> None:
+        self._is_woken = True
+
+    def _gather(self, seconds: float) -> None:
+        """Wait for what comes right behind that which has come, unless there is something to be done meanwhile."""
+        self._is_woken = False
+        if seconds and not self._done:
+            time.sleep(seconds)
+        # Cleared before there is a look for work, or a signal in between would be lost.
+        self._spec.wake.clear()
 
     def _be_told(self) -> None:
         self._obey_due_ms = 0
@@ -191,7 +206,7 @@ class Invoker:
         self._sockets.expire(monotonic_ms())
         self._complete()
         more |= self._lanes.sort_shelves(monotonic_ms())
-        started = self._start_batches()
+        self._start_batches()
         self._relieve_rings()
         if self._intake.release():
             self._backlog.repaired()
@@ -200,7 +215,7 @@ class Invoker:
             self._gauge_due_ms = moment_ms + GAUGE_MS
             set_gauges(self._row, self._lanes.all(), self._backlog, self._fence_ms)
             self._note_damage()
-        return more or started
+        return more or bool(self._done)
 
     def _distribute(self, changes: list[Change], frame: Frame, is_fenced: bool) -> None:
         row, moment = self._row, monotonic_ms()
@@ -233,16 +248,14 @@ class Invoker:
         if self._lanes.retired:
             self._lanes.close_retired(monotonic_ms())
 
-    def _start_batches(self) -> bool:
-        started = False
+    def _start_batches(self) -> None:
         for lane in self._lanes.all():
-            while monotonic_ms() >= self._fetch_after_ms:
+            while (moment_ms := monotonic_ms()) >= self._fetch_after_ms:
                 if not self._draining:
-                    lane.take_back(monotonic_ms())
-                batch = lane.take(monotonic_ms(), flush=self._draining)
+                    lane.take_back(moment_ms)
+                batch = lane.take(moment_ms, flush=self._draining)
                 if batch is None:
                     break
-                started = True
                 try:
                     values = self._fetcher.fetch(
                         [(change.key, change.event) for change, _ in batch.entries],
@@ -258,7 +271,6 @@ class Invoker:
                 self._fetch_failures = 0
                 self._row.set(Counter.VERSION, self._fetcher.version)
                 lane.send(batch, values, monotonic_ms(), now_ms())
-        return started
 
     def _fetch_failed(self, error: RedisError) -> None:
         self._fetch_failures += 1

@@ -46,6 +46,7 @@ LIMITS: dict[str, Limits] = {
     "ring.frame_bytes_max": Limits(1_024, 268_435_456),
     "ring.frame_events_max": Limits(1, 65_536),
     "delivery.invokers": Limits(1, 64, "an invoker is a process: one a core does"),
+    "delivery.gather_ms": Limits(0, 100, "a route has maximum_batching_window_in_seconds to wait for longer"),
     "delivery.fetch_keys_max": Limits(1, 10_000, "a pipeline holds all its values in memory"),
     "delivery.payload_bytes_max": Limits(
         1_024, LAMBDA_PAYLOAD_BYTES_MAX, "Lambda takes 6 MB in a synchronous invocation"

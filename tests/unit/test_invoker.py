@@ -1,11 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+import select
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from engine.config import AwsSettings, DeliverySettings, RedisSettings, RouteSettings
+from engine.delivery.dispatch import Prepared
 from engine.delivery.intake import MARKS_OF_A_REPAIR
 from engine.delivery.invoker import Invoker, InvokerSpec
 from engine.lifecycle import Message, RepairWanted
@@ -120,3 +122,51 @@ def test_a_change_marked_for_one_route_stays_that_routes(rig: Rig) -> None:
     rig.offer(b"cart:1", slot=0)
     rig.invoker._turn()
     assert rig.waiting() == {"carts": {b"cart:1"}, "also": set()}
+
+
+class Sleep:
+    """Stands for time.sleep: notes how long, and does what a test says meanwhile."""
+
+    def __init__(self, meanwhile: Callable[[], None] = lambda: None) -> None:
+        self.slept: list[float] = []
+        self._meanwhile = meanwhile
+
+    def __call__(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self._meanwhile()
+
+
+def is_set(wake: Wake) -> bool:
+    return bool(select.select([wake.fileno()], [], [], 0)[0])
+
+
+def test_what_comes_right_behind_goes_along(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An idle invoker that is woken waits for a moment; what comes meanwhile needs no turn of its own."""
+
+    def comes_behind() -> None:
+        rig.offer(b"cart:2")
+        rig.wake.signal()
+
+    sleep = Sleep(comes_behind)
+    monkeypatch.setattr("engine.delivery.invoker.time.sleep", sleep)
+    rig.offer(b"cart:1")
+    rig.wake.signal()
+    rig.invoker._gather(0.0005)
+    assert sleep.slept == [0.0005]
+    assert not is_set(rig.wake)
+    rig.invoker._turn()
+    assert rig.waiting() == {"carts": {b"cart:1", b"cart:2"}}
+
+
+def test_nobody_waits_who_has_something_to_do(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where an answer has come, or nothing is to be gathered, the turn begins at once."""
+    sleep = Sleep()
+    monkeypatch.setattr("engine.delivery.invoker.time.sleep", sleep)
+    rig.wake.signal()
+    rig.invoker._gather(0.0)
+    assert not is_set(rig.wake)
+    rig.invoker._done.append(Prepared(lambda: None))
+    rig.wake.signal()
+    rig.invoker._gather(0.0005)
+    assert not is_set(rig.wake)
+    assert sleep.slept == []

@@ -6,6 +6,17 @@ import httptools
 
 HEAD_BYTES_MAX = 65_536
 _WITHOUT_BODY = (204, 304)
+_USUAL = (
+    "Connection",
+    "Content-Length",
+    "Content-Type",
+    "Date",
+    "Server",
+    "X-Amz-Executed-Version",
+    "x-amzn-RequestId",
+)
+_SMALL = {name.encode(): name.lower() for name in _USUAL}
+"""Names that come with every answer, as they are spelt."""
 
 
 class BadAnswer(Exception):
@@ -71,7 +82,7 @@ class Answer:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take in a header."""
-        self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+        self.headers[_SMALL.get(name) or name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
         """Take in that the head is over."""

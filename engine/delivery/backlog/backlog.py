@@ -169,8 +169,10 @@ class Backlog:
 
     def count(self, route: str) -> int:
         """Return how many keys of a route are there."""
+        if route not in self._counts:
+            return 0
         # `max`: what was removed while the file could not be read was not looked up.
-        return max(0, self._counts.get(route, 0) - len(self._removed.get(route, ())))
+        return max(0, self._counts[route] - len(self._removed.get(route, ())))
 
     def next_due_ms(self, route: str) -> int | None:
         """Return when `take` may have something: 0 for now, a time (Unix ms), or None where nothing is there."""
