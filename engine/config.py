@@ -38,6 +38,7 @@ class RedisSettings(Struct, frozen=True, forbid_unknown_fields=True):
     tls_cert_file: str = ""
     tls_key_file: str = ""
     tls_verify: bool = True
+    tls_server_name: str = ""
     connect_timeout_ms: int = 3_000
     read_timeout_ms: int = 5_000
     set_notifications: bool = True

@@ -20,7 +20,7 @@ from cryptography.x509.oid import NameOID
 
 @dataclass(frozen=True)
 class Certificates:
-    """PEM files: an authority, and a certificate with its key, for 127.0.0.1 and for clients."""
+    """PEM files: an authority, and a certificate with its key, for 127.0.0.1, cache.test, and clients."""
 
     authority: Path
     certificate: Path
@@ -59,7 +59,7 @@ def _certificate(
         .not_valid_before(now - datetime.timedelta(days=1))
         .not_valid_after(now + datetime.timedelta(days=1))
         .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([address, x509.DNSName("cache.test")]), critical=False)
     )
     return builder.sign(issuer_key, hashes.SHA256())
 

@@ -22,7 +22,7 @@ from msgspec.structs import replace
 from engine.clock import monotonic_ms
 from engine.config import RedisSettings
 from engine.errors import RedisUnreachable
-from engine.redis.address import Address, mapped, parse_url
+from engine.redis.address import Address, join, mapped, parse_url
 from engine.redis.credentials import Credentials, credentials_of, sentinel_credentials_of
 from engine.redis.dialing import dial
 from engine.redis.errors import lost, not_redis, refusal, wrong_role
@@ -268,6 +268,13 @@ class RespConnection:
         elif not self._is_greeted:
             hint = "if the server wants a certificate of the client, name it in redis.tls_cert_file"
         raise lost(self.address, error, self._timeout_s, hint) from error
+
+    def peer(self) -> str:
+        """Return the ``host:port`` that the name led to; "" for a path."""
+        if self.address.unix_path:
+            return ""
+        host, port = self._sock.getpeername()[:2]
+        return join(host, port)
 
     def detach(self) -> socket.socket:
         """Return the socket, greeted, to one who sends and reads by himself; this object is of no use any more."""

@@ -22,7 +22,7 @@ def dial(address: Address, redis: RedisSettings) -> socket.socket:
     if context is not None:
         plain = sock
         try:
-            sock = context.wrap_socket(plain, server_hostname=address.host)
+            sock = context.wrap_socket(plain, server_hostname=redis.tls_server_name or address.host)
         except (OSError, ValueError) as error:
             plain.close()
             raise tls_failure(address, error) from error

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import partial
+from ipaddress import ip_address
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
 from engine.config import RedisSettings
-from engine.errors import RedisError, RedisUnreachable
+from engine.errors import RedisError, RedisRefused, RedisUnreachable
 from engine.redis.address import Address, join, mapped, parse_url, split
 from engine.redis.connection import PRIMARY, REPLICA, RespConnection, ask_sentinel
 from engine.redis.sentinel import Named, primaries, replicas
@@ -23,6 +25,9 @@ from engine.routing.nodes import Node
 _REPLICA = re.compile(rb"^slave\d+:ip=([^,\r]+),port=(\d+),state=online", re.MULTILINE)
 _PRIMARY = re.compile(rb"^master_host:([^\r]+)\r\nmaster_port:(\d+)", re.MULTILINE)
 _LINK_UP = b"master_link_status:up"
+_RUN_ID = re.compile(rb"^run_id:(\w+)", re.MULTILINE)
+_LOOKS = 3
+"""More connections that are made to a named replica, to see whether they all lead to the same."""
 
 
 class Placed(NamedTuple):
@@ -43,12 +48,26 @@ def settings_for(redis: RedisSettings, node: Node) -> RedisSettings:
 
 
 def settings_at(redis: RedisSettings, address: str) -> RedisSettings:
-    """Return the settings that reach the server at this ``host:port`` with the same user, TLS and database."""
+    """Return the settings that reach the server at this ``host:port`` with the same user, TLS and database.
+
+    One that is told by its IP address has a certificate for the name that it was found by.
+    """
     named = parse_url(redis.url)
     if address.startswith("/"):
         return replace(redis, url=f"unix://{address}" + (f"?db={named.database}" if named.database else ""))
-    scheme = "rediss" if named.tls else "redis"
-    return replace(redis, url=f"{scheme}://{join(*split(address))}" + (f"/{named.database}" if named.database else ""))
+    scheme, place = "rediss" if named.tls else "redis", split(address)
+    url = f"{scheme}://{join(*place)}" + (f"/{named.database}" if named.database else "")
+    if named.tls and _is_ip(place[0]) and named.host and not _is_ip(named.host):
+        return replace(redis, url=url, tls_server_name=redis.tls_server_name or named.host)
+    return replace(redis, url=url)
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def role_of(node: Node) -> str:
@@ -68,28 +87,43 @@ def find_node(redis: RedisSettings, current: Node | None = None) -> Placed:
     connection = RespConnection.open(redis, name="engine-planner", protocol=2)
     try:
         is_replica = connection.facts.get("role") == REPLICA
-        info = _replication(connection)
+        info, server, here = _info(connection, "replication"), _server_in(connection), connection.peer()
     finally:
         connection.close()
     node = replace(current, address="", epoch=0, reads_at="")
-    if redis.read_from == "replica":
-        if not is_replica:
-            return on_a_replica(redis, node, current, _places(redis, info))
-        primary = _PRIMARY.search(info)
-        if _LINK_UP not in info and primary is not None:
-            place = mapped(redis.node_addresses, join(primary[1].decode(), int(primary[2])))
-            told = (
-                f"the replica {address} has lost its primary: changes are captured and read at {place} until it is back"
-            )
-            return Placed(replace(node, address=place), told)
-        return Placed(replace(node, reads_at=str(address)))
     if not is_replica:
+        if redis.read_from == "primary":
+            return Placed(node)
+        return on_a_replica(redis, node, current, _places(redis, info))
+    if redis.read_from == "replica" and _LINK_UP not in info and (primary := _PRIMARY.search(info)):
+        place = mapped(redis.node_addresses, join(primary[1].decode(), int(primary[2])))
+        told = f"the replica {address} has lost its primary: changes are captured and read at {place} meanwhile"
+        return Placed(replace(node, address=place), told)
+    return _at_the_named_replica(redis, replace(node, reads_at=here or str(address)), current, server)
+
+
+def _at_the_named_replica(redis: RedisSettings, node: Node, current: Node, server: bytes) -> Placed:
+    """Return the node with one replica to be read, though the name in ``redis.url`` may lead to several in turn.
+
+    Values are older at one replica than at another: whoever reads has to be where changes are heard.
+    """
+    address = parse_url(redis.url)
+    if current.reads_at and current.reads_at != node.reads_at:
+        with suppress(RedisError):
+            _see_that_it_is_well(settings_at(redis, current.reads_at))
+            node = replace(node, reads_at=current.reads_at)
+    elif any(_server_at(settings_at(redis, node.reads_at)) not in (server, b"") for _ in range(_LOOKS)):
+        raise RedisRefused(
+            f"{address} leads to several replicas in turn, which are not all in step",
+            hint='name one of them in redis.url, or the primary with redis.read_from = "replica"',
+        )
+    if redis.read_from == "replica":
         return Placed(node)
     told = (
         f"{address} is a replica: changes are captured and read there, a little later than at its primary; "
         'redis.read_from = "replica" says that this is meant'
     )
-    return Placed(replace(node, reads_at=str(address)), told)
+    return Placed(node, told)
 
 
 def _watched_by_sentinels(redis: RedisSettings, address: Address, current: Node) -> Placed:
@@ -134,7 +168,7 @@ def on_a_replica(redis: RedisSettings, node: Node, current: Node, places: Iterab
 def _see_that_it_is_well(replica: RedisSettings) -> None:
     connection = RespConnection.open(replica, name="engine-planner", protocol=2, role=REPLICA)
     try:
-        if _LINK_UP not in _replication(connection):
+        if _LINK_UP not in _info(connection, "replication"):
             raise RedisUnreachable(f"{connection.address} is not in step with its primary")
     finally:
         connection.close()
@@ -145,7 +179,21 @@ def _places(redis: RedisSettings, info: bytes) -> Iterator[str]:
         yield mapped(redis.node_addresses, join(host.decode(), int(port)))
 
 
-def _replication(connection: RespConnection) -> bytes:
-    """Return ``INFO replication``; nothing where it is refused."""
-    reply = connection.call("INFO", "replication")
+def _server_at(redis: RedisSettings) -> bytes:
+    connection = RespConnection.open(redis, name="engine-planner", protocol=2)
+    try:
+        return _server_in(connection)
+    finally:
+        connection.close()
+
+
+def _server_in(connection: RespConnection) -> bytes:
+    """Return which process answers, b"" where it does not tell."""
+    found = _RUN_ID.search(_info(connection, "server"))
+    return found[1] if found else b""
+
+
+def _info(connection: RespConnection, section: str) -> bytes:
+    """Return a section of ``INFO``; nothing where it is refused."""
+    reply = connection.call("INFO", section)
     return reply if isinstance(reply, bytes) else b""

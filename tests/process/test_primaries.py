@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import selectors
+import socket
+import socketserver
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -201,6 +207,48 @@ def test_replica_without_its_primary(replicated: Watched) -> None:
         primary.call("ACL", "SETUSER", "default", "+@all")
         wait_until(lambda: replica.client.info("replication")["master_link_status"] == "up", "the link is up")
     assert find_node(redis).node == Node(reads_at=replica.address)
+
+
+def test_name_of_a_replica(replicated: Watched) -> None:
+    """A name that leads to a replica is captured where it leads to now, and stays there as long as that is well."""
+    _, replica, other = replicated.nodes
+    redis = settings(f"redis://localhost:{replica.port}", read_from="replica")
+    wait_until(lambda: find_node(redis).node.reads_at, "it is well")
+    assert find_node(redis).node.reads_at == replica.address
+    assert find_node(redis, Node(reads_at=other.address)).node.reads_at == other.address
+    assert find_node(redis, Node(reads_at="127.0.0.1:1")).node.reads_at == replica.address
+
+
+def test_several_replicas_behind_a_name(replicated: Watched) -> None:
+    """An address that leads to one replica after the other is refused: reads may be older than what events tell."""
+    _, *replicas = replicated.nodes
+    with in_turn([replica.port for replica in replicas]) as port, pytest.raises(RedisRefused) as caught:
+        find_node(settings(f"redis://127.0.0.1:{port}"))
+    assert f"127.0.0.1:{port} leads to several replicas in turn" in caught.value.message
+
+
+@contextmanager
+def in_turn(ports: Sequence[int]) -> Iterator[int]:
+    """Yield a port whose connections are passed on to these in turn, as a load balancer does."""
+    turns = itertools.cycle(ports)
+
+    class Carrier(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with socket.create_connection(("127.0.0.1", next(turns))) as far, selectors.DefaultSelector() as selector:
+                selector.register(self.request, selectors.EVENT_READ, far)
+                selector.register(far, selectors.EVENT_READ, self.request)
+                while True:
+                    for key, _ in selector.select():
+                        data = key.fileobj.recv(65_536)  # type: ignore[union-attr]
+                        if not data:
+                            return
+                        key.data.sendall(data)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Carrier) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1]
+        server.shutdown()
 
 
 def test_socket(replicated: Watched) -> None:

@@ -296,6 +296,27 @@ def test_tls_with_a_certificate_of_the_client(server: ValkeyServer, certificates
         assert "redis.tls_cert_file" in str(failure(url, tls_ca_file=ca_file))
 
 
+def test_tls_with_another_name(server: ValkeyServer, certificates: Certificates) -> None:
+    """A server that is reached by a name which its certificate has not is checked for the name in the settings."""
+    with tls_in_front_of(server.port, certificates) as port:
+        url, ca_file = f"rediss://localhost:{port}", str(certificates.authority)
+        assert "certificate of localhost" in str(failure(url, tls_ca_file=ca_file))
+        opened(url, tls_ca_file=ca_file, tls_server_name="cache.test").close()
+
+
+def test_renewed_certificates(server: ValkeyServer, certificates: Certificates, tmp_path: Path) -> None:
+    """Files of certificates that are renewed count from the next connection on."""
+    with tls_in_front_of(server.port, certificates, wants_certificate=True) as port:
+        old = make_certificates(tmp_path)
+        files = {"tls_cert_file": str(old.certificate), "tls_key_file": str(old.key)}
+        settings = {"tls_ca_file": str(old.authority), **files}
+        assert "is not accepted" in str(failure(f"rediss://127.0.0.1:{port}", **settings))
+        for mine, renewed in ((old.authority, certificates.authority), (old.key, certificates.key)):
+            mine.write_bytes(renewed.read_bytes())
+        old.certificate.write_bytes(certificates.certificate.read_bytes())
+        opened(f"rediss://127.0.0.1:{port}", **settings).close()
+
+
 def test_an_unknown_authority(server: ValkeyServer, certificates: Certificates) -> None:
     """A certificate that nobody we trust has signed is refused, and the setting named."""
     with tls_in_front_of(server.port, certificates) as port:

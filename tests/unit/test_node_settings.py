@@ -41,3 +41,20 @@ def test_replica_of_a_cluster() -> None:
         connection = RespConnection.open(RedisSettings(url=clustered.url), name="test", readonly=True)
         assert b" flags=r" in connection.call("CLIENT", "INFO")
         connection.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "address", "name"),
+    [
+        ("rediss://cache.test:6379", "10.0.0.1:6379", "cache.test"),
+        ("rediss://cache.test:6379", "node-1.test:6379", ""),
+        ("rediss://10.0.0.9:6379", "10.0.0.1:6379", ""),
+        ("redis://cache.test:6379", "10.0.0.1:6379", ""),
+        ("rediss+sentinel://guard.test/carts", "10.0.0.1:6379", ""),
+    ],
+)
+def test_name_in_certificates(url: str, address: str, name: str) -> None:
+    """A server that is told by its IP address alone has to have a certificate for the name that it was found by."""
+    assert settings_for(RedisSettings(url=url), Node(reads_at=address)).tls_server_name == name
+    named = RedisSettings(url=url, tls_server_name="other.test")
+    assert settings_for(named, Node(reads_at=address)).tls_server_name == "other.test"
