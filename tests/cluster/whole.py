@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,7 @@ NODE_TIMEOUT_MS = 1_500
 _BUS_OFFSET = 10_000
 """Redis before 7 has its bus on the port and this."""
 _START_ATTEMPTS = 10
+_FAILOVER_S_MAX = 6.0
 
 Failover = Literal["kill", "stop", "CLUSTER FAILOVER", "CLUSTER FAILOVER FORCE", "CLUSTER FAILOVER TAKEOVER"]
 Migration = Literal["migrate", "migrateslots"]
@@ -206,25 +208,38 @@ class Cluster:
 
     def failover(self, primary: Node, how: Failover = "kill") -> Node:
         """Have a replica take a primary's place; return it. With "kill" and "stop" the old one stays away."""
-        replica = self.replicas_of(primary)[0]
+        replica = wait_until(lambda: self._followers(primary), "a replica follows")[0]
         match how:
             case "kill":
                 primary.kill()
             case "stop":
                 primary.stop()
             case _:
-                replica.call(*how.split())
+                self._order(replica, how)
         self.wait_until_led_by(replica)
         return replica
 
+    def _followers(self, primary: Node) -> list[Node]:
+        replicas = self.replicas_of(primary)
+        return [one for one in replicas if one.client.info("replication").get("master_link_status") == "up"]
+
+    def _order(self, replica: Node, how: str) -> None:
+        """Order a failover, and again if it comes to nothing: a server gives one up after five seconds."""
+        deadline = time.monotonic() + WAIT_S
+        while not self._is_led_by(replica):
+            assert time.monotonic() < deadline, f"{how} came to nothing"
+            with contextlib.suppress(redis.ResponseError):  # it leads by now
+                replica.call(*how.split())
+            with contextlib.suppress(AssertionError):
+                wait_until(lambda: self._is_led_by(replica), how, _FAILOVER_S_MAX)
+
     def wait_until_led_by(self, replica: Node) -> None:
         """Return when all that run take this node for a primary with slots."""
-        wait_until(
-            lambda: all(
-                known.is_primary and known.slots for known in (one.known()[replica.id] for one in self.alive())
-            ),
-            "the replica takes over",
-        )
+        wait_until(lambda: self._is_led_by(replica), "the replica takes over")
+
+    def _is_led_by(self, replica: Node) -> bool:
+        views = [node.known()[replica.id] for node in self.alive()]
+        return all(known.is_primary and known.slots for known in views)
 
     def wait_until_replaced(self, primary: Node) -> None:
         """Return when no node that runs believes that this one has slots, and all slots are served."""
