@@ -29,8 +29,8 @@ checkpoint_file = "{folder}/checkpoint"
 [delivery]
 backlog_folder = "{folder}/backlog"
 dead_letter_file = "{folder}/dead_letters.jsonl"
-deadline_ms = 500
-deadline_margin_ms = 200
+deadline_ms = 3_000
+deadline_margin_ms = 500
 [[routes]]
 name = "carts"
 function = "dynamodb"

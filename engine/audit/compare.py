@@ -22,7 +22,6 @@ from engine.delivery.reading.questions import KIND_OF_EVENT, TYPE
 from engine.destination.base import Destination
 from engine.marks.marker import Mark, Marker
 from engine.routing.events import REPAIR, REPAIR_GONE, expand_events
-from engine.routing.slices import WHOLE, Slice
 
 KEYS_AT_ONCE = 100
 """Of one question to the destination."""
@@ -46,7 +45,7 @@ class RouteAudit:
         *,
         database: int,
         mapping_prefix: str = "",
-        part: Slice = WHOLE,
+        is_of_slice: Callable[[bytes], bool] = lambda key: True,
         is_absence_known: bool = False,
         is_spared: Callable[[bytes], bool] = lambda key: False,
         is_held: bool = False,
@@ -64,7 +63,7 @@ class RouteAudit:
         self._gone = KeySpool()
         self._live, self._gone_at = Counter[str](), Counter[str]()
         self._pace = Pace(options.keys_per_s_max)
-        self._is_wanted = wanted_keys(route, mapping_prefix, part)
+        self._is_wanted = wanted_keys(route, mapping_prefix, is_of_slice)
         self._judge = Judge(route, database, destination)
         self._event = _hint(route)
         self._report = RouteReport(route.name, route.destination, is_absence_known)

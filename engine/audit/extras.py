@@ -12,7 +12,6 @@ from engine.config import RouteSettings
 from engine.destination.base import Destination, Item
 from engine.routing.absence import wants_absence
 from engine.routing.glob import matcher
-from engine.routing.slices import WHOLE, Slice
 
 KEYS_AT_ONCE = 500
 """Of one pipeline of ``EXISTS``."""
@@ -33,10 +32,12 @@ class Looked:
     absent: list[bytes]
 
 
-def wanted_keys(route: RouteSettings, mapping_prefix: str, part: Slice = WHOLE) -> Callable[[bytes], bool]:
+def wanted_keys(
+    route: RouteSettings, mapping_prefix: str, is_of_slice: Callable[[bytes], bool] = lambda key: True
+) -> Callable[[bytes], bool]:
     """Return the test whether the route delivers a key here; the original's mapping hashes are never delivered."""
     matches, prefix = matcher([pattern.encode() for pattern in route.keys]), mapping_prefix.encode()
-    return lambda key: bool(matches(key)) and part.owns(key) and not (prefix and key.startswith(prefix))
+    return lambda key: bool(matches(key)) and is_of_slice(key) and not (prefix and key.startswith(prefix))
 
 
 def spared_keys(routes: Iterable[RouteSettings], may_evict: bool) -> Callable[[bytes], bool]:

@@ -92,7 +92,7 @@ def publish_gone_of(
         return GoneReport()
     file = HeldFile.of(settings)
     with ExitStack() as stack:
-        server = Server(settings.redis, database, "engine-gone")
+        server = Server(settings.redis, database, "engine-gone", settings.original.mapping_prefix)
         stack.callback(server.close)
         before, kept, facts = file.load(), file.load_kept(), server.datasets()
         may_evict = server.may_evict()
@@ -201,7 +201,8 @@ class _Search:
         sleep: Callable[[float], None],
     ) -> None:
         self.name = route.name
-        self.is_wanted = wanted_keys(route, settings.original.mapping_prefix, parse_slice(settings.capture.slice))
+        is_of_slice = server.slice_test(parse_slice(settings.capture.slice))
+        self.is_wanted = wanted_keys(route, settings.original.mapping_prefix, is_of_slice)
         self._server = server
         self._destination = destination
         self._is_spared = is_spared

@@ -79,12 +79,13 @@ def audit_routes(
 ) -> AuditReport:
     """Compare these routes' destinations."""
     database = parse_url(settings.redis.url).database
-    server = Server(settings.redis, database, "engine-audit")
+    server = Server(settings.redis, database, "engine-audit", settings.original.mapping_prefix)
     try:
         may_evict = server.may_evict()
         is_spared = spared_keys(settings.routes, may_evict)
         held, kept = HeldFile.of(settings).load(), HeldFile.of(settings).load_kept()
         marker = server.marker(lambda: read_standing(settings.supervision.status_file))
+        is_of_slice = server.slice_test(parse_slice(settings.capture.slice))
         return AuditReport(
             tuple(
                 RouteAudit(
@@ -95,7 +96,7 @@ def audit_routes(
                     marker,
                     database=database,
                     mapping_prefix=settings.original.mapping_prefix,
-                    part=parse_slice(settings.capture.slice),
+                    is_of_slice=is_of_slice,
                     is_absence_known=is_absence_known(route, may_evict),
                     # A mark reaches every route: what was refused for one stays.
                     is_spared=lambda key: is_spared(key) or any(key in keys for keys in kept.values()),

@@ -6,16 +6,17 @@ from collections.abc import Callable, Iterator, Sequence
 
 from engine.audit.deletions import ServerFacts, facts_of
 from engine.audit.scanning import ClusterScan
-from engine.capture.own_keys import is_own
+from engine.capture.watch.keepsake import KEY as KEEPSAKE
 from engine.config import RedisSettings
 from engine.delivery.reading.fetch import Fetched, Fetcher
 from engine.marks.marker import Marker
 from engine.marks.standing import Standing
-from engine.redis.cluster.nodes import Nodes
+from engine.redis.cluster.nodes import Nodes, Slices
 from engine.redis.connection import pack
 from engine.redis.eviction import QUESTIONS, may_evict
 from engine.routing.byte_classes import channel_prefix
 from engine.routing.nodes import Node
+from engine.routing.slices import Slice
 
 SCAN_COUNT = 500
 BODY_CHARS_MAX = 16 * 1024 * 1024
@@ -27,9 +28,10 @@ _MODULE_TYPES = {"json": "ReJSON-RL"}
 class Server:
     """One database of a server, or a cluster. Not thread-safe; raises `RedisError`."""
 
-    def __init__(self, redis: RedisSettings, database: int, name: str) -> None:
+    def __init__(self, redis: RedisSettings, database: int, name: str, mapping_prefix: str = "") -> None:
         self._prefix = channel_prefix(database)
         self._nodes = Nodes(redis, name, database=database)
+        self._slices = Slices(self._nodes, mapping_prefix)
         self._fetcher = Fetcher(redis, database, f"{name}-reads")
 
     def close(self) -> None:
@@ -59,6 +61,10 @@ class Server:
         """Return the id of the node that has this key."""
         return self._nodes.owner(key).id
 
+    def slice_test(self, part: Slice) -> Callable[[bytes], bool]:
+        """Return the test whether a key is of this slice."""
+        return lambda key: self._slices.owns(part, key)
+
     def scan(self, type_name: str = "") -> Iterator[list[bytes]]:
         """Yield every key that is there all the time, at least once, in small lists; of one type where it is given."""
         if not self._nodes.is_cluster:
@@ -70,7 +76,7 @@ class Server:
         cursor = b"0"
         while True:
             cursor, keys = self._nodes.call(node, "scan its keys", "SCAN", cursor, "COUNT", SCAN_COUNT, *of_type)
-            yield [key for key in keys if not is_own(key)]
+            yield [key for key in keys if not key.startswith(KEEPSAKE)]
             if cursor == b"0":
                 return
 
@@ -89,7 +95,7 @@ class Server:
 
     def marker(self, standing: Callable[[], Standing | None]) -> Marker:
         """Return what marks keys in the engine that runs here, and sees to it that no mark is lost."""
-        return Marker(self._nodes, standing)
+        return Marker(self._nodes, standing, self._slices)
 
     def mark(self, keys: Sequence[bytes], event: str) -> int:
         """Mark these keys in the engine that listens; return how many marks nobody received.

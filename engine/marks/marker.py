@@ -21,7 +21,7 @@ from engine.clock import monotonic_ms
 from engine.errors import EngineError, RedisUnreachable
 from engine.marks.receivers import Receivers, receivers
 from engine.marks.standing import Standing
-from engine.redis.cluster.nodes import Nodes
+from engine.redis.cluster.nodes import Nodes, Slices
 from engine.redis.connection import pack
 from engine.routing.byte_classes import channel_prefix
 from engine.routing.events import REPAIR
@@ -93,6 +93,7 @@ class Marker:
         self,
         nodes: Nodes,
         standing: Callable[[], Standing | None],
+        slices: Slices | None = None,
         *,
         settled_ms_max: int = SETTLED_MS_MAX,
     ) -> None:
@@ -100,6 +101,7 @@ class Marker:
         self._nodes = nodes
         self._prefix = channel_prefix(nodes.database)
         self._standing = standing
+        self._slices = slices or Slices(nodes)
         self._settled_ms_max = settled_ms_max
 
     def mark(self, marks: Sequence[Mark], pause: Callable[[int], None] = lambda keys: None) -> list[bool]:
@@ -140,7 +142,9 @@ class Marker:
 
     def _is_here(self, before: Standing | None, key: bytes, node: str | None) -> bool:
         """Tell whether the engine that runs here hears of this key; a mark that went astray is published again."""
-        return before is not None and (node is None or before.hears(key, node))
+        if before is None or node is None:
+            return before is not None
+        return node in before.settled_until_ms and self._slices.owns(before.part, key)
 
     def _publish(self, marks: Sequence[Mark], left: Sequence[int], pause: Callable[[int], None]) -> _Published:
         published = _Published()

@@ -28,10 +28,6 @@ class Standing:
     settled_until_ms: Mapping[str, int]
     part: Slice
 
-    def hears(self, key: bytes, node: str) -> bool:
-        """Tell whether this engine listens to this node, for this key."""
-        return node in self.settled_until_ms and self.part.owns(key)
-
     def has_settled(self, moments_ms: Mapping[str, int]) -> bool:
         """Tell whether all is settled that happened on these nodes before these moments."""
         return all(self.settled_until_ms.get(node, 0) > moment_ms for node, moment_ms in moments_ms.items())

@@ -246,10 +246,9 @@ class RespConnection:
             if ready[0][1] & ~select.POLLOUT:
                 self.receive_available()
             if ready[0][1] & select.POLLOUT:
-                rest = rest[self.send_available(rest[:_SEND_CHUNK_BYTES]) :]
+                rest = rest[self._send_some(rest[:_SEND_CHUNK_BYTES]) :]
 
-    def send_available(self, chunk: memoryview) -> int:
-        """Send what the socket takes at once; return how many bytes that was."""
+    def _send_some(self, chunk: memoryview) -> int:
         self._sock.settimeout(0)
         try:
             return self._sock.send(chunk)

@@ -12,6 +12,7 @@ import redis
 
 from engine.sandbox.stack import Sandbox
 from engine.sandbox.valkey import ValkeyServer
+from tests.cluster import sentinels
 from tests.servers import every_server
 from tests.support import wait_for
 from tests.table_rig import TableRig
@@ -23,15 +24,18 @@ def sandbox() -> Iterator[Sandbox]:
         yield stack
 
 
-def become_smallest(rig: TableRig, nodes: Sequence[Any]) -> None:
-    """Make the user that `engine check` prints on all nodes, and have the engine be that user from now on."""
+def become_smallest(rig: TableRig, nodes: Sequence[Any], guards: Sequence[Any] = ()) -> None:
+    """Make the users that `engine check` prints on all nodes and Sentinels, and have the engine be them from now on."""
     result = rig.run("check", "--json")
     found = [one for one in orjson.loads(result.stdout)["findings"] if one["place"] == "rights"]
-    (command,) = {one["message"].partition(": ")[2] for one in found}
-    for node in nodes:
-        node.execute_command(*command.replace(">PASSWORD", ">secret").split())
-        node.execute_command("ACL", "LOG", "RESET")
-    rig.environment |= {"ENGINE_REDIS_USERNAME": "engine", "ENGINE_REDIS_PASSWORD": "secret"}
+    commands = dict(one["message"].split(": ", 1) for one in found)
+    assert len(commands) == len(found) == 1 + bool(guards), result.stdout
+    for which, places in (("the smallest user", nodes), ("the smallest user of the Sentinels", guards)):
+        for place in places:
+            place.execute_command(*commands[which].replace(">PASSWORD", ">secret").split())
+            place.execute_command("ACL", "LOG", "RESET")
+    for what in ("REDIS", *(["REDIS_SENTINEL"] if guards else [])):
+        rig.environment |= {f"ENGINE_{what}_USERNAME": "engine", f"ENGINE_{what}_PASSWORD": "secret"}
 
 
 def refusals(nodes: Sequence[Any]) -> list[Any]:
@@ -84,3 +88,13 @@ def test_a_server_without_cluster_mode(sandbox: Sandbox, tmp_path: Path, server_
         become_smallest(rig, [client])
         tell_a_story(rig, client)
         assert refusals([client]) == []
+
+
+def test_servers_that_sentinels_watch(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Neither the servers nor the Sentinels refuse anything."""
+    with sentinels(replicas=1) as watched:
+        rig = TableRig(sandbox, watched.url, tmp_path)
+        nodes, guards = ([one.client for one in ones] for ones in (watched.nodes, watched.guards))
+        become_smallest(rig, nodes, guards)
+        tell_a_story(rig, watched.client())
+        assert refusals([*nodes, *guards]) == []

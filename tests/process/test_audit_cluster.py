@@ -18,7 +18,7 @@ from engine.marks.standing import Standing
 from engine.redis.cluster.nodes import Nodes
 from engine.routing.events import REPAIR
 from engine.routing.nodes import slot_of, slots_in
-from engine.routing.slices import WHOLE
+from engine.routing.slices import WHOLE, Slice
 from tests.cluster import Cluster, Node, cluster, moves, wait_until
 
 KEYS = [b"cart:%d" % number for number in range(3_000)]
@@ -216,3 +216,18 @@ def test_a_slot_without_an_owner(nodes: Nodes) -> None:
     nodes._owners[slot_of(b"key")] = None
     with pytest.raises(RedisUnreachable, match=rf"slot {slot_of(b'key')} has no owner.*ADDSLOTSRANGE"):
         nodes.ask("tell", [(b"key", b"")])
+
+
+@pytest.mark.parametrize(
+    ("count", "prefix", "by_nodes"), [(2, "", True), (2, "__meta_record__", False), (4, "", False)]
+)
+def test_slices_are_of_nodes_where_there_are_enough(made: Cluster, count: int, prefix: str, by_nodes: bool) -> None:
+    """Every key is of one slice; a slice is whole nodes unless there are fewer, or mapping hashes are heard of."""
+    server = Server(RedisSettings(url=made.url), 0, "engine-audit", prefix)
+    try:
+        tests = [server.slice_test(Slice(index, count)) for index in range(count)]
+        assert all(sum(owns(key) for owns in tests) == 1 for key in KEYS)
+        places = [{server.place_of(key) for key in KEYS if owns(key)} for owns in tests]
+        assert (sum(map(len, places)) == len(made.primaries())) is by_nodes
+    finally:
+        server.close()

@@ -20,11 +20,13 @@ from engine.supervision.errands.rights import (
     Need,
     command_of,
     denied,
+    denied_by_sentinels,
     needs,
     sentinel_command_of,
+    sentinel_needs,
     situation_of,
 )
-from tests.cluster import cluster
+from tests.cluster import cluster, sentinels
 from tests.servers import every_server
 
 TABLE = RouteTable.build([RouteSettings("all", "f", events=("*", "del", "expired"), include_expiry=True)])
@@ -111,8 +113,17 @@ def test_each_right_is_missed_in_a_cluster() -> None:
             assert missed in complaints(settings, rights).lower(), need
 
 
-def test_what_sentinels_are_asked() -> None:
-    """Where the URL names Sentinels, they get a user of their own."""
-    settings = settings_of("redis+sentinel://127.0.0.1:26379/main", sentinel_username="engine")
-    assert sentinel_command_of(settings).startswith("ACL SETUSER engine reset on >PASSWORD +sentinel|get-master")
-    assert sentinel_command_of(settings_of("redis://127.0.0.1")) == ""
+def test_each_right_is_missed_of_sentinels() -> None:
+    """Sentinels have users of their own; without one of its rights, something is said that names it."""
+    with sentinels(replicas=0, count=1) as watched:
+        grant(watched.primary().client, "ACL SETUSER engine reset on >PASSWORD ~* &* +@all")
+        user = {"sentinel_username": "engine", "sentinel_password": PASSWORD}
+        settings = settings_of(watched.url, read_from="replica", **user)
+        rights, command = sentinel_needs(settings), sentinel_command_of(settings)
+        grant(watched.guards[0].client, command)
+        assert [*denied_by_sentinels(settings)] == []
+        for need in rights:
+            grant(watched.guards[0].client, without(command, need.right))
+            assert need.right in " ".join([*denied_by_sentinels(settings), complaints(settings, [])])
+        assert sentinel_needs(settings_of("redis://127.0.0.1")) == []
+        assert sentinel_command_of(settings_of("redis://127.0.0.1")) == ""

@@ -23,7 +23,9 @@ from engine.redis.connection import RespConnection, pack
 from engine.redis.errors import passes, refusal
 from engine.redis.node import settings_at, settings_for
 from engine.redis.topology import ask_topology
+from engine.routing.assignment import nodes_of_slice, takes_whole_nodes
 from engine.routing.nodes import Node, Topology, slot_of
+from engine.routing.slices import Slice
 
 TROUBLE_MS_MAX = 30_000
 """How long a cluster may leave a key without an owner that answers."""
@@ -156,6 +158,27 @@ class Nodes:
         connection = self._connections.pop(place, None)
         if connection is not None:
             connection.close()
+
+
+class Slices:
+    """Which keys are of a slice, which is made of whole nodes where there are enough (`engine.routing.assignment`)."""
+
+    def __init__(self, nodes: Nodes, mapping_prefix: str = "") -> None:
+        self._nodes = nodes
+        self._mapping_prefix = mapping_prefix.encode()
+        self._known: tuple[Topology, Slice, frozenset[str] | None] | None = None
+
+    def owns(self, part: Slice, key: bytes) -> bool:
+        """Tell whether a key is of this slice, as the nodes were when last asked."""
+        if part.is_whole:
+            return True
+        topology = self._nodes.topology
+        if self._known is None or self._known[0] is not topology or self._known[1] != part:
+            by_nodes = takes_whole_nodes(topology, part, self._mapping_prefix)
+            ids = frozenset(node.id for node in nodes_of_slice(topology, part)) if by_nodes else None
+            self._known = (topology, part, ids)
+        ids = self._known[2]
+        return part.owns(key) if ids is None else self._nodes.owner(key).id in ids
 
 
 def no_owner(slot: int) -> RedisUnreachable:

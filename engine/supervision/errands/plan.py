@@ -206,8 +206,11 @@ def _examine_rights(settings: Settings, table: RouteTable, found: Examination, *
     from engine.supervision.errands.rights import look_at_rights
 
     look = look_at_rights(settings, table)
-    for command in look.commands if is_told else ():
-        found.add(Verdict.OK, "rights", f"the smallest user: {command}")
+    if is_told:
+        for command in look.commands:
+            found.add(Verdict.OK, "rights", f"the smallest user: {command}")
+        if look.sentinel_command:
+            found.add(Verdict.OK, "rights", f"the smallest user of the Sentinels: {look.sentinel_command}")
     return look.warnings
 
 

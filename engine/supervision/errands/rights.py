@@ -12,18 +12,21 @@ from dataclasses import dataclass
 
 import hiredis
 
-from engine.capture.notifications import SETTING, canary_letters, needed_flags
-from engine.capture.own_keys import CANARY_PREFIX
+from engine.capture.notifications import CANARY_PREFIX, SETTING, canary_letters, needed_flags
 from engine.capture.rehearsal import PROBE
 from engine.capture.watch.trust import Software
 from engine.config import Settings
-from engine.redis.address import SENTINEL
-from engine.redis.connection import RespConnection, pack
+from engine.errors import RedisError
+from engine.redis.address import parse_url
+from engine.redis.connection import RespConnection, ask_sentinel, pack
 from engine.redis.node import settings_for
+from engine.redis.sentinel import sentinels_of
 from engine.redis.topology import ask_topology
 from engine.routing.routes import RouteTable
 
 Trial = tuple[str | int, ...]
+SERVICE = "SERVICE"
+"""Stands in a trial for the service's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +92,13 @@ _JSON = Need("json.get", ("JSON.GET", PROBE), _UNREAD)
 _CANARIES = {"$": "set", "l": "rpush", "s": "sadd", "h": "hset", "z": "zadd", "t": "xadd", "g": "set"}
 """What writes a canary of a class of events."""
 
-SENTINELS = ("sentinel|get-master-addr-by-name", "sentinel|master", "sentinel|replicas")
+SENTINELS = (
+    Need("sentinel|get-master-addr-by-name"),
+    Need("sentinel|master", ("SENTINEL", "MASTER", SERVICE), "so values of two primaries may be put in a wrong order"),
+    Need("client|setname", ("CLIENT", "SETNAME", "engine"), "so they list the engine's connections without a name"),
+)
 """What is asked of Sentinels, where ``redis.url`` names some."""
+_REPLICAS = Need("sentinel|replicas", ("SENTINEL", "REPLICAS", SERVICE), "so no replica is found to read from")
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,12 +167,33 @@ def command_of(settings: Settings, situation: Situation, rights: Iterable[Need])
     return f"ACL SETUSER {name} reset on >PASSWORD {keys} &* {granted}"
 
 
+def sentinel_needs(settings: Settings) -> list[Need]:
+    """Return the rights that the Sentinels' user needs, none where the URL names none."""
+    if not parse_url(settings.redis.url).service:
+        return []
+    return [*SENTINELS, *([_REPLICAS] if settings.redis.read_from == "replica" else [])]
+
+
 def sentinel_command_of(settings: Settings) -> str:
     """Return the command that makes the smallest user of the Sentinels, "" where the URL names none."""
-    if SENTINEL not in settings.redis.url.partition(":")[0]:
-        return ""
-    rights = " ".join(f"+{right}" for right in SENTINELS)
-    return f"ACL SETUSER {settings.redis.sentinel_username or 'engine'} reset on >PASSWORD {rights}"
+    rights = " ".join(f"+{need.right}" for need in sentinel_needs(settings))
+    name = settings.redis.sentinel_username or "engine"
+    return f"ACL SETUSER {name} reset on >PASSWORD {rights}" if rights else ""
+
+
+def denied_by_sentinels(settings: Settings) -> Iterator[str]:
+    """Yield a warning for each loss that rights bring which are missing on a Sentinel that answers."""
+    redis, address = settings.redis, parse_url(settings.redis.url)
+    tried = [need for need in sentinel_needs(settings) if need.trial]
+    questions = [tuple(address.service if word is SERVICE else str(word) for word in need.trial) for need in tried]
+    for sentinel in sentinels_of(address) if tried else ():
+        try:
+            replies = ask_sentinel(redis, sentinel, questions)
+        except RedisError:
+            # Who does not answer is passed over, as long as there is one who does.
+            continue
+        for warning in _warnings(redis.sentinel_username or "default", tried, replies):
+            yield f"Sentinels: {warning}"
 
 
 def denied(connection: RespConnection, user: str, rights: Sequence[Need]) -> list[str]:
@@ -173,6 +202,10 @@ def denied(connection: RespConnection, user: str, rights: Sequence[Need]) -> lis
     # Last, for whatever comes between MULTI and EXEC is not executed.
     tried.sort(key=lambda need: ("watch", "multi", "exec").index(need.right) if _is_of_transaction(need) else -1)
     replies = connection.pipeline(b"".join(pack(*need.trial) for need in tried), len(tried))
+    return _warnings(user, tried, replies)
+
+
+def _warnings(user: str, tried: Sequence[Need], replies: Sequence[object]) -> list[str]:
     losses: dict[str, list[str]] = {}
     for need, reply in zip(tried, replies, strict=True):
         if isinstance(reply, hiredis.ReplyError) and _is_denial(str(reply)):
@@ -198,6 +231,7 @@ class RightsLook:
     """The commands that make the smallest users (the server's, the Sentinels'), and what the present one may not do."""
 
     commands: tuple[str, ...] = ()
+    sentinel_command: str = ""
     warnings: tuple[str, ...] = ()
 
 
@@ -218,7 +252,8 @@ def look_at_rights(settings: Settings, table: RouteTable) -> RightsLook:
         finally:
             connection.close()
     told = [text if len(at) == len(nodes) else f"{text} (at {', '.join(at)})" for text, at in warnings.items()]
-    return RightsLook((*commands, *filter(None, [sentinel_command_of(settings)])), tuple(told))
+    told += dict.fromkeys(denied_by_sentinels(settings))
+    return RightsLook(tuple(commands), sentinel_command_of(settings), tuple(told))
 
 
 def situation_of(connection: RespConnection) -> Situation:
