@@ -10,8 +10,11 @@ from typing import Any
 
 import redis
 
+from engine.capture.dirty import DirtyKeys
+from engine.capture.feed.repair import Repair
 from engine.capture.shards import Shard, plan_shards
 from engine.capture.subscriber import SubscriberSpec, run_subscriber
+from engine.capture.watch.sight import Sight
 from engine.config import CaptureSettings, RedisSettings, RingSettings, RouteSettings
 from engine.lifecycle import Channel, ChildLink, Message, channel_pair
 from engine.model import NOTHING_HEARD, Change, Missed
@@ -46,6 +49,17 @@ def feed_of(shard: Shard, node: Node | None = None) -> Feed:
     return Feed(node or Node(), shard.patterns, shard.last_bytes, shard.takes_empty_key)
 
 
+def step_of(repair: Repair, dirty: DirtyKeys, sight: Sight, moment_ms: int, keys_max: int = 100_000) -> Missed | None:
+    """Have a repair take one step, and wait for what the server has to say to it."""
+    found = repair.advance(dirty, keys_max, sight, moment_ms, 77)
+    deadline = time.monotonic() + WAIT_S
+    while repair.is_waiting:
+        assert time.monotonic() < deadline, "the server does not answer"
+        time.sleep(0.001)
+        found = repair.advance(dirty, keys_max, sight, moment_ms, 77)
+    return found
+
+
 def route(*events: str, keys: tuple[str, ...] = ("*",), name: str = "all") -> RouteSettings:
     return RouteSettings(name=name, function="f", keys=keys, events=events or ("hset",))
 
@@ -65,7 +79,9 @@ class Capture:
         mapping_prefix: str = "",
         missed: tuple[Missed, ...] = (),
         heard: Missed = NOTHING_HEARD,
+        feeds: tuple[Feed, ...] | None = None,
     ) -> None:
+        """``feeds`` are those of the one shard, where it has others than its own on the one node."""
         self.table = RouteTable.build(routes)
         self._shards = shards
         self._redis = redis_settings
@@ -74,6 +90,7 @@ class Capture:
         self._mapping_prefix = mapping_prefix
         self._missed = missed
         self._heard = heard
+        self._feeds = feeds
         self.rings = RingSet(len(shards), invokers, ring.ring_bytes)
         self.wakes = [Wake() for _ in range(invokers)]
         self.board = Board(len(shards))
@@ -97,7 +114,7 @@ class Capture:
         ours.close()
         spec = SubscriberSpec(
             shard=shard.index,
-            feeds=(feed_of(shard),),
+            feeds=(feed_of(shard),) if self._feeds is None else self._feeds,
             redis=self._redis,
             capture=self._settings,
             ring=self._ring,

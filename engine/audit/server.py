@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from engine.audit.deletions import ServerFacts, facts_of
 from engine.audit.scanning import ClusterScan
-from engine.capture.watch.keepsake import KEY as KEEPSAKE
+from engine.capture.own_keys import is_own
 from engine.config import RedisSettings
 from engine.delivery.reading.fetch import Fetched, Fetcher
 from engine.marks.marker import Marker
@@ -76,7 +76,7 @@ class Server:
         cursor = b"0"
         while True:
             cursor, keys = self._nodes.call(node, "scan its keys", "SCAN", cursor, "COUNT", SCAN_COUNT, *of_type)
-            yield [key for key in keys if not key.startswith(KEEPSAKE)]
+            yield [key for key in keys if not is_own(key)]
             if cursor == b"0":
                 return
 

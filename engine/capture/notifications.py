@@ -14,6 +14,7 @@ from enum import Enum, auto
 
 import hiredis
 
+from engine.capture.own_keys import CANARY_PREFIX
 from engine.config import RedisSettings
 from engine.errors import NotificationsOff
 from engine.redis.connection import NOTHING, RespConnection, pack
@@ -25,7 +26,6 @@ from engine.routing.routes import RouteTable, merge_flags
 
 SETTING = "notify-keyspace-events"
 MAPPING_EVENTS = ("hset", "hdel", "del", "rename_from", "rename_to", "restore", "copy_to")
-CANARY_PREFIX = "__engine_canary__"
 CANARY_LIFE_S = 10
 CANARY_WAIT_S = 2.0
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from engine.capture.dirty import DirtyKeys
+from engine.capture.feed.gaps import earliest
 from engine.capture.feed.reader import FeedReader
 from engine.capture.flush import Flusher
 from engine.capture.shared import CaptureScope, Shared
@@ -27,11 +28,14 @@ from engine.lifecycle import (
     Failed,
     RepairWanted,
     RoutesInForce,
+    SetFeeds,
     SetRoutes,
     Stop,
+    TopologyInForce,
 )
 from engine.model import NOTHING_HEARD, THE_BEGINNING_MS, Missed, Watermark
 from engine.observe.logs import get_logger
+from engine.redis.connection import RespConnection
 from engine.ring.counters import ChildState, Counter
 from engine.ring.heard import HeardRow
 from engine.ring.ring import RingWriter
@@ -54,8 +58,8 @@ FeedName = tuple[int, bytes]
 class SubscriberSpec:
     """All that a subscriber is handed at its fork; ``shard`` counts from 0, ``database`` is the one that it captures.
 
-    ``heard_row`` is where it notes what it heard. By node number, ``missed`` is what nobody has heard in its place, to
-    be found first, and ``heard`` what a gap would miss that begins at once. ``version`` is that of the topology.
+    ``version`` is that of the topology, ``heard_row`` where it notes what it heard. By node number, ``missed`` is what
+    nobody has heard in its place, to be found first, and ``heard`` what a gap would miss that begins at once.
     """
 
     shard: int
@@ -154,6 +158,8 @@ class Subscriber:
                     self._start_drain()
                 case SetRoutes(table, missed):
                     self._set_routes(RouteTable.decode(table), missed)
+                case SetFeeds():
+                    self._set_feeds(command, moment_ms)
                 case RepairWanted(since_ms):
                     self._repair_since(since_ms)
                 case Compared(number):
@@ -163,17 +169,30 @@ class Subscriber:
 
     def _repair_since(self, since_ms: Mapping[int, int]) -> None:
         for feed in self._feeds.values():
-            number = feed.feed.node.number
-            missed = Missed(since_ms.get(number, THE_BEGINNING_MS))
+            missed = Missed(since_ms.get(feed.node, THE_BEGINNING_MS))
             feed.find([missed])
             # If we die before it is done, our successor begins here.
-            self._heard_row.lower(number, missed.since_ms)
+            self._heard_row.lower(feed.node, missed.since_ms)
 
     def _set_routes(self, table: RouteTable, missed: Sequence[Missed]) -> None:
         self._shared.set_routes(table)
         for feed in self._feeds.values():
             feed.set_routes(missed)
         self._link.report(RoutesInForce(table.version))
+
+    def _set_feeds(self, command: SetFeeds, moment_ms: int) -> None:
+        """Add, drop and change feeds; what a dropped one has read goes its way with all that is dirty."""
+        feeds = {_name(feed): feed for feed in command.feeds}
+        for name in self._feeds.keys() - feeds.keys():
+            self._feeds.pop(name).close()
+        for name, feed in feeds.items() if not self._is_draining else ():
+            missed = command.missed.get(feed.node.number, ())
+            if name in self._feeds:
+                self._feeds[name].follow(feed, missed, moment_ms)
+            else:
+                self._feeds[name] = FeedReader(feed, self._shared, missed, _heard_before(missed), is_new=True)
+        self._version = command.version
+        self._link.report(TopologyInForce(command.version))
 
     def _is_hopeless(self, error: RedisError) -> bool:
         """Tell, and report, an error at the start that only the user can mend; later on all of them may pass."""
@@ -203,15 +222,14 @@ class Subscriber:
         """Nothing is dirty here: put behind all that the rings hold up to when everything was heard, or found."""
         moved = [(feed, reached) for feed in self._feeds.values() if (reached := feed.reached()) is not None]
         watermarks = [
-            Watermark(reached.since_ms, reached.server_mark, feed.feed.node.number, self._version)
-            for feed, reached in moved
+            Watermark(reached.since_ms, reached.server_mark, feed.node, self._version) for feed, reached in moved
         ]
         if not moved or not self._flusher.mark(watermarks):
             return
         for feed, reached in moved:
             feed.marked = reached
-            number = feed.feed.node.number
-            self._heard_row.set(number, reached.since_ms, reached.server_mark, reached.clock_ms, self._version)
+            mark, clock_ms = reached.server_mark, reached.clock_ms
+            self._heard_row.set(feed.node, reached.since_ms, mark, clock_ms, self._version)
 
     def _start_drain(self) -> None:
         if self._is_draining:
@@ -224,14 +242,13 @@ class Subscriber:
 
     def _wait(self, is_flushed: bool, moment_ms: int) -> None:
         """Wait for a socket, a command, or the moment at which something is due."""
-        wait_ms, connections = BEAT_MS_MAX, []
+        wait_ms, connections = BEAT_MS_MAX, list[RespConnection]()
         for feed in self._feeds.values():
             listener = feed.listener
             if listener.has_more():
                 return
             wait_ms = min(wait_ms, feed.wait_ms(moment_ms))
-            if listener.connection is not None:
-                connections.append(listener.connection)
+            connections += feed.sockets()
         notice_ms = self._shared.notices.wait_ms(moment_ms)
         if notice_ms is not None:
             wait_ms = min(wait_ms, notice_ms)
@@ -241,3 +258,9 @@ class Subscriber:
 
 def _name(feed: Feed) -> FeedName:
     return feed.node.number, feed.last_bytes
+
+
+def _heard_before(missed: Sequence[Missed]) -> Missed:
+    """Return since when a feed misses everything, 0 where somebody was never there for some of its keys."""
+    known = [one for one in missed if not one.slots and one.since_ms != THE_BEGINNING_MS]
+    return earliest(known) or NOTHING_HEARD

@@ -246,9 +246,10 @@ class RespConnection:
             if ready[0][1] & ~select.POLLOUT:
                 self.receive_available()
             if ready[0][1] & select.POLLOUT:
-                rest = rest[self._send_some(rest[:_SEND_CHUNK_BYTES]) :]
+                rest = rest[self.send_available(rest[:_SEND_CHUNK_BYTES]) :]
 
-    def _send_some(self, chunk: memoryview) -> int:
+    def send_available(self, chunk: memoryview) -> int:
+        """Send what the socket takes at once; return how many bytes that was."""
         self._sock.settimeout(0)
         try:
             return self._sock.send(chunk)

@@ -78,10 +78,10 @@ def subscribe(duty: Duty, link: ChildLink) -> int:
         mapping_prefix=settings.original.mapping_prefix,
         writers=[duty.rings.ring(duty.index, invoker).writer() for invoker in range(len(duty.wakes))],
         wakes=duty.wakes,
+        version=duty.topology.version,
         heard_row=duty.heard_table.row(duty.index),
         missed=dict.fromkeys(nodes, duty.missed),
         heard=dict.fromkeys(nodes, duty.heard),
-        version=duty.topology.version,
     )
     return run_subscriber(spec, link)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -17,37 +18,30 @@ from redis.crc import key_slot
 
 from engine.routing.nodes import SLOTS, slots_in
 from engine.sandbox import ports
-from engine.sandbox.errors import PortInUse
-from engine.sandbox.valkey import ValkeyServer
 from tests.cluster import moves
 from tests.cluster.net import Net
 from tests.cluster.nodes import ADMIN, SECRET, WAIT_S, Known, Node, wait_until
+from tests.cluster.start import Config, StartNode
 from tests.servers import chosen
 from tests.tls_proxy import Certificates, make_certificates
 
 NODE_TIMEOUT_MS = 1_500
-_BUS_OFFSET = 10_000
-"""Redis before 7 has its bus on the port and this."""
-_START_ATTEMPTS = 10
+_FAILOVER_S_MAX = 6.0
 
 Failover = Literal["kill", "stop", "CLUSTER FAILOVER", "CLUSTER FAILOVER FORCE", "CLUSTER FAILOVER TAKEOVER"]
 Migration = Literal["migrate", "migrateslots"]
-Config = Mapping[str, str | Sequence[str]]
 
 
 class Cluster:
     """Made by `cluster`. ``nodes`` are all, also those that were killed."""
 
-    def __init__(
-        self, binary: Path, config: Config, options: Mapping[str, Any], *, is_old: bool, net: Net | None
-    ) -> None:
+    def __init__(self, start_node: StartNode) -> None:
         self.nodes: list[Node] = []
-        self.net = net
-        self.options = options
+        self.net = start_node.net
+        self.options = start_node.options
         """How clients connect: user, password, TLS."""
-        self.is_old = is_old
-        """Redis before 7: its bus has no port of its own choice, and slots are assigned one by one."""
-        self._binary, self._config = binary, config
+        self.is_old = start_node.is_old
+        self._start_node = start_node
         self._clients: list[Any] = []
 
     # Looking
@@ -141,35 +135,9 @@ class Cluster:
         self.wait_until_ok()
 
     def _start(self, config: Config) -> Node:
-        for attempt in itertools.count(1):
-            port, bus_port = self._free_ports()
-            announced = (0, 0) if self.net is None else (self.net.door(port), self.net.door(bus_port))
-            ours = {"cluster-port": str(bus_port)} if not self.is_old else {}
-            if self.net is not None:
-                ours |= {"cluster-announce-port": str(announced[0]), "cluster-announce-bus-port": str(announced[1])}
-                ours |= {"bind-source-addr": self.net.source_of(port, bus_port)}
-            if "ssl" in self.options:
-                ours |= {"port": "0", "tls-port": str(port)}
-            server = ValkeyServer(port, binary=self._binary, config={**self._config, **ours, **config})
-            try:
-                node = Node(server.start(), self.options, bus_port=bus_port, announced=announced)
-            except PortInUse:
-                server.close()
-                if attempt == _START_ATTEMPTS:
-                    raise
-            else:
-                self.nodes.append(node)
-                return node
-        raise AssertionError
-
-    def _free_ports(self) -> tuple[int, int]:
-        part = "a node of the test's cluster"
-        while True:
-            port = ports.free_port(part)
-            if not self.is_old:
-                return port, ports.free_port(part)
-            if port + _BUS_OFFSET in ports.FREE_PORTS:
-                return port, port + _BUS_OFFSET
+        node = self._start_node(config)
+        self.nodes.append(node)
+        return node
 
     def _meet(self, node: Node, other: Node) -> None:
         bus = [] if self.is_old else [other.announced_bus_port]
@@ -206,25 +174,38 @@ class Cluster:
 
     def failover(self, primary: Node, how: Failover = "kill") -> Node:
         """Have a replica take a primary's place; return it. With "kill" and "stop" the old one stays away."""
-        replica = self.replicas_of(primary)[0]
+        replica = wait_until(lambda: self._followers(primary), "a replica follows")[0]
         match how:
             case "kill":
                 primary.kill()
             case "stop":
                 primary.stop()
             case _:
-                replica.call(*how.split())
+                self._order(replica, how)
         self.wait_until_led_by(replica)
         return replica
 
+    def _followers(self, primary: Node) -> list[Node]:
+        replicas = self.replicas_of(primary)
+        return [one for one in replicas if one.client.info("replication").get("master_link_status") == "up"]
+
+    def _order(self, replica: Node, how: str) -> None:
+        """Order a failover, and again if it comes to nothing: a server gives one up after five seconds."""
+        deadline = time.monotonic() + WAIT_S
+        while not self._is_led_by(replica):
+            assert time.monotonic() < deadline, f"{how} came to nothing"
+            with contextlib.suppress(redis.ResponseError):  # it leads by now
+                replica.call(*how.split())
+            with contextlib.suppress(AssertionError):
+                wait_until(lambda: self._is_led_by(replica), how, _FAILOVER_S_MAX)
+
     def wait_until_led_by(self, replica: Node) -> None:
         """Return when all that run take this node for a primary with slots."""
-        wait_until(
-            lambda: all(
-                known.is_primary and known.slots for known in (one.known()[replica.id] for one in self.alive())
-            ),
-            "the replica takes over",
-        )
+        wait_until(lambda: self._is_led_by(replica), "the replica takes over")
+
+    def _is_led_by(self, replica: Node) -> bool:
+        views = [node.known()[replica.id] for node in self.alive()]
+        return all(known.is_primary and known.slots for known in views)
 
     def wait_until_replaced(self, primary: Node) -> None:
         """Return when no node that runs believes that this one has slots, and all slots are served."""
@@ -330,7 +311,7 @@ def cluster(
             ours |= _tls_config(certificates)
             options |= _tls_options(certificates)
         net = stack.enter_context(contextlib.closing(Net())) if proxied else None
-        made = Cluster(binary, {**ours, **(config or {})}, options, is_old=is_old, net=net)
+        made = Cluster(StartNode(binary, {**ours, **(config or {})}, options, is_old=is_old, net=net))
         stack.callback(made.close)
         made.create(primaries, replicas)
         yield made

@@ -77,7 +77,7 @@ def test_the_sentry_sees_what_events_do_not_tell(server: ValkeyServer, command: 
 
     def is_seen() -> bool:
         turn(listener, PING_MS)
-        changes.extend(listener.take_changes())
+        changes.extend(listener.lookout.take_changes())
         return bool(changes)
 
     wait_for(is_seen, "the sentry has seen it")

@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from engine.capture.mappings import MAPPINGS_MAX, read_mappings
-from engine.capture.notifications import CANARY_PREFIX
+from engine.capture.own_keys import CANARY_PREFIX
 from engine.capture.preflight import CapturePlan, prepare_capture
 from engine.config import CaptureSettings, OriginalSettings, RedisSettings, RouteSettings, Settings
 from engine.errors import NotificationsOff, RedisRefused, RedisUnreachable

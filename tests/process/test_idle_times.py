@@ -24,10 +24,11 @@ from engine.capture.watch.sight import Sight
 from engine.clock import monotonic_ms
 from engine.config import CaptureSettings, RedisSettings, RouteSettings
 from engine.model import Missed
+from engine.redis.connection import RespConnection
 from engine.ring.counters import Board
 from engine.routing.routes import RouteTable
 from engine.sandbox.valkey import ValkeyServer
-from tests.capture_rig import feed_of
+from tests.capture_rig import feed_of, step_of
 from tests.servers import chosen, every_server, server_params
 from tests.support import wait_for
 
@@ -50,7 +51,7 @@ class Watch:
 
     def __init__(self, server: ValkeyServer) -> None:
         self._settings = RedisSettings(url=server.url)
-        self._sentry, self._sight = Sentry.open(self._settings, "test", 0)
+        self._sentry, self._sight = Sentry.begin(RespConnection.open(self._settings, name="test", protocol=2))
         self.missed = Missed(0)
         self.begin_gap()
 
@@ -79,7 +80,7 @@ class Watch:
         sight = sight or self.look()
         repair.request(self.missed)
         for moment_ms in itertools.count(monotonic_ms(), 1_000):
-            repair.advance(dirty, 100_000, sight, moment_ms, 77)
+            step_of(repair, dirty, sight, moment_ms)
             if not repair.is_under_way():
                 return set(dirty.buckets[0])
         raise AssertionError

@@ -7,7 +7,7 @@ import pytest
 import redis
 
 from engine.capture.dirty import DirtyKeys
-from engine.capture.feed import repair as repair_module
+from engine.capture.feed import scan as scan_module
 from engine.capture.feed.repair import Repair
 from engine.capture.feed.subscription import Subscription
 from engine.capture.shards import plan_shards
@@ -17,7 +17,7 @@ from engine.model import Missed
 from engine.ring.counters import Board, Counter
 from engine.routing.routes import RouteTable
 from engine.sandbox.valkey import ValkeyServer
-from tests.capture_rig import feed_of
+from tests.capture_rig import feed_of, step_of
 
 CARTS = RouteSettings("carts", "f", keys=("cart:*",))
 STEPS_MAX = 2_000
@@ -57,7 +57,7 @@ class Rig:
             if not self.repair.is_under_way():
                 return
             self.moment_ms += 40_000
-            self.repair.advance(dirty, keys_max, SIGHT, self.moment_ms, 77)
+            step_of(self.repair, dirty, SIGHT, self.moment_ms, keys_max)
         raise AssertionError("the repair does not come to its end")
 
 
@@ -111,7 +111,7 @@ def test_live_changes_come_first(server: ValkeyServer, client: Any) -> None:
         if not rig.repair.is_under_way():
             break
         rig.moment_ms += 1_000
-        rig.repair.advance(dirty, 150, SIGHT, rig.moment_ms, 77)
+        step_of(rig.repair, dirty, SIGHT, rig.moment_ms, 150)
         assert len(dirty) <= 300
         if len(dirty) >= 150:
             seen |= marked(dirty)
@@ -126,7 +126,7 @@ def test_a_gap_during_a_scan_is_scanned_again(server: ValkeyServer, client: Any)
         client.set(f"cart:{number}", "v")
     rig, dirty = Rig(server.url), dirty_keys()
     rig.repair.request(Missed(5))
-    rig.repair.advance(dirty, 100_000, SIGHT, 1_000, 77)
+    step_of(rig.repair, dirty, SIGHT, 1_000)
     rig.repair.request(Missed(9))
     rig.run(dirty)
     assert rig.row.get(Counter.REPAIRS) == 2
@@ -140,11 +140,12 @@ def test_a_server_that_fails_is_asked_again_from_the_beginning(
         client.set(f"cart:{number}", "v")
     rig, dirty = Rig(server.url), dirty_keys()
     rig.repair.request(Missed(5))
-    rig.repair.advance(dirty, 100_000, SIGHT, 1_000, 77)
+    for moment_ms in (1_000, 2_000, 3_000):
+        step_of(rig.repair, dirty, SIGHT, moment_ms)
     assert client.client_kill_filter(_type="normal", skipme=True) >= 1
-    monkeypatch.setattr(repair_module, "SCAN_COUNT", "not a number")
-    rig.repair.advance(dirty, 100_000, SIGHT, 2_000, 77)
-    rig.repair.advance(dirty, 100_000, SIGHT, 60_000, 77)
+    monkeypatch.setattr(scan_module, "SCAN_COUNT", "not a number")
+    for moment_ms in (4_000, 60_000, 70_000, 80_000):
+        step_of(rig.repair, dirty, SIGHT, moment_ms)
     assert rig.repair.is_under_way()
     monkeypatch.undo()
     rig.moment_ms = 1_000_000

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine.capture.feed.repair import merge, routes_missing
+from engine.capture.feed.missed import merge, routes_missing
 from engine.config import RouteSettings
 from engine.model import THE_BEGINNING_MS, Missed
 from engine.routing.routes import RouteTable

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from enum import Enum, auto
 
-from engine.capture.notifications import CANARY_PREFIX, canary_commands, canary_event, canary_letters
+from engine.capture.notifications import canary_commands, canary_event, canary_letters
+from engine.capture.own_keys import own_key
 from engine.redis.connection import pack
 from engine.redis.errors import passes
 from engine.routing.byte_classes import channel_prefix
@@ -28,7 +29,8 @@ class _Stage(Enum):
 class Canary:
     """One subscription's canaries; the keys have the same names everywhere, so that everybody can pass them over."""
 
-    def __init__(self, database: int, needed_flags: str) -> None:
+    def __init__(self, database: int, needed_flags: str, tag: str | None = "") -> None:
+        """``tag`` leads to a slot of the node (`engine.capture.own_keys`); where there is none, nothing is written."""
         self.is_hopeless = False
         """Whether the server does not let us write, and never did: then nothing can be known."""
         self.refusal = ""
@@ -36,7 +38,8 @@ class Canary:
         self.is_verified = False
         """Whether events came, as of the newest pong; the owner takes it back when it has used it."""
         self._prefix = channel_prefix(database)
-        self._keys = {letter: f"{CANARY_PREFIX}{letter}" for letter in canary_letters(needed_flags)}
+        letters = canary_letters(needed_flags) if tag is not None else ()
+        self._keys = {letter: own_key(tag or "", letter) for letter in letters}
         self._wanted = {canary_event(letter).encode() for letter in self._keys}
         self._heard: set[bytes] = set()
         self._stage = _Stage.IDLE

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from msgspec.structs import replace
+
 from engine.capture.feed.gaps import earliest
 from engine.model import THE_BEGINNING_MS, Missed
 from engine.routing.absence import wants_absence
@@ -37,11 +39,16 @@ class Comparison:
     def want(self, missed: Missed) -> None:
         """Have one begin after now, for what was missed since then."""
         if any(route.destination and wants_absence(route.events) for route in self._table.routes.values()):
-            self._wanted = earliest((self._wanted, missed))
+            self._wanted = _both(self._wanted, missed)
 
     def oldest(self) -> Missed | None:
         """Return the earliest that was missed, and for which none is done."""
         return earliest((self._wanted, *(missed for _, missed in self._asked)))
+
+    def lacks_slots(self) -> bool:
+        """Tell whether slots that were gained are among it."""
+        wanted = (self._wanted,) if self._wanted is not None else ()
+        return any(missed.slots for missed in (*wanted, *(missed for _, missed in self._asked)))
 
     def ask(self) -> int:
         """Return the number to ask for, 0 where nothing is to be asked for now."""
@@ -55,3 +62,11 @@ class Comparison:
     def done(self, number: int) -> None:
         """Note that what was asked for is done, and what was asked for before."""
         self._asked = [one for one in self._asked if one[0] > number]
+
+
+def _both(known: Missed | None, new: Missed) -> Missed:
+    """Return the one that began first, with the slots of either: a comparison is of everything."""
+    if known is None:
+        return new
+    first = min((known, new), key=lambda missed: missed.since_ms)
+    return replace(first, slots=known.slots or new.slots)

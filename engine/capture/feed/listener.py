@@ -16,21 +16,15 @@ from typing import Any
 
 import hiredis
 
-from engine.capture.feed.canary import Canary
+from engine.capture.feed.lookout import Lookout
 from engine.capture.feed.renewal import Renewal
 from engine.capture.feed.subscription import Subscription
-from engine.capture.notifications import canary_refusal, see_to_flags
-from engine.capture.watch.outlook import Outlook
 from engine.capture.watch.sentry import Sentry
-from engine.capture.watch.sight import Change, Sight
+from engine.capture.watch.sight import Sight
 from engine.errors import RedisUnreachable
-from engine.observe.logs import get_logger
 from engine.redis.connecting import Connecting
 from engine.redis.connection import RespConnection, pack
 from engine.redis.errors import not_redis, refusal
-from engine.routing.routes import merge_flags
-
-log = get_logger(__name__)
 
 PING_MS = 1_000
 SILENCE_MS_MIN = 2 * PING_MS
@@ -53,30 +47,34 @@ class Phase(Enum):
 class Listener:
     """One subscription. The owner calls `advance` each turn, and `lost` after any `RedisError` that comes of it.
 
-    ``flags`` are the notification flags that the subscription lives on; the owner changes them with the routes.
+    ``flags`` are the notification flags that the subscription lives on. ``is_unknown`` where nobody has seen to the
+    server's before.
     """
 
-    def __init__(self, subscription: Subscription, flags: str, chance: Callable[[], float] = random.random) -> None:
-        self.flags = flags
+    def __init__(
+        self,
+        subscription: Subscription,
+        flags: str,
+        chance: Callable[[], float] = random.random,
+        *,
+        is_unknown: bool = False,
+    ) -> None:
         self.phase = Phase.WAITING
         self.completions = 0
         """How often all of its patterns were subscribed to."""
         self.watermark_ms = 0
         """Everything published before was read (Unix ms of the server), 0 until then. What events did not tell of since
-        the look before the newest is in `take_changes`."""
+        the look before the newest is in `Lookout.take_changes`."""
         self.looks_asked = self.looks_taken = 0
         """The number of the newest look that was begun, and of the newest that came to its end."""
-        self.outlook = Outlook()
-        """What the sentry sees."""
-        self.is_deaf = False
-        """Whether the server does not send what the routes need, and we may not set it."""
+        self.lookout = Lookout(subscription, flags)
+        """What events do not tell."""
         self.failures = 0
         self.is_drained = False
         self.connection: RespConnection | None = None
         self.sentry: Sentry | None = None
-        self.canary: Canary | None = None
-        """Only where the server does not tell its flags."""
-        self._subscription = subscription
+        self.subscription = subscription
+        self._is_unknown = is_unknown
         self._renewal = Renewal(subscription.redis)
         self._chance = chance
         self._attempt: Connecting[tuple[RespConnection, Sentry, Sight]] | None = None
@@ -86,13 +84,15 @@ class Listener:
         self._pings_out = self._pongs = self._asked_at_pong = 0
         self._is_draining = False
         self._pending_ms = self._asked_for_ms = 0
-        self._changes: list[Change] = []
 
     def advance(self, moment_ms: int) -> bool:
         """Do what is due; return True when bytes came, so that the parser may have replies. Raises `RedisError`."""
         if self.phase is Phase.WAITING and moment_ms >= self._due_ms:
             self.phase = Phase.CONNECTING
-            self._attempt = Connecting(partial(_connect, self._subscription, self.flags if self.completions else ""))
+            # On a return, flags are seen to again: a server that was restarted may have none.
+            sees_to_flags = self._is_unknown or self.completions > 0
+            connect = partial(self.subscription.open, self.lookout.flags, sees_to_flags=sees_to_flags)
+            self._attempt = Connecting(connect)
         if self.phase is Phase.CONNECTING:
             self._finish_connecting(moment_ms)
         if self.connection is None:
@@ -106,12 +106,7 @@ class Listener:
     def next_reply(self) -> Callable[[], Any]:
         """Return the parser's function, or one whose replies are as in RESP2, where that is not spoken."""
         assert self.connection is not None
-        return _as_in_resp2(self.connection.reply) if self._subscription.redis.iam else self.connection.reply
-
-    def take_changes(self) -> list[Change]:
-        """Return what the sentry saw since the last time."""
-        changes, self._changes = self._changes, []
-        return changes
+        return _as_in_resp2(self.connection.reply) if self.subscription.redis.iam else self.connection.reply
 
     def _finish_connecting(self, moment_ms: int) -> None:
         assert self._attempt is not None
@@ -120,15 +115,24 @@ class Listener:
             return
         self._attempt = None
         self.connection, self.sentry, sight = connected
-        self.outlook.begin(sight)
+        self._renewal = Renewal(self.subscription.redis)
         self.phase = Phase.SUBSCRIBING
         self._confirmed = self._pings_out = self._pending_ms = self.watermark_ms = 0
-        self.is_deaf = False
         self._heard_ms = self._pinged_ms = moment_ms
-        self.connection.send(pack(b"PSUBSCRIBE", *self._subscription.feed.patterns))
-        self.canary = Canary(self._subscription.database, self.flags) if self.outlook.sight.flags is None else None
-        if self.canary is not None and self.canary.keys:
-            self.connection.send(self.canary.subscription())
+        canary = self.lookout.begin(sight, moment_ms)
+        self.connection.send(pack(b"PSUBSCRIBE", *self.subscription.feed.patterns) + canary)
+
+    def follow(self, subscription: Subscription, moment_ms: int) -> bool:
+        """Listen to this from now on; return True where that takes another connection, which is made at once."""
+        is_elsewhere = subscription.leads_elsewhere(self.subscription)
+        self.subscription = subscription
+        canary = self.lookout.follow(subscription)
+        if is_elsewhere:
+            self.close()
+            self.phase, self._due_ms, self._is_unknown = Phase.WAITING, moment_ms, True
+        elif self.connection is not None:
+            self.connection.send(canary)
+        return is_elsewhere
 
     def handle(self, reply: Any) -> bool:
         """Take in a reply that is no event; return True when it makes the subscription complete."""
@@ -137,15 +141,13 @@ class Listener:
             if self._renewal.is_awaited:
                 self._renewal.answered(self.connection, str(reply), self._heard_ms)
                 return False
-            if self.canary is not None and self.phase is Phase.LISTENING:
-                # All patterns are subscribed to: it is the canary's channel that we may not hear.
-                self.canary.give_up()
-                _tell(self.canary, str(reply), self._subscription)
+            # Where all patterns are subscribed to, it is not one of them that we may not hear.
+            if self.phase is Phase.LISTENING and self.lookout.is_canary_refused(str(reply)):
                 return False
             raise refusal(self.connection.address, "subscribe", str(reply))
         if reply[0] == b"psubscribe":
             self._confirmed += 1
-            if self._confirmed == len(self._subscription.feed.patterns):
+            if self._confirmed == len(self.subscription.feed.patterns):
                 self.phase = Phase.LISTENING
                 self.completions += 1
                 self._ping()
@@ -158,23 +160,12 @@ class Listener:
             self._pings_out -= 1
             self._pongs += 1
             self._pending_ms = int(reply[1])
-            if self.canary is not None and not self._pings_out:
-                self._judge(self.canary)
+            if not self._pings_out and self.lookout.are_events_missing():
+                self.watermark_ms = 0
             self._ask()
-        elif reply[0] == b"message" and self.canary is not None:
-            self.canary.heard(reply[2])
+        elif reply[0] == b"message":
+            self.lookout.heard(reply[2])
         return False
-
-    def _judge(self, canary: Canary) -> None:
-        """See whether the events of the canary came."""
-        missing = canary.ponged()
-        if missing and not self.is_deaf:
-            self._changes.append(Change((f"the server sends no events any more: {missing}",), is_deaf=True))
-        elif canary.is_verified and self.is_deaf:
-            self._changes.append(Change(("the server sends events again",)))
-        if missing:
-            self.watermark_ms = 0
-        self.is_deaf = bool(missing) or (self.is_deaf and not canary.is_verified)
 
     def _ask(self) -> None:
         """Have the sentry look, for the newest pong; one that comes while it looks is for the next look."""
@@ -187,17 +178,17 @@ class Listener:
             if command := self._renewal.command(self.connection, self._heard_ms):
                 self.connection.send(command)
                 self.sentry.tell(command, 1)
-            if self.canary is not None and self.canary.is_due(self._heard_ms):
-                self.sentry.tell(*self.canary.commands(self._heard_ms))
+            canary = self.lookout.canary
+            if canary is not None and canary.is_due(self._heard_ms):
+                self.sentry.tell(*canary.commands(self._heard_ms))
             self.sentry.ask()
 
     def _ping(self) -> None:
         assert self.connection is not None
         self._pinged_ms = self._heard_ms
         self._pings_out += 1
-        if self.canary is not None:
-            self.canary.pinged()
-        self.connection.send(pack(b"PING", self.outlook.sight.server_ms))
+        self.lookout.pinged()
+        self.connection.send(pack(b"PING", self.lookout.outlook.sight.server_ms))
 
     def _look(self, moment_ms: int) -> None:
         """Take in what the sentry found."""
@@ -207,39 +198,19 @@ class Listener:
             if self.sentry.is_asking() and moment_ms - self._asked_ms > self._limit_ms():
                 raise RedisUnreachable(f"{self.sentry.connection.address} does not answer to the sentry")
             return
-        change, is_news = self.outlook.take(sight, self._asked_ms, self.flags, is_deaf=self.is_deaf)
-        others = self.sentry.take_others()
-        if others and self.canary is not None:
-            before = self.canary.refusal
-            self.canary.taken(canary_refusal(others))
-            if self.canary.refusal != before:
-                _tell(self.canary, self.canary.refusal, self._subscription)
         self.looks_taken = self.looks_asked
-        # Also where something has changed: that was after the look before this one.
-        if self._is_verified():
+        if self.lookout.take(sight, self.sentry.take_others(), self._asked_ms, moment_ms):
             self.watermark_ms = self._asked_for_ms
             self.failures = 0
-        if is_news:
-            self._changes.append(change)
-        if change.is_deaf and self._subscription.redis.set_notifications:
-            self.sentry.set_flags(merge_flags(sight.flags or "", self.flags))
+        if self.lookout.missing_flags:
+            self.sentry.set_flags(self.lookout.missing_flags)
         if self._asked_at_pong != self._pongs:
             self._ask()
         else:
             self.is_drained = self._is_draining and not self._pings_out
-        if self.canary is None:
-            self.is_deaf = change.is_deaf
-
-    def _is_verified(self) -> bool:
-        """Tell whether events are known to come, as far as that can be known."""
-        canary = self.canary
-        if canary is None or canary.is_hopeless or not canary.keys:
-            return True
-        is_verified, canary.is_verified = canary.is_verified, False
-        return is_verified and not self.is_deaf
 
     def _limit_ms(self) -> int:
-        return max(SILENCE_MS_MIN, self._subscription.redis.read_timeout_ms)
+        return max(SILENCE_MS_MIN, self.subscription.redis.read_timeout_ms)
 
     def _keep_alive(self, moment_ms: int, *, has_bytes: bool) -> None:
         assert self.connection is not None
@@ -292,28 +263,8 @@ class Listener:
         if self.sentry is not None:
             self.sentry.close()
         self.connection = self.sentry = self._attempt = None
-        self._changes.clear()
+        self.lookout.forget()
         self.phase = Phase.CLOSED
-
-
-def _connect(wanted: Subscription, flags: str) -> tuple[RespConnection, Sentry, Sight]:
-    """Connect, in a thread. On a return, see to the flags again: a server that was restarted may have none."""
-    connection = RespConnection.open(
-        wanted.redis,
-        name=wanted.name("subscriber"),
-        # Parsing a message costs 0.17 µs in RESP2, 0.22 in RESP3, which alone takes commands beside it.
-        protocol=3 if wanted.redis.iam else 2,
-        database=wanted.database,
-        read_bytes=wanted.read_bytes,
-    )
-    try:
-        if flags:
-            see_to_flags(connection, flags, may_set=wanted.redis.set_notifications)
-        sentry, sight = Sentry.open(wanted.redis, wanted.name("sentry"), wanted.database)
-    except BaseException:
-        connection.close()
-        raise
-    return connection, sentry, sight
 
 
 def _as_in_resp2(next_reply: Callable[[], Any]) -> Callable[[], Any]:
@@ -324,12 +275,3 @@ def _as_in_resp2(next_reply: Callable[[], Any]) -> Callable[[], Any]:
         return [b"pong", told] if isinstance(told, bytes) else told
 
     return reply
-
-
-def _tell(canary: Canary, refusal: str, subscription: Subscription) -> None:
-    """Say that canaries are refused, or taken again."""
-    if not refusal:
-        log.info("canary_taken", **subscription.who)
-        return
-    what = "nobody can tell whether events come" if canary.is_hopeless else "no watermark counts until one is taken"
-    log.warning("canary_refused", **subscription.who, refusal=refusal, hint=what)

@@ -6,7 +6,7 @@ up its own watermark alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import hiredis
 
@@ -16,14 +16,15 @@ from engine.capture.feed.listener import Listener, Phase
 from engine.capture.feed.repair import Repair
 from engine.capture.feed.subscription import Subscription
 from engine.capture.shared import Shared
-from engine.capture.watch.keepsake import KEY as KEEPSAKE
 from engine.capture.watch.sight import Change
 from engine.clock import now_ms
 from engine.errors import RedisError, RedisUnreachable
 from engine.lifecycle import CompareWanted
 from engine.model import NOTHING_HEARD, THE_BEGINNING_MS, Missed
 from engine.observe.logs import get_logger
+from engine.redis.connection import RespConnection
 from engine.redis.errors import not_redis
+from engine.redis.node import settings_for
 from engine.ring.counters import Counter
 from engine.routing.feeds import Feed
 
@@ -40,14 +41,22 @@ class FeedReader:
     at once.
     """
 
-    def __init__(self, feed: Feed, shared: Shared, missed: Sequence[Missed], heard: Missed = NOTHING_HEARD) -> None:
+    def __init__(
+        self,
+        feed: Feed,
+        shared: Shared,
+        missed: Sequence[Missed],
+        heard: Missed = NOTHING_HEARD,
+        *,
+        is_new: bool = False,
+    ) -> None:
+        """``is_new`` where the node was not there when the engine was started, and has looked at every other."""
         scope = shared.scope
-        self.feed = feed
         self.marked = heard
         """The watermark that is in all rings, and the server's mark then."""
         self._shared = shared
-        self._subscription = Subscription(scope.redis, scope.database, feed, scope.shard, scope.capture.read_bytes_max)
-        self._listener = Listener(self._subscription, shared.flags)
+        self._subscription = self._subscription_to(feed)
+        self._listener = Listener(self._subscription, shared.flags, is_unknown=is_new)
         prefix = scope.mapping_prefix.encode()
         self._repair = Repair(self._subscription, shared.table, prefix, scope.capture, shared.row)
         self._comparison = Comparison(shared.table, shared.wishes)
@@ -58,6 +67,16 @@ class FeedReader:
         self._drain_began_ms = 0
         self._is_draining = False
         self.hand(missed)
+
+    def _subscription_to(self, feed: Feed) -> Subscription:
+        scope = self._shared.scope
+        redis = settings_for(scope.redis, feed.node)
+        return Subscription(redis, scope.database, feed, scope.shard, scope.capture.read_bytes_max)
+
+    @property
+    def node(self) -> int:
+        """Return the number of its node."""
+        return self._subscription.feed.node.number
 
     @property
     def listener(self) -> Listener:
@@ -80,7 +99,7 @@ class FeedReader:
         self._repair.set_routes(shared.table)
         self._comparison.set_routes(shared.table)
         self.find(missed)
-        self._listener.flags = shared.flags
+        self._listener.lookout.flags = shared.flags
 
     def hand(self, missed: Sequence[Missed]) -> None:
         """Take over what nobody has heard of this feed, or of slots that it gained: no watermark counts before."""
@@ -95,6 +114,16 @@ class FeedReader:
         for one in missed:
             self._repair.request(one)
 
+    def follow(self, feed: Feed, missed: Sequence[Missed], moment_ms: int) -> None:
+        """Be this feed from now on: the same keys, in other slots perhaps, or read from another server."""
+        was_listening = self._listener.phase is Phase.LISTENING
+        self._subscription = self._subscription_to(feed)
+        is_elsewhere = self._listener.follow(self._subscription, moment_ms)
+        if is_elsewhere and was_listening:
+            self._gaps.declare("its node is read elsewhere", self._gaps.begin(Cause.DEAF).since_ms)
+        self._repair.follow(self._subscription, is_elsewhere=is_elsewhere)
+        self.find(missed)
+
     def compared(self, number: int) -> None:
         """Note that what this wish of the subscriber asked for is done."""
         self._comparison.done(number)
@@ -105,9 +134,11 @@ class FeedReader:
         if listener.advance(moment_ms):
             self._take_in(moment_ms)
         if listener.watermark_ms:
-            self._gaps.hear(listener.outlook.missed_after(listener.watermark_ms))
-        for change in listener.take_changes():
+            self._gaps.hear(listener.lookout.outlook.missed_after(listener.watermark_ms))
+        for change in listener.lookout.take_changes():
             self._missed_by(change)
+        for reason in listener.lookout.take_news():
+            self._tell_of_topology(reason, moment_ms)
         if self._is_draining:
             self._end_drain(moment_ms)
 
@@ -121,7 +152,7 @@ class FeedReader:
             raise not_redis(connection.address, error) from error
         # What is dropped is missed by the feed that has read it, and by no other.
         has_room = not intake.dropped
-        shared.dirty.forget((KEEPSAKE, *(listener.canary.keys if listener.canary is not None else ())))
+        shared.dirty.forget(listener.lookout.own_keys)
         for key, event in intake.marks:
             has_room = shared.mark_dirty(key, event.decode()) and has_room
         if not has_room:
@@ -146,7 +177,7 @@ class FeedReader:
         if self._gaps.is_open(Cause.DEAF) or self._listener.looks_taken < self._repair_from_look:
             return
         keys_max = max(1, self._shared.scope.capture.dirty_keys_max // 2)
-        sight = self._listener.outlook.sight
+        sight = self._listener.lookout.outlook.sight
         found = self._repair.advance(self._shared.dirty, keys_max, sight, moment_ms, now_ms())
         if found is not None:
             self._comparison.want(found)
@@ -170,10 +201,13 @@ class FeedReader:
     def reached(self) -> Missed | None:
         """Return up to when everything was heard or found, where that is another moment than the one in the rings.
 
-        To be asked while nothing is dirty.
+        To be asked while nothing is dirty. Slots that were gained hold it up until all of their keys are found: a
+        watermark speaks for all slots of its feed.
         """
         if self._gaps.oldest() is None and (number := self._comparison.ask()):
             self._shared.report(CompareWanted(number))
+        if self._repair.lacks_slots() or self._comparison.lacks_slots():
+            return None
         debt = earliest((self._gaps.oldest(), self._repair.oldest(), self._comparison.oldest()))
         reached = earliest((self._gaps.heard, debt))
         # A server's clock that goes back takes the watermark with it, a debt never does.
@@ -201,8 +235,14 @@ class FeedReader:
         wait_ms = listener.lost(moment_ms)
         who, attempt = self._subscription.who, listener.failures
         log.warning("connection_lost", **who, error=str(error), attempt=attempt, retry_in_ms=wait_ms)
+        self._tell_of_topology(str(error), moment_ms)
         if self._is_draining:
             listener.close()
+
+    def _tell_of_topology(self, reason: str, moment_ms: int) -> None:
+        node = self._subscription.feed.node
+        place = f"{node.reads_at or node.address}: " if node.address else ""
+        self._shared.notices.topology_changed(f"{place}{reason}", moment_ms)
 
     def start_drain(self, moment_ms: int) -> None:
         """Ask for a pong: everything published before the ping was processed arrives before it."""
@@ -227,6 +267,13 @@ class FeedReader:
         """Listen no more; what was read goes its way."""
         self._listener.close()
         self._repair.close()
+
+    def sockets(self) -> Iterator[RespConnection]:
+        """Yield the connections that something may come from."""
+        if self._listener.connection is not None:
+            yield self._listener.connection
+        if (awaited := self._repair.awaited) is not None:
+            yield awaited
 
     def wait_ms(self, moment_ms: int) -> int:
         """Return how long until something is due that no readable socket announces."""

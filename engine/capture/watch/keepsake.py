@@ -12,10 +12,11 @@ from collections.abc import Sequence
 
 import hiredis
 
+from engine.capture.own_keys import STAYS, own_key
 from engine.redis.connection import pack
 
-KEY = b"__engine_canary__stays"
-"""Begins like the canaries: it is nobody's data."""
+KEY = own_key("", STAYS).encode()
+"""Where each slot is the server's own."""
 LIFE_S = 86_400
 """Nobody's key for ever; that it is renewed long before the end, a look sees to."""
 RENEWAL_MS = 3_600_000
@@ -25,7 +26,8 @@ _HOPELESS = ("NOPERM", "READONLY")
 class Keepsake:
     """What a look asks, and whether it may."""
 
-    def __init__(self) -> None:
+    def __init__(self, key: bytes = KEY) -> None:
+        self._key = key
         self._is_refused = False
         self._renewal_ms = 0
 
@@ -33,10 +35,10 @@ class Keepsake:
         """Return the packed commands, the last of which is answered with the word; none where they were refused."""
         if self._is_refused:
             return ()
-        commands = [pack("SET", KEY, uuid.uuid4().hex, "NX", "EX", LIFE_S), pack("GET", KEY)]
+        commands = [pack("SET", self._key, uuid.uuid4().hex, "NX", "EX", LIFE_S), pack("GET", self._key)]
         if server_ms >= self._renewal_ms:
             self._renewal_ms = server_ms + RENEWAL_MS
-            commands.insert(1, pack("EXPIRE", KEY, LIFE_S))
+            commands.insert(1, pack("EXPIRE", self._key, LIFE_S))
         return tuple(commands)
 
     def take(self, replies: Sequence[object]) -> bytes | None:

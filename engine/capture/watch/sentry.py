@@ -19,21 +19,25 @@ from typing import Any
 import hiredis
 
 from engine.capture.notifications import SETTING
-from engine.capture.watch.keepsake import Keepsake
+from engine.capture.watch.keepsake import KEY, Keepsake
+from engine.capture.watch.membership import QUESTION as MEMBERSHIP
+from engine.capture.watch.membership import read_figures
 from engine.capture.watch.sight import QUESTIONS, Sight, flushes_in, read
 from engine.capture.watch.tripwire import Tripwire
-from engine.config import RedisSettings
 from engine.redis.connection import NOTHING, RespConnection, pack
 from engine.redis.errors import not_redis
 
 _COMMANDS = tuple(pack(*question) for question in QUESTIONS)
+_OF_CLUSTERS = pack(*MEMBERSHIP)
 
 
 class Sentry:
     """The second connection of a subscription; never blocks after it was opened. Raises `RedisError` when it breaks."""
 
-    def __init__(self, connection: RespConnection) -> None:
+    def __init__(self, connection: RespConnection, keepsake_key: bytes = KEY, *, is_clustered: bool = False) -> None:
         self.connection = connection
+        self._keepsake_key = keepsake_key
+        self._commands = (*_COMMANDS, _OF_CLUSTERS) if is_clustered else _COMMANDS
         self._replies: list[Any] = []
         self._expected = 0
         self._ignored = 0
@@ -45,10 +49,11 @@ class Sentry:
         self._server_ms = 0
 
     @classmethod
-    def open(cls, redis: RedisSettings, name: str, database: int) -> tuple[Sentry, Sight]:
-        """Connect, and take the first look."""
-        connection = RespConnection.open(redis, name=name, protocol=2, database=database)
-        sentry = cls(connection)
+    def begin(
+        cls, connection: RespConnection, keepsake_key: bytes = KEY, *, is_clustered: bool = False
+    ) -> tuple[Sentry, Sight]:
+        """Take the first look over this connection, which waits for it, and closes the connection where it fails."""
+        sentry = cls(connection, keepsake_key, is_clustered=is_clustered)
         try:
             sight = sentry._look()
             if sight.is_blind:
@@ -86,15 +91,18 @@ class Sentry:
         self.connection.send(b"".join(questions))
 
     def _questions(self) -> tuple[bytes, ...]:
-        return (*_COMMANDS, *(self._keepsake.questions(self._server_ms) if self._keepsake else ()))
+        return (*self._commands, *(self._keepsake.questions(self._server_ms) if self._keepsake else ()))
 
     def _sight(self, replies: list[Any]) -> Sight:
+        asked = len(self._commands)
         sight = read(self.connection.address, replies[: len(QUESTIONS)])
         self._server_ms = sight.server_ms
+        if asked > len(QUESTIONS):
+            sight = replace(sight, cluster=read_figures(replies[len(QUESTIONS)]))
         if self._keepsake is not None:
-            sight = replace(sight, keepsake=self._keepsake.take(replies[len(QUESTIONS) :]))
+            sight = replace(sight, keepsake=self._keepsake.take(replies[asked:]))
         elif sight.is_blind:
-            self._keepsake = Keepsake()
+            self._keepsake = Keepsake(self._keepsake_key)
         return sight
 
     def set_flags(self, flags: str) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import hiredis
@@ -93,6 +93,13 @@ class Sight:
     stamps_strings: bool = False
     era_ms: int = 0
     """Where the server's clock was last seen to go back to."""
+    cluster: Mapping[bytes, bytes] = field(default_factory=dict)
+    """Figures of the cluster (`engine.capture.watch.membership`)."""
+
+    @property
+    def role(self) -> bytes:
+        """Return the role in replication, b"" where it is unknown."""
+        return self.replication.role
 
     @property
     def is_blind(self) -> bool:

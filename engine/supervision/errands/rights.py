@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import hiredis
 
-from engine.capture.notifications import CANARY_PREFIX, SETTING, canary_letters, needed_flags
+from engine.capture.notifications import SETTING, canary_letters, needed_flags
+from engine.capture.own_keys import CANARY_PREFIX
 from engine.capture.rehearsal import PROBE
 from engine.capture.watch.trust import Software
 from engine.config import Settings

@@ -1,0 +1,94 @@
+"""One scan for what was missed, as questions to the node: who asks them does not have to wait for the answers.
+
+A key that was accessed last before the gap began did not change in it, so it is passed over: the server tells by
+``OBJECT IDLETIME``, where that can be believed (`engine.capture.watch.trust`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Generator
+from typing import Any, TypeVar
+
+import hiredis
+
+from engine.capture.feed.missed import is_among
+from engine.capture.feed.subscription import Subscription
+from engine.capture.watch.sight import unix_ms_of
+from engine.capture.watch.trust import CONTAINERS, idle_limit_s, may_be_newer
+from engine.clock import monotonic_ms
+from engine.model import Missed
+from engine.redis.address import parse_url
+from engine.redis.connection import pack
+from engine.redis.errors import refusal
+from engine.routing.byte_classes import channel_prefix
+
+SCAN_COUNT = 500
+"""Keys that one SCAN looks at: about half a millisecond of the server's one thread."""
+
+_Told = TypeVar("_Told")
+Questions = Generator[tuple[bytes, int], list[Any], _Told]
+"""Packed commands and how many replies there will be, the replies, and what they add up to."""
+
+_OF_ONE_KEY = ("ERR no such key", "MOVED ", "ASK ", "TRYAGAIN ")
+"""Refusals that say something of a key: it went, or its slot moves to another node."""
+
+
+class Scan:
+    """Of one feed, from the beginning to the end. A connection that is lost has lost the place in it."""
+
+    def __init__(self, subscription: Subscription, missed: Missed, *, is_narrowed: bool, stamps_strings: bool) -> None:
+        self.missed = missed
+        self.is_over = False
+        self.looked_at = self.size = 0
+        """How many keys of how many were looked at, about."""
+        self.subscription = subscription
+        self._pattern = subscription.feed.patterns[0].removeprefix(channel_prefix(subscription.database))
+        self._is_among = is_among(missed)
+        self._is_narrowed, self._stamps_strings = is_narrowed, stamps_strings
+        self._cursor = b"0"
+
+    def begin(self) -> Questions[list[bytes]]:
+        """See how large the node is; return the empty key, which no class of last bytes matches, where it is there."""
+        size, has_empty = yield pack("DBSIZE") + pack("EXISTS", b""), 2
+        self.size = size if isinstance(size, int) else 0
+        return [b""] if has_empty == 1 and self._is_wanted(b"") else []
+
+    def step(self) -> Questions[list[bytes]]:
+        """Look at some keys; return those that may have changed unheard. Raises `RedisError` for a refusal."""
+        (reply,) = yield pack("SCAN", self._cursor, "MATCH", self._pattern, "COUNT", SCAN_COUNT), 1
+        if isinstance(reply, hiredis.ReplyError):
+            raise refusal(parse_url(self.subscription.redis.url), "scan for a repair", str(reply))
+        self._cursor, keys = reply
+        self.looked_at += SCAN_COUNT
+        newer = yield from self._newer([key for key in keys if self._is_wanted(key)])
+        self.is_over = self._cursor == b"0"
+        return newer
+
+    def _is_wanted(self, key: bytes) -> bool:
+        """Tell whether a key is the feed's: in a cluster, a node also has keys of slots that are not its own yet."""
+        return self.subscription.feed.owns(key) and self._is_among(key)
+
+    def _newer(self, keys: list[bytes]) -> Questions[list[bytes]]:
+        """Return the keys that may have changed in the gap: all of them, unless their idle times speak against it."""
+        if not self._is_narrowed or not keys:
+            return keys
+        questions = [pack("OBJECT", "IDLETIME", key) for key in keys]
+        # The time is asked after them: a step may have taken long, and idle times grow with it.
+        *idle_s, time = yield b"".join(questions) + pack("TIME"), len(keys) + 1
+        refused = any(
+            isinstance(reply, hiredis.ReplyError) and not str(reply).startswith(_OF_ONE_KEY) for reply in idle_s
+        )
+        if refused or not isinstance(time, list):
+            self._is_narrowed = False
+            return keys
+        limit_s = idle_limit_s(self.missed, unix_ms_of(time), monotonic_ms())
+        newer = [key for key, idle in zip(keys, idle_s, strict=True) if may_be_newer(idle, limit_s)]
+        if self._stamps_strings or len(newer) == len(keys):
+            return newer
+        strings = yield from self._strings(set(keys).difference(newer))
+        return newer + strings
+
+    def _strings(self, keys: Collection[bytes]) -> Questions[list[bytes]]:
+        """Return those among the keys whose idle time may be another's, or date from before they were written."""
+        replies = yield b"".join(pack("OBJECT", "ENCODING", key) for key in keys), len(keys)
+        return [key for key, encoding in zip(keys, replies, strict=True) if encoding not in CONTAINERS]
