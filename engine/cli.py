@@ -41,14 +41,14 @@ def cli() -> None:
 
 
 @cli.command()
-@click.option("--shards", type=int, help="Subscriber processes, each with its part of the keyspace.")
+@click.option("--shards", metavar="N|auto", help="Subscriber processes, each with its part of the keyspace.")
 @click.option("--slice", "slice_", metavar="I/K", help="This host's part of the keys: number I, from 0, of K.")
 @click.option("--invokers", type=int, help="Invoker processes, which read values and invoke functions.")
 @click.option("--redis-url", metavar="URL", help="The server, as redis://HOST:PORT/DB or rediss://…")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
 @_config
 def start(
-    shards: int | None,
+    shards: str | None,
     slice_: str | None,
     invokers: int | None,
     redis_url: str | None,
@@ -71,6 +71,7 @@ def start(
     settings, connection = _load(config, given)
 
     from engine.settings.original import routes_of
+    from engine.supervision.errands.asking import ask_nodes
     from engine.supervision.errands.plan import compare_destinations, make_plan
     from engine.supervision.mains import REAL
     from engine.supervision.supervisor import run
@@ -82,17 +83,18 @@ def start(
         load=lambda: _load(config, given).settings,
         mains=REAL,
         compare=compare_destinations,
+        ask=ask_nodes,
         connection=connection,
     )
 
 
 @cli.command()
-@click.option("--shards", type=int, help="As many as the start will have: their patterns are tried.")
+@click.option("--shards", metavar="N|auto", help="As many as the start will have: their patterns are tried.")
 @click.option("--slice", "slice_", metavar="I/K", help="The slice that the start will have.")
 @click.option("--redis-url", metavar="URL", help="The server that the start will have.")
 @_config
 @_json
-def check(shards: int | None, slice_: str | None, redis_url: str | None, config: str | None, as_json: bool) -> int:
+def check(shards: str | None, slice_: str | None, redis_url: str | None, config: str | None, as_json: bool) -> int:
     """See whether everything that the engine needs is there and allowed; changes nothing.
 
     Exits with 0 where a start would work, 1 where something is missing, 2 where the settings are wrong.

@@ -59,8 +59,9 @@ class RedisSettings(Struct, frozen=True, forbid_unknown_fields=True):
 class CaptureSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Subscribers: how the keyspace is cut, and what one of them may hold."""
 
-    shards: int = 2
+    shards: int | Literal["auto"] = 2
     slice: str = "0/1"
+    topology_interval_ms: int = 10_000
     sample_keys_max: int = 1_000
     dirty_keys_max: int = 500_000
     read_bytes_max: int = 1_048_576

@@ -34,7 +34,8 @@ class Part(msgspec.Struct):
 def bound_of(settings: Settings, key_bytes: int, base_mib: float) -> list[Part]:
     """Return the parts of the bound for keys of this length; ``base_mib`` is what the engine took before any load."""
     capture, ring, delivery = settings.capture, settings.ring, settings.delivery
-    rings = capture.shards * delivery.invokers
+    shards = int(capture.shards)
+    rings = shards * delivery.invokers
     change_bytes = change_in_ring_bytes(key_bytes)
     entry_bytes = change_in_memory_bytes(key_bytes) + _block(sys.getsizeof((1, 2))) + slot_bytes()
     dirty_bytes = change_in_memory_bytes(key_bytes) + slot_bytes()
@@ -48,8 +49,8 @@ def bound_of(settings: Settings, key_bytes: int, base_mib: float) -> list[Part]:
         Part("rings", rings * ring.ring_bytes / MIB, f"{rings} × ring.ring_bytes"),
         Part(
             "dirty sets",
-            _mib(capture.shards * capture.dirty_keys_max * dirty_bytes),
-            f"{capture.shards} shards × capture.dirty_keys_max × {dirty_bytes} bytes",
+            _mib(shards * capture.dirty_keys_max * dirty_bytes),
+            f"{shards} shards × capture.dirty_keys_max × {dirty_bytes} bytes",
         ),
         Part(
             "keys that hold the rings",

@@ -6,6 +6,7 @@ short-lived canaries. In a cluster all of this is true of each node.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from engine.redis.connection import RespConnection
 from engine.redis.eviction import QUESTIONS, is_replica, policy_of
 from engine.redis.node import settings_for
 from engine.redis.topology import Found, ask_topology
-from engine.routing.assignment import Feeds, assign
+from engine.routing.assignment import Feeds, assign, shards_needed
 from engine.routing.nodes import Node, Topology
 from engine.routing.routes import RouteTable
 from engine.routing.slices import parse_slice, scope_of
@@ -35,10 +36,13 @@ _T = TypeVar("_T")
 class CapturePlan(msgspec.Struct, frozen=True):
     """Which nodes there are, who listens to what of them, and what the user should know of the server.
 
+    ``epoch`` is the newest that was seen. It ``is_whole`` unless feeds are left out of nodes that are dead.
     ``server_ms`` is the clock of each node, by its id.
     """
 
     topology: Topology
+    epoch: int
+    is_whole: bool
     feeds: Feeds
     database: int
     server: str
@@ -59,18 +63,28 @@ def prepare_capture(settings: Settings, table: RouteTable, *, is_running: bool =
     _check(found, address.database, is_running=is_running)
     topology = numbered(found.topology)
     nodes = [node for node in topology.nodes if node.id not in found.failed]
-    with _looks(redis, nodes, capture.sample_keys_max, is_running=is_running) as looks:
-        feeds = assign(
+    may_miss = is_running and topology.is_cluster
+    with looks_at(redis, nodes, capture.sample_keys_max, may_miss=may_miss) as looks:
+        if not looks:
+            raise RedisUnreachable(f"no node of the cluster of {found.asked} can be reached", hint="it is tried again")
+        mapping_prefix = settings.original.mapping_prefix.encode()
+        cores = len(os.sched_getaffinity(0))
+        assigned = assign(
             topology,
-            capture.shards,
+            shards_needed(topology, part, cores, mapping_prefix) if capture.shards == "auto" else capture.shards,
             part,
             database=address.database,
             weights={look.node.id: look.keys for look in looks},
             samples={look.node.id: look.sample for look in looks},
-            mapping_prefix=settings.original.mapping_prefix.encode(),
+            mapping_prefix=mapping_prefix,
+            may_cut=capture.shards != "auto",
         )
+        # Nobody is ready before it listens, and a node that is dead is listened to when it is back.
+        feeds = tuple(tuple(feed for feed in feeds if feed.node.id not in found.failed) for feeds in assigned)
         return CapturePlan(
             topology,
+            found.epoch,
+            feeds == assigned,
             feeds,
             address.database,
             _describe(looks, topology),
@@ -124,24 +138,22 @@ def _describe(looks: Sequence[NodeLook], topology: Topology) -> str:
 
 
 @contextmanager
-def _looks(
-    redis: RedisSettings, nodes: Sequence[Node], sample_keys_max: int, *, is_running: bool
+def looks_at(
+    redis: RedisSettings, nodes: Sequence[Node], sample_keys_max: int, *, may_miss: bool
 ) -> Iterator[list[NodeLook]]:
-    """Yield a look at each of these nodes; raise what the first of them says that refuses."""
+    """Yield a look at each of these nodes, or at those that can be reached, in their order; raise `RedisError`."""
     opened: list[NodeLook] = []
 
     def look(node: Node) -> None:
         try:
             opened.append(NodeLook.open(redis, node, sample_keys_max))
         except RedisUnreachable:
-            if not (is_running and node.address):
+            if not may_miss:
                 raise
 
     try:
         _for_each(look, nodes)
-        if not opened:
-            raise RedisUnreachable("no node of the cluster can be reached", hint="it is tried again")
-        yield sorted(opened, key=lambda look: look.node.number)
+        yield sorted(opened, key=lambda look: nodes.index(look.node))
     finally:
         for one in opened:
             one.close()

@@ -21,7 +21,7 @@ from engine.redis.cluster_replies import NodeLine, addresses_in, facts_in, nodes
 from engine.redis.connection import RespConnection, pack
 from engine.redis.errors import refusal
 from engine.redis.node import Placed, find_node, on_a_replica, settings_at
-from engine.routing.nodes import SLOTS, Node, Topology, as_ranges, ranges_in_words, slots_in
+from engine.routing.nodes import SLOTS, Node, Topology, ranges_in_words, unowned_slots
 
 _LOCAL = "127.0.0.1"
 _QUESTIONS = (("CLUSTER", "INFO"), ("CLUSTER", "NODES"), ("CLUSTER", "SLOTS"))
@@ -101,11 +101,6 @@ def _believed(redis: RedisSettings, others: Sequence[str], epoch_least: int) -> 
     if not views:
         raise errors[0]
     return max(views, key=lambda view: (view.epoch, view.is_up))
-
-
-def unowned_slots(topology: Topology) -> tuple[tuple[int, int], ...]:
-    """Return the slots, as ranges, that no node has."""
-    return as_ranges(set(range(SLOTS)).difference(*(slots_in(node.slots) for node in topology.nodes)))
 
 
 def _ask(redis: RedisSettings) -> Found:

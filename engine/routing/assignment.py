@@ -79,6 +79,17 @@ def assign(
     return tuple(map(tuple, found))
 
 
+def shards_needed(topology: Topology, part: Slice, cores: int, mapping_prefix: bytes = b"") -> int:
+    """Return how many processes are started where that is left to the engine: one a node, up to one a core.
+
+    A cluster may grow, and processes are made at the start: so as many again are there to wait for its new nodes.
+    """
+    by_nodes = takes_whole_nodes(topology, part, mapping_prefix)
+    nodes = len(nodes_of_slice(topology, part)) if by_nodes else len(topology.nodes)
+    wanted = 2 * nodes if topology.is_cluster else nodes
+    return max(1, min(wanted, cores, SHARDS_MAX))
+
+
 def takes_whole_nodes(topology: Topology, part: Slice, mapping_prefix: bytes = b"") -> bool:
     """Tell whether a slice is made of whole nodes, and not of a byte class of all of them."""
     return part.is_whole or (len(topology.nodes) >= part.count and not mapping_prefix)

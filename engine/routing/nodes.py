@@ -90,6 +90,11 @@ def as_ranges(slots: Iterable[int]) -> tuple[tuple[int, int], ...]:
     return tuple(ranges)
 
 
+def unowned_slots(topology: Topology) -> tuple[tuple[int, int], ...]:
+    """Return the slots, as ranges, that no node has."""
+    return as_ranges(set(range(SLOTS)).difference(*(slots_in(node.slots) for node in topology.nodes)))
+
+
 def ranges_in_words(ranges: Sequence[tuple[int, int]], shown_max: int = 5) -> str:
     """Return slots as people read them: ``slots 0-5460, 7000 and 2 more ranges``."""
     if not ranges:

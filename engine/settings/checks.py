@@ -13,6 +13,8 @@ from engine.settings.draft import Draft
 from engine.settings.paths import PATHS
 
 DAY_MS = 86_400_000
+AUTO = "auto"
+"""As many shards as the nodes need, which none is cut for: no limit is broken by that."""
 LAMBDA_PAYLOAD_BYTES_MAX = 6_291_556
 SHARED_BYTES_MAX = 68_719_476_736
 FRAMING_BYTES_MAX = CHANGE_BYTES_MAX + EVENT_CHARS_MAX
@@ -35,6 +37,7 @@ LIMITS: dict[str, Limits] = {
     "capture.shards": Limits(
         1, 64, "each shard's pattern costs the server's one thread about 0.25 µs an event: 2 to 4 do"
     ),
+    "capture.topology_interval_ms": Limits(100, DAY_MS, "each time a process asks the server for its nodes"),
     "capture.sample_keys_max": Limits(0, 100_000, "the sample is read from the server at every start"),
     "capture.dirty_keys_max": Limits(1, 100_000_000),
     "capture.read_bytes_max": Limits(4_096, 67_108_864),
@@ -79,6 +82,8 @@ def check_values(draft: Draft) -> None:
     """Note every limit and every relation that the values break."""
     for key, limits in LIMITS.items():
         value = draft.get(key)
+        if value == AUTO:
+            continue
         if not limits.low <= value <= limits.high:
             why = f"; {limits.why}" if limits.why else ""
             draft.say(draft.place(key), f"is {value}", f"allowed: {limits.low} to {limits.high}{why}")
@@ -112,7 +117,8 @@ def _check_rings(draft: Draft) -> None:
             f"ring.frame_bytes_max = {frame_bytes_max} with {FRAMING_BYTES_MAX} bytes of framing",
             f"capture.key_bytes_max may be {max(frame_bytes_max - FRAMING_BYTES_MAX, 0)} at most",
         )
-    shared_bytes = draft.get("capture.shards") * draft.get("delivery.invokers") * ring_bytes
+    shards = draft.get("capture.shards")
+    shared_bytes = (0 if shards == AUTO else shards) * draft.get("delivery.invokers") * ring_bytes
     if shared_bytes > SHARED_BYTES_MAX:
         draft.say(
             draft.place("ring.ring_bytes", "capture.shards", "delivery.invokers"),
@@ -125,7 +131,7 @@ def _check_slice(draft: Draft) -> None:
     """See that every shard of the slice gets a byte of its own."""
     shards, slices = draft.get("capture.shards"), parse_slice(draft.get("capture.slice")).count
     most = shards_max(slices)
-    if shards > most:
+    if shards != AUTO and shards > most:
         draft.say(
             draft.place("capture.shards", "capture.slice"),
             f"a slice of {slices} can't be cut into {shards} shards: each needs a byte that keys end in",

@@ -5,9 +5,10 @@ Each value is converted as it comes, so that a wrong one is reported where it st
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 import msgspec
 from msgspec.structs import fields
@@ -167,7 +168,7 @@ def convert(raw: object, kind: Any, *, is_text: bool = False) -> Any:
     try:
         if is_text and isinstance(raw, str):
             return _from_text(raw, kind)
-        if kind is int and isinstance(raw, float):
+        if kind is not float and isinstance(raw, float):
             raise ValueError
         return msgspec.convert(raw, kind)
     except (msgspec.ValidationError, ValueError):
@@ -181,15 +182,22 @@ def _from_text(raw: str, kind: Any) -> Any:
         raw = {"yes": "true", "on": "true", "no": "false", "off": "false"}.get(raw.lower(), raw)
     if kind is int:
         return int(raw)
+    if get_origin(kind) is Union:
+        with contextlib.suppress(ValueError):
+            return int(raw)
+        return msgspec.convert(raw.strip(), kind)
     return msgspec.convert(raw.strip() if kind is float else raw, kind, strict=False)
 
 
 def describe(kind: Any) -> str:
     """Return what a value of this type is, in words."""
     if get_origin(kind) is Literal:
-        return "one of " + ", ".join(map(repr, get_args(kind)))
+        words = ", ".join(map(repr, get_args(kind)))
+        return f"one of {words}" if "," in words else words
     if get_origin(kind) is tuple:
         return "a list of texts"
+    if get_origin(kind) is Union:
+        return " or ".join(describe(one) for one in get_args(kind))
     return {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[kind]
 
 

@@ -18,6 +18,7 @@ from engine.supervision.mains import Duty, Mains, run_main
 from engine.supervision.memory import SharedMemory
 from engine.supervision.process import Closable, bound_sends, fork_process
 from engine.supervision.progress.keeping import Keeper
+from engine.supervision.topology.handover import Handover
 
 
 class Forker:
@@ -30,10 +31,11 @@ class Forker:
         mains: Mains,
         memory: SharedMemory,
         keeper: Keeper,
+        handover: Handover,
         inherited: Callable[[], Iterable[Closable]],
     ) -> None:
         self._settings, self._planned, self._mains = settings, planned, mains
-        self._memory, self._keeper, self._inherited = memory, keeper, inherited
+        self._memory, self._keeper, self._handover, self._inherited = memory, keeper, handover, inherited
 
     def fork(self, child: Child, table: RouteTable) -> tuple[int, Channel]:
         """Fork this child with these routes; return its process id and our end of its channel. Raises OSError."""
@@ -60,13 +62,14 @@ class Forker:
 
     def _duty_of(self, child: Child, table: RouteTable) -> Duty:
         is_subscriber = child.role is Role.SUBSCRIBER
+        topology, feeds = self._handover.born_with(child)
         return Duty(
             index=child.index,
             settings=self._settings,
             database=self._planned.database,
-            feeds=self._planned.feeds[child.index] if is_subscriber else (),
-            topology=self._planned.topology,
-            nodes=nodes_of(self._planned.feeds),
+            feeds=feeds[child.index] if is_subscriber else (),
+            topology=topology,
+            nodes=nodes_of(feeds),
             table=table,
             rings=self._memory.rings,
             wakes=self._memory.wakes,

@@ -99,7 +99,7 @@ def invoke(duty: Duty, link: ChildLink) -> int:
         delivery=settings.delivery,
         aws=settings.aws,
         table=duty.table,
-        readers=[duty.rings.ring(shard, duty.index).reader() for shard in range(settings.capture.shards)],
+        readers=[duty.rings.ring(shard, duty.index).reader() for shard in range(len(duty.nodes))],
         nodes=duty.nodes,
         wake=duty.wakes[duty.index],
         version_floor=duty.version_floor,

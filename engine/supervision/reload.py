@@ -7,63 +7,24 @@ born with the table that its kind has now.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import Enum, auto
-
 import msgspec
 
 from engine.config import Settings
 from engine.routing.routes import RouteTable
-from engine.supervision.children import Child, Role
+from engine.supervision.children import Role
+from engine.supervision.topology.rollout import Rollout, Stage
 
 DEBOUNCE_MS = 200
 """Requests that come together are one: a mapping is often several hashes set in a row."""
 
 
-class Stage(Enum):
-    """How far a reload has come."""
-
-    IDLE = auto()
-    PLANNING = auto()
-    INVOKERS = auto()
-    SUBSCRIBERS = auto()
-
-
-@dataclass(frozen=True, slots=True)
-class Teach:
-    """Send this child the newest table."""
-
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class Replace:
-    """This child did not take the table in time."""
-
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class InForce:
-    """Everybody routes by the newest table."""
-
-
-Step = Teach | Replace | InForce
-
-
-class Reload:
+class Reload(Rollout):
     """The route table in force, the newest one, and how the first becomes the second."""
 
     def __init__(self, table: RouteTable, confirm_ms_max: int) -> None:
-        self.newest = table
-        self.stage = Stage.IDLE
-        self._current = table
-        self._confirm_ms_max = confirm_ms_max
+        super().__init__(table.version, confirm_ms_max)
+        self.newest = self._before = table
         self._due_ms: int | None = None
-        self._stage_by_ms = 0
-        self._versions: dict[int, int] = {}
-        self._taught: set[int] = set()
 
     def want(self, now_ms: int) -> None:
         """Take in a wish for new routes; wishes close together are one."""
@@ -85,58 +46,16 @@ class Reload:
 
     def planned(self, table: RouteTable, now_ms: int) -> bool:
         """Take the table that was read; False where it changes nothing."""
+        self.stage = Stage.IDLE
         if dict(table.routes) == dict(self.newest.routes) and table.unfenced == self.newest.unfenced:
-            self.stage = Stage.IDLE
             return False
-        assert table.version > self.newest.version
-        self.newest = table
-        self._enter(Stage.INVOKERS, now_ms)
+        self.newest, self._before = table, self.newest
+        self.begin(table.version, now_ms)
         return True
 
     def table_for(self, role: Role) -> RouteTable:
         """Return the table with which a child of this kind is forked now."""
-        return self._current if role is Role.SUBSCRIBER else self.newest
-
-    def forked(self, child: Child) -> None:
-        """Note that this child was born with its kind's table."""
-        self._versions[child.number] = self.table_for(child.role).version
-        self._taught.discard(child.number)
-
-    def confirmed(self, number: int, version: int) -> None:
-        """Note which table is in force in this child."""
-        self._versions[number] = version
-
-    def step(self, children: Sequence[Child], now_ms: int) -> list[Step]:
-        """Return what is to be done now."""
-        if self.stage not in {Stage.INVOKERS, Stage.SUBSCRIBERS}:
-            return []
-        role = Role.INVOKER if self.stage is Stage.INVOKERS else Role.SUBSCRIBER
-        behind = [
-            child
-            for child in children
-            if child.role is role and child.pid and self._versions[child.number] < self.newest.version
-        ]
-        if behind:
-            return self._teach(behind, now_ms)
-        if self.stage is Stage.INVOKERS:
-            self._current = self.newest
-            self._enter(Stage.SUBSCRIBERS, now_ms)
-            return self.step(children, now_ms)
-        self.stage = Stage.IDLE
-        return [InForce()]
-
-    def _teach(self, behind: list[Child], now_ms: int) -> list[Step]:
-        if now_ms >= self._stage_by_ms:
-            self._stage_by_ms = now_ms + self._confirm_ms_max
-            return [Replace(child.number) for child in behind]
-        fresh = [child.number for child in behind if child.number not in self._taught]
-        self._taught.update(fresh)
-        return [Teach(number) for number in fresh]
-
-    def _enter(self, stage: Stage, now_ms: int) -> None:
-        self.stage = stage
-        self._stage_by_ms = now_ms + self._confirm_ms_max
-        self._taught.clear()
+        return self.newest if self.has_newest(role) else self._before
 
 
 def takes_a_restart(settings: Settings, fresh: Settings) -> tuple[str, ...]:

@@ -25,14 +25,10 @@ from engine.lifecycle import (
     CompareWanted,
     Drain,
     Failed,
-    MappingChanged,
-    PromiseBroken,
     RepairWanted,
-    RoutesInForce,
 )
 from engine.observe import logs
 from engine.ring.counters import ChildState, Counter
-from engine.routing.routes import RouteTable
 from engine.supervision import messages
 from engine.supervision.channels import Channels
 from engine.supervision.children import Child, Children, Phase, in_words
@@ -41,7 +37,7 @@ from engine.supervision.errands.comparer import Comparer
 from engine.supervision.errands.errand import Errand
 from engine.supervision.errands.places import examine_places
 from engine.supervision.errands.planner import Answer, Plan, Refused, plan_at_start
-from engine.supervision.errands.replanning import Planner, Replanning
+from engine.supervision.errands.replanning import Planner
 from engine.supervision.forking import Forker
 from engine.supervision.locks import Locks
 from engine.supervision.mains import Mains
@@ -51,10 +47,11 @@ from engine.supervision.notify import ServiceManager
 from engine.supervision.process import Closable, kill, kill_all, reap
 from engine.supervision.progress.checkpoint import CheckpointFile
 from engine.supervision.progress.keeping import Keeper, fence_after_ms
-from engine.supervision.reload import InForce, Reload, Stage, Teach
 from engine.supervision.report import describe, describe_held, drained, totals
 from engine.supervision.signals import SignalInbox
 from engine.supervision.status import Publisher, StatusFile
+from engine.supervision.topology.changes import Changes
+from engine.supervision.topology.retopology import AskNodes
 
 log = logs.get_logger(__name__)
 
@@ -73,6 +70,7 @@ def run(
     load: Callable[[], Settings],
     mains: Mains,
     compare: Compare | None = None,
+    ask: AskNodes | None = None,
     connection: Mapping[str, str] | None = None,
 ) -> int:
     """Run the engine until it is drained or stopped; return the exit status.
@@ -97,7 +95,7 @@ def run(
             return planned
         for warning in planned.warnings:
             log.warning("worth_knowing", message=warning)
-        return Supervisor(settings, planned, plan, load, mains, status, inbox, locks, compare).run()
+        return Supervisor(settings, planned, plan, load, mains, status, inbox, locks, compare, ask).run()
     finally:
         if locks is not None:
             locks.close()
@@ -119,6 +117,7 @@ class Supervisor:
         inbox: SignalInbox,
         locks: Locks,
         compare: Compare | None,
+        ask: AskNodes | None,
     ) -> None:
         limits, self._settings, self._planned = settings.supervision, settings, planned
         self._status, self._inbox, self._locks = status, inbox, locks
@@ -129,13 +128,14 @@ class Supervisor:
         self._selector.register(inbox, selectors.EVENT_READ)
         self._channels = Channels(self._selector, lambda number: self._tell(messages.Severed(number)))
         self._keeper = Keeper(settings, planned, self._memory, CheckpointFile(limits.checkpoint_file))
-        self._forker = Forker(settings, planned, mains, self._memory, self._keeper, self._inherited)
-        planning, comparing = (
-            Errand(name, settings.log, self._selector, self._inherited) for name in ("planner", "comparer")
+        planning, comparing, asking = self._errands = tuple(
+            Errand(name, settings.log, self._selector, self._inherited) for name in ("planner", "comparer", "asker")
         )
-        self._errands = (planning, comparing)
-        self._reload = Reload(RouteTable.decode(planned.table), int(limits.heartbeat_timeout_s * 1_000))
-        self._replanning = Replanning(settings, plan, load, planning, self._reload, self._keeper, planned.warnings)
+        self._changes = Changes(settings, planned, plan, load, ask, (planning, asking), self._keeper)
+        self._reload = self._changes.reload
+        self._forker = Forker(
+            settings, planned, mains, self._memory, self._keeper, self._changes.handover, self._inherited
+        )
         self._comparer, self._compare = Comparer(comparing), compare
         self._choices = choices.Choices(HeldFile.of(settings))
         self._manager = ServiceManager(os.environ)
@@ -165,7 +165,7 @@ class Supervisor:
         for pid, status in reap():
             self._note_end(pid, status)
         self._look()
-        self._turn_routes()
+        self._turn_changes()
         self._turn_comparer()
         for decision in self._children.decide(monotonic_ms()):
             self._do(decision)
@@ -175,7 +175,7 @@ class Supervisor:
             self._publisher.publish(self._status_now(), monotonic_ms())
 
     def _wait_ms(self) -> int:
-        is_calm = self._children.phase is Phase.READY and self._reload.stage is Stage.IDLE
+        is_calm = self._children.phase is Phase.READY and self._changes.is_idle
         is_calm = is_calm and all(child.state is ChildState.READY for child in self._children.all)
         return LOOK_MS if is_calm else LOOK_MS_BUSY
 
@@ -202,10 +202,6 @@ class Supervisor:
                 child = self._children.all[number]
                 log.error("child_failed", child=child.name, error=message.message, hint=message.hint)
                 self._tell(messages.Reported(number, message.message, message.hint))
-            elif isinstance(message, RoutesInForce):
-                self._reload.confirmed(number, message.version)
-            elif isinstance(message, MappingChanged | PromiseBroken):
-                self._reload.want(monotonic_ms())
             elif isinstance(message, CompareWanted):
                 routes = tuple(self._reload.newest.routes.values())
                 not_before_ms = monotonic_ms() + fence_after_ms(self._settings, routes)
@@ -214,6 +210,8 @@ class Supervisor:
                 everybody = self._children.subscribers
                 for one in everybody if message.shard < 0 else everybody[message.shard :][:1]:
                     self._channels.send(one.number, message)
+            else:
+                self._changes.hear(number, message)
 
     def _note_end(self, pid: int, status: int) -> None:
         if any(errand.ended(pid) for errand in self._errands):
@@ -265,7 +263,7 @@ class Supervisor:
             return
         self._channels.add(child.number, channel)
         self._tell(messages.Forked(child.number, pid))
-        self._reload.forked(child)
+        self._changes.forked(child)
         (log.warning if child.restarts else log.debug)(
             "child_replaced" if child.restarts else "child_forked",
             child=child.name,
@@ -280,14 +278,15 @@ class Supervisor:
         return (self._inbox, self._status, self._locks, *self._channels.ends, *helpers)
 
     def _announce(self) -> None:
-        part, shards, routes = self._settings.capture.slice, len(self._children.subscribers), self._route_names()
+        part, shards, routes = (
+            self._settings.capture.slice,
+            len(self._children.subscribers),
+            self._changes.route_names(),
+        )
         invokers = len(self._children.invokers)
         log.info("ready", server=self._planned.server, slice=part, shards=shards, invokers=invokers, routes=routes)
         self._manager.ready(f"{shards} shards of slice {part}, routes {routes}")
         self._publisher.hurry()
-
-    def _route_names(self) -> str:
-        return ", ".join(route.name for route in self._reload.newest.routes.values())
 
     def _finish(self, left: tuple[str, ...]) -> None:
         sums = totals(self._memory.board.rows)
@@ -311,19 +310,14 @@ class Supervisor:
 
     # Errands
 
-    def _turn_routes(self) -> None:
+    def _turn_changes(self) -> None:
         if self._children.phase is not Phase.READY:
             return
-        self._replanning.turn(monotonic_ms())
-        for step in self._reload.step(self._children.all, monotonic_ms()):
-            if isinstance(step, InForce):
-                self._keeper.routes_in_force()
-                log.info("routes_in_force", version=self._reload.newest.version, routes=self._route_names())
-                self._publisher.hurry()
-            elif isinstance(step, Teach):
-                self._channels.send(step.number, self._replanning.lesson(self._children.all[step.number]))
-            else:
-                self._tell(messages.Condemned(step.number, "it did not take the new routes in time"))
+        was_idle = self._changes.is_idle
+        for number, reason in self._changes.turn(self._children.all, self._channels.send):
+            self._tell(messages.Condemned(number, reason))
+        if self._changes.is_idle and not was_idle:
+            self._publisher.hurry()
 
     def _turn_comparer(self) -> None:
         comparer, compare = self._comparer, self._compare

@@ -72,7 +72,7 @@ def test_help_loads_little() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["nonsense"], ["start", "--shards", "many"], ["start", "--nonsense"], ["sandbox", "--redis-port", "x"]],
+    [["nonsense"], ["start", "--invokers", "many"], ["start", "--nonsense"], ["sandbox", "--redis-port", "x"]],
 )
 def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """What the command line does not know ends with exit code 2 and a line on standard error."""

@@ -9,16 +9,8 @@ from engine.config import CaptureSettings, OriginalSettings, RedisSettings, Rout
 from engine.routing.routes import RouteTable
 from engine.settings.draft import KEYS
 from engine.supervision.children import Child, Role
-from engine.supervision.reload import (
-    DEBOUNCE_MS,
-    InForce,
-    Reload,
-    Replace,
-    Stage,
-    Teach,
-    takes_a_restart,
-    with_routes_of,
-)
+from engine.supervision.reload import DEBOUNCE_MS, Reload, takes_a_restart, with_routes_of
+from engine.supervision.topology.rollout import InForce, Replace, Stage, Teach
 
 CONFIRM_MS = 5_000
 

@@ -112,6 +112,8 @@ def examine(
             feeds=capture.feeds,
             table=table.encode(),
             topology=capture.topology,
+            epoch=capture.epoch,
+            is_whole=capture.is_whole,
             database=capture.database,
             server=capture.server,
             warnings=(*capture.warnings, *found.notes_of_routes()),

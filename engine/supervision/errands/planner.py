@@ -33,6 +33,10 @@ class Plan(msgspec.Struct, tag=True, frozen=True):
     feeds: Feeds
     table: bytes
     topology: Topology = Topology()
+    epoch: int = 0
+    """The newest that was seen in the cluster."""
+    is_whole: bool = True
+    """Whether all nodes have feeds; none is begun with that is dead at the start."""
     database: int = 0
     server: str = ""
     warnings: tuple[str, ...] = ()
@@ -65,7 +69,20 @@ class Findings(msgspec.Struct, tag=True, frozen=True):
     held: dict[str, str] = {}
 
 
-Answer = Plan | Refusal | Findings
+class Nodes(msgspec.Struct, tag=True, frozen=True):
+    """Which nodes there are, and who listens to what of them. ``epoch`` is the newest that was seen in the cluster.
+
+    It ``is_whole`` unless feeds are left out of nodes that were dead at the start.
+    """
+
+    topology: Topology
+    feeds: Feeds
+    epoch: int = 0
+    told: tuple[str, ...] = ()
+    is_whole: bool = True
+
+
+Answer = Plan | Refusal | Findings | Nodes
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)

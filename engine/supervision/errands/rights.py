@@ -17,7 +17,7 @@ from engine.capture.own_keys import CANARY_PREFIX
 from engine.capture.rehearsal import PROBE
 from engine.capture.watch.trust import Software
 from engine.config import Settings
-from engine.errors import RedisError
+from engine.errors import RedisError, RedisUnreachable
 from engine.redis.address import parse_url
 from engine.redis.connection import RespConnection, ask_sentinel, pack
 from engine.redis.node import settings_for
@@ -239,11 +239,18 @@ class RightsLook:
 def look_at_rights(settings: Settings, table: RouteTable) -> RightsLook:
     """Try the user's rights on every node: each has its own list of users. Raises `RedisError`."""
     redis = settings.redis
-    nodes = ask_topology(redis).topology.nodes
+    found = ask_topology(redis)
+    nodes = [node for node in found.topology.nodes if node.id not in found.failed]
     commands: dict[str, None] = {}
     warnings: dict[str, list[str]] = {}
     for node in nodes:
-        connection = RespConnection.open(settings_for(redis, node), name="engine-rehearsal")
+        try:
+            connection = RespConnection.open(settings_for(redis, node), name="engine-rehearsal")
+        except RedisUnreachable:
+            if not node.id:
+                raise
+            # Whoever asks the nodes to notify says where that one is.
+            continue
         try:
             situation = situation_of(connection)
             rights = needs(settings, table, situation)

@@ -12,6 +12,8 @@ from engine.config import RouteSettings, Settings
 from engine.model import Missed, Watermark
 from engine.observe import logs
 from engine.ring.counters import Counter
+from engine.routing.assignment import Feeds
+from engine.routing.nodes import Topology
 from engine.routing.routes import RouteTable
 from engine.routing.slices import server_of
 from engine.supervision.children import Child
@@ -98,6 +100,13 @@ class Keeper:
             "server_mark": marks.pop() if len(marks) == 1 else 0,
         }
         return {"settled_until_ms": self._progress.watermark_ms, "nodes": [node]}
+
+    def take_topology(self, topology: Topology, feeds: Feeds) -> None:
+        """Take in nodes and feeds that are about to be handed out."""
+
+    def missed_for(self, shard: int) -> dict[int, tuple[Missed, ...]]:
+        """Return, by node number, what a shard's new feeds have to find first."""
+        return {}
 
     def take_routes(self, table: RouteTable) -> None:
         """Take in a new table, which is not in force yet."""

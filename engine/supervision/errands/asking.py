@@ -1,0 +1,48 @@
+"""Which nodes there are now, and who listens to what of them: asked while the engine runs, in a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from engine.config import Settings
+from engine.routing.assignment import assign
+from engine.routing.nodes import Topology
+from engine.routing.slices import parse_slice
+from engine.supervision.errands.planner import Answer, Nodes
+from engine.supervision.topology.registry import is_same, with_owners
+
+
+def ask_nodes(settings: Settings, database: int, before: Nodes) -> Answer:
+    """Return the nodes and feeds by what the server says now; ``before`` is what is in force.
+
+    Raises `RedisError` where nobody answers.
+    """
+    from engine.redis.topology import ask_topology
+
+    others = [node.address for node in before.topology.nodes if node.address]
+    found = ask_topology(settings.redis, others, before.epoch, before.topology)
+    topology = with_owners(found.topology, before.topology)
+    epoch = max(before.epoch, found.epoch)
+    if is_same(topology, before.topology) and before.is_whole:
+        return Nodes(before.topology, before.feeds, epoch, found.told)
+    weights, samples = _weigh(settings, topology)
+    feeds = assign(
+        topology,
+        len(before.feeds),
+        parse_slice(settings.capture.slice),
+        database=database,
+        weights=weights,
+        samples=samples,
+        mapping_prefix=settings.original.mapping_prefix.encode(),
+        before=before.feeds,
+        may_cut=settings.capture.shards != "auto",
+    )
+    return Nodes(topology, feeds, epoch, found.told)
+
+
+def _weigh(settings: Settings, topology: Topology) -> tuple[Mapping[str, float], Mapping[str, Sequence[bytes]]]:
+    """Return how many keys the nodes have that answer, and some of them."""
+    from engine.capture.preflight import looks_at
+
+    with looks_at(settings.redis, topology.nodes, settings.capture.sample_keys_max, may_miss=True) as looks:
+        return {look.node.id: look.keys for look in looks}, {look.node.id: look.sample for look in looks}
