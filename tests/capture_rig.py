@@ -64,6 +64,33 @@ def route(*events: str, keys: tuple[str, ...] = ("*",), name: str = "all") -> Ro
     return RouteSettings(name=name, function="f", keys=keys, events=events or ("hset",))
 
 
+@contextmanager
+def subscriber(
+    *feeds: Feed,
+    routes: tuple[RouteSettings, ...] = (),
+    settings: CaptureSettings | None = None,
+    ring: RingSettings | None = None,
+    missed: tuple[Missed, ...] = (),
+    redis_settings: RedisSettings | None = None,
+) -> Iterator[Capture]:
+    """Run one subscriber of these feeds, once it is ready; ``missed`` is what node 0 has missed."""
+    running = Capture(
+        redis_settings or RedisSettings(url="redis://127.0.0.1:1"),
+        plan_shards(1, 0, ()),
+        routes or (route(),),
+        settings=settings or CaptureSettings(),
+        ring=ring or RingSettings(),
+        missed=missed,
+        feeds=feeds,
+    )
+    try:
+        running.start()
+        running.wait_ready()
+        yield running
+    finally:
+        running.close()
+
+
 class Capture:
     """The subscribers of some shards; the test is all of their invokers."""
 
@@ -138,6 +165,28 @@ class Capture:
     def heard_until(self, shard: int = 0, node: int = 0) -> Missed:
         """Return what a gap of this shard would miss that begins at its newest watermark."""
         return self.heard_table.row(shard).get(node)
+
+    def wait_past(self, number: int, client: Any) -> None:
+        """Return once the watermark of a node of the one shard has passed this moment; rings are emptied meanwhile."""
+        seconds, micros = client.time()
+        moment_ms = seconds * 1_000 + micros // 1_000
+
+        def is_past() -> bool:
+            self.take()
+            return self.heard_until(node=number).since_ms > moment_ms
+
+        wait_for(is_past, f"the watermark of node {number} moves on")
+
+    def wait_told(self, wanted: type[Message] | Message) -> Message:
+        """Return once a subscriber has said this, and what it was."""
+        told: list[Message] = []
+
+        def is_told() -> Message | None:
+            told.extend(self.heard())
+            return next((one for one in told if one == wanted or type(one) is wanted), None)
+
+        found: Message = wait_for(is_told, f"it says {wanted}")
+        return found
 
     def send(self, message: Message) -> None:
         for channel in self.channels:

@@ -6,7 +6,6 @@ import itertools
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -14,15 +13,15 @@ import pytest
 import redis
 
 from engine.capture.shards import plan_shards
-from engine.config import CaptureSettings, RedisSettings, RingSettings, RouteSettings
-from engine.lifecycle import Compared, CompareWanted, Drain, Message, SetFeeds, TopologyChanged, TopologyInForce
+from engine.config import CaptureSettings, RingSettings
+from engine.lifecycle import Compared, CompareWanted, Drain, SetFeeds, TopologyChanged, TopologyInForce
 from engine.model import Missed
 from engine.ring.counters import ChildState, Counter
 from engine.routing.events import REPAIR
 from engine.routing.feeds import Feed
 from engine.routing.nodes import ALL_SLOTS, SLOTS, Node, slot_of
 from engine.sandbox.valkey import ValkeyServer
-from tests.capture_rig import Capture, Taken, feed_of, route, wait_for
+from tests.capture_rig import Taken, feed_of, route, subscriber, wait_for
 
 FLAGS = {"notify-keyspace-events": "KA"}
 SMALL_RING = RingSettings(ring_bytes=65_536, frame_bytes_max=8_192)
@@ -41,68 +40,12 @@ def feed(number: int, server: ValkeyServer, slots: tuple[tuple[int, int], ...] =
     return feed_of(plan_shards(1, 0, ())[0], node)
 
 
-@contextmanager
-def subscriber(
-    *feeds: Feed,
-    routes: tuple[RouteSettings, ...] = (),
-    settings: CaptureSettings | None = None,
-    ring: RingSettings | None = None,
-    missed: tuple[Missed, ...] = (),
-    is_ready: bool = True,
-) -> Iterator[Capture]:
-    """Run a subscriber of these feeds; ``missed`` is what node 0 has missed."""
-    running = Capture(
-        RedisSettings(url="redis://127.0.0.1:1"),
-        plan_shards(1, 0, ()),
-        routes or (route(),),
-        settings=settings or CaptureSettings(),
-        ring=ring or RingSettings(),
-        missed=missed,
-        feeds=feeds,
-    )
-    try:
-        running.start()
-        if is_ready:
-            running.wait_ready()
-        yield running
-    finally:
-        running.close()
-
-
 def client_of(server: ValkeyServer) -> Any:
     return redis.Redis(port=server.port)
 
 
 def keys_of(taken: Taken) -> set[bytes]:
     return {change.key for _, _, change in taken}
-
-
-def server_ms(server: ValkeyServer) -> int:
-    seconds, micros = client_of(server).time()
-    return int(seconds * 1_000 + micros // 1_000)
-
-
-def wait_past(running: Capture, number: int, server: ValkeyServer) -> None:
-    """Return once the node's watermark has passed this moment."""
-    moment_ms = server_ms(server)
-
-    def is_past() -> bool:
-        running.take()
-        return running.heard_until(node=number).since_ms > moment_ms
-
-    wait_for(is_past, f"the watermark of node {number} moves on")
-
-
-def wait_told(running: Capture, wanted: type[Message] | Message) -> Message:
-    """Return once the subscriber has said this, and what it was."""
-    told: list[Message] = []
-
-    def is_told() -> Message | None:
-        told.extend(running.heard())
-        return next((one for one in told if one == wanted or type(one) is wanted), None)
-
-    found: Message = wait_for(is_told, f"it says {wanted}")
-    return found
 
 
 def is_listened_to(server: ValkeyServer) -> bool:
@@ -115,8 +58,8 @@ def test_two_feeds_in_one_subscriber(servers: tuple[ValkeyServer, ValkeyServer])
         for number, server in enumerate(servers):
             client_of(server).hset(f"of {number}", "f", "v")
         assert keys_of(running.take_until(lambda taken: len(taken) >= 2)) == {b"of 0", b"of 1"}
-        wait_past(running, 0, servers[0])
-        wait_past(running, 7, servers[1])
+        running.wait_past(0, client_of(servers[0]))
+        running.wait_past(7, client_of(servers[1]))
         assert running.count(Counter.GAPS) == 0
 
 
@@ -124,20 +67,20 @@ def test_a_node_that_is_down_holds_up_its_own_watermark_alone(servers: tuple[Val
     """The other's keys and watermark go on; the nodes are asked for; its own gap is found once it is back."""
     one, other = servers
     with subscriber(feed(0, one), feed(1, other)) as running:
-        wait_past(running, 0, one)
+        running.wait_past(0, client_of(one))
         one.kill()
         wait_for(lambda: running.count(Counter.GAPS) == 1, "the loss is noticed")
-        assert isinstance(wait_told(running, TopologyChanged), TopologyChanged)
+        assert isinstance(running.wait_told(TopologyChanged), TopologyChanged)
         stands = running.heard_until(node=0).since_ms
         for _ in range(3):
             client_of(other).hset("other", "f", "v")
             assert b"other" in keys_of(running.take_until(bool))
-            wait_past(running, 1, other)
+            running.wait_past(1, client_of(other))
         assert running.heard_until(node=0).since_ms == stands
         assert running.board.row(0).state is ChildState.READY
         one.start()
         wait_for(lambda: running.count(Counter.RECONNECTS) == 1, "it is listened to again")
-        wait_past(running, 0, one)
+        running.wait_past(0, client_of(one))
         assert running.count(Counter.GAPS) == running.count(Counter.REPAIRS) == 1
 
 
@@ -148,20 +91,20 @@ def test_feeds_come_and_go(servers: tuple[ValkeyServer, ValkeyServer]) -> None:
     one, other = servers
     client_of(other).hset("was there", "f", "v")
     with subscriber(feed(0, one)) as running:
-        wait_past(running, 0, one)
+        running.wait_past(0, client_of(one))
         running.send(SetFeeds(2, (feed(0, one), feed(1, other)), {1: (Missed(1_000),)}))
-        wait_told(running, TopologyInForce(2))
+        running.wait_told(TopologyInForce(2))
         assert keys_of(running.take_until(bool)) == {b"was there"}
         client_of(other).hset("live", "f", "v")
         assert b"live" in keys_of(running.take_until(bool))
-        wait_past(running, 1, other)
+        running.wait_past(1, client_of(other))
         assert running.count(Counter.RECONNECTS) == 0
         running.send(SetFeeds(3, (feed(1, other),)))
-        wait_told(running, TopologyInForce(3))
+        running.wait_told(TopologyInForce(3))
         wait_for(lambda: not is_listened_to(one), "the connection is closed")
         stands = running.heard_until(node=0).since_ms
         client_of(one).hset("unheard", "f", "v")
-        wait_past(running, 1, other)
+        running.wait_past(1, client_of(other))
         assert running.heard_until(node=0).since_ms == stands
         assert running.heard_table.row(0).version(1) == 3
         assert running.take() == []
@@ -175,13 +118,13 @@ def test_gained_slots_are_found_and_nothing_else(servers: tuple[ValkeyServer, Va
     for key in keys:
         client.hset(key, "f", "v")
     with subscriber(feed(0, one, LOWER)) as running:
-        wait_past(running, 0, one)
+        running.wait_past(0, client_of(one))
         running.send(SetFeeds(2, (feed(0, one),), {0: (Missed(1_000, slots=UPPER),)}))
         gained = {key for key in keys if slot_of(key) >= SLOTS // 2}
         taken = running.take_until(lambda _: running.count(Counter.REPAIRS) == 1) + running.take()
         assert keys_of(taken) == gained
         assert {change.event for _, _, change in taken} == {REPAIR}
-        wait_past(running, 0, one)
+        running.wait_past(0, client_of(one))
         assert running.heard_table.row(0).version(0) == 2
         assert running.count(Counter.RECONNECTS) == running.count(Counter.GAPS) == 0
 
@@ -191,18 +134,18 @@ def test_no_watermark_speaks_for_slots_that_are_not_found(servers: tuple[ValkeyS
     one, other = servers
     compared = msgspec.structs.replace(route("hset", "del"), destination="dynamodb://table")
     with subscriber(feed(0, one, LOWER), feed(1, other), routes=(compared,)) as running:
-        wait_past(running, 0, one)
-        missed = Missed(server_ms(one) + 3_600_000, slots=UPPER)
+        running.wait_past(0, client_of(one))
+        missed = Missed(2**41, slots=UPPER)
         running.send(SetFeeds(2, (feed(0, one), feed(1, other)), {0: (missed,)}))
-        wish = wait_told(running, CompareWanted)
+        wish = running.wait_told(CompareWanted)
         assert isinstance(wish, CompareWanted)
         stands = running.heard_until(node=0)
         for _ in range(2):
-            wait_past(running, 1, other)
+            running.wait_past(1, client_of(other))
         assert running.heard_until(node=0) == stands
         assert [running.heard_table.row(0).version(node) for node in (0, 1)] == [0, 2]
         running.send(Compared(wish.number))
-        wait_past(running, 0, one)
+        running.wait_past(0, client_of(one))
         assert running.heard_table.row(0).version(0) == 2
 
 
@@ -211,10 +154,10 @@ def test_a_node_that_is_reached_elsewhere(servers: tuple[ValkeyServer, ValkeySer
     one, other = servers
     client_of(other).hset("was there", "f", "v")
     with subscriber(feed(0, one)) as running:
-        wait_past(running, 0, one)
+        running.wait_past(0, client_of(one))
         running.send(SetFeeds(2, (feed(0, other),)))
         assert keys_of(running.take_until(bool)) == {b"was there"}
-        wait_past(running, 0, other)
+        running.wait_past(0, client_of(other))
         assert not is_listened_to(one)
         assert running.count(Counter.GAPS) == 1
 
@@ -223,12 +166,12 @@ def test_no_feeds_at_all(servers: tuple[ValkeyServer, ValkeyServer]) -> None:
     """A subscriber without feeds is ready, takes some later, and is drained like any other."""
     with subscriber() as running:
         running.send(SetFeeds(1, (feed(0, servers[0]),)))
-        wait_told(running, TopologyInForce(1))
-        wait_past(running, 0, servers[0])
+        running.wait_told(TopologyInForce(1))
+        running.wait_past(0, client_of(servers[0]))
         client_of(servers[0]).hset("live", "f", "v")
         assert keys_of(running.take_until(bool)) == {b"live"}
         running.send(SetFeeds(2, ()))
-        wait_told(running, TopologyInForce(2))
+        running.wait_told(TopologyInForce(2))
         running.send(Drain())
         assert running.join() == [0]
         assert running.board.row(0).state is ChildState.DRAINED
@@ -278,8 +221,8 @@ def test_an_overflow_is_a_gap_of_the_feed_that_read_it(servers: tuple[ValkeyServ
         wait_for(overfill, "set and ring are full")
         taken = running.take_until(lambda taken: written <= keys_of(taken))
         assert b"other" in keys_of(taken)
-        wait_past(running, 0, one)
-        wait_past(running, 1, other)
+        running.wait_past(0, client_of(one))
+        running.wait_past(1, client_of(other))
         assert running.count(Counter.GAPS) == running.count(Counter.REPAIRS) == 1
 
 
@@ -289,15 +232,15 @@ def test_a_node_that_was_demoted(servers: tuple[ValkeyServer, ValkeyServer]) -> 
     """
     one, other = servers
     with subscriber(feed(0, one), feed(1, other)) as running:
-        wait_past(running, 0, one)
+        running.wait_past(0, client_of(one))
         client_of(one).replicaof("127.0.0.1", other.port)
-        wait_told(running, TopologyChanged)
+        running.wait_told(TopologyChanged)
         stands = running.heard_until(node=0).since_ms
         for _ in range(3):
-            wait_past(running, 1, other)
+            running.wait_past(1, client_of(other))
         assert running.heard_until(node=0).since_ms == stands
         assert running.count(Counter.GAPS) == 0
         client_of(one).replicaof("no", "one")
         wait_for(lambda: running.count(Counter.GAPS) == 1, "what it missed is a gap")
-        wait_past(running, 0, one)
+        running.wait_past(0, client_of(one))
         assert running.count(Counter.REPAIRS) >= 1
