@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import selectors
-import socket
-import socketserver
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -23,6 +18,7 @@ from engine.redis.sentinel import Named
 from engine.routing.nodes import Node
 from tests.cluster import Node as Server
 from tests.cluster import Watched, sentinels, wait_until
+from tests.cluster.endpoint import leading_to
 
 
 @pytest.fixture(scope="module")
@@ -222,33 +218,10 @@ def test_name_of_a_replica(replicated: Watched) -> None:
 def test_several_replicas_behind_a_name(replicated: Watched) -> None:
     """An address that leads to one replica after the other is refused: reads may be older than what events tell."""
     _, *replicas = replicated.nodes
-    with in_turn([replica.port for replica in replicas]) as port, pytest.raises(RedisRefused) as caught:
+    turns = itertools.cycle([replica.port for replica in replicas])
+    with leading_to(lambda: next(turns)) as port, pytest.raises(RedisRefused) as caught:
         find_node(settings(f"redis://127.0.0.1:{port}"))
     assert f"127.0.0.1:{port} leads to several replicas in turn" in caught.value.message
-
-
-@contextmanager
-def in_turn(ports: Sequence[int]) -> Iterator[int]:
-    """Yield a port whose connections are passed on to these in turn, as a load balancer does."""
-    turns = itertools.cycle(ports)
-
-    class Carrier(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            with socket.create_connection(("127.0.0.1", next(turns))) as far, selectors.DefaultSelector() as selector:
-                selector.register(self.request, selectors.EVENT_READ, far)
-                selector.register(far, selectors.EVENT_READ, self.request)
-                while True:
-                    for key, _ in selector.select():
-                        data = key.fileobj.recv(65_536)  # type: ignore[union-attr]
-                        if not data:
-                            return
-                        key.data.sendall(data)
-
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Carrier) as server:
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server.server_address[1]
-        server.shutdown()
 
 
 def test_socket(replicated: Watched) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import itertools
 
-from engine.capture.watch.membership import AGAIN_MS_MAX, Membership, read_figures
+from engine.capture.watch.membership import AGAIN_MS_MAX, AGAIN_MS_MIN, Membership, read_figures
 from engine.capture.watch.sight import Replication, Sight
 from engine.routing.nodes import Node
 
@@ -60,3 +60,26 @@ def test_a_role_that_is_not_expected() -> None:
     named = Membership(Node())
     named.take(look(b"master"), look(b"slave"), 0)
     assert not named.is_misplaced
+
+
+def test_a_name_may_lead_elsewhere() -> None:
+    """A primary that ``redis.url`` alone led to, and that is a replica now, may have given its name to another."""
+    primary, replica = look(b"master"), look(b"slave")
+    named = Membership(Node())
+    assert named.has_resigned(primary, replica)
+    assert not named.has_resigned(replica, replica)
+    assert not named.has_resigned(replica, primary)
+    assert not named.has_resigned(look(b""), replica)
+    assert not Membership(Node(address="a:1")).has_resigned(primary, replica)
+
+
+def test_a_replica_without_its_primary() -> None:
+    """A replica that lost its primary has the nodes asked for, again and again until it is back."""
+    read = Membership(Node(reads_at="a:1"))
+    well, alone = look(b"slave"), Sight(1, replication=Replication(b"slave", is_up=False))
+    assert read.take(well, well, 0) == ""
+    assert read.take(well, alone, 1) == "it has lost its primary"
+    assert read.take(alone, alone, 2) == ""
+    assert read.take(alone, alone, 1 + AGAIN_MS_MIN) == "it has lost its primary"
+    assert read.take(alone, well, 2 + AGAIN_MS_MIN) == ""
+    assert Membership(Node()).take(well, alone, 0) == ""

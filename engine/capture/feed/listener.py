@@ -23,8 +23,8 @@ from engine.capture.watch.sentry import Sentry
 from engine.capture.watch.sight import Sight
 from engine.errors import RedisUnreachable
 from engine.redis.connecting import Connecting
-from engine.redis.connection import RespConnection, pack
-from engine.redis.errors import not_redis, refusal
+from engine.redis.connection import PRIMARY, RespConnection, pack
+from engine.redis.errors import not_redis, refusal, wrong_role
 
 PING_MS = 1_000
 SILENCE_MS_MIN = 2 * PING_MS
@@ -124,7 +124,7 @@ class Listener:
 
     def follow(self, subscription: Subscription, moment_ms: int) -> bool:
         """Listen to this from now on; return True where that takes another connection, which is made at once."""
-        is_elsewhere = subscription.leads_elsewhere(self.subscription)
+        is_elsewhere = subscription.leads_elsewhere(self.subscription) or not subscription.fits(self.lookout.role)
         self.subscription = subscription
         canary = self.lookout.follow(subscription)
         if is_elsewhere:
@@ -192,6 +192,7 @@ class Listener:
 
     def _look(self, moment_ms: int) -> None:
         """Take in what the sentry found."""
+        assert self.connection is not None
         assert self.sentry is not None
         sight = self.sentry.poll()
         if sight is None:
@@ -199,7 +200,10 @@ class Listener:
                 raise RedisUnreachable(f"{self.sentry.connection.address} does not answer to the sentry")
             return
         self.looks_taken = self.looks_asked
-        if self.lookout.take(sight, self.sentry.take_others(), self._asked_ms, moment_ms):
+        counts = self.lookout.take(sight, self.sentry.take_others(), self._asked_ms, moment_ms)
+        if self.lookout.has_resigned:
+            raise wrong_role(self.connection.address, PRIMARY)
+        if counts:
             self.watermark_ms = self._asked_for_ms
             self.failures = 0
         if self.lookout.missing_flags:

@@ -35,11 +35,18 @@ class Lookout:
         """Whether the server does not send what the routes need, and we may not set it."""
         self.missing_flags = ""
         """What to set, as of the newest look; "" where nothing lacks, or we may not."""
+        self.has_resigned = False
+        """Whether ``redis.url`` alone led here, to a primary, and it is none any more."""
         self._subscription = subscription
         self._membership = Membership(subscription.feed.node)
         self._was_misplaced = False
         self._changes: list[Change] = []
         self._news: list[str] = []
+
+    @property
+    def role(self) -> bytes:
+        """Return the server's role in replication as of the newest look, b"" where it is unknown."""
+        return self.outlook.sight.role
 
     def take_news(self) -> list[str]:
         """Return why the nodes should be asked for, as seen since the last time."""
@@ -122,6 +129,7 @@ class Lookout:
         It does also where something has changed: that was after the look before this one.
         """
         self._note_membership(sight, moment_ms)
+        self.has_resigned = self._membership.has_resigned(self.outlook.sight, sight)
         change, is_news = self.outlook.take(sight, asked_ms, self.flags, is_deaf=self.is_deaf)
         if others and self.canary is not None:
             self._hear_of_canary(self.canary, canary_refusal(others))

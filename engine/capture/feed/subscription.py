@@ -10,6 +10,7 @@ from engine.capture.own_keys import STAYS, own_key, tag_of
 from engine.capture.watch.sentry import Sentry
 from engine.capture.watch.sight import Sight
 from engine.config import RedisSettings
+from engine.redis.address import parse_url
 from engine.redis.connection import READ_BYTES, RespConnection
 from engine.redis.node import role_of
 from engine.routing.feeds import Feed
@@ -39,7 +40,12 @@ class Subscription:
 
     def leads_elsewhere(self, other: Subscription) -> bool:
         """Tell whether the other is to be read from another server, or hears of other keys there."""
-        return self.redis != other.redis or self.feed.patterns != other.feed.patterns
+        places = parse_url(self.redis.url), parse_url(other.redis.url)
+        return places[0] != places[1] or self.feed.patterns != other.feed.patterns
+
+    def fits(self, role: bytes) -> bool:
+        """Tell whether a server with this role in replication, b"" for unknown, is one to listen to."""
+        return not role or (role != b"master") == bool(self.feed.node.reads_at)
 
     def open(self, flags: str, *, sees_to_flags: bool) -> tuple[RespConnection, Sentry, Sight]:
         """Connect, and take a first look. Blocks. ``flags`` are set where they lack, if they are to be seen to."""

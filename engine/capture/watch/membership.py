@@ -37,6 +37,10 @@ class Seen(Protocol):
         """Return the role in replication, b"" where it is unknown."""
 
     @property
+    def is_linked(self) -> bool:
+        """Tell whether it is a primary, or in touch with its own."""
+
+    @property
     def cluster(self) -> Mapping[bytes, bytes]:
         """Return the figures of the cluster."""
 
@@ -63,7 +67,12 @@ class Membership:
         """Take what the node is now, by the newest topology."""
         self._epoch = node.epoch if node.id else 0
         # A server that is named by its URL alone may be either.
-        self._role = b"" if not (node.address or node.reads_at) else _REPLICA if node.reads_at else _PRIMARY
+        self._is_named = not (node.address or node.reads_at)
+        self._role = b"" if self._is_named else _REPLICA if node.reads_at else _PRIMARY
+
+    def has_resigned(self, before: Seen, now: Seen) -> bool:
+        """Tell whether ``redis.url`` may lead elsewhere now: where it led to is no primary any more."""
+        return self._is_named and before.role == _PRIMARY and now.role == _REPLICA
 
     def take(self, before: Seen, now: Seen, moment_ms: int) -> str:
         """Return why the nodes should be asked for, "" for no reason."""
@@ -82,6 +91,8 @@ class Membership:
         """Return what is not as the newest topology has it."""
         if self.is_misplaced:
             return f"it is a {_in_words(now.role)} now"
+        if self._role == _REPLICA and not now.is_linked:
+            return "it has lost its primary"
         epoch = now.cluster.get(_EPOCH, b"").decode()
         return f"{_EPOCH.decode()} is {epoch}" if epoch and self._epoch and epoch != str(self._epoch) else ""
 

@@ -102,6 +102,11 @@ class Sight:
         return self.replication.role
 
     @property
+    def is_linked(self) -> bool:
+        """Tell whether it is a primary, or in touch with its own."""
+        return self.replication.is_up
+
+    @property
     def is_blind(self) -> bool:
         """Tell whether the server does not count what takes keys away without an event."""
         return self.replacements < 0 or not self.run_id
