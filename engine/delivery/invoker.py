@@ -13,7 +13,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from engine.clock import monotonic_ms, now_ms
 from engine.config import AwsSettings, DeliverySettings, RedisSettings
@@ -25,10 +25,10 @@ from engine.delivery.lanes.hands import LaneKit
 from engine.delivery.lanes.lanes import Lanes
 from engine.delivery.lanes.retry import Backoff
 from engine.delivery.lanes.settle import Frame
-from engine.delivery.reading.fetch import Fetcher
+from engine.delivery.reading.fetch import Fetcher, ReadLoop
+from engine.delivery.reads import Reads
 from engine.delivery.relief import Relief, empty_out
 from engine.delivery.sockets import Sockets
-from engine.errors import RedisError
 from engine.lifecycle import (
     ChildLink,
     Drain,
@@ -45,6 +45,7 @@ from engine.observe.logs import get_logger
 from engine.ring.counters import ChildState, Counter
 from engine.ring.ring import RingReader
 from engine.ring.wake import Wake
+from engine.routing.nodes import Topology
 from engine.routing.routes import RouteTable
 
 log = get_logger(__name__)
@@ -64,7 +65,7 @@ class InvokerSpec:
     the shard behind each reader has feeds on.
 
     Versions are higher than ``version_floor``. Before ``fence_ms`` (monotonic) an invocation of the engine that ran
-    before this one may still write.
+    before this one may still write. Keys are read from the nodes of ``topology``.
     """
 
     index: int
@@ -79,6 +80,7 @@ class InvokerSpec:
     wake: Wake
     version_floor: int = 0
     fence_ms: int = 0
+    topology: Topology = field(default_factory=Topology)
 
 
 def run_invoker(spec: InvokerSpec, link: ChildLink) -> int:
@@ -104,32 +106,44 @@ class Invoker:
             spec.readers, spec.nodes, lambda shard, since_ms: link.report(RepairWanted(since_ms, shard))
         )
         delivery = spec.delivery
-        self._fetcher = Fetcher(
-            spec.redis,
-            spec.database,
-            f"engine-invoker-{spec.index + 1}",
-            delivery.fetch_keys_max,
-            version_floor=max(spec.version_floor, self._row.get(Counter.VERSION)),
-        )
-        self._backoff = Backoff(delivery.retry_backoff_ms_min, delivery.retry_backoff_ms_max)
         # The row is our predecessor's too, if we have one: what it had in flight may still be written.
         self._fence_ms = max(spec.fence_ms, self._row.get(Counter.FENCE_MS))
         self._backlog = Backlog(delivery.backlog_folder, spec.index, spec.invokers, delivery.backlog_bytes_max)
         self._kit = LaneKit(
             spec.database, delivery, spec.aws, self._backlog, self._row, self._done, spec.wake, self._sockets
         )
-        self._fetch_failures = 0
-        self._fetch_after_ms = 0
         self._draining = False
         self._gather_s = delivery.gather_ms / 1_000
         self._is_woken = False
         self._obey_due_ms = self._gauge_due_ms = 0
         self._lanes = Lanes(self._kit)
+        backoff = Backoff(delivery.retry_backoff_ms_min, delivery.retry_backoff_ms_max)
+        self._reads = Reads(
+            self._fetcher,
+            link,
+            self._sockets,
+            spec.wake.signal,
+            lambda failures: backoff.wait_ms(failures, random.random),
+            self._lanes.all,
+            delivery.payload_bytes_max,
+        )
         self._relief = Relief()
         self._damaged = 0
         """Damaged files of the backlog whose keys are being looked for."""
         self._open_backlog()
         self._set_routes(spec.table)
+
+    def _fetcher(self, loop: ReadLoop) -> Fetcher:
+        spec = self._spec
+        return Fetcher(
+            spec.redis,
+            spec.database,
+            f"engine-invoker-{spec.index + 1}",
+            spec.delivery.fetch_keys_max,
+            version_floor=max(spec.version_floor, self._row.get(Counter.VERSION)),
+            topology=spec.topology,
+            loop=loop,
+        )
 
     def _open_backlog(self) -> None:
         delivery = self._spec.delivery
@@ -197,6 +211,7 @@ class Invoker:
                 self._link.report(RoutesInForce(table.version))
             elif isinstance(command, SetTopology):
                 self._intake.set_nodes(command.nodes)
+                self._reads.set_topology(command.topology)
                 self._link.report(TopologyInForce(command.topology.version))
         return False
 
@@ -250,34 +265,16 @@ class Invoker:
 
     def _start_batches(self) -> None:
         for lane in self._lanes.all():
-            while (moment_ms := monotonic_ms()) >= self._fetch_after_ms:
+            while self._reads.is_open():
+                moment_ms = monotonic_ms()
                 if not self._draining:
                     lane.take_back(moment_ms)
                 batch = lane.take(moment_ms, flush=self._draining)
                 if batch is None:
                     break
-                try:
-                    values = self._fetcher.fetch(
-                        [(change.key, change.event) for change, _ in batch.entries],
-                        self._spec.delivery.payload_bytes_max,
-                        include_expiry=lane.include_expiry,
-                        explained=lane.explained,
-                        age_ms=now_ms() - min(change.captured_ms for change, _ in batch.entries),
-                    )
-                except RedisError as error:
-                    self._fetch_failed(error)
-                    lane.keys.retry(batch, self._fetch_after_ms)
+                if not self._reads.deliver(lane, batch):
+                    # All of it waits for its node, and so may what comes next: others have their turn first.
                     break
-                self._fetch_failures = 0
-                self._row.set(Counter.VERSION, self._fetcher.version)
-                lane.send(batch, values, monotonic_ms(), now_ms())
-
-    def _fetch_failed(self, error: RedisError) -> None:
-        self._fetch_failures += 1
-        wait_ms = self._backoff.wait_ms(self._fetch_failures, random.random)
-        self._fetch_after_ms = monotonic_ms() + wait_ms
-        self._row.add(Counter.FETCH_ERRORS, 1)
-        log.warning("fetch_failed", error=str(error), attempt=self._fetch_failures, retry_in_ms=wait_ms)
 
     def _relieve_rings(self) -> None:
         """Move the keys of lanes to disk that would stop the others by filling the rings, or that hold up a drain."""
@@ -294,8 +291,10 @@ class Invoker:
     def _wait_ms(self) -> int:
         """Return how long nothing can happen by itself, in milliseconds, at least 1: no spinning."""
         moment_ms = monotonic_ms()
-        due = [lane.next_due_ms(moment_ms) for lane in self._lanes.all()]
-        times = [max(time, self._fetch_after_ms) for time in due if time is not None]
+        times = []
+        if self._reads.is_open():
+            due = [lane.next_due_ms(moment_ms) for lane in self._lanes.all()]
+            times = [time for time in due if time is not None]
         expiry_ms = self._sockets.next_expiry_ms()
         if expiry_ms is not None:
             times.append(expiry_ms)

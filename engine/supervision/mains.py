@@ -101,6 +101,7 @@ def invoke(duty: Duty, link: ChildLink) -> int:
         table=duty.table,
         readers=[duty.rings.ring(shard, duty.index).reader() for shard in range(len(duty.nodes))],
         nodes=duty.nodes,
+        topology=duty.topology,
         wake=duty.wakes[duty.index],
         version_floor=duty.version_floor,
         fence_ms=duty.fence_ms,

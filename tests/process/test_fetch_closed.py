@@ -9,7 +9,8 @@ import pytest
 import redis
 
 from engine.config import RedisSettings
-from engine.delivery.reading.fetch import CLOSES_MAX, Fetcher, Key
+from engine.delivery.reading.fetch import Fetcher, Key
+from engine.delivery.reading.node_reader import CLOSES_MAX
 from engine.errors import RedisUnreachable
 from engine.sandbox.valkey import ValkeyServer
 from tests.servers import every_server

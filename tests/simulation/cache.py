@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import hiredis
 
-from engine.delivery.reading import fetch
+from engine.delivery.reading.connection import ReadConnection
 from engine.errors import RedisUnreachable
 from engine.redis.address import parse_url
 from tests.simulation.world import World
@@ -66,14 +66,14 @@ class Cache:
         return {"n": str(seq)} if kind == "hash" else str(seq)
 
 
-class FakeConnection(fetch._Connection):
+class FakeConnection(ReadConnection):
     """Stands for the fetcher's connection; ``cache`` is the server of the simulation that runs."""
 
     cache: ClassVar[Cache]
 
     def __init__(self) -> None:
         self.address = parse_url("redis://nowhere:1/0")
-        self.received_bytes = 0
+        self.received_bytes = self.epoch = self.renewal_ms = 0
 
     @classmethod
     def open(cls, *_: Any, **__: Any) -> FakeConnection:
@@ -81,16 +81,18 @@ class FakeConnection(fetch._Connection):
         cls._reach()
         return cls()
 
-    def bounded_pipeline(self, commands: bytes, count: int, reply_bytes_max: int) -> list[Any]:
-        """Answer as many commands as were sent."""
-        self._reach()
-        reader = hiredis.Reader()
-        reader.feed(commands)
-        replies = []
-        while (command := reader.gets()) is not False:
-            replies.append(self.cache.answer(command))
-        assert len(replies) == count
+    def begin(self, commands: bytes, count: int, reply_bytes_max: int) -> None:
+        """Take commands."""
+        self.asked = hiredis.Reader()
+        self.asked.feed(commands)
         self.received_bytes = 32 * count
+
+    def go_on(self) -> list[Any] | None:
+        """Answer them all at once."""
+        self._reach()
+        replies = []
+        while (command := self.asked.gets()) is not False:
+            replies.append(self.cache.answer(command))
         self.cache.world.point()
         return replies
 

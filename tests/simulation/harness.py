@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-from engine.delivery import intake, invoker, relief
+from engine.delivery import intake, invoker, reads, relief
 from engine.delivery.backlog import file as backlog_file
 from engine.delivery.backlog.file import BacklogFile
 from engine.delivery.lanes import aftermath, hands, route_lane, shelving
-from engine.delivery.reading import fetch
+from engine.delivery.reading import fetch, gather, job, node_reader
 from engine.ring.ring import RingReader
 from tests.simulation.cache import Cache, FakeConnection
 from tests.simulation.functions import Functions
@@ -28,13 +28,25 @@ class Silent:
         return lambda *_, **__: None
 
 
+class AtOnce:
+    """Stands for `Connecting`: no thread, and no waiting."""
+
+    def __init__(self, connect: Callable[[], Any], on_end: Callable[[], None]) -> None:
+        self._connect = connect
+        on_end()
+
+    def poll(self) -> Any:
+        """Connect."""
+        return self._connect()
+
+
 def install(patch: pytest.MonkeyPatch, world: World, cache: Cache, functions: Functions) -> None:
     """Put the invoker's modules onto this world."""
-    for module in (invoker, intake, aftermath, shelving, backlog_file):
+    for module in (invoker, intake, aftermath, shelving, backlog_file, fetch, node_reader):
         patch.setattr(module, "log", Silent())
-    for module in (invoker, route_lane, backlog_file):
+    for module in (invoker, route_lane, reads, backlog_file):
         patch.setattr(module, "now_ms", world.now_ms)
-    for module in (invoker, relief, route_lane):
+    for module in (invoker, relief, route_lane, reads, fetch, gather, job):
         patch.setattr(module, "monotonic_ms", world.monotonic_ms)
     for module in (invoker, aftermath):
         patch.setattr(module, "random", world.rng)
@@ -42,7 +54,8 @@ def install(patch: pytest.MonkeyPatch, world: World, cache: Cache, functions: Fu
     patch.setattr(hands, "Dispatcher", functions.dispatcher)
     patch.setattr(hands, "failure_sink", functions.sink)
     patch.setattr(FakeConnection, "cache", cache, raising=False)
-    patch.setattr(fetch, "_Connection", FakeConnection)
+    patch.setattr(node_reader, "ReadConnection", FakeConnection)
+    patch.setattr(node_reader, "Connecting", AtOnce)
     _install_disk(patch, world)
     _install_points(patch, world)
 

@@ -62,6 +62,8 @@ class Simulation:
             backlog_bytes_max=1 << 26,
         )
         self.turns = 0
+        self.flying_max: dict[int, int] = {}
+        """By lane: how many keys may be on their way at once, by its largest options."""
         self.invoker: Invoker | None = None
         self.wake = Wake()
         self._channel: Channel | None = None
@@ -178,7 +180,10 @@ class Simulation:
             fenced = sum(
                 len(batch.entries) for _, _, batch in lane.keys.retries if batch.fence_ms or not batch.attempts
             )
-            bound = self.delivery.retrying_keys_max + 2 * lane.keys.batch_size * lane.route.parallelization_factor
+            # What failed under options that were larger still waits.
+            flying = lane.keys.batch_size * lane.route.parallelization_factor
+            flying = self.flying_max[lane.lane_id] = max(flying, self.flying_max.get(lane.lane_id, 0))
+            bound = self.delivery.retrying_keys_max + 2 * flying
             if lane.keys.retrying_keys - fenced > bound:
                 raise Broken(f"{lane.keys.retrying_keys} keys of {lane.route.name} wait in memory for another attempt")
 

@@ -48,7 +48,7 @@ class Rig:
             0, 1, RedisSettings(), 0, delivery, AwsSettings(), self.table, [self.ring.reader()], [(0,)], self.wake
         )
         self.invoker = Invoker(spec, self.link)  # type: ignore[arg-type]
-        self.invoker._fetch_after_ms = 1 << 62
+        self.invoker._reads.is_open = lambda: False  # type: ignore[method-assign]
 
     def reload(self, *routes: RouteSettings) -> None:
         self.table = RouteTable.build(routes, self.table)

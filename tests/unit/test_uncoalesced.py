@@ -105,7 +105,7 @@ def test_a_lane_appends_what_comes_while_a_key_waits_or_is_in_flight() -> None:
     batch = lane.take(0)
     assert batch is not None
     lane.add([Change(b"a", "hdel", 1, 5, (("hdel", 5),))], Ledger().add(9), 0)
-    lane.fold_held(batch.entries)
+    lane.fold_held(batch)
     assert batch.entries[0][0].events == (("hset", 1), ("hdel", 2), ("hset", 3), ("hdel", 5))
 
 

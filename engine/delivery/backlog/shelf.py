@@ -82,7 +82,7 @@ class Shelf:
         """Make durable what waits for its next attempt; return "" or why that can't be."""
         for _, _, batch in lane.retries:
             if batch.verdict is None:
-                lane.fold_held(batch.entries)
+                lane.fold_held(batch)
             if problem := self.free(batch):
                 return problem
         return ""

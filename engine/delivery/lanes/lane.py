@@ -136,8 +136,8 @@ class Lane:
             batch = self.retries.pop(now_ms, suspects=self.suspects < self.suspects_max)
             if batch is not None:
                 self._is_waitings_turn = True
-                if batch.verdict is None:
-                    self.fold_held(batch.entries)
+                if batch.verdict is None and not (batch.reading and batch.reading.found()):
+                    self.fold_held(batch)
                 return batch
         if not is_due:
             return None
@@ -153,7 +153,7 @@ class Lane:
             batch = self.retries.cut(now_ms, keys_max)
             if batch is not None:
                 self._is_waitings_turn = True
-                self.fold_held(batch.entries)
+                self.fold_held(batch)
                 return batch
         self._is_waitings_turn = False
         return Batch(self._take_waiting(keys_max)) if self.waiting else None
@@ -227,14 +227,17 @@ class Lane:
         self.in_flight.update(keys)
         return [self.waiting.pop(key) for key in keys]
 
-    def fold_held(self, entries: list[Entry]) -> None:
-        """Let entries that are read again before they are sent stand for the changes that came meanwhile."""
+    def fold_held(self, batch: Batch) -> None:
+        """Let entries that are read before they are sent stand for the changes that came meanwhile."""
         if not self.held:
             return
+        entries = batch.entries
         for index, (change, frame) in enumerate(entries):
             held = self.held.pop(change.key, None)
             if held is None:
                 continue
+            # What was read before this change is none of its values.
+            batch.reading = None
             if held[0].event != REPAIR:
                 if not self.coalesces:
                     change.events = change.each() + held[0].each()

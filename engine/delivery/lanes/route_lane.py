@@ -86,6 +86,9 @@ class RouteLane:
         self._hands = Hands(self.lane_id, route, self._kit)
         self._aftermath.use(route, rules, self._hands)
         self.deletes, self.explained = self._hands.deletes, self._hands.explained
+        for _, _, batch in keys.retries:
+            # What is being read for the old settings may lack what the new ones want to know.
+            batch.reading = None
 
     def release_hands(self) -> None:
         """Let the threads end once their invocations have, and their connections with them."""
@@ -176,6 +179,11 @@ class RouteLane:
             self.keys.retries.restore(batch.part(rest), batch)
         else:
             self.keys.retry(batch.part(rest), moment_ms)
+
+    def put_off(self, batch: Batch, moment_ms: int, wait_ms: int) -> None:
+        """Have a batch wait that can't be read now: for its node, and not for its target."""
+        if not self.shelving.park(batch, moment_ms, wait_ms):
+            self.keys.retry(batch, moment_ms + wait_ms)
 
     def _start(self, batch: Batch, built: Built, moment_ms: int) -> None:
         row, keys = self._row, self.keys

@@ -51,7 +51,7 @@ class Shelving:
         keys = self._keys
         if batch.fence_ms > moment_ms or keys.retrying_keys < self._retrying_keys_max:
             return False
-        keys.fold_held(batch.entries)
+        keys.fold_held(batch)
         due_ms = moment_ms + wait_ms + self._unix_ahead_ms
         if self._shelf.put_batch(batch, batch.entries, due_ms=due_ms):
             return False

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
 
 from engine.delivery.lanes.settle import Frame
 from engine.delivery.reading.values import key_text
 from engine.model import Change, Outcome
+
+if TYPE_CHECKING:
+    from engine.delivery.reading.questions import Fetched
 
 Entry = tuple[Change, Frame]
 """A dirty key and the oldest frame of its ring that still needs it."""
@@ -26,6 +30,13 @@ def such_as(entries: Sequence[Entry]) -> list[str]:
     """Return the names of a few of these keys, for a log line; a long one is cut."""
     names = (key_text(change.key)[0] for change, _ in entries[:NAMED_KEYS_MAX])
     return [name if len(name) <= NAMED_KEY_CHARS_MAX else f"{name[: NAMED_KEY_CHARS_MAX - 1]}…" for name in names]
+
+
+class Reading(Protocol):
+    """What a batch waits for whose node can't be asked now, or has not answered yet."""
+
+    def found(self) -> Sequence[Fetched]:
+        """Return the values of the batch's first keys once they are read; none before, and none if they are not."""
 
 
 @dataclass(slots=True, eq=False)
@@ -54,11 +65,22 @@ class Batch:
     """Whether it waits for its next attempt."""
     whole: Batch | None = None
     """What a probe was cut from."""
+    reading: Reading | None = None
+    """What it waits for: its node, and not its target."""
+
+    def may_probe(self, now_ms: int) -> bool:
+        """Tell whether it may be sent before it is due, to ask how the target is: it waits for nothing else."""
+        return self.fence_ms <= now_ms and self.verdict is None and not self.aside and self.reading is None
 
     @property
     def is_suspect(self) -> bool:
         """Tell whether its keys have failed by themselves, and are to be sent again."""
         return self.attempts > 0 and self.verdict is None and not self.aside
+
+    @property
+    def is_fresh(self) -> bool:
+        """Tell whether it has no past: such batches may become one."""
+        return not (self.attempts or self.fence_ms or self.together or self.failing_since_ms or self.whole)
 
     @property
     def is_early(self) -> bool:
@@ -134,8 +156,8 @@ class Retries:
         return batch
 
     def cut(self, now_ms: int, keys_max: int) -> Batch | None:
-        """Return the first keys of the batch that is due first, whenever that is, but none that is fenced."""
-        free = [one for one in self if one[2].fence_ms <= now_ms and one[2].verdict is None and not one[2].aside]
+        """Return the first keys of the batch that is due first, whenever that is, of those that `may_probe`."""
+        free = [one for one in self if one[2].may_probe(now_ms)]
         if not free:
             return None
         first = min(free)
@@ -167,6 +189,25 @@ class Retries:
                 batch.due_ms = min(due_ms, max(now_ms, batch.fence_ms))
                 heap[index] = (batch.due_ms, sequence, batch)
             heapq.heapify(heap)
+
+    def expedite(self, is_wanted: Callable[[Batch], bool], now_ms: int) -> None:
+        """Have some of them be due now, but for what is fenced."""
+        for heap in (self._others, self._suspects):
+            for index, (due_ms, sequence, batch) in enumerate(heap):
+                if is_wanted(batch):
+                    batch.due_ms = min(due_ms, max(now_ms, batch.fence_ms))
+                    heap[index] = (batch.due_ms, sequence, batch)
+            heapq.heapify(heap)
+
+    def join(self, batch: Batch, waiting: Batch, keys_max: int) -> bool:
+        """Have a batch wait as part of another one that waits here, where both have no past; tell whether it does."""
+        if not (waiting.is_waiting and waiting.is_fresh and batch.is_fresh):
+            return False
+        if len(waiting.entries) + len(batch.entries) > keys_max:
+            return False
+        waiting.entries += batch.entries
+        self.keys += len(batch.entries)
+        return True
 
     def clear(self) -> list[Batch]:
         """Forget all; return them."""

@@ -1,70 +1,110 @@
-"""Pipelined reads: dirty keys → their values, as they are now.
+"""Reads: dirty keys → their values, as they are now, from whichever nodes have them.
 
-The event tells the likely type, so most keys cost one command and no question. A key of another type answers
-``WRONGTYPE``, is asked for its type, and read again.
+The keys of a batch are asked for at all of their nodes at once, and gathered. A node that is away, being connected to,
+or still busy with what it was asked before is not asked; one that does not answer soon after the others is left to
+answer in its own time. Those keys alone wait (`Hold`), and whoever asked is told once their node may be asked again.
 
-**Versions.** ``TIME`` goes first in each pipeline, and a connection's commands run in order: a value was read after the
-moment that is its version, never before it. So of two values the one with the higher version is the newer one, or
-they are equal. Every pipeline of a fetcher has a higher version than the one before, even where the node's clock stands
-still or another node answers whose clock is behind: then versions go on from the highest one, as fast as time does.
-The highest version outlives its fetcher (``version_floor``). Two engines are ordered by the node's clock alone.
-
-**Bounds.** A pipeline whose replies grow past ``REPLY_BYTES_MAX`` is given up and read again in halves, down to the one
-key that can't be read at all; the halved size is kept, and doubles again while replies are small. A server, or a proxy,
-has bounds of its own, and ends a connection whose replies are past them: then the same is done.
+What a cluster's nodes say of each other is followed at once: ``MOVED`` changes the table of slots, ``ASK`` asks one key
+of the node that has it already. A key counts as gone only where the owner of its slot has said so.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Container, Sequence
-from typing import Any
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import takewhile
 
-import hiredis
-
+from engine.clock import monotonic_ms
 from engine.config import RedisSettings
-from engine.delivery.reading.gone import QUESTIONS, FoundGone
-from engine.delivery.reading.questions import (
-    EXISTS,
-    EXPIRES_AT,
-    EXPIRES_IN,
-    KIND_OF_EVENT,
-    TIME,
-    TYPE,
-    Fetched,
-    ask,
-    expiries_of,
-    interpret,
-    interpret_all,
-)
-from engine.errors import RedisClosed, RedisUnreachable
+from engine.delivery.reading.gather import Late, gather
+from engine.delivery.reading.job import Job, Key, Wish
+from engine.delivery.reading.node_reader import KEYS_MAX, REPLY_BYTES_MAX, NodeReader
+from engine.delivery.reading.questions import Fetched
+from engine.delivery.reading.readers import Group, Readers
+from engine.delivery.reading.redirects import LATER
+from engine.delivery.reading.versions import SlotVersions, Versions
+from engine.delivery.sockets import Sockets
+from engine.errors import RedisError, RedisUnreachable
 from engine.observe.logs import get_logger
-from engine.redis.connection import RespConnection
-from engine.redis.errors import refusal
+from engine.redis.address import mapped
+from engine.routing.nodes import Node, Topology
 
-__all__ = ["Fetched", "Fetcher", "Key"]
+__all__ = ["Fetched", "Fetcher", "Hold", "Key", "Read", "ReadLoop", "Wish"]
 
 log = get_logger(__name__)
 
-ROUNDS_MAX = 5
-"""Read, ask for the type, read, ask, read: a key that changes its type faster will have an event of its own."""
+PATIENCE_MS = 100
+"""How long the others wait for a node that is slow, counted from the last one that answered."""
+REDIRECTS_MAX = 4
+"""How often a key is asked for elsewhere before it waits."""
+CONNECT_WAIT_MS_MAX = 5_000
+"""A node that is away is tried again after this time at the latest."""
+LATER_MS_MAX = 1_000
+"""Keys that their node does not give now are asked for again after this time at the latest."""
+REPORT_MS = 1_000
+"""How often it is reported that slots have moved."""
 
-KEYS_MAX = 500
-REPLY_BYTES_MAX = 64 * 1024 * 1024
-"""Replies of one pipeline. More than 6 MB of JSON fits no invocation, and RESP is at most twice as long."""
 
-CLOSES_MAX = 3
-"""So often in a row a connection ends while one key is read alone; then it is the key, not the connection."""
-PIPELINES_A_DOUBLING = 100
-"""Pipelines that a size is kept for which had to be found by closes: each of those costs a connection."""
-LIMITS = "client-output-buffer-limit normal, maxmemory-clients, or the limit of a proxy"
+@dataclass(slots=True)
+class Hold:
+    """Keys that are not read now, by index: ``reader`` tells when it may be asked, or it is a matter of ``wait_ms``.
 
-Key = tuple[bytes, str]
-"""A key and the name of its newest event."""
+    With a ``job`` their node has been asked, and will answer that.
+    """
+
+    indexes: Sequence[int]
+    reader: NodeReader | None = None
+    job: Job | None = None
+    wait_ms: int = 0
+
+
+@dataclass(slots=True)
+class Read:
+    """What the reads of one batch gave: a value for each key, None where there is none.
+
+    A key that has neither a value nor a hold was not asked for: it was enough before.
+    """
+
+    values: list[Fetched | None]
+    found: int = 0
+    """How many there are."""
+    holds: list[Hold] = field(default_factory=list)
+
+    def is_whole(self) -> bool:
+        """Tell whether there is a value for each key."""
+        return self.found == len(self.values)
+
+    def take(self, job: Job) -> None:
+        """Take in what was read at one node."""
+        self.found += len(job.values) - len(job.redirects)
+        if len(job.values) == len(self.values):
+            self.values = job.values
+            return
+        for index, value in zip(job.indexes, job.values, strict=False):
+            self.values[index] = value
+
+
+@dataclass(frozen=True, slots=True)
+class ReadLoop:
+    """The loop that a fetcher is part of.
+
+    ``wake`` may be called by threads. ``wait_ms`` is the backoff after so many failures in a row. ``failed`` is told of
+    each failure, ``changed`` why the topology may be another, ``freed`` of a node that may be asked again.
+    """
+
+    sockets: Sockets
+    wake: Callable[[], None]
+    wait_ms: Callable[[int], int]
+    failed: Callable[[], None]
+    changed: Callable[[str], None]
+    freed: Callable[[NodeReader], None]
 
 
 class Fetcher:
-    """Reads for one invoker, on one connection that it makes, and makes again, by itself."""
+    """Reads on connections that it makes, and makes again, by itself: for a loop (`read`), or for one who waits.
+
+    Versions are higher than ``version_floor`` (one server), or ``floors`` (by node id).
+    """
 
     def __init__(
         self,
@@ -74,23 +114,57 @@ class Fetcher:
         keys_max: int = KEYS_MAX,
         reply_bytes_max: int = REPLY_BYTES_MAX,
         version_floor: int = 0,
+        *,
+        topology: Topology | None = None,
+        floors: Mapping[str, int] | None = None,
+        loop: ReadLoop | None = None,
     ) -> None:
         self._redis = redis
         self._database = database
         self._name = name
         self._keys_max = keys_max
         self._reply_bytes_max = reply_bytes_max
-        self._keys_now = keys_max
-        self._doubles_after = 0
-        """Pipelines until a larger one is tried again."""
-        self._closes = (b"", 0)
-        """Which key alone was last read when a connection ended, and how often in a row."""
-        self._connection: _Connection | None = None
+        self._loop = loop
+        self._late = Late(loop.sockets, self._answered) if loop is not None else None
+        self._slot_versions = SlotVersions()
+        self._report_after_ms = 0
         self.version = version_floor
-        """The highest that was given out (µs); a successor goes on from it."""
-        self._ahead = 0
-        self._expiry_question = EXPIRES_AT
-        self._found_gone = FoundGone()
+        """The highest that was given out (µs)."""
+        self.readers = Readers(self._make, topology or Topology(), floors or {"": version_floor})
+        if loop is not None:
+            loop.sockets.expect(self)
+            self.expire(monotonic_ms())
+
+    def _make(self, node: Node, is_cluster: bool, versions: Versions) -> NodeReader:
+        return NodeReader(
+            self._redis,
+            self._database,
+            self._name,
+            node,
+            keys_max=self._keys_max,
+            reply_bytes_max=self._reply_bytes_max,
+            is_cluster=is_cluster,
+            versions=versions,
+            on_end=self._loop.wake if self._loop is not None else lambda: None,
+        )
+
+    def set_topology(self, topology: Topology) -> None:
+        """Read from these nodes from now on. What nodes that went were asked is not waited for."""
+        assert self._loop is not None
+        assert self._late is not None
+        for reader in self.readers.use(topology):
+            self._late.abandon(reader)
+            reader.close()
+            self._loop.freed(reader)
+        self._report_after_ms = 0
+        self.expire(monotonic_ms())
+
+    def close(self) -> None:
+        """Close all connections."""
+        for reader in self.readers.all():
+            reader.close()
+
+    # For one who waits
 
     def fetch(
         self,
@@ -101,208 +175,166 @@ class Fetcher:
         explained: Container[str] | None = None,
         age_ms: int = 0,
     ) -> list[Fetched]:
-        """Return the values of these (key, event name) pairs, in their order, and with
-        ``include_expiry`` when they expire.
-
-        With ``explained``, find out whether keys that are gone after other events than these were taken away; changes
-        are ``age_ms`` old at most.
+        """Return the values of these (key, event name) pairs, in their order, as `Wish` says; wait for all nodes.
 
         With ``body_chars_max``, stop after the pipeline with which the bodies become longer than that: then the
         values are those of the first keys only, of one at least. Raises `RedisUnreachable` or `RedisRefused`; the
         next call connects again.
         """
-        fetched: list[Fetched] = []
-        chars = 0
-        self._drop_if_closed()
-        try:
-            while len(fetched) < len(keys):
-                values = self._fetch_some(keys[len(fetched) : len(fetched) + self._keys_now], include_expiry)
-                if explained is not None:
-                    self._explain(keys[len(fetched) :], values, explained, age_ms)
-                fetched += values
-                if body_chars_max is not None:
-                    chars += sum(len(value.body) for value in values if value.body is not None)
-                    if chars > body_chars_max:
-                        break
-        except BaseException:
-            # Replies may be left in it, and would be taken for those of the next pipeline.
-            self.close()
-            raise
-        return fetched
-
-    def _explain(self, keys: Sequence[Key], values: Sequence[Fetched], explained: Container[str], age_ms: int) -> None:
-        """Mark keys that are gone as taken away, where they were for certain."""
-        gone = [
-            value
-            for (_, event), value in zip(keys, values, strict=False)
-            if value.type == "none" and not value.error and event not in explained
-        ]
-        if not gone:
-            return
-        replies = self._connected().bounded_pipeline(b"".join(QUESTIONS), len(QUESTIONS), self._reply_bytes_max)
-        is_taken_away = self._found_gone.is_taken_away(len(gone), age_ms, replies, self.version - self._ahead)
-        for value in gone:
-            value.is_taken_away = is_taken_away
-
-    def _drop_if_closed(self) -> None:
-        """Forget a connection that the server closed while it was idle (its ``timeout``): no failure, just old."""
-        try:
-            if self._connection is not None:
-                self._connection.receive_available()
-        except RedisUnreachable:
-            self.close()
-
-    def close(self) -> None:
-        """Close the connection."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-    def _fetch_some(self, keys: Sequence[Key], include_expiry: bool) -> list[Fetched]:
-        """Return the values of the first keys: of as many as one pipeline can read within the bounds."""
-        while True:
-            # What goes wrong while a connection is made is not the pipeline's fault.
-            self._connected()
+        wish = Wish(include_expiry, explained, age_ms, body_chars_max)
+        values: list[Fetched | None] = [None] * len(keys)
+        left: Sequence[int] = range(len(keys))
+        while left:
             try:
-                values = self._fetch(keys, include_expiry)
-            except _TooLarge:
+                read = self.read([keys[index] for index in left], wish)
+            except BaseException:
                 self.close()
-                if len(keys) == 1:
-                    return [self._too_large(keys[0][0])]
-            except RedisClosed as error:
-                self.close()
-                self._doubles_after = PIPELINES_A_DOUBLING
-                if len(keys) == 1:
-                    return [self._closed(keys[0][0], error)]
-                log.warning("pipeline_closed", keys=len(keys), error=str(error), hint=f"half as many now: {LIMITS}")
-            else:
-                self._grow(keys)
-                return values
-            keys = keys[: len(keys) // 2]
-            self._keys_now = len(keys)
+                raise
+            for index, value in zip(left, read.values, strict=True):
+                values[index] = value
+            if any(hold.reader is None for hold in read.holds):
+                raise RedisUnreachable("some keys are between nodes, or have none", hint="ask again")
+            # What has neither a value nor a hold was not asked for any more.
+            left = [left[place] for hold in read.holds for place in hold.indexes]
+        return list(takewhile(lambda value: value is not None, values))  # type: ignore[arg-type]
 
-    def _grow(self, keys: Sequence[Key]) -> None:
-        """Take in that a pipeline of these went well."""
-        if self._closes[1] and any(key == self._closes[0] for key, _ in keys):
-            self._closes = (b"", 0)
-        if self._doubles_after:
-            self._doubles_after -= 1
-        elif self._keys_now < self._keys_max and self._connected().received_bytes < self._reply_bytes_max // 4:
-            self._keys_now = min(self._keys_max, self._keys_now * 2)
+    # For a loop
 
-    def _closed(self, key: bytes, error: RedisClosed) -> Fetched:
-        """Return a key that can't be read because each connection ends with it; raise while that may be by chance."""
-        closes = self._closes[1] + 1 if self._closes[0] == key else 1
-        self._closes = (key, closes)
-        if closes < CLOSES_MAX:
-            raise RedisClosed(error.message, hint=f"while one value was read; see the server's {LIMITS}") from error
-        self._closes = (b"", 0)
-        told = f"{error.message}, {CLOSES_MAX} times while its value was read: see the server's {LIMITS}"
-        return Fetched(key, "none", None, "", self.version, error=told, passes=True)
+    def is_open(self) -> bool:
+        """Tell whether any node may be asked now."""
+        return any(reader.is_ready() for reader in self.readers.all())
 
-    def _too_large(self, key: bytes) -> Fetched:
-        limit = self._reply_bytes_max
-        return Fetched(key, "none", None, "", self.version, error=f"its value is larger than {limit} bytes")
+    def read(self, keys: Sequence[Key], wish: Wish) -> Read:
+        """Return the values of these keys from all nodes that answer. For a loop it never raises `RedisError`."""
+        groups, orphans = self.readers.group(keys)
+        read = Read([None] * len(keys))
+        if orphans:
+            self._changed("a slot has no owner")
+            read.holds.append(Hold(orphans, wait_ms=LATER_MS_MAX))
+        for _ in range(REDIRECTS_MAX):
+            jobs = [job for group in groups if (job := self._start(keys, wish, group, read)) is not None]
+            late = gather(jobs, PATIENCE_MS if self._loop is not None else None)
+            groups = [group for job in jobs for group in self._collect(job, read, is_late=job in late)]
+            if not groups:
+                break
+        read.holds += [Hold(indexes, wait_ms=LATER_MS_MAX) for _, indexes, _, _ in groups]
+        return read
 
-    def _fetch(self, keys: Sequence[Key], include_expiry: bool) -> list[Fetched]:
-        names, kinds = [key for key, _ in keys], [KIND_OF_EVENT[event] for _, event in keys]
-        # First, so that no value is older than its expiry: what changes in between has an event of its own.
-        expiries = self._expiries(names) if include_expiry else ()
-        replies, version = self._ask(names, kinds)
-        fetched, again = interpret_all(names, kinds, replies, version)
-        if again:
-            self._settle(fetched, again)
-        for value, expires_at_ms in zip(fetched, expiries, strict=False):
-            value.expires_at_ms = expires_at_ms
-        return fetched
+    def _start(self, keys: Sequence[Key], wish: Wish, group: Group, read: Read) -> Job | None:
+        """Begin to ask a node for some of the keys; None where they have to wait for it."""
+        reader, indexes, slots, asked_version = group
+        reader.drop_if_closed()
+        if self._loop is None:
+            reader.connect()
+        if not reader.is_ready():
+            read.holds.append(Hold(indexes, reader))
+            return None
+        mine = keys if len(indexes) == len(keys) else [keys[index] for index in indexes]
+        floor = self._slot_versions.highest(slots) if slots else 0
+        reader.job = Job(reader, mine, wish, indexes, slots, floor=floor, asked_version=asked_version)
+        return reader.job
 
-    def _expiries(self, names: list[bytes]) -> list[int]:
-        """Return when each key expires; servers before Redis 7 are asked how long it still has."""
-        for question in dict.fromkeys((self._expiry_question, EXPIRES_IN)):
-            replies, version = self._ask(names, [question] * len(names))
-            expiries = expiries_of(replies, question, (version - self._ahead) // 1_000)
-            if expiries is not None:
-                self._expiry_question = question
-                return expiries
-        raise refusal(self._connected().address, "tell when keys expire", str(replies[0]))
+    def _collect(self, job: Job, read: Read, *, is_late: bool) -> list[Group]:
+        """Take in what a job has read; return whom to ask for the keys that are elsewhere."""
+        reader = job.reader
+        if is_late:
+            assert self._late is not None
+            read.holds.append(Hold(job.indexes, reader, job))
+            self._late.watch(job)
+            return []
+        self._over(job)
+        read.take(job)
+        left = job.indexes[len(job.values) :]
+        if left and reader.connection is None:
+            read.holds.append(Hold(left, reader))
+        return self._followed(job, read) if job.redirects else []
 
-    def _settle(self, fetched: list[Fetched], again: list[tuple[int, str]]) -> None:
-        """Ask on for those that the first round left open, until none is left, or the rounds are over."""
-        for _ in range(ROUNDS_MAX - 1):
-            pending, again = again, []
-            replies, version = self._ask([fetched[index].key for index, _ in pending], [kind for _, kind in pending])
-            for (index, kind), reply in zip(pending, replies, strict=True):
-                before = fetched[index]
-                answer = interpret(before.key, kind, reply, version)
-                if isinstance(answer, str):
-                    again.append((index, answer))
-                    before.version = version
-                    before.retyped = before.retyped or answer == TYPE
-                    continue
-                if kind == EXISTS:
-                    # That it was empty is what the round before saw: that round's version is the one to tell.
-                    answer.version = before.version
-                answer.retyped = before.retyped
-                fetched[index] = answer
-            if not again:
-                return
-        for index, _ in again:
-            fetched[index].error = "its type changed faster than it could be read"
+    def _followed(self, job: Job, read: Read) -> list[Group]:
+        found: dict[tuple[NodeReader, bool], tuple[list[int], list[int], int]] = {}
+        later: list[int] = []
+        for place, redirect, version in job.redirects:
+            index, slot = job.indexes[place], job.slots[place]
+            if redirect is LATER:
+                later.append(index)
+                continue
+            reader = self.readers.named(mapped(self._redis.node_addresses, redirect.address))
+            if redirect.is_moved:
+                self.readers.moved(slot, reader)
+            # Of those that its owner was asked for, the first has the lowest.
+            asked_version = 0 if redirect.is_moved else version
+            indexes, slots, _ = found.setdefault((reader, redirect.is_moved), ([], [], asked_version))
+            indexes.append(index)
+            slots.append(slot)
+        if any(is_moved for _, is_moved in found):
+            self._changed("slots have moved")
+        if later:
+            wait_ms = self._loop.wait_ms(job.reader.refusals) if self._loop is not None else 0
+            read.holds.append(Hold(later, wait_ms=min(wait_ms, LATER_MS_MAX)))
+        return [(reader, *group) for (reader, _), group in found.items()]
 
-    def _ask(self, keys: list[bytes], kinds: list[str]) -> tuple[list[Any], int]:
-        """Return the replies to these questions, and the version of what they say."""
-        connection = self._connected()
-        replies = connection.bounded_pipeline(TIME + ask(keys, kinds), len(keys) + 1, self._reply_bytes_max)
-        if hiredis.ReplyError in map(type, replies):
-            _raise_for_all(connection.address, replies)
-        seconds, microseconds = replies.pop(0)
-        told = int(seconds) * 1_000_000 + int(microseconds)
-        # A clock that is behind stays ahead of itself by as much: two engines that see the same jump keep their order.
-        self._ahead = max(self._ahead, self.version + 1 - told)
-        self.version = told + self._ahead
-        return replies, self.version
+    def _over(self, job: Job) -> None:
+        """Take in that a node has answered, or will not."""
+        reader = job.reader
+        reader.job = None
+        self.version = max(self.version, reader.versions.newest)
+        if job.slots:
+            self._slot_versions.given(job.slots, job.version)
+        if job.error is not None:
+            self._failed(reader, job.error)
+            return
+        reader.failures = 0
+        reader.refusals = reader.refusals + 1 if any(one is LATER for _, one, _ in job.redirects) else 0
 
-    def _connected(self) -> _Connection:
-        if self._connection is None:
-            connection = _Connection.open(
-                self._redis, name=self._name, protocol=3, encoding="utf-8", database=self._database
-            )
-            assert isinstance(connection, _Connection)
-            self._connection = connection
-        return self._connection
+    def _failed(self, reader: NodeReader, error: RedisError) -> None:
+        """Have a node rest that can't be asked."""
+        if self._loop is None:
+            reader.close()
+            raise error
+        wait_ms = min(self._loop.wait_ms(reader.failures + 1), CONNECT_WAIT_MS_MAX)
+        reader.failed(monotonic_ms(), wait_ms)
+        self._loop.failed()
+        log.warning("fetch_failed", error=str(error), attempt=reader.failures, retry_in_ms=wait_ms)
+        if self.readers.is_cluster:
+            self._changed(f"{reader.address} can't be read")
 
+    def _changed(self, reason: str) -> None:
+        moment_ms = monotonic_ms()
+        if self._loop is not None and moment_ms >= self._report_after_ms:
+            self._report_after_ms = moment_ms + REPORT_MS
+            self._loop.changed(reason)
 
-class _TooLarge(Exception):
-    """The replies of a pipeline grew past their bound; the connection is of no more use."""
+    # What goes on beside the loop
 
+    def _answered(self, job: Job) -> None:
+        assert self._loop is not None
+        self._over(job)
+        self._loop.freed(job.reader)
 
-class _Connection(RespConnection):
-    """A connection that counts what it receives, and stops at a bound."""
+    def next_expiry_ms(self) -> int | None:
+        """Return when (monotonic) something is to be done, though nobody says so: a node is silent, or has rested."""
+        times = [
+            reader.due_ms if reader.job is None else reader.job.heard_ms + reader.read_timeout_ms
+            for reader in self.readers.all()
+            if reader.job is not None or not (reader.connection or reader.is_connecting())
+        ]
+        return min(times, default=None)
 
-    received_bytes = 0
-    _received_bytes_max = sys.maxsize
-
-    def bounded_pipeline(self, commands: bytes, count: int, reply_bytes_max: int) -> list[Any]:
-        """Return the replies; raise `_TooLarge` where they are longer than that."""
-        self.received_bytes, self._received_bytes_max = 0, reply_bytes_max
-        return self.pipeline(commands, count)
-
-    def _take(self, size: int) -> None:
-        self.received_bytes += size
-        if self.received_bytes > self._received_bytes_max:
-            raise _TooLarge
-        super()._take(size)
-
-
-def _raise_for_all(address: object, replies: list[Any]) -> None:
-    """Raise what an error says of the server or the connection; one that concerns its key alone raises nothing."""
-    if isinstance(replies[0], hiredis.ReplyError):
-        raise refusal(address, "tell its time, which orders the values", str(replies[0]))
-    for reply in replies:
-        if isinstance(reply, hiredis.ReplyError):
-            text = str(reply)
-            error = refusal(address, "read keys", text)
-            # A command that is denied is denied for every key of its type: that is a right to grant, not a bad key.
-            is_denied = text.startswith("NOAUTH") or (text.startswith("NOPERM") and "to run the" in text)
-            if isinstance(error, RedisUnreachable) or is_denied:
-                raise error
+    def expire(self, moment_ms: int) -> None:
+        """Connect where that is due, take over connections, and wait no more for nodes that are silent."""
+        assert self._loop is not None
+        assert self._late is not None
+        for reader in self.readers.all():
+            job = reader.job
+            if job is not None:
+                if moment_ms - job.heard_ms >= reader.read_timeout_ms:
+                    self._late.abandon(reader)
+                    self._over(job)
+                continue
+            if reader.is_used_up(moment_ms):
+                reader.close()
+            if reader.connection is None:
+                try:
+                    if reader.look(moment_ms):
+                        self._loop.freed(reader)
+                except RedisError as error:
+                    self._failed(reader, error)

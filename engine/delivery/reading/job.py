@@ -1,0 +1,322 @@
+"""Keys that one node is asked for: what is sent and what its answers mean, a step at a time.
+
+The event tells the likely type, so most keys cost one command and no question. A key of another type answers
+``WRONGTYPE``, is asked for its type, and read again. Every question names one key: in a cluster a slot that is being
+moved answers for each key by itself.
+
+``TIME`` goes first in each pipeline, and a connection's commands run in order: a value was read after the moment that
+is its version, never before it. In a cluster the node's configuration epoch is part of the version; it is asked for
+last, and where it is not what it was before, the pipeline is asked again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Generator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import hiredis
+
+from engine.clock import monotonic_ms
+from engine.delivery.reading.connection import TooLarge
+from engine.delivery.reading.gone import QUESTIONS
+from engine.delivery.reading.questions import (
+    EXISTS,
+    EXPIRES_IN,
+    KIND_OF_EVENT,
+    TIME,
+    TYPE,
+    Fetched,
+    ask,
+    expiries_of,
+    interpret,
+    interpret_all,
+)
+from engine.delivery.reading.redirects import ASKING, LATER_WORDS, Redirect, redirect_of
+from engine.errors import RedisClosed, RedisError, RedisUnreachable
+from engine.redis.errors import lost, refusal
+
+if TYPE_CHECKING:
+    from engine.delivery.reading.node_reader import NodeReader
+
+ROUNDS_MAX = 5
+"""Read, ask for the type, read, ask, read: a key that changes its type faster will have an event of its own."""
+EPOCHS_MAX = 5
+"""How often in a row a node's epoch may have changed while it was read."""
+
+CLUSTER_INFO = b"*2\r\n$7\r\nCLUSTER\r\n$4\r\nINFO\r\n"
+_MY_EPOCH = "cluster_my_epoch:"
+_NOT_HERE = -1
+
+Key = tuple[bytes, str]
+"""A key and the name of its newest event."""
+
+
+@dataclass(slots=True)
+class Wish:
+    """What is to be known of keys, besides their values.
+
+    With ``explained``: whether keys that are gone after other events than these were taken away; changes are ``age_ms``
+    old at most. No more is read once the bodies, from all nodes together, are longer than ``chars_left``.
+    """
+
+    include_expiry: bool = False
+    explained: Container[str] | None = None
+    age_ms: int = 0
+    chars_left: int | None = None
+
+    def is_enough(self, values: Sequence[Fetched | None]) -> bool:
+        """Take in what was read; tell whether it is enough."""
+        if self.chars_left is None:
+            return False
+        self.chars_left -= sum(len(one.body) for one in values if one is not None and one.body is not None)
+        return self.chars_left < 0
+
+
+class Job:
+    """The reads of some keys at one node; `step` until it is over.
+
+    ``values`` are those of the first keys, None for a key that is to be asked for elsewhere (``redirects``: its index,
+    and the version that its slot's owner was asked at). ``error`` says why there are no more.
+
+    ``indexes`` are the caller's. With ``asked_version``, the node is asked for keys that it does not own yet, by its
+    owner's leave: their versions are those of their owner.
+    """
+
+    def __init__(
+        self,
+        reader: NodeReader,
+        keys: Sequence[Key],
+        wish: Wish,
+        indexes: Sequence[int] = (),
+        slots: Sequence[int] = (),
+        *,
+        floor: int = 0,
+        asked_version: int = 0,
+    ) -> None:
+        self.reader = reader
+        self.keys = keys
+        self.indexes = indexes
+        self.slots = slots
+        self.values: list[Fetched | None] = []
+        self.redirects: list[tuple[int, Redirect, int]] = []
+        self.error: RedisError | None = None
+        self.is_over = False
+        self.version = 0
+        """The newest that was given out."""
+        self.heard_ms = monotonic_ms()
+        """When the node last did something."""
+        self._wish = wish
+        self._floor = floor
+        self._asked_version = asked_version
+        self._is_redirected = False
+        self._steps = self._run()
+
+    def step(self) -> bool:
+        """Do what can be done now; return True when it is over. Never raises `RedisError`."""
+        self.heard_ms = monotonic_ms()
+        try:
+            next(self._steps)
+        except StopIteration:
+            self.is_over = True
+        except RedisError as error:
+            self.error, self.is_over = error, True
+        except BaseException:
+            # Replies may be left in it, and would be taken for those of the next pipeline.
+            self.reader.close()
+            raise
+        return self.is_over
+
+    def give_up(self) -> None:
+        """End it: the node is silent for too long."""
+        self._steps.close()
+        timeout_s = self.reader.read_timeout_ms / 1_000
+        self.error = lost(self.reader.address, TimeoutError("timed out"), timeout_s, "see redis.read_timeout_ms")
+        self.is_over = True
+
+    def found(self) -> Sequence[Fetched]:
+        """Return the values of the first keys, as far as they were read here; none before it is over."""
+        if not self.is_over:
+            return ()
+        return [value for value, _ in zip(self.values, range(self._whole()), strict=False) if value is not None]
+
+    def _whole(self) -> int:
+        return self.redirects[0][0] if self.redirects else len(self.values)
+
+    def _run(self) -> Generator[None, None, None]:
+        reader, wish = self.reader, self._wish
+        while len(self.values) < len(self.keys):
+            keys = self.keys[len(self.values) : len(self.values) + reader.keys_now]
+            try:
+                values = yield from self._read(keys)
+            except TooLarge:
+                # What is left is asked for on another connection.
+                self.values += reader.too_large(keys)
+                return
+            except RedisClosed as error:
+                self.values += reader.closed(keys, error)
+                return
+            reader.grow(keys)
+            if wish.explained is not None and not self._asked_version:
+                yield from self._explain(keys, values, wish.explained)
+            self.values += self._without_redirects(values)
+            if wish.is_enough(self.values[-len(values) :]):
+                return
+
+    def _without_redirects(self, values: list[Fetched]) -> Sequence[Fetched | None]:
+        """Return the values, None for those of keys that are to be asked for elsewhere."""
+        if not self._is_redirected:
+            return values
+        kept: list[Fetched | None] = []
+        for value in values:
+            redirect = redirect_of(value.error, self.reader.host) if value.passes else None
+            if redirect is not None:
+                self.redirects.append((len(self.values) + len(kept), redirect, value.version))
+            kept.append(value if redirect is None else None)
+        return kept
+
+    def _read(self, keys: Sequence[Key]) -> Generator[None, None, list[Fetched]]:
+        names, kinds = [key for key, _ in keys], [KIND_OF_EVENT[event] for _, event in keys]
+        # First, so that no value is older than its expiry: what changes in between has an event of its own.
+        expiries = (yield from self._expiries(names)) if self._wish.include_expiry else ()
+        replies, version = yield from self._ask(names, kinds)
+        fetched, again = interpret_all(names, kinds, replies, version)
+        if again:
+            yield from self._settle(fetched, again)
+        for value, expires_at_ms in zip(fetched, expiries, strict=False):
+            if expires_at_ms != _NOT_HERE:
+                value.expires_at_ms = expires_at_ms
+            elif not value.error:
+                # It came, or went, between the two.
+                value.error, value.passes = LATER_WORDS[0], True
+        return fetched
+
+    def _expiries(self, names: list[bytes]) -> Generator[None, None, list[int]]:
+        """Return when each key expires; servers before Redis 7 are asked how long it still has."""
+        reader = self.reader
+        for question in dict.fromkeys((reader.expiry_question, EXPIRES_IN)):
+            replies, _ = yield from self._ask(names, [question] * len(names))
+            expiries = expiries_of(replies, question, reader.time_us // 1_000)
+            if expiries is not None:
+                reader.expiry_question = question
+                if self._is_redirected:
+                    return [
+                        _NOT_HERE if isinstance(reply, hiredis.ReplyError) else expires_at_ms
+                        for reply, expires_at_ms in zip(replies, expiries, strict=True)
+                    ]
+                return expiries
+        raise refusal(reader.address, "tell when keys expire", str(replies[0]))
+
+    def _settle(self, fetched: list[Fetched], again: list[tuple[int, str]]) -> Generator[None, None, None]:
+        """Ask on for those that the first round left open, until none is left, or the rounds are over."""
+        for _ in range(ROUNDS_MAX - 1):
+            pending, again = again, []
+            names, kinds = [fetched[index].key for index, _ in pending], [kind for _, kind in pending]
+            replies, version = yield from self._ask(names, kinds)
+            for (index, kind), reply in zip(pending, replies, strict=True):
+                before = fetched[index]
+                answer = interpret(before.key, kind, reply, version)
+                if isinstance(answer, str):
+                    again.append((index, answer))
+                    before.version = version
+                    before.retyped = before.retyped or answer == TYPE
+                    continue
+                if kind == EXISTS:
+                    # That it was empty is what the round before saw: that round's version is the one to tell.
+                    answer.version = before.version
+                answer.retyped = before.retyped
+                fetched[index] = answer
+            if not again:
+                return
+        for index, _ in again:
+            fetched[index].error = "its type changed faster than it could be read"
+
+    def _explain(
+        self, keys: Sequence[Key], values: Sequence[Fetched], explained: Container[str]
+    ) -> Generator[None, None, None]:
+        """Mark keys that are gone as taken away, where they were for certain."""
+        gone = [
+            value
+            for (_, event), value in zip(keys, values, strict=False)
+            if value.type == "none" and not value.error and event not in explained
+        ]
+        if not gone:
+            return
+        replies = yield from self._replies(b"".join(QUESTIONS), len(QUESTIONS))
+        reader = self.reader
+        is_taken_away = reader.found_gone.is_taken_away(len(gone), self._wish.age_ms, replies, reader.time_us)
+        for value in gone:
+            value.is_taken_away = is_taken_away
+
+    def _ask(self, keys: list[bytes], kinds: list[str]) -> Generator[None, None, tuple[list[Any], int]]:
+        """Return the replies to these questions, and the version of what they say."""
+        reader = self.reader
+        count = len(keys)
+        if self._asked_version:
+            questions = b"".join(ASKING + ask((key,), (kind,)) for key, kind in zip(keys, kinds, strict=True))
+            replies = yield from self._replies(TIME + questions, 1 + 2 * count)
+            version = self._version_of(replies[0])
+            replies = replies[2::2]
+        elif not reader.is_cluster:
+            replies = yield from self._replies(TIME + ask(keys, kinds), 1 + count)
+            version = self._version_of(replies.pop(0))
+        else:
+            replies, version = yield from self._ask_with_epoch(ask(keys, kinds), count)
+        if hiredis.ReplyError in map(type, replies):
+            self._look_at_errors(replies)
+        return replies, version
+
+    def _ask_with_epoch(self, questions: bytes, count: int) -> Generator[None, None, tuple[list[Any], int]]:
+        reader = self.reader
+        for _ in range(EPOCHS_MAX):
+            before = reader.epoch
+            head = TIME if before is not None else CLUSTER_INFO + TIME
+            replies = yield from self._replies(head + questions + CLUSTER_INFO, count + 2 + (before is None))
+            if before is None:
+                before = self._epoch_in(replies.pop(0))
+            reader.epoch = self._epoch_in(replies.pop())
+            told = replies.pop(0)
+            if before == reader.epoch:
+                return replies, self._version_of(told)
+        raise RedisUnreachable(f"the epoch of {reader.address} keeps changing", hint="its cluster is being changed")
+
+    def _replies(self, commands: bytes, count: int) -> Generator[None, None, list[Any]]:
+        reader = self.reader
+        connection = reader.connection
+        assert connection is not None
+        connection.begin(commands, count, reader.reply_bytes_max)
+        while (replies := connection.go_on()) is None:
+            yield
+        return replies
+
+    def _look_at_errors(self, replies: Sequence[Any]) -> None:
+        """Raise what an error says of the server or the connection; one that concerns its key alone raises nothing."""
+        reader = self.reader
+        for reply in replies:
+            if isinstance(reply, hiredis.ReplyError):
+                text = str(reply)
+                if reader.is_cluster and redirect_of(text, reader.host) is not None:
+                    self._is_redirected = True
+                    continue
+                error = refusal(reader.address, "read keys", text)
+                # A command that is denied is denied for every key of its type: that is a right to grant, not a bad key.
+                is_denied = text.startswith("NOAUTH") or (text.startswith("NOPERM") and "to run the" in text)
+                if isinstance(error, RedisUnreachable) or is_denied:
+                    raise error
+
+    def _version_of(self, told: Any) -> int:
+        reader = self.reader
+        if isinstance(told, hiredis.ReplyError):
+            raise refusal(reader.address, "tell its time, which orders the values", str(told))
+        seconds, microseconds = told
+        reader.time_us = int(seconds) * 1_000_000 + int(microseconds)
+        if self._asked_version:
+            return self._asked_version
+        self.version = reader.version_at(reader.time_us, self._floor)
+        return self.version
+
+    def _epoch_in(self, info: Any) -> int:
+        if isinstance(info, hiredis.ReplyError):
+            raise refusal(self.reader.address, "tell its epoch, which orders the values", str(info))
+        at = info.find(_MY_EPOCH) + len(_MY_EPOCH)
+        return int(info[at : info.find("\r", at)])

@@ -1,0 +1,220 @@
+"""One node as an invoker reads it: its connection, how much it is asked at once, the order of what it says.
+
+**Bounds.** A pipeline whose replies grow past ``REPLY_BYTES_MAX`` is given up and read again in halves, down to the one
+key that can't be read at all; the halved size is kept, and doubles again while replies are small. A server, or a proxy,
+has bounds of its own, and ends a connection whose replies are past them: then the same is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from engine.config import RedisSettings
+from engine.delivery.reading.connection import ReadConnection
+from engine.delivery.reading.gone import FoundGone
+from engine.delivery.reading.job import Job, Key
+from engine.delivery.reading.questions import EXPIRES_AT, Fetched
+from engine.delivery.reading.versions import Versions
+from engine.errors import RedisClosed, RedisUnreachable
+from engine.observe.logs import get_logger
+from engine.redis.address import parse_url
+from engine.redis.connecting import Connecting
+from engine.redis.node import settings_for
+from engine.routing.nodes import Node
+
+log = get_logger(__name__)
+
+KEYS_MAX = 500
+REPLY_BYTES_MAX = 64 * 1024 * 1024
+"""Replies of one pipeline. More than 6 MB of JSON fits no invocation, and RESP is at most twice as long."""
+
+CLOSES_MAX = 3
+"""So often in a row a connection ends while one key is read alone; then it is the key, not the connection."""
+PIPELINES_A_DOUBLING = 100
+"""Pipelines that a size is kept for which had to be found by closes: each of those costs a connection."""
+LIMITS = "client-output-buffer-limit normal, maxmemory-clients, or the limit of a proxy"
+
+
+class NodeReader:
+    """A connection to one node, which it makes, and makes again, by itself; one job at a time.
+
+    It is connected in a thread, which calls ``on_end`` then: `look` takes the connection over. Where that is not to be
+    waited for, `connect` does it at once.
+    """
+
+    def __init__(
+        self,
+        redis: RedisSettings,
+        database: int,
+        name: str,
+        node: Node,
+        *,
+        keys_max: int = KEYS_MAX,
+        reply_bytes_max: int = REPLY_BYTES_MAX,
+        is_cluster: bool = False,
+        versions: Versions | None = None,
+        on_end: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.node = node
+        self.is_cluster = is_cluster
+        self.versions = versions or Versions()
+        self.connection: ReadConnection | None = None
+        self.job: Job | None = None
+        """What it is being asked."""
+        self.epoch: int | None = None
+        """The node's configuration epoch in a cluster, None where it is not known yet."""
+        self.time_us = 0
+        """What the node's clock last told."""
+        self.keys_now = self._keys_max = keys_max
+        self.reply_bytes_max = reply_bytes_max
+        self.expiry_question = EXPIRES_AT
+        self.found_gone = FoundGone()
+        self.failures = 0
+        """How often in a row it could not be asked."""
+        self.refusals = 0
+        """How often in a row it did not answer for some of the keys."""
+        self.due_ms = 0
+        """When (monotonic) it is connected to again."""
+        self._name = name
+        self._database = database
+        self.read_timeout_ms = redis.read_timeout_ms
+        self._redis = settings_for(redis, node)
+        self.address = parse_url(self._redis.url)
+        self._on_end = on_end
+        self._attempt: Connecting[ReadConnection] | None = None
+        self._doubles_after = 0
+        """Pipelines until a larger one is tried again."""
+        self._closes = (b"", 0)
+        """Which key alone was last read when a connection ended, and how often in a row."""
+
+    @property
+    def host(self) -> str:
+        """Return the host that it is reached at."""
+        return self.address.host
+
+    def is_used_up(self, moment_ms: int) -> bool:
+        """Tell whether its connection has to be made anew: authentication by IAM has an end."""
+        return self.is_ready() and 0 < self.connection.renewal_ms <= moment_ms  # type: ignore[union-attr]
+
+    # Its connection
+
+    def is_ready(self) -> bool:
+        """Tell whether it may be asked now."""
+        return self.connection is not None and self.job is None
+
+    def is_connecting(self) -> bool:
+        """Tell whether a connection is being made."""
+        return self._attempt is not None
+
+    def connect(self) -> None:
+        """Connect, and wait for that; raise `RedisError`."""
+        if self.connection is None:
+            self._take_over(self._open())
+
+    def _take_over(self, connection: ReadConnection | None) -> None:
+        if connection is not None:
+            self.connection, self.address = connection, connection.address
+
+    def look(self, moment_ms: int) -> bool:
+        """Connect where that is due; return True where that has just come to its end. Raises `RedisError`."""
+        if self._attempt is not None:
+            attempt, self._attempt = self._attempt, None
+            self._take_over(attempt.poll())
+            if self.connection is None:
+                self._attempt = attempt
+            return self.connection is not None
+        if self.connection is None and moment_ms >= self.due_ms:
+            self._attempt = Connecting(self._open, self._on_end)
+        return False
+
+    def _open(self) -> ReadConnection:
+        connection = ReadConnection.open(
+            self._redis,
+            name=self._name,
+            protocol=3,
+            encoding="utf-8",
+            database=self._database,
+            readonly=self.is_cluster and bool(self.node.reads_at),
+        )
+        assert isinstance(connection, ReadConnection)
+        return connection
+
+    def drop_if_closed(self) -> None:
+        """Forget a connection that the server closed while it was idle (its ``timeout``): no failure, just old."""
+        try:
+            if self.connection is not None and self.job is None:
+                self.connection.receive_available()
+        except RedisUnreachable:
+            self.close()
+
+    def failed(self, moment_ms: int, wait_ms: int) -> None:
+        """Take in that it can't be asked; connect again after a while."""
+        self.close()
+        self.failures += 1
+        self.due_ms = moment_ms + wait_ms
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.epoch, self.job = None, None
+        if self.connection is not None:
+            self.connection.close()
+            self.connection = None
+
+    # What it is asked
+
+    def version_at(self, time_us: int, floor: int) -> int:
+        """Return the version of what is read after this moment of the node's clock."""
+        epoch = self.epoch
+        if epoch is None:
+            # Sentinels number their configurations too.
+            epoch = self.node.epoch or (self.connection.epoch if self.connection is not None else 0)
+        lag_us = self.versions.lag_us
+        version = self.versions.next(time_us, epoch, floor)
+        if self.versions.lag_us and not lag_us:
+            log.warning(
+                "clocks_differ", node=str(self.address), behind_ms=self.versions.lag_us // 1_000,
+                hint="keep the clocks of a cluster's nodes within seconds of each other: versions count on it",
+            )  # fmt: skip
+        return version
+
+    def grow(self, keys: Sequence[Key]) -> None:
+        """Take in that a pipeline of these went well."""
+        assert self.connection is not None
+        if self._closes[1] and any(key == self._closes[0] for key, _ in keys):
+            self._closes = (b"", 0)
+        if self._doubles_after:
+            self._doubles_after -= 1
+        elif self.keys_now < self._keys_max and self.connection.received_bytes < self.reply_bytes_max // 4:
+            self.keys_now = min(self._keys_max, self.keys_now * 2)
+
+    def too_large(self, keys: Sequence[Key]) -> list[Fetched]:
+        """Take in that the replies to these grew past their bound; return the one key that can't be read at all."""
+        self._halve(keys)
+        if len(keys) > 1:
+            return []
+        error = f"its value is larger than {self.reply_bytes_max} bytes"
+        return [Fetched(keys[0][0], "none", None, "", self.versions.newest, error=error)]
+
+    def closed(self, keys: Sequence[Key], error: RedisClosed) -> list[Fetched]:
+        """Take in that the connection ended while these were read; return one key that ends each connection.
+
+        Raises `RedisClosed` while that may be by chance.
+        """
+        self._halve(keys)
+        self._doubles_after = PIPELINES_A_DOUBLING
+        if len(keys) > 1:
+            log.warning("pipeline_closed", keys=len(keys), error=str(error), hint=f"half as many now: {LIMITS}")
+            return []
+        key = keys[0][0]
+        closes = self._closes[1] + 1 if self._closes[0] == key else 1
+        self._closes = (key, closes)
+        if closes < CLOSES_MAX:
+            raise RedisClosed(error.message, hint=f"while one value was read; see the server's {LIMITS}") from error
+        self._closes = (b"", 0)
+        told = f"{error.message}, {CLOSES_MAX} times while its value was read: see the server's {LIMITS}"
+        return [Fetched(key, "none", None, "", self.versions.newest, error=told, passes=True)]
+
+    def _halve(self, keys: Sequence[Key]) -> None:
+        self.close()
+        if len(keys) > 1:
+            self.keys_now = len(keys) // 2

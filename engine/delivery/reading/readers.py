@@ -1,0 +1,95 @@
+"""Who is asked for which key: a reader a node, and a table of whose each slot is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from engine.delivery.reading.job import Key
+from engine.delivery.reading.node_reader import NodeReader
+from engine.delivery.reading.versions import Versions
+from engine.routing.nodes import SLOTS, Node, Topology, slot_of, slots_in
+
+Group = tuple[NodeReader, Sequence[int], Sequence[int], int]
+"""A reader, the indexes of the keys to ask it for, their slots (none without cluster mode), and `Job.asked_version`."""
+
+UNKNOWN = -1
+"""The number of a node that the supervisor has not named yet."""
+
+
+class Readers:
+    """The readers of one topology; ``floors`` has, by node id, what versions have to be above."""
+
+    def __init__(
+        self, make: Callable[[Node, bool, Versions], NodeReader], topology: Topology, floors: Mapping[str, int]
+    ) -> None:
+        self._make = make
+        self._versions = {node_id: Versions(floor) for node_id, floor in floors.items()}
+        self._all: dict[str, NodeReader] = {}
+        """By the address that is connected to."""
+        self._at: dict[str, NodeReader] = {}
+        """By the address that nodes name each other by."""
+        self._owners: list[NodeReader | None] = []
+        self.is_cluster = False
+        self.use(topology)
+
+    def all(self) -> list[NodeReader]:
+        """Return all readers."""
+        return list(self._all.values())
+
+    def use(self, topology: Topology) -> list[NodeReader]:
+        """Read from these nodes from now on; return the readers of which nothing is left."""
+        before, self._all, self._at = self._all, {}, {}
+        self.is_cluster = topology.is_cluster
+        self._owners = [None] * SLOTS
+        for node in topology.nodes:
+            address = node.reads_at or node.address
+            reader = before.pop(address, None)
+            if reader is None or not topology.is_cluster:
+                # Without cluster mode the same name may lead to another server now.
+                if reader is not None:
+                    before[f"former {address}"] = reader
+                reader = self._make(node, topology.is_cluster, self._versions_of(node.id))
+            elif reader.node.id != node.id:
+                reader.versions = self._versions_of(node.id, reader.versions.newest)
+            reader.node = node
+            self._all[address] = self._at[node.address] = reader
+            for slot in slots_in(node.slots):
+                self._owners[slot] = reader
+        return list(before.values())
+
+    def _versions_of(self, node_id: str, floor: int = 0) -> Versions:
+        versions = self._versions.setdefault(node_id, Versions())
+        versions.newest = max(versions.newest, floor)
+        return versions
+
+    def named(self, address: str) -> NodeReader:
+        """Return the reader of the node that others name so, a new one where nobody has named it before."""
+        reader = self._at.get(address)
+        if reader is None:
+            reader = self._make(Node(UNKNOWN, address, address, ()), self.is_cluster, Versions())
+            self._all[address] = self._at[address] = reader
+        return reader
+
+    def moved(self, slot: int, reader: NodeReader) -> None:
+        """Take in that a slot is this node's from now on."""
+        self._owners[slot] = reader
+
+    def group(self, keys: Sequence[Key]) -> tuple[list[Group], list[int]]:
+        """Return who is asked for which of these keys, and the indexes of those that nobody has."""
+        if not self.is_cluster:
+            (reader,) = self._all.values()
+            return [(reader, range(len(keys)), (), 0)], []
+        owners = self._owners
+        groups: dict[NodeReader, tuple[list[int], list[int]]] = {}
+        orphans: list[int] = []
+        for index, (key, _) in enumerate(keys):
+            slot = slot_of(key)
+            owner = owners[slot]
+            if owner is None:
+                orphans.append(index)
+            elif (group := groups.get(owner)) is not None:
+                group[0].append(index)
+                group[1].append(slot)
+            else:
+                groups[owner] = ([index], [slot])
+        return [(owner, indexes, slots, 0) for owner, (indexes, slots) in groups.items()], orphans
