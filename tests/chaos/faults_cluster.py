@@ -30,13 +30,16 @@ def some_primary(run: Run, *others: Node) -> Node:
     return run.rng.choice(found)
 
 
+def epoch_of(run: Run) -> int:
+    """Return the cluster's epoch, as far as any node knows."""
+    return max(int(node.info()["cluster_current_epoch"]) for node in run.cluster.alive())
+
+
 def fail_over(run: Run, primary: Node, how: Failover) -> tuple[Node, str]:
     """Have a replica take over; return it, and the evidence."""
-    epoch = int(run.cluster.nodes[0].info()["cluster_current_epoch"])
+    epoch = epoch_of(run)
     replica = run.cluster.failover(primary, how)
-    after = int(run.cluster.nodes[0].info()["cluster_current_epoch"])
-    if after <= epoch:
-        raise NotStruck("the epoch is as it was")
+    after = run.wait(lambda: epoch_of(run) > epoch and epoch_of(run), "the epoch grows")
     return replica, f"{primary.address} → {replica.address} by {how}, epoch {epoch} → {after}"
 
 
