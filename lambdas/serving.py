@@ -38,7 +38,7 @@ def serve_batch(
     contract.check_fence(event, refuses_older_versions=refuses_older_versions)
     failed = dict(malformed)
     failed.update(write(records, time_left))
-    keys = {record.record_id: record.id for record in records}
+    keys = {record.record_id: record.id for record in records} if failed else {}
     for record_id, reason in failed.items():
         line = {"event": "record_failed", "record_id": record_id, "key": keys.get(record_id), "reason": reason}
         print(json.dumps(line), flush=True)

@@ -239,6 +239,7 @@ def _function_figures(found: Measured) -> list[Figure]:
             f"{item}, versioned",
             by["versioned"],
         ),
+        figure("aurora_mysql_cpu_us", "µs", "", found.aurora, f"{item}, to its statements' text", by["aurora"]),
         figure("dynamodb_cold_start_ms", "ms", "<= 300", found.starts, start),
     ]
 

@@ -60,6 +60,63 @@ def work(batches: int, size: int) -> dict[str, float]:
     }
 
 
+class Accepting:
+    """Stands for the connection to a MySQL server that has the table: it accepts every statement."""
+
+    packet_bytes_max = 16 << 20
+    statements = 0
+
+    def ready(self) -> None:
+        """Be there."""
+
+    def execute(self, sql: str) -> None:
+        """Take a statement, as bytes as the driver does."""
+        self.statements += bool(sql.encode())
+
+    def query(self, sql: str) -> tuple[tuple[Any, ...], ...]:
+        """Tell the table's columns, and its key."""
+        if "information_schema.COLUMNS" not in sql:
+            return (("PRIMARY", "cart_id", None),)
+        text = ("varchar", "YES", 64, None, None, "utf8mb4_bin", "", "varchar(64)", "")
+        number = ("YES", None, 0, None, None, "")
+        return (
+            ("cart_id", "varchar", "NO", *text[2:]),
+            ("item", *text),
+            ("count", "int", *number, "int(11)", ""),
+            ("deleted_at", "datetime", "YES", None, None, 3, None, "", "datetime(3)", ""),
+            ("version", "bigint", *number, "bigint(20)", ""),
+        )
+
+
+MAPPING = """[{"keys": ["cart:*"], "table": "carts", "key": {"column": "cart_id", "prefix": "cart:"},
+  "columns": {"item": "text", "count": "int"}}]"""
+
+
+def aurora(batches: int, size: int) -> float:
+    """Write batches of records of the same keys to nowhere; return the CPU µs an item."""
+    import os
+
+    from lambdas.aurora_mysql import handler as function
+    from lambdas.aurora_mysql.calls import Caller
+    from lambdas.aurora_mysql.settings import read_settings
+    from lambdas.aurora_mysql.writer import Writer
+
+    told = {"AURORA_HOST": "127.0.0.1", "AURORA_USER": "u", "AURORA_DATABASE": "d", "AURORA_PASSWORD": "p"}
+    os.environ.update({**told, "AURORA_MAPPING": MAPPING})
+    settings, server = read_settings(os.environ), Accepting()
+    writer = Writer(Caller(server, settings), settings)  # type: ignore[arg-type]
+    function._writer = lambda: writer  # type: ignore[assignment]
+    cpu_s = 0.0
+    for number in range(-2, batches):
+        event = {"records": [_record(key, number + 3) for key in range(size)], "deadline_ms": _now_ms() + 60_000}
+        began_s = time.process_time()
+        answer = function.handler(event, Context())
+        cpu_s += (time.process_time() - began_s) if number >= 0 else 0.0
+        assert answer == {"batchItemFailures": []}, answer
+    assert server.statements >= batches
+    return cpu_s / batches / size * 1e6
+
+
 def _record(number: int, version: int) -> dict[str, Any]:
     """Return a record as the engine makes it, of a hash of two fields."""
     key = f"cart:{number:07d}"
@@ -83,4 +140,5 @@ def _now_ms() -> int:
 if __name__ == "__main__":
     import json
 
-    print(start() if sys.argv[1] == "start" else json.dumps(work(*map(int, sys.argv[2:]))))
+    what, numbers = sys.argv[1], [int(one) for one in sys.argv[2:]]
+    print(start() if what == "start" else aurora(*numbers) if what == "aurora" else json.dumps(work(*numbers)))

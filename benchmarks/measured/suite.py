@@ -18,7 +18,7 @@ from benchmarks.drive.plan import Load
 from benchmarks.drive.schedule import Arrivals
 from benchmarks.measured.capture import measure_capture
 from benchmarks.measured.fetch import measure_fetch
-from benchmarks.measured.functions import FunctionRun, measure_cold_start, measure_dynamodb
+from benchmarks.measured.functions import FunctionRun, measure_aurora, measure_cold_start, measure_dynamodb
 from benchmarks.measured.guest import (
     HsetRatio,
     WaitingMemory,
@@ -69,6 +69,7 @@ class Effort(msgspec.Struct, frozen=True):
     original_s: float = 3.0
     function_batches: int = 6
     versioned_batches: int = 1
+    aurora_batches: int = 20
     small_batches: int = 200
     cold_starts: int = 5
     pairs: int = 6
@@ -136,12 +137,13 @@ class Measured:
     puts: list[FunctionRun] = field(default_factory=list)
     upserts: list[FunctionRun] = field(default_factory=list)
     small_puts: list[FunctionRun] = field(default_factory=list)
+    aurora: list[float] = field(default_factory=list)
     starts: list[float] = field(default_factory=list)
 
 
 def parts(effort: Effort) -> int:
     """Return how many measurements there are at most, for a bar: at half of a saturation that is not found is none."""
-    return 5 + effort.runs * 7 + effort.gated_runs * 8
+    return 5 + effort.runs * 7 + effort.gated_runs * 9
 
 
 def measure_all(effort: Effort, seed: int, repeat: Repeat) -> Measured:
@@ -234,6 +236,7 @@ def _measure_functions(effort: Effort, repeat: Repeat, beside: Beside, found: Me
     found.upserts = beside(
         "versioned", "the same, versioned", lambda: measure_dynamodb("versioned", effort.versioned_batches)
     )
+    found.aurora = beside("aurora", "the Aurora MySQL function", lambda: measure_aurora(effort.aurora_batches))
     size = max(1, round(statistics.median(one.records_per_invocation for one in found.light)))
     found.small_puts = repeat(
         f"the same, {size} records a batch", runs, lambda: measure_dynamodb("batch", effort.small_batches, size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
 import time
@@ -52,7 +51,7 @@ def _check(time_left: TimeLeft) -> None:
 
 def _single(event: Any) -> Record:
     """Return the original's record. It has no version: the time at which it came stands for one."""
-    return dataclasses.replace(contract.single(event), version=time.time_ns() // 1_000)
+    return contract.single(event)._replace(version=time.time_ns() // 1_000)
 
 
 def _write(records: Sequence[Record], time_left: TimeLeft) -> dict[str, str]:

@@ -7,7 +7,7 @@ import datetime
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from lambdas.aurora_mysql import statements
 from lambdas.aurora_mysql.layout import Layout
@@ -25,8 +25,7 @@ class RecordRefused(ValueError):
     """This record can't become a row; the text says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """A record that a mapping takes, read: ``identity`` and ``key`` (an SQL literal) are its row's.
 
     ``fields`` is the hash, None where the key is gone or of another type.
@@ -89,7 +88,7 @@ def row_of(change: Change, layout: Layout, now_ms: int) -> Row:
         values.append(_moment(now_ms, layout.deleted_at_digits) if change.record.body is None else NULL)
     values.append(str(change.record.version))
     text = f"({','.join(values)})"
-    return Row(change.identity, text, len(text.encode()))
+    return Row(change.identity, text, len(text) if text.isascii() else len(text.encode()))
 
 
 def _key(text: str, key_type: str) -> tuple[bytes | int, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import NamedTuple
 
 from lambdas.aurora_mysql.mapping import TableMapping, sql_types
 from lambdas.aurora_mysql.values import quoted
@@ -16,8 +17,7 @@ PACKET_BYTES_AROUND = 64
 """What the protocol puts around a statement, with room to spare."""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One row's part of a statement; ``size`` is its length in bytes.
 
     ``identity`` is the row's key as the server compares it: rows are written in its order, so that two statements that

@@ -34,6 +34,7 @@ _BOOLS = {"1": "1", "true": "1", "yes": "1", "on": "1", "0": "0", "false": "0", 
 _NIL_UUID = "'00000000-0000-0000-0000-000000000000'"
 _EPOCH = datetime.datetime(1970, 1, 1)
 _UNITS_PER_SECOND = {"unix_s": 1, "unix_ms": 1_000}
+_ESCAPED = re.compile(r"['\\\0\n\r\x1a]")
 _ESCAPES = str.maketrans({"'": "\\'", "\\": "\\\\", "\0": "\\0", "\n": "\\n", "\r": "\\r", "\x1a": "\\Z"})
 
 BIT_OF_ONE = "bit(1)"
@@ -79,11 +80,12 @@ class Kind:
 
 def quoted(text: str) -> str:
     """Return a text as an SQL literal; raise `ValueRefused` where it can't be UTF-8."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueRefused("it holds half of a surrogate pair, which is no text") from None
-    return f"'{text.translate(_ESCAPES)}'"
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueRefused("it holds half of a surrogate pair, which is no text") from None
+    return f"'{text.translate(_ESCAPES)}'" if _ESCAPED.search(text) else f"'{text}'"
 
 
 def hexadecimal(raw: Raw) -> str:

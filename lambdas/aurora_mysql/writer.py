@@ -79,10 +79,11 @@ class Writer:
         failed: dict[Identity, str] = {}
         upserts: list[Row] = []
         deletes: list[Row] = []
+        now_ms = time_left.now_ms()
         for change in changes:
             is_delete = change.record.body is None and not mapping.leaves_tombstones
             try:
-                (deletes if is_delete else upserts).append(row_of(change, layout, time_left.now_ms()))
+                (deletes if is_delete else upserts).append(row_of(change, layout, now_ms))
             except RecordRefused as error:
                 failed[change.identity] = str(error)
         failed |= self._write_rows(layout.upsert, upserts, time_left)

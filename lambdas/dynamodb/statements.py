@@ -5,8 +5,9 @@ There is no upsert: ``UPDATE`` wants an item that is there, ``INSERT`` one that 
 
 from __future__ import annotations
 
-from typing import Any
+from json.encoder import encode_basestring as quoted
 
+from lambdas.dynamodb.calls import text_of
 from lambdas.dynamodb.items import Item
 from lambdas.dynamodb.settings import BODY_ATTRIBUTES, DELETED_AT, Settings
 
@@ -28,20 +29,20 @@ class Statements:
         self._own = (DELETED_AT, settings.ttl_attribute, *BODY_ATTRIBUTES, *settings.extra_attributes)
         self._texts: dict[tuple[str, ...], tuple[str, str]] = {}
 
-    def update(self, item: Item) -> dict[str, Any]:
-        """Return what replaces an older item, and nothing else."""
-        values = [value for name, value in item.items() if name != self._key]
-        parameters = [*values, item[self._key], item[self._version]]
-        return {
-            "Statement": self._texts_of(item)[0],
-            "Parameters": parameters,
-            # Tells an item that is newer from none.
-            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
-        }
+    def update(self, item: Item) -> str:
+        """Return what replaces an older item, and nothing else, as JSON."""
+        values = [text_of(value) for name, value in item.items() if name != self._key]
+        parameters = ",".join([*values, text_of(item[self._key]), text_of(item[self._version])])
+        # What it returns tells an item that is newer from none.
+        return (
+            f'{{"Statement":{self._texts_of(item)[0]},"Parameters":[{parameters}],'
+            '"ReturnValuesOnConditionCheckFailure":"ALL_OLD"}'
+        )
 
-    def insert(self, item: Item) -> dict[str, Any]:
-        """Return what makes the item where there is none."""
-        return {"Statement": self._texts_of(item)[1], "Parameters": list(item.values())}
+    def insert(self, item: Item) -> str:
+        """Return what makes the item where there is none, as JSON."""
+        parameters = ",".join([text_of(value) for value in item.values()])
+        return f'{{"Statement":{self._texts_of(item)[1]},"Parameters":[{parameters}]}}'
 
     def _texts_of(self, item: Item) -> tuple[str, str]:
         names = tuple(item)
@@ -51,7 +52,8 @@ class Statements:
             changes += [f"REMOVE {_quoted(name)}" for name in dict.fromkeys(self._own) if name not in item]
             update = f"UPDATE {self._table} {' '.join(changes)} {self._where}"
             members = ", ".join(f"'{_doubled(name, chr(39))}': ?" for name in names)
-            texts = self._texts[names] = (update, f"INSERT INTO {self._table} VALUE {{{members}}}")
+            insert = f"INSERT INTO {self._table} VALUE {{{members}}}"
+            texts = self._texts[names] = (quoted(update), quoted(insert))
         return texts
 
 

@@ -5,16 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from json.encoder import encode_basestring as quoted
 from typing import Any
 
 from lambdas.contract import SetupError
-from lambdas.dynamodb.calls import (
-    CHECK_KEY,
-    Caller,
-    Write,
-    encode,
-    why_again,
-)
+from lambdas.dynamodb.calls import CHECK_KEY, Caller, Write, item_text, why_again
 from lambdas.dynamodb.errors import CallRefused, NoAnswer
 from lambdas.repeats import TimeLeft, TooLate, past_deadline, unbounded
 
@@ -131,10 +126,12 @@ class BatchWriter(Caller):
     def _request(self, chunk: Sequence[Write]) -> bytes:
         name = self._settings.key_attribute
         requests = [
-            {"PutRequest": {"Item": write.item}} if write.item else {"DeleteRequest": {"Key": {name: {"S": write.key}}}}
+            f'{{"PutRequest":{{"Item":{item_text(write.item)}}}}}'
+            if write.item
+            else f'{{"DeleteRequest":{{"Key":{item_text({name: {"S": write.key}})}}}}}'
             for write in chunk
         ]
-        return encode({"RequestItems": {self._settings.table: requests}}).encode()
+        return f'{{"RequestItems":{{{quoted(self._settings.table)}:[{",".join(requests)}]}}}}'.encode()
 
     def _key_of(self, request: dict[str, Any]) -> str:
         name = self._settings.key_attribute

@@ -40,6 +40,7 @@ SHORTEST = Effort(
     original_s=0.5,
     function_batches=1,
     versioned_batches=1,
+    aurora_batches=2,
     small_batches=2,
     cold_starts=1,
     pairs=1,
@@ -152,8 +153,8 @@ def measured_with(saturation: Saturation) -> Measured:
     found.hset = found.hset_shared = HsetRatio([2.0], [1.0])
     found.waiting = [WaitingMemory(1.0, 1.0, 1, 1)]
     found.puts = found.upserts = [FunctionRun(500, 20.0, 5.0, 1.0, 1.0)]
-    found.starts = [100.0]
-    for part in ("capture", "fetch", "engine", "invoke", "light", "half", "redis_py", "batch", "versioned"):
+    found.starts, found.aurora = [100.0], [10.0]
+    for part in ("capture", "fetch", "engine", "invoke", "light", "half", "redis_py", "batch", "versioned", "aurora"):
         found.yardsticks[part] = [0.5]
     found.yardsticks["engine"] = [0.5, 0.5]
     return found

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from engine.delivery.reading.values import body_of
 from lambdas.contract import Record, SetupError
-from lambdas.dynamodb.items import checked_size, item_of
+from lambdas.dynamodb.calls import encode, item_text
+from lambdas.dynamodb.items import ItemError, checked_size, item_of
 from lambdas.dynamodb.settings import Settings, read_settings
 from lambdas.dynamodb.values import number_of, size_of
 
@@ -118,3 +119,27 @@ def test_an_item_of_many_zeros_is_not_too_large() -> None:
     settings = Settings("table", "attributes", numbers=True)
     item = item_of("k", Record("0", "k", "k", json.dumps(fields), type="hash"), settings)
     assert checked_size(item) == len("id") + len("k") + 50_000 * (5 + 2)
+
+
+TEXTS = st.text(max_size=8) | st.sampled_from(['"', "\\", "\x00\x1f", "\ud800", "käse", "\u2028", "😀"])
+VALUES = st.one_of(
+    TEXTS.map(lambda text: {"S": text}),
+    st.integers().map(lambda number: {"N": str(number)}),
+    st.just({"NULL": True}),
+    st.booleans().map(lambda one: {"BOOL": one}),
+    st.binary(max_size=5).map(lambda raw: {"B": base64.b64encode(raw).decode()}),
+    st.lists(TEXTS.map(lambda text: {"S": text}), max_size=3).map(lambda members: {"L": members}),
+)
+
+
+@given(st.dictionaries(TEXTS, VALUES, max_size=6))
+def test_an_items_text_is_that_of_the_encoder(item: dict[str, dict[str, object]]) -> None:
+    """What is put together piece by piece is byte for byte what the encoder of JSON makes of the whole."""
+    assert item_text(item) == encode(item)
+    try:
+        size = sum(len(name.encode()) + size_of(value) for name, value in item.items())
+    except UnicodeEncodeError:
+        with pytest.raises(ItemError):
+            checked_size(item)
+    else:
+        assert checked_size(item) == size
