@@ -1,0 +1,341 @@
+"""New nodes while the engine runs: numbers, slots without an owner, who is told, and when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+from msgspec.structs import replace
+
+from engine.config import CaptureSettings, RedisSettings, Settings
+from engine.errors import EngineError, Problem
+from engine.lifecycle import SetFeeds, SetTopology
+from engine.model import Missed
+from engine.routing.assignment import Feeds, assign
+from engine.routing.nodes import ALL_SLOTS, NODES_MAX, Node, Topology
+from engine.supervision.children import Child, Role
+from engine.supervision.errands.errand import Errand
+from engine.supervision.errands.planner import Answer, Nodes, Plan, Refusal
+from engine.supervision.progress.keeping import Keeper
+from engine.supervision.topology.handover import Handover
+from engine.supervision.topology.registry import Registry, is_same, with_owners
+from engine.supervision.topology.retopology import DEBOUNCE_MS, RETRY_MS_MAX, RETRY_MS_MIN, Retopology
+from engine.supervision.topology.rollout import InForce, Replace, Stage, Teach
+
+CONFIRM_MS = 5_000
+INTERVAL_MS = 10_000
+HALVES = (((0, 8_191),), ((8_192, 16_383),))
+TWO = Topology(
+    tuple(Node(number, id, f"{id}:1", HALVES[number], 1) for number, id in enumerate("ab")), is_cluster=True, version=1
+)
+FEEDS = assign(TWO, 2)
+
+
+def grown(*more: Node, epoch: int = 1) -> Topology:
+    """Return the two nodes with more of them, as they are asked for: without numbers."""
+    nodes = [replace(node, number=0, epoch=epoch) for node in TWO.nodes]
+    return Topology((*nodes, *more), is_cluster=True)
+
+
+NEW = Node(id="c", address="c:1", slots=())
+
+
+# Numbers
+
+
+def test_numbers_are_never_given_again() -> None:
+    """A node that comes back has its number, and a new one none that another had."""
+    registry = Registry(TWO)
+    topology, feeds = registry.number(grown(NEW), assign(grown(NEW), 3))
+    assert {node.id: node.number for node in topology.nodes} == {"a": 0, "b": 1, "c": 2}
+    assert {feed.node for (feed,) in feeds} == set(topology.nodes)
+    topology, _ = registry.number(Topology((replace(NEW, id="d"), NEW), is_cluster=True), ())
+    assert {node.id: node.number for node in topology.nodes} == {"d": 3, "c": 2}
+
+
+def test_more_nodes_than_can_be_told_apart() -> None:
+    """Too many nodes are an error that says what to do, and none of them has a number."""
+    registry = Registry(TWO)
+    many = Topology(tuple(Node(id=f"n{number}", slots=()) for number in range(NODES_MAX - 1)), is_cluster=True)
+    with pytest.raises(EngineError, match="nodes have come and gone") as caught:
+        registry.number(many, ())
+    assert "restart" in caught.value.hint
+    few = Topology(many.nodes[: NODES_MAX - 2], is_cluster=True)
+    assert registry.number(few, ())[0].nodes[-1].number == NODES_MAX - 1
+
+
+# Slots without an owner
+
+
+def test_slots_without_an_owner_stay_where_they_were() -> None:
+    """In the midst of a failover slots are nobody's for a while: until then they are those of who had them last."""
+    b_alone = Topology((replace(TWO.nodes[1], number=0),), is_cluster=True)
+    kept = with_owners(b_alone, TWO)
+    assert {node.id: node.slots for node in kept.nodes} == {"a": HALVES[0], "b": HALVES[1]}
+    a_empty = Topology((replace(TWO.nodes[0], slots=((5, 10),)), TWO.nodes[1]), is_cluster=True)
+    assert with_owners(a_empty, TWO).nodes[0].slots == HALVES[0]
+    taken_over = Topology((replace(NEW, slots=((0, 8_000),)), TWO.nodes[1]), is_cluster=True)
+    assert {node.id: node.slots for node in with_owners(taken_over, TWO).nodes} == {
+        "a": ((8_001, 8_191),),
+        "b": HALVES[1],
+        "c": ((0, 8_000),),
+    }
+    whole = Topology((replace(NEW, slots=ALL_SLOTS),), is_cluster=True)
+    assert with_owners(whole, TWO) is whole
+
+
+def test_numbers_and_order_are_no_change() -> None:
+    """What the server does not say makes no topology another one; epochs, slots and addresses do."""
+    assert is_same(Topology(grown().nodes[::-1], is_cluster=True), TWO)
+    assert not is_same(grown(NEW), TWO)
+    assert not is_same(grown(epoch=2), TWO)
+
+
+# Who is told
+
+
+@pytest.fixture
+def family() -> tuple[Child, ...]:
+    roles = [Role.SUBSCRIBER, Role.SUBSCRIBER, Role.INVOKER, Role.INVOKER]
+    return tuple(Child(number, role, number % 2, 2, pid=100 + number) for number, role in enumerate(roles))
+
+
+@pytest.fixture
+def handover(family: tuple[Child, ...]) -> Handover:
+    made = Handover(TWO, FEEDS, CONFIRM_MS)
+    for child in family:
+        made.forked(child)
+    return made
+
+
+def newer(handover: Handover) -> tuple[Topology, Feeds]:
+    topology, feeds = Registry(handover.topology).number(grown(NEW), assign(grown(NEW), 2))
+    return replace(topology, version=handover.topology.version + 1), feeds
+
+
+def test_invokers_are_told_before_subscribers(handover: Handover, family: tuple[Child, ...]) -> None:
+    """Subscribers hear of nodes once every invoker knows them; then all are in force."""
+    topology, feeds = newer(handover)
+    handover.take(topology, feeds, 0)
+    assert handover.step(family, 0) == [Teach(2), Teach(3)]
+    assert handover.step(family, 1) == []
+    handover.confirmed(2, 2)
+    assert handover.step(family, 2) == []
+    handover.confirmed(3, 2)
+    assert handover.step(family, 3) == [Teach(0), Teach(1)]
+    handover.confirmed(0, 2)
+    handover.confirmed(1, 2)
+    assert handover.step(family, 4) == [InForce()]
+    assert handover.stage is Stage.IDLE
+
+
+def test_a_child_is_born_with_what_its_kind_has(handover: Handover, family: tuple[Child, ...]) -> None:
+    """An invoker is born with the newest nodes, a subscriber with the old ones until all invokers know them."""
+    topology, feeds = newer(handover)
+    handover.take(topology, feeds, 0)
+    assert handover.born_with(family[2]) == (topology, feeds)
+    assert handover.born_with(family[0]) == (TWO, FEEDS)
+    for number in (2, 3):
+        handover.confirmed(number, 2)
+    handover.step(family, 1)
+    assert handover.born_with(family[0]) == (topology, feeds)
+    for child in family[:2]:
+        handover.forked(child)
+    assert handover.step(family, 2) == [InForce()]
+
+
+def test_who_does_not_confirm_is_replaced(handover: Handover, family: tuple[Child, ...]) -> None:
+    """A child that does not take the nodes in time is replaced, and its successor is born with them."""
+    handover.take(*newer(handover), 0)
+    handover.step(family, 0)
+    handover.confirmed(2, 2)
+    assert handover.step(family, CONFIRM_MS) == [Replace(3)]
+    assert handover.step(family, CONFIRM_MS + 1) == []
+    handover.forked(family[3])
+    assert handover.step(family, CONFIRM_MS + 2) == [Teach(0), Teach(1)]
+
+
+# When they are asked for
+
+
+class FakeErrand:
+    """Answers what the test says, when it says so."""
+
+    def __init__(self) -> None:
+        self.process: object | None = None
+        self.answer: Answer | None = None
+        self.works: list[Callable[[], Answer]] = []
+
+    def start(self, work: Callable[[], Answer], give_up_ms: int) -> None:
+        self.process = object()
+        self.works.append(work)
+
+    def poll(self, now_ms: int) -> Answer | None:
+        answer, self.answer = self.answer, None
+        if answer is not None:
+            self.process = None
+        return answer
+
+
+class FakeKeeper:
+    """Remembers what it is handed."""
+
+    def __init__(self) -> None:
+        self.taken: list[Topology] = []
+
+    def take_topology(self, topology: Topology, feeds: Feeds) -> None:
+        self.taken.append(topology)
+
+    def missed_for(self, shard: int) -> dict[int, tuple[Missed, ...]]:
+        return {}
+
+    def missed_since(self, child: Child, version: int) -> dict[int, tuple[Missed, ...]]:
+        return {2: (Missed(version),)}
+
+
+class Desk:
+    """A `Retopology` with all around it."""
+
+    def __init__(self, handover: Handover, planned: Plan, settings: Settings) -> None:
+        self.errand, self.keeper, self.handover = FakeErrand(), FakeKeeper(), handover
+        self.asked_with: list[Nodes] = []
+        self.it = Retopology(
+            settings, planned, self._ask, cast(Errand, self.errand), handover, cast(Keeper, self.keeper)
+        )
+
+    def _ask(self, settings: Settings, database: int, before: Nodes) -> Answer:
+        self.asked_with.append(before)
+        return before
+
+    @property
+    def asked(self) -> int:
+        return len(self.errand.works)
+
+    def answer(self, answer: Answer, now_ms: int) -> None:
+        self.errand.answer = answer
+        self.it.turn(now_ms)
+
+
+def desk_of(handover: Handover, **changed: Any) -> Desk:
+    planned = Plan(feeds=FEEDS, table=b"", topology=TWO, epoch=5)
+    settings = Settings(capture=CaptureSettings(topology_interval_ms=INTERVAL_MS), redis=RedisSettings())
+    return Desk(handover, replace(planned, **changed), settings)
+
+
+@pytest.fixture
+def desk(handover: Handover) -> Desk:
+    return desk_of(handover)
+
+
+SAME = Nodes(TWO, FEEDS, 6)
+
+
+def test_changes_that_show_together_are_one(desk: Desk) -> None:
+    """Several reports are one question; one that comes while it is asked is the next."""
+    desk.it.want("the epoch is 6", 0)
+    desk.it.turn(0)
+    assert not desk.asked
+    desk.it.want("MOVED", 50)
+    desk.it.turn(DEBOUNCE_MS)
+    desk.it.turn(DEBOUNCE_MS + 1)
+    assert desk.asked == 1
+    desk.it.want("MOVED", DEBOUNCE_MS + 2)
+    desk.answer(SAME, DEBOUNCE_MS + 3)
+    desk.it.turn(2 * DEBOUNCE_MS + 2)
+    assert desk.asked == 2
+    desk.errand.works[0]()
+    desk.errand.works[1]()
+    assert [before.epoch for before in desk.asked_with] == [5, 6]
+
+
+def test_nodes_are_asked_for_on_a_timer(desk: Desk) -> None:
+    """What shows nowhere is found out all the same."""
+    desk.it.turn(0)
+    desk.it.turn(INTERVAL_MS - 1)
+    assert not desk.asked
+    desk.it.turn(INTERVAL_MS)
+    assert desk.asked == 1
+    desk.answer(SAME, INTERVAL_MS + 5)
+    desk.it.turn(INTERVAL_MS + 10)
+    desk.it.turn(2 * INTERVAL_MS + 9)
+    assert desk.asked == 1
+    desk.it.turn(2 * INTERVAL_MS + 10)
+    assert desk.asked == 2
+    assert desk.handover.topology is TWO
+    assert not desk.keeper.taken
+
+
+def test_one_server_is_not_asked_on_a_timer() -> None:
+    """A server without cluster mode that is where it is has nothing to tell, until somebody sees a change."""
+    one = Topology()
+    feeds = assign(one, 1)
+    desk = desk_of(Handover(one, feeds, CONFIRM_MS), topology=one, feeds=feeds)
+    desk.it.turn(0)
+    desk.it.turn(10 * INTERVAL_MS)
+    assert not desk.asked
+    desk.it.want("it is a replica now", 10 * INTERVAL_MS)
+    desk.it.turn(10 * INTERVAL_MS + DEBOUNCE_MS)
+    assert desk.asked == 1
+
+
+def test_new_nodes_are_handed_over(desk: Desk, family: tuple[Child, ...]) -> None:
+    """The keeper learns of new nodes first; then each child is told what it needs, and what was missed."""
+    desk.it.want("", 0)
+    desk.it.turn(DEBOUNCE_MS)
+    desk.answer(Nodes(grown(NEW), assign(grown(NEW), 2, before=FEEDS), 6), 200)
+    (taken,) = desk.keeper.taken
+    assert taken is desk.handover.topology
+    assert (taken.version, [node.number for node in taken.nodes]) == (2, [0, 1, 2])
+    assert desk.handover.is_under_way
+    told = desk.it.lesson(family[2])
+    assert isinstance(told, SetTopology)
+    assert told.topology is taken
+    assert sorted(number for numbers in told.nodes for number in numbers) == [0, 1, 2]
+    told_too = desk.it.lesson(family[0])
+    assert isinstance(told_too, SetFeeds)
+    assert (told_too.version, told_too.feeds) == (2, desk.handover.feeds[0])
+
+
+def test_a_server_that_can_not_be_asked_is_asked_again(desk: Desk) -> None:
+    """A failure changes nothing, and is tried again for ever, ever more slowly, up to a bound."""
+    now_ms = 0
+    desk.it.want("", now_ms)
+    now_ms += DEBOUNCE_MS
+    desk.it.turn(now_ms)
+    waits = []
+    for asked in range(1, 12):
+        assert desk.asked == asked
+        desk.answer(Refusal((Problem("redis", "nobody answers"),)), now_ms)
+        failed_ms = now_ms
+        # What the children see meanwhile makes it no quicker.
+        desk.it.want("again", now_ms)
+        while desk.asked == asked:
+            now_ms += 100
+            desk.it.turn(now_ms)
+        waits.append(now_ms - failed_ms)
+    assert waits[0] == RETRY_MS_MIN
+    assert waits == sorted(waits)
+    assert waits[-1] == RETRY_MS_MAX
+    assert desk.handover.topology is TWO
+    desk.answer(Nodes(grown(NEW), FEEDS, 6), now_ms)
+    assert len(desk.handover.topology.nodes) == 3
+
+
+def test_too_many_nodes_leave_what_is_in_force(desk: Desk) -> None:
+    """Nodes that have no place any more are told, and nothing else changes."""
+    many = tuple(Node(id=f"n{number}", slots=()) for number in range(NODES_MAX))
+    desk.it.want("", 0)
+    desk.it.turn(DEBOUNCE_MS)
+    desk.answer(Nodes(grown(*many), FEEDS, 6), 200)
+    assert desk.handover.topology is TWO
+    assert not desk.keeper.taken
+
+
+def test_nodes_that_were_dead_at_the_start_are_asked_for_at_once(handover: Handover) -> None:
+    """A node without feeds, because it was dead when the engine started, gets some without anybody's asking."""
+    desk = desk_of(handover, is_whole=False, feeds=(FEEDS[0], ()))
+    desk.it.turn(0)
+    assert desk.asked == 1
+    desk.errand.works[0]()
+    assert not desk.asked_with[0].is_whole
