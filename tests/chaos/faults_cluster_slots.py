@@ -230,6 +230,14 @@ def two_engines(run: Run) -> str:
     return there_and_back(run, "migrate")
 
 
+@cluster_fault("slots: two engines on the same keys, one killed after slots were half moved", **TWO_ENGINES)
+def two_engines_one_killed(run: Run) -> str:
+    """What one engine alone has seen of a migration must not lift its versions above the other's."""
+    evidence = half_moved(run)
+    run.rng.choice(run.engines).kill_all()
+    return f"{evidence}; then one of two engines killed"
+
+
 @cluster_fault("slots: two slices, one of them killed amid a migration", **TWO_SLICES)
 def two_slices(run: Run) -> str:
     one = run.rng.choice(run.engines)
