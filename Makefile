@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test mariadb servers emulator lint format bench report compare bench-peers bench-gate plan scenario record soak package deploy outage chaos mutants clean
+.PHONY: help setup demo up test mariadb servers emulator lint format bench report compare bench-peers bench-cluster bench-gate plan scenario record soak package deploy outage chaos mutants clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ compare: $(READY) ## Two results, with the noise in mind (A=… B=…; REFERENCE
 
 bench-peers: $(READY) ## The engine beside Bento or Redpanda Connect (what of them is on PATH) and a redis-py script (QUICK=1, ONLY=)
 	@$(BIN)/python -m benchmarks.peers $(if $(QUICK),--quick) $(if $(ONLY),--only '$(ONLY)')
+
+bench-cluster: $(READY) ## Events a second and CPU an event over 1, 2, 3 primaries and 1 to 8 shards (four minutes; QUICK=1)
+	@$(BIN)/python -m benchmarks.cluster $(if $(QUICK),--quick)
 
 bench-gate: $(READY) ## Fail where a ratio of the last bench is worse than the baseline's, beyond the noise
 	@$(BIN)/python -m benchmarks.judged.gate

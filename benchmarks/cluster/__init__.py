@@ -1,0 +1,1 @@
+"""The engine over a cluster: what more primaries and more shards cost and bring (``make bench-cluster``)."""
