@@ -215,6 +215,14 @@ class Capture:
         wait_for(is_enough, "the changes are in the rings")
         return taken
 
+    def take_repaired(self, client: Any, marker: str) -> Taken:
+        """Return all that is in the rings once a first repair has ended: what comes before this key, which is set."""
+        taken = self.take_until(lambda _: self.count(Counter.REPAIRS) == 1)
+        client.hset(marker, "f", "v")
+        key = marker.encode()
+        taken += self.take_until(lambda taken: any(change.key == key for _, _, change in taken))
+        return [one for one in taken if one[2].key != key]
+
     def join(self) -> list[int]:
         for process in self.processes:
             process.join(WAIT_S)

@@ -121,7 +121,7 @@ def test_gained_slots_are_found_and_nothing_else(servers: tuple[ValkeyServer, Va
         running.wait_past(0, client_of(one))
         running.send(SetFeeds(2, (feed(0, one),), {0: (Missed(1_000, slots=UPPER),)}))
         gained = {key for key in keys if slot_of(key) >= SLOTS // 2}
-        taken = running.take_until(lambda _: running.count(Counter.REPAIRS) == 1) + running.take()
+        taken = running.take_repaired(client, "marker")
         assert keys_of(taken) == gained
         assert {change.event for _, _, change in taken} == {REPAIR}
         running.wait_past(0, client_of(one))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from engine.capture.own_keys import tag_of
 from engine.capture.shards import plan_shards
@@ -13,7 +14,7 @@ from engine.lifecycle import SetFeeds, TopologyChanged, TopologyInForce
 from engine.model import Missed
 from engine.ring.counters import Counter
 from engine.routing.feeds import Feed
-from engine.routing.nodes import Node, slot_of
+from engine.routing.nodes import SLOTS, Node, as_ranges, slot_of, slots_in
 from tests.capture_rig import Taken, feed_of, subscriber, wait_for
 from tests.cluster import Cluster, cluster
 from tests.cluster import Node as Member
@@ -78,6 +79,35 @@ def test_a_repair_in_a_cluster_is_narrowed(capfd: pytest.CaptureFixture[str]) ->
     said = capfd.readouterr()
     assert "narrowed=True" in said.out + said.err
     assert "repair_failed" not in said.out + said.err
+
+
+@pytest.mark.parametrize("rights", ["", "-cluster|getkeysinslot"])
+def test_gained_slots_are_listed(rights: str) -> None:
+    """Where few of a node's slots were gained, its other keys are not even looked at; where it may not be asked to list
+    a slot's keys, it is scanned.
+    """
+    with cluster(primaries=1, users=[f"engine on >secret ~* &* +@all {rights}"], config=FLAGS) as made:
+        settings = RedisSettings(url="redis://127.0.0.1:1", username="engine", password="secret")
+        member = made.primaries()[0]
+        keys = {b"key:%d" % number for number in range(1_500)} | {b"{tag}:%d" % number for number in range(700)}
+        hset(made, keys)
+        whole = feed(made, 0, member)
+        few = as_ranges({slot_of(b"{tag}"), *range(100)})
+        lacking = as_ranges(set(range(SLOTS)).difference(slots_in(few)))
+        lacks = replace(whole, node=replace(whole.node, slots=lacking))
+        with subscriber(lacks, redis_settings=settings) as running:
+            running.wait_past(0, member.client)
+            scans = scans_of(member)
+            running.send(SetFeeds(2, (whole,), {0: (Missed(1_000, slots=few),)}))
+            taken = running.take_repaired(member.client, "marker")
+            gained = set(slots_in(few))
+            assert keys_of(taken) == {key for key in keys if slot_of(key) in gained}
+            assert (scans_of(member) > scans) == bool(rights)
+            running.wait_past(0, member.client)
+
+
+def scans_of(member: Member) -> int:
+    return int(member.client.info("commandstats").get("cmdstat_scan", {"calls": 0})["calls"])
 
 
 @pytest.mark.parametrize("how", ["migrate", "migrateslots"])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -152,6 +154,27 @@ def test_a_server_that_fails_is_asked_again_from_the_beginning(
     rig.run(dirty)
     assert len(marked(dirty)) == 3_000
     assert rig.row.get(Counter.REPAIRS) == 1
+
+
+def test_a_server_that_hangs_holds_up_nobody(server: ValkeyServer, client: Any) -> None:
+    """A step returns at once, whatever the server does; it is given up in the end, and its scan begins again."""
+    client.mset({f"cart:{number}": "v" for number in range(3_000)})
+    rig, dirty = Rig(server.url), dirty_keys()
+    rig.repair.request(Missed(5))
+    step_of(rig.repair, dirty, SIGHT, 1_000)
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        for moment_ms in (2_000, 3_000, 4_000):
+            rig.repair.advance(dirty, 100_000, SIGHT, moment_ms, 77)
+            assert rig.repair.is_waiting
+        rig.repair.advance(dirty, 100_000, SIGHT, 2_001 + RedisSettings().read_timeout_ms, 77)
+        assert not rig.repair.is_waiting
+        assert rig.repair.is_under_way()
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+    rig.moment_ms = 1_000_000
+    rig.run(dirty)
+    assert len(marked(dirty)) == 3_000
 
 
 def test_a_route_that_only_hears_of_deletes_is_not_repaired() -> None:

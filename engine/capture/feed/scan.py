@@ -1,5 +1,8 @@
 """One scan for what was missed, as questions to the node: who asks them does not have to wait for the answers.
 
+Slots that a node has gained are few of many mostly, and a cluster's node can list a slot's keys: then nothing else is
+looked at.
+
 A key that was accessed last before the gap began did not change in it, so it is passed over: the server tells by
 ``OBJECT IDLETIME``, where that can be believed (`engine.capture.watch.trust`).
 """
@@ -7,6 +10,7 @@ A key that was accessed last before the gap began did not change in it, so it is
 from __future__ import annotations
 
 from collections.abc import Collection, Generator
+from itertools import accumulate
 from typing import Any, TypeVar
 
 import hiredis
@@ -21,9 +25,17 @@ from engine.redis.address import parse_url
 from engine.redis.connection import pack
 from engine.redis.errors import refusal
 from engine.routing.byte_classes import channel_prefix
+from engine.routing.nodes import slots_in
 
 SCAN_COUNT = 500
 """Keys that one SCAN looks at: about half a millisecond of the server's one thread."""
+
+SLOTS_AT_ONCE = 64
+"""Slots whose keys one step counts; it lists those of as many as hold about what a SCAN looks at, of one at least."""
+SLOT_KEYS_MAX = 5_000
+"""Where a slot holds more, a list of its keys would hold up the server: then everything is scanned."""
+_MARGIN = 100
+"""Keys that may be new in a slot since they were counted; of more there are events."""
 
 _Told = TypeVar("_Told")
 Questions = Generator[tuple[bytes, int], list[Any], _Told]
@@ -46,15 +58,24 @@ class Scan:
         self._is_among = is_among(missed)
         self._is_narrowed, self._stamps_strings = is_narrowed, stamps_strings
         self._cursor = b"0"
+        self._slots: list[int] = []
+        """Those that are still to be listed; none where everything is scanned."""
 
     def begin(self) -> Questions[list[bytes]]:
         """See how large the node is; return the empty key, which no class of last bytes matches, where it is there."""
         size, has_empty = yield pack("DBSIZE") + pack("EXISTS", b""), 2
         self.size = size if isinstance(size, int) else 0
+        slots = list(slots_in(self.missed.slots)) if self.subscription.feed.node.id else []
+        if slots and self.size // SCAN_COUNT > len(slots) // SLOTS_AT_ONCE:
+            self._slots = slots
         return [b""] if has_empty == 1 and self._is_wanted(b"") else []
 
     def step(self) -> Questions[list[bytes]]:
         """Look at some keys; return those that may have changed unheard. Raises `RedisError` for a refusal."""
+        if self._slots:
+            keys = yield from self._of_slots()
+            self.is_over = keys is not None and not self._slots
+            return keys or []
         (reply,) = yield pack("SCAN", self._cursor, "MATCH", self._pattern, "COUNT", SCAN_COUNT), 1
         if isinstance(reply, hiredis.ReplyError):
             raise refusal(parse_url(self.subscription.redis.url), "scan for a repair", str(reply))
@@ -63,6 +84,25 @@ class Scan:
         newer = yield from self._newer([key for key in keys if self._is_wanted(key)])
         self.is_over = self._cursor == b"0"
         return newer
+
+    def _of_slots(self) -> Questions[list[bytes] | None]:
+        """Return the keys of the next slots; None where the node does not list them, and is scanned instead."""
+        asked, self._slots = self._slots[:SLOTS_AT_ONCE], self._slots[SLOTS_AT_ONCE:]
+        counts = yield _cluster(*(("COUNTKEYSINSLOT", slot) for slot in asked)), len(asked)
+        if not all(isinstance(count, int) and count <= SLOT_KEYS_MAX for count in counts):
+            self._slots = []
+            return None
+        taken = next((place for place, sum_ in enumerate(accumulate(counts), 1) if sum_ >= SCAN_COUNT), len(asked))
+        self._slots[:0] = asked[taken:]
+        self.looked_at += sum(counts[:taken])
+        filled = [(slot, count) for slot, count in zip(asked[:taken], counts, strict=False) if count]
+        if not filled:
+            return []
+        lists = yield _cluster(*(("GETKEYSINSLOT", slot, count + _MARGIN) for slot, count in filled)), len(filled)
+        if any(isinstance(keys, hiredis.ReplyError) for keys in lists):
+            self._slots = []
+            return None
+        return [key for keys in lists for key in keys if self._is_wanted(key)]
 
     def _is_wanted(self, key: bytes) -> bool:
         """Tell whether a key is the feed's: in a cluster, a node also has keys of slots that are not its own yet."""
@@ -92,3 +132,7 @@ class Scan:
         """Return those among the keys whose idle time may be another's, or date from before they were written."""
         replies = yield b"".join(pack("OBJECT", "ENCODING", key) for key in keys), len(keys)
         return [key for key, encoding in zip(keys, replies, strict=True) if encoding not in CONTAINERS]
+
+
+def _cluster(*commands: tuple[str | int, ...]) -> bytes:
+    return b"".join(pack("CLUSTER", *command) for command in commands)
