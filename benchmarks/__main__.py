@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 import msgspec
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -35,9 +36,11 @@ def table_of(figures: Sequence[Figure]) -> Table:
         title="Everything on this machine: load, server, engine, function",
         caption="\n".join(notes),
         caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
     )
-    for name in ("figure", "median", "unit", "in y", "spread", "goal", "met"):
-        is_number = name in {"median", "in y", "spread"}
+    for name in ("figure", "median", "unit", "y", "spread", "goal", "met"):
+        is_number = name in {"median", "y", "spread"}
         table.add_column(name, justify="right" if is_number else "left", no_wrap=True)
     for item in figures:
         spread = f"{item.spread:.0%}" if len(item.runs) > 1 else "–"
