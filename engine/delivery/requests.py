@@ -126,6 +126,10 @@ class Requests:
             connection = self._take_idle()
         request = _Request(body, over)
         if connection is None:
+            if self.idle:
+                # Fresh credentials come with a connection of their own, which takes the place of the oldest: else there
+                # would be one more with each renewal.
+                self.idle.pop(0).close()
             self._aside(lambda: self._prepare(request))
         else:
             self._begin(request, connection)

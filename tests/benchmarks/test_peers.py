@@ -12,7 +12,7 @@ from benchmarks.peers.__main__ import main, table_of
 from benchmarks.peers.peers import BENTO, NOT_INSTALLED, Bento, Script, installed
 from benchmarks.peers.play import Effort, play
 
-SMALL = Effort(rate_per_s=200.0, seconds=1.5, refusal_s=0.5, kills=1, pause_s=0.3, quiet_s=6.0)
+SMALL = Effort(rate_per_s=200.0, seconds=1.5, refusal_s=0.5, kills=1, pause_s=0.3, quiet_s=10.0)
 
 
 def test_a_script_is_put_through_everything() -> None:

@@ -254,3 +254,27 @@ def test_endpoints_are_those_that_botocore_finds(surroundings: pytest.MonkeyPatc
     assert endpoint("cn-north-1", "aws-cn").endswith(".cn-north-1.amazonaws.com.cn")
     surroundings.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     assert "fips" in endpoint("us-east-1")
+
+
+def test_credentials_are_renewed_before_they_end(surroundings: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Those that end within botocore's own margin are asked for anew, in a helper thread, and sign what follows."""
+    count, script = tmp_path / "count", tmp_path / "credentials.sh"
+    script.write_text(
+        f"echo x >> {count}\n"
+        "at=$(date -u -d '+5 seconds' +%Y-%m-%dT%H:%M:%SZ)\n"
+        f'echo "{{\\"Version\\": 1, \\"AccessKeyId\\": \\"key$(wc -l < {count} | tr -d " ")\\",'
+        ' \\"SecretAccessKey\\": \\"s\\", \\"Expiration\\": \\"$at\\"}"\n'
+    )
+    (tmp_path / "config").write_text(f"[default]\ncredential_process = sh {script}\n")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        surroundings.delenv(name)
+    surroundings.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    seen = Seen(answers(200, accepted(QUEUE, 1)))
+    with serving(seen) as port:
+        loop = InTheLoop(made(surroundings, QUEUE, f"http://127.0.0.1:{port}"))
+        for _ in range(3):
+            assert loop.invoke(payload(1)) == Outcome()
+    keys = [head["authorization"].partition("Credential=")[2].partition("/")[0] for head, _ in seen.requests]
+    assert len(set(keys)) == 3
+    # Each came with a connection of its own, and took the place of the one before.
+    assert len(loop.flights.requests.idle) == 1

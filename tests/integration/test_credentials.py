@@ -21,6 +21,7 @@ from engine.destination.base import DestinationError, parse_destination
 from engine.destination.dynamodb import DynamoDb
 from engine.model import Failure
 from tests.faulty_service import Script, answers, is_silent, nobody, serving
+from tests.lambda_service import InTheLoop
 
 STREAM = "arn:aws:kinesis:us-east-1:123456789012:stream/carts"
 STS_SAYS_NO = (
@@ -94,11 +95,12 @@ def chain(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_p
         yield one
 
 
-def test_without_credentials_nothing_was_sent(chain: Chain, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_looped", [True, False], ids=["in the loop", "in a thread"])
+def test_without_credentials_nothing_was_sent(chain: Chain, is_looped: bool) -> None:
     """Functions and streams say why there are no credentials and how to mend it; nothing of theirs is lost."""
     for function in ("carts", STREAM):
         target = make_target(RouteSettings("r", function), AwsSettings("us-east-1"), DeliverySettings())
-        outcome = target.invoke(PAYLOAD)
+        outcome = (InTheLoop(target) if is_looped else target).invoke(PAYLOAD)
         target.close()
         assert (outcome.failure, outcome.is_lost) == (Failure.REFUSED, False), outcome
         assert chain.words in outcome.reason
