@@ -202,6 +202,7 @@ def audit(
     not (also where --repair has had it delivered: run it again), 2 where no route names a destination.
     """
     settings = _load(config, {}).settings
+    _log_warnings(settings, "audit")
 
     from engine.audit.options import AuditOptions
     from engine.audit.progress import shown_progress
@@ -271,6 +272,7 @@ def redrive(route: str | None, source: str | None, count_max: int | None, config
     where some were kept.
     """
     settings = _load(config, {}).settings
+    _log_warnings(settings, "redrive")
 
     from engine.redrive.run import redrive as run
     from engine.redrive.view import observer, problems_of, summary_view
@@ -364,6 +366,16 @@ def _load_state(config: str | None) -> Settings:
     from engine.settings.file import load_state_settings
 
     return load_state_settings(_file_of(config), os.environ)
+
+
+def _log_warnings(settings: Settings, command: str) -> None:
+    """Have a command's warnings go to standard error, as those of the engine do."""
+    from msgspec.structs import replace
+
+    from engine.observe import logs
+
+    level = "error" if settings.log.level == "error" else "warning"
+    logs.configure(replace(settings.log, level=level), command)
 
 
 def _file_of(config: str | None) -> str | None:

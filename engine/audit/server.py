@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 from engine.audit.deletions import ServerFacts, facts_of
-from engine.audit.scanning import ClusterScan
+from engine.audit.scanning import AGAIN_S, ClusterScan
 from engine.capture.own_keys import is_own
+from engine.clock import monotonic_ms
 from engine.config import RedisSettings
-from engine.delivery.reading.fetch import Fetched, Fetcher
+from engine.delivery.reading.fetch import Fetched, Fetcher, Key
+from engine.errors import RedisUnreachable
 from engine.marks.marker import Marker
 from engine.marks.standing import Standing
-from engine.redis.cluster.nodes import Nodes, Slices
+from engine.redis.cluster.nodes import TROUBLE_MS_MAX, Nodes, Slices
 from engine.redis.connection import pack
 from engine.redis.eviction import QUESTIONS, may_evict
 from engine.routing.byte_classes import channel_prefix
@@ -32,11 +35,12 @@ class Server:
         self._prefix = channel_prefix(database)
         self._nodes = Nodes(redis, name, database=database)
         self._slices = Slices(self._nodes, mapping_prefix)
-        self._fetcher = Fetcher(redis, database, f"{name}-reads")
+        self._redis, self._name = redis, name
+        self._fetcher: Fetcher | None = None
 
     def close(self) -> None:
         """Close all connections."""
-        self._fetcher.close()
+        self._drop_fetcher()
         self._nodes.close()
 
     def count(self) -> int:
@@ -84,9 +88,31 @@ class Server:
         """Yield the values of the keys in their order, in bounded lists; ``event`` hints at their type."""
         pending = [(key, event) for key in keys]
         while pending:
-            values = self._fetcher.fetch(pending, BODY_CHARS_MAX)
+            values = self._fetched(pending)
             yield values
             pending = pending[len(values) :]
+
+    def _fetched(self, pending: Sequence[Key]) -> list[Fetched]:
+        """Return the values of the first keys; in a cluster, wait for nodes that take another's place."""
+        give_up_ms = monotonic_ms() + TROUBLE_MS_MAX
+        while True:
+            try:
+                if self._fetcher is None:
+                    self._fetcher = Fetcher(
+                        self._redis, self._nodes.database, f"{self._name}-reads", topology=self._nodes.refresh()
+                    )
+                return self._fetcher.fetch(pending, BODY_CHARS_MAX)
+            except RedisUnreachable:
+                if not self._nodes.is_cluster or monotonic_ms() >= give_up_ms:
+                    raise
+            # What it knew of the nodes is no longer true.
+            self._drop_fetcher()
+            time.sleep(AGAIN_S)
+
+    def _drop_fetcher(self) -> None:
+        if self._fetcher is not None:
+            self._fetcher.close()
+            self._fetcher = None
 
     def absent(self, keys: Sequence[bytes]) -> list[bytes]:
         """Return those of the keys that are not there."""

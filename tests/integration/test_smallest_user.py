@@ -12,7 +12,7 @@ import redis
 
 from engine.sandbox.stack import Sandbox
 from engine.sandbox.valkey import ValkeyServer
-from tests.cluster import sentinels
+from tests.cluster import cluster, sentinels
 from tests.servers import every_server
 from tests.support import wait_for
 from tests.table_rig import TableRig
@@ -98,3 +98,13 @@ def test_servers_that_sentinels_watch(sandbox: Sandbox, tmp_path: Path) -> None:
         become_smallest(rig, nodes, guards)
         tell_a_story(rig, watched.client())
         assert refusals([*nodes, *guards]) == []
+
+
+def test_a_cluster(sandbox: Sandbox, tmp_path: Path) -> None:
+    """No node of it refuses anything."""
+    with cluster(primaries=3) as made:
+        rig = TableRig(sandbox, made.url, tmp_path)
+        nodes = [node.client for node in made.nodes]
+        become_smallest(rig, nodes)
+        tell_a_story(rig, made.client())
+        assert refusals(nodes) == []

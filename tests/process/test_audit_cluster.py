@@ -45,6 +45,14 @@ def server_of(made: Cluster) -> Iterator[Server]:
         server.close()
 
 
+def types_of(server: Server, keys: list[bytes]) -> list[str]:
+    """Return the types of these keys, as an audit reads them."""
+    values = [value for values in server.read(keys, "hset") for value in values]
+    assert [value.key for value in values] == keys
+    assert not any(value.error for value in values)
+    return [value.type for value in values]
+
+
 def some_slots(made: Cluster, node: Node, count: int = 5) -> list[int]:
     """Return a few slots of this node that have keys."""
     ours = set(slots_in(made.slots_of(node)))
@@ -77,6 +85,7 @@ def test_a_slot_whose_keys_move_one_by_one(made: Cluster) -> None:
             never = [b"{%s}:never" % key, b"never"]
             assert server.absent([*more, *never, *KEYS[:100]]) == never
             assert {key for keys in server.scan() for key in keys} == {*KEYS, *more}
+            assert types_of(server, [*more, *never]) == ["hash"] * len(more) + ["none"] * len(never)
     finally:
         moves.move_keys(slot, source, target)
         moves.end(slot, source, target, [made.primaries()[2]])
@@ -114,11 +123,14 @@ def test_a_primary_that_fails_is_followed() -> None:
             known = {node: facts.dataset for node, facts in server.datasets().items()}
             scan = server.scan()
             seen = set(next(scan))
+            types_of(server, KEYS[:300])
             failing.kill()
+            assert types_of(server, KEYS[:300]) == ["hash"] * 300
             assert server.absent([*KEYS[:300], b"never"]) == [b"never"]
             for keys in scan:
                 seen.update(keys)
             assert seen == set(KEYS[:300])
+            assert types_of(server, [*KEYS[:300], b"never"]) == ["hash"] * 300 + ["none"]
             made.wait_until_ok()
             server._nodes.refresh()
             facts = server.datasets()
