@@ -41,7 +41,8 @@ class SetRoutes(msgspec.Struct, tag=True, frozen=True):
 class SetFeeds(msgspec.Struct, tag=True, frozen=True):
     """Supervisor → subscriber: listen to these feeds, and to no others, from now on.
 
-    ``version`` is that of the topology. ``missed`` is, by node number, what new feeds have to find first.
+    ``version`` is that of the topology. ``missed`` is, by node number, what new feeds, and those that gained slots,
+    have to find first. From here on watermarks carry this version, and a node's are not sent before that is found.
     """
 
     version: int

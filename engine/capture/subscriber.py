@@ -182,10 +182,13 @@ class Subscriber:
 
     def _set_feeds(self, command: SetFeeds, moment_ms: int) -> None:
         """Add, drop and change feeds; what a dropped one has read goes its way with all that is dirty."""
+        if self._is_draining:
+            # Nothing new is taken in, so no watermark may carry the new version.
+            return
         feeds = {_name(feed): feed for feed in command.feeds}
         for name in self._feeds.keys() - feeds.keys():
             self._feeds.pop(name).close()
-        for name, feed in feeds.items() if not self._is_draining else ():
+        for name, feed in feeds.items():
             missed = command.missed.get(feed.node.number, ())
             if name in self._feeds:
                 self._feeds[name].follow(feed, missed, moment_ms)

@@ -43,7 +43,7 @@ class HeardRow:
         """Note that what this node published since then has to be found again."""
         words, at = self._words, node * _ENTRY_WORDS
         words[at + _MARK] = 0
-        words[at + _UNTIL] = min(int(words[at + _UNTIL]), since_ms)
+        words[at + _UNTIL] = min(int(words[at + _UNTIL]) or since_ms, since_ms)
 
     def get(self, node: int) -> Missed:
         """Return what a gap misses that begins where this shard stopped hearing the node; since 0 if it never did."""

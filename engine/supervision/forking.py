@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from engine.clock import monotonic_ms
 from engine.config import Settings
 from engine.lifecycle import Channel, ChildLink, channel_pair
-from engine.model import NOTHING_HEARD
 from engine.ring.counters import ChildState
 from engine.routing.feeds import nodes_of
 from engine.routing.routes import RouteTable
@@ -74,8 +73,8 @@ class Forker:
             rings=self._memory.rings,
             wakes=self._memory.wakes,
             heard_table=self._memory.heard,
-            missed=self._keeper.missed_by(child) if is_subscriber else (),
-            heard=self._keeper.heard_by(child) if is_subscriber else NOTHING_HEARD,
+            missed=self._keeper.missed_by(child) if is_subscriber else {},
+            heard=self._keeper.heard_by(child) if is_subscriber else {},
             version_floor=self._keeper.version_floor,
             fence_ms=self._keeper.fence_ms,
         )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from engine.config import Settings
 from engine.errors import EngineError
 from engine.lifecycle import ChildLink, Failed
-from engine.model import NOTHING_HEARD, Missed
+from engine.model import Missed
 from engine.ring.heard import HeardTable
 from engine.ring.ring import RingSet
 from engine.ring.wake import Wake
@@ -22,8 +22,9 @@ class Duty:
     """All that a child is handed at its fork; ``index`` counts from 0 among its kind.
 
     ``feeds`` are what the subscriber listens to, ``topology`` the nodes, ``nodes`` those, by number, that each shard
-    has feeds on; ``missed`` what nobody has heard of the feeds, ``heard`` what a gap from now on would miss. Versions
-    are higher than ``version_floor``. Before ``fence_ms`` (monotonic) an invocation of a predecessor may still write.
+    has feeds on. By node number, ``missed`` is what nobody has heard, ``heard`` what a gap from now on would miss.
+    Versions are higher than ``version_floor``. Before ``fence_ms`` (monotonic) an invocation of a predecessor may
+    still write.
     """
 
     index: int
@@ -36,8 +37,8 @@ class Duty:
     rings: RingSet
     wakes: tuple[Wake, ...]
     heard_table: HeardTable
-    missed: tuple[Missed, ...] = ()
-    heard: Missed = NOTHING_HEARD
+    missed: Mapping[int, tuple[Missed, ...]] = field(default_factory=dict)
+    heard: Mapping[int, Missed] = field(default_factory=dict)
     version_floor: int = 0
     fence_ms: int = 0
 
@@ -66,7 +67,7 @@ def subscribe(duty: Duty, link: ChildLink) -> int:
     """Capture one shard."""
     from engine.capture.subscriber import SubscriberSpec, run_subscriber
 
-    settings, nodes = duty.settings, {feed.node.number for feed in duty.feeds}
+    settings = duty.settings
     spec = SubscriberSpec(
         shard=duty.index,
         feeds=duty.feeds,
@@ -80,8 +81,8 @@ def subscribe(duty: Duty, link: ChildLink) -> int:
         wakes=duty.wakes,
         version=duty.topology.version,
         heard_row=duty.heard_table.row(duty.index),
-        missed=dict.fromkeys(nodes, duty.missed),
-        heard=dict.fromkeys(nodes, duty.heard),
+        missed=duty.missed,
+        heard=duty.heard,
     )
     return run_subscriber(spec, link)
 

@@ -125,7 +125,8 @@ def _wait_until_settled(run: Run) -> None:
     deadline = time.monotonic() + min(SETTLED_S_MAX, run.fault.wait_s)
     running = [engine for engine in run.engines if engine.is_running()]
     while time.monotonic() < deadline:
-        if all(engine.status().get("settled_until_ms", 0) > written_ms for engine in running):
+        nodes = [engine.status().get("nodes", ()) for engine in running]
+        if all(of_one and all(node["settled_until_ms"] > written_ms for node in of_one) for of_one in nodes):
             return
         time.sleep(LOOK_S)
 

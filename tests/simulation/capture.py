@@ -16,6 +16,8 @@ from tests.simulation.world import World
 
 SHARDS = 2
 RING_BYTES = 2_048
+MARK = 7
+"""The server's, all the time."""
 FRAME_CHANGES_MAX = 6
 
 
@@ -89,5 +91,5 @@ class Capture:
                 self.frames[shard].append((writer.written, changes))
                 dirty.remove(0, changes)
             if self._mark_due[shard] and not len(dirty):
-                mark = Watermark(self._world.true_ms, 7)
+                mark = Watermark(self._world.true_ms, MARK)
                 self._mark_due[shard] = not writer.offer(encode_watermarks([mark]))

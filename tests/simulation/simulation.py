@@ -14,12 +14,14 @@ from engine.model import Missed
 from engine.ring.counters import Board, ChildState, Counter
 from engine.ring.ring import RingSet
 from engine.ring.wake import Wake
+from engine.routing.assignment import assign
+from engine.routing.nodes import Topology
 from engine.routing.routes import RouteTable
 from engine.supervision.progress.checkpoint import Checkpoint
 from engine.supervision.progress.keeping import fence_after_ms
 from engine.supervision.progress.progress import Progress
 from tests.simulation.cache import Cache
-from tests.simulation.capture import RING_BYTES, SHARDS, Capture
+from tests.simulation.capture import MARK, RING_BYTES, SHARDS, Capture
 from tests.simulation.destination import Broken, Destination
 from tests.simulation.functions import MODES, Functions
 from tests.simulation.harness import install
@@ -77,7 +79,10 @@ class Simulation:
     def boot(self, found: Checkpoint | None) -> None:
         """Start a whole engine by what a checkpoint says."""
         table = self.routing.newest
-        self.progress = Progress("here", found, table, self.world.true_ms, is_lost=False, interval_ms=MARKS_EVERY_MS)
+        self.progress = Progress(
+            "here", found, table, {"": self.world.true_ms}, is_lost=False, interval_ms=MARKS_EVERY_MS,
+            topology=Topology(), feeds=assign(Topology(), SHARDS),
+        )  # fmt: skip
         self.rings, self.board = RingSet(SHARDS, 1, RING_BYTES), Board(1)
         self.capture = Capture(self.world, self.cache, self.rings, table)
         self.judge.new_rings()
@@ -86,7 +91,7 @@ class Simulation:
             routes = tuple(table.routes.values())
             self.fence_ms = self.world.mono_ms + fence_after_ms(Settings(delivery=self.delivery), routes)
         self.kept = self._checkpoint(is_clean=False)
-        for missed in self.progress.missed_at_start():
+        for missed in self.progress.missed_at_start(0).get(0, ()):
             self.capture.repair(missed)
         self.start()
 
@@ -115,7 +120,10 @@ class Simulation:
         self.world.fuse = None
 
     def _checkpoint(self, *, is_clean: bool) -> Checkpoint:
-        self.progress.advance([self.rings.ring(shard, 0).watermark(0) for shard in range(SHARDS)])
+        self.progress.advance(
+            lambda shard, node: [self.rings.ring(shard, 0).watermark(node)],
+            lambda shard, node: (0, Missed(1, MARK)),
+        )
         row = self.board.row(0)
         version, unix_ms = row.get(Counter.VERSION), self.world.now_ms()
         return self.progress.checkpoint(version, unix_ms, self.world.mono_ms, is_clean=is_clean)
@@ -227,7 +235,7 @@ class Simulation:
     def _teach(self, table: RouteTable) -> None:
         if table.version >= self.capture.table.version:
             self.capture.table = table
-            self.progress.take_routes(table, self.world.true_ms)
+            self.progress.take_routes(table, {"": self.world.true_ms})
 
     def lose_redis(self) -> None:
         """Have nobody reach the server for a while."""

@@ -10,6 +10,8 @@ import pytest
 from engine.clock import monotonic_ms
 from engine.config import RouteSettings, Settings
 from engine.model import Watermark
+from engine.routing.assignment import assign
+from engine.routing.nodes import Topology
 from engine.routing.routes import RouteTable
 from engine.supervision.errands.planner import Plan
 from engine.supervision.memory import SharedMemory
@@ -25,7 +27,7 @@ def keeper(folder: Path, found: Checkpoint | None, settings: Settings) -> Keeper
     if found is not None:
         assert file.write(found) == ""
     table = RouteTable.build([RouteSettings(name="carts", function="f")])
-    plan = Plan(feeds=((),), table=table.encode(), scope=SCOPE, server_ms=50_000)
+    plan = Plan(feeds=assign(Topology(), 1), table=table.encode(), scope=SCOPE, server_ms=50_000)
     return Keeper(settings, plan, SharedMemory(1, settings.delivery.invokers, 1 << 16), file)
 
 
@@ -97,7 +99,9 @@ def test_a_mark_is_kept_only_where_it_still_holds(
     memory = SharedMemory(1, 1, 1 << 16)
     file = CheckpointFile(str(tmp_path / "checkpoint"))
     table = RouteTable.build([RouteSettings(name="carts", function="f")])
-    kept = Keeper(settings, Plan(feeds=((),), table=table.encode(), scope=SCOPE, server_ms=50_000), memory, file)
+    kept = Keeper(
+        settings, Plan(feeds=assign(Topology(), 1), table=table.encode(), scope=SCOPE, server_ms=50_000), memory, file
+    )
     memory.rings.ring(0, 0).reader().set_watermark(Watermark(60_000, 7))
     memory.heard.row(0).set(0, 60_000, heard_mark, 1_000_000)
     kept.keep(is_clean=False)

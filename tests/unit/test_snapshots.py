@@ -10,8 +10,10 @@ import pytest
 from engine.capture.feed.missed import merge, routes_missing
 from engine.config import RouteSettings
 from engine.model import THE_BEGINNING_MS, Missed
+from engine.routing.assignment import assign
+from engine.routing.nodes import Topology
 from engine.routing.routes import RouteTable
-from engine.supervision.progress.checkpoint import Checkpoint, from_bytes, to_bytes
+from engine.supervision.progress.checkpoint import FORMAT, Checkpoint, from_bytes, to_bytes
 from engine.supervision.progress.progress import Progress
 from engine.supervision.progress.snapshots import Heard, Need, Snapshots, need_of
 
@@ -53,7 +55,7 @@ def test_what_a_changed_route_lacks(past: Heard | None, now: RouteSettings, need
 
 
 def snapshots(past: dict[str, Heard], *routes: RouteSettings) -> Snapshots:
-    return Snapshots(past, RouteTable.build(routes), 100)
+    return Snapshots(past, RouteTable.build(routes), {"": 100})
 
 
 def test_a_route_that_gets_the_position_later_is_given_everything() -> None:
@@ -63,10 +65,10 @@ def test_a_route_that_gets_the_position_later_is_given_everything() -> None:
     later = snapshots(first.kept(), route(**WHOLE))
     assert later.missed() == (Missed(THE_BEGINNING_MS, routes=1),)
     assert (later.states(), later.listening(), later.done()) == ({"carts": "under way"}, 1, ())
-    later.advance(100)
+    later.advance({"": 100})
     again = snapshots(later.kept(), route(**WHOLE))
     assert again.missed() == (Missed(THE_BEGINNING_MS, routes=1),)
-    later.advance(101)
+    later.advance({"": 101})
     assert (later.states(), later.missed()) == ({"carts": "done"}, ())
     assert snapshots(later.kept(), route(**WHOLE)).missed() == ()
 
@@ -80,7 +82,7 @@ def test_a_wider_route_is_given_what_is_new() -> None:
     mask = routes_missing(missed)
     assert (mask(b"cart:1"), mask(b"user:1")) == (0, 1)
     assert snapshots(begun.kept(), wider).missed() == (missed,)
-    begun.advance(101)
+    begun.advance({"": 101})
     assert snapshots(begun.kept(), wider).missed() == ()
 
 
@@ -98,13 +100,13 @@ def test_a_route_of_a_reload_is_under_way_until_everybody_knows_it() -> None:
     assert state.kept() == {}
     state.take_routes(RouteTable.build([route(**WHOLE)]), None)
     assert state.missed(is_new=True) == state.missed() != ()
-    state.advance(1_000_000)
+    state.advance({"": 1_000_000})
     assert state.states() == {"carts": "under way"}
-    state.in_force(2_000_000)
+    state.in_force({"": 2_000_000})
     assert state.missed(is_new=True) == () != state.missed()
-    state.advance(2_000_000)
+    state.advance({"": 2_000_000})
     assert state.states() == {"carts": "under way"}
-    state.advance(2_000_001)
+    state.advance({"": 2_000_001})
     assert state.states() == {"carts": "done"}
 
 
@@ -122,9 +124,11 @@ def test_an_older_checkpoint_is_read() -> None:
     old = from_bytes(to_bytes(Checkpoint("here", 40_000, 7, 1_000, ("carts",))))
     assert old is not None and old.format == 1
     table = RouteTable.build([route(**WHOLE), route(name="new", **WHOLE)])
-    progress = Progress("here", old, table, 50_000, is_lost=False)
+    progress = Progress(
+        "here", old, table, {"": 50_000}, is_lost=False, topology=Topology(), feeds=assign(Topology(), 1)
+    )
     assert progress.snapshots() == {"carts": "done", "new": "under way"}
     kept = progress.checkpoint(0, 0, 0, is_clean=False, fence_after_ms=14_000)
-    assert (kept.format, kept.fence_after_ms, kept.heard) == (2, 14_000, {"carts": had()})
+    assert (kept.format, kept.fence_after_ms, kept.heard) == (FORMAT, 14_000, {"carts": had()})
     assert from_bytes(to_bytes(kept)) == kept
     assert msgspec.json.decode(msgspec.json.encode(kept))["routes"] == ["carts"]

@@ -17,6 +17,8 @@ from engine.delivery.lanes.settle import Frame
 from engine.delivery.reading.questions import Fetched
 from engine.model import Change, Failure, Outcome
 from engine.ring.counters import Counter
+from engine.routing.assignment import assign
+from engine.routing.nodes import Topology
 from engine.routing.routes import RouteTable
 from engine.supervision.errands.planner import Plan
 from engine.supervision.memory import SharedMemory
@@ -109,7 +111,7 @@ def test_a_function_that_begins_to_refuse_needs_no_wait(rig: Rig) -> None:
 def keeper(folder: Path, *promising: str, routes: tuple[RouteSettings, ...] = (ROUTE,)) -> Keeper:
     settings = Settings(delivery=msgspec.structs.replace(DELIVERY, invokers=1))
     table = RouteTable.build(routes).with_unfenced(promising)
-    plan = Plan(feeds=((),), table=table.encode(), scope="redis 1", server_ms=50_000)
+    plan = Plan(feeds=assign(Topology(), 1), table=table.encode(), scope="redis 1", server_ms=50_000)
     return Keeper(settings, plan, SharedMemory(1, 1, 1 << 16), CheckpointFile(str(folder / "checkpoint")))
 
 

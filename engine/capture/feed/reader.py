@@ -66,7 +66,10 @@ class FeedReader:
         self._handed_ms = 0
         self._drain_began_ms = 0
         self._is_draining = False
-        self.hand(missed)
+        for one in missed:
+            if one.since_ms != THE_BEGINNING_MS or one.slots:
+                self._gaps.declare("nobody listened", one.since_ms)
+        self._hand(missed)
 
     def _subscription_to(self, feed: Feed) -> Subscription:
         scope = self._shared.scope
@@ -101,12 +104,9 @@ class FeedReader:
         self.find(missed)
         self._listener.lookout.flags = shared.flags
 
-    def hand(self, missed: Sequence[Missed]) -> None:
-        """Take over what nobody has heard of this feed, or of slots that it gained: no watermark counts before."""
-        for one in missed:
-            if one.since_ms != THE_BEGINNING_MS or one.slots:
-                self._gaps.declare("nobody listened", one.since_ms)
-            self._handed_ms = max(self._handed_ms, one.since_ms)
+    def _hand(self, missed: Sequence[Missed]) -> None:
+        """Take over what nobody has heard of this feed, or of slots that it gained: no watermark is sent before."""
+        self._handed_ms = max((self._handed_ms, *(one.since_ms for one in missed)))
         self.find(missed)
 
     def find(self, missed: Sequence[Missed]) -> None:
@@ -122,7 +122,7 @@ class FeedReader:
         if is_elsewhere and was_listening:
             self._gaps.declare("its node is read elsewhere", self._gaps.begin(Cause.DEAF).since_ms)
         self._repair.follow(self._subscription, is_elsewhere=is_elsewhere)
-        self.find(missed)
+        self._hand(missed)
 
     def compared(self, number: int) -> None:
         """Note that what this wish of the subscriber asked for is done."""

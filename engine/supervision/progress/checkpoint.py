@@ -13,28 +13,43 @@ from pathlib import Path
 
 import msgspec
 
+from engine.routing.nodes import ALL_SLOTS
 from engine.supervision.progress.clocks import Clocks
 from engine.supervision.progress.snapshots import Heard
 
-FORMAT = 2
+FORMAT = 3
 """Of what is written. Older ones are read: what they lack has its default."""
-HEARD_SINCE_FORMAT = 2
+HEARD_SINCE_FORMAT, NODES_SINCE_FORMAT = 2, 3
 _CHECKSUM_CHARS = 8
 
 
-class Checkpoint(msgspec.Struct, frozen=True):
-    """Everything that changed before ``watermark_ms`` (Unix time, the server's clock) is settled.
+class NodeKept(msgspec.Struct, frozen=True):
+    """Everything that changed on a node before ``watermark_ms`` (Unix time, its own clock) is settled.
 
-    ``scope`` names the server and database that this is true of. ``server_mark`` is the server's at the watermark
-    (`engine.capture.watch`). ``version`` is the highest that was given out. ``routes`` are those that have had what
-    their ``starting_position`` promises, ``heard`` what each of them had and listened to (`Heard`). ``is_clean`` where
-    nothing was in flight. Invocations may write until ``fence_after_ms`` after their start (0: unknown), whatever the
-    settings of the engine that reads this say. ``clocks`` say how the
-    server's clock stood to the host's.
+    That is true of its ``slots``, ranges with both ends, and of keys that end in ``endings``, ranges of byte values and
+    256 for the empty key; () means whatever the scope names. ``server_mark`` is the server's at the watermark
+    (`engine.capture.watch`). ``clocks`` say how the node's clock stood to the host's.
+    """
+
+    watermark_ms: int
+    server_mark: int = 0
+    clocks: Clocks = Clocks()
+    slots: tuple[tuple[int, int], ...] = ALL_SLOTS
+    endings: tuple[tuple[int, int], ...] = ()
+
+
+class Checkpoint(msgspec.Struct, frozen=True):
+    """What is settled of each node, by its id (`NodeKept`); a server without cluster mode is the node without a name.
+
+    ``scope`` names the server and database that this is true of. ``version`` is the highest that was given out.
+    ``routes`` are those that have had what their ``starting_position`` promises, ``heard`` what each of them had and
+    listened to (`Heard`). ``is_clean`` where nothing was in flight. Invocations may write until ``fence_after_ms``
+    after their start (0: unknown), whatever the settings of the engine that reads this say.
+    ``watermark_ms``, ``server_mark`` and ``clocks`` are what formats before 3 say of the only node that they know.
     """
 
     scope: str
-    watermark_ms: int
+    watermark_ms: int = 0
     server_mark: int = 0
     version: int = 0
     routes: tuple[str, ...] = ()
@@ -44,6 +59,13 @@ class Checkpoint(msgspec.Struct, frozen=True):
     heard: dict[str, Heard] = {}
     fence_after_ms: int = 0
     clocks: Clocks = Clocks()
+    nodes: dict[str, NodeKept] = {}
+
+    def by_node(self) -> dict[str, NodeKept]:
+        """Return what is settled of each node, by its id."""
+        if self.format >= NODES_SINCE_FORMAT:
+            return self.nodes
+        return {"": NodeKept(self.watermark_ms, self.server_mark, self.clocks)}
 
 
 _encode = msgspec.json.Encoder().encode

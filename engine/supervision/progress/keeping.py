@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from engine.clock import monotonic_ms, now_ms
 from engine.config import RouteSettings, Settings
 from engine.model import Missed, Watermark
@@ -21,6 +19,7 @@ from engine.supervision.errands.planner import Plan
 from engine.supervision.memory import SharedMemory
 from engine.supervision.progress.checkpoint import Checkpoint, CheckpointFile
 from engine.supervision.progress.clocks import Clocks
+from engine.supervision.progress.nodes import NodeProgress
 from engine.supervision.progress.progress import Progress
 
 log = logs.get_logger(__name__)
@@ -56,10 +55,12 @@ class Keeper:
             planned.scope,
             found,
             table,
-            planned.server_ms,
+            {node.id: planned.node_ms.get(node.id, planned.server_ms) for node in planned.topology.nodes},
             is_lost=bool(problem) and found is None,
             interval_ms=settings.supervision.checkpoint_interval_ms,
-            clock_ms=found.clocks.server_ahead_ms() if found is not None else 0,
+            topology=planned.topology,
+            feeds=planned.feeds,
+            ahead_ms=Clocks.server_ahead_ms,
         )
         self.version_floor = self._progress.version_floor
         self._fence_after_ms = _fence_of(settings, table)
@@ -78,7 +79,8 @@ class Keeper:
         state, progress = self._settings.supervision.checkpoint_file, self._progress
         if not progress.is_first:
             age_s = max(0, now_ms() - found.written_at_ms) // 1_000 if found is not None else None
-            log.info("resumed", state=state, age_s=age_s, watermark_ms=progress.watermark_ms, clean=progress.is_clean)
+            oldest_ms = min((one.settled.since_ms for one in progress.nodes.all()), default=0)
+            log.info("resumed", state=state, age_s=age_s, watermark_ms=oldest_ms, clean=progress.is_clean)
             return
         log.info("first_start", state=state, meaning="there is no checkpoint: what changed before is not looked for")
         elsewhere = Path(_OF_OLD).absolute()
@@ -88,25 +90,31 @@ class Keeper:
             )
 
     def standing(self) -> dict[str, Any]:
-        """Return up to when everything is settled, and what the status says of each node: Unix ms by its own clock."""
-        heard = [row.get(0) for row in self._heard.rows]
-        marks = {one.server_mark for one in heard}
-        node = {
-            "number": 0,
-            "id": "",
-            "address": "",
-            "settled_until_ms": self._progress.watermark_ms,
-            "heard_until_ms": min(one.since_ms for one in heard),
+        """Return up to when everything is settled (Unix ms by this host's clock), and the same of each node, by its own
+        clock.
+        """
+        nodes, moment_ms, unix_ms = self._progress.nodes, monotonic_ms(), now_ms()
+        host_ms = nodes.host_ms()
+        if host_ms is None:
+            settled_ms = min((one.settled.since_ms for one in nodes.all()), default=unix_ms)
+        else:
+            settled_ms = host_ms + unix_ms - moment_ms
+        return {"settled_until_ms": settled_ms, "nodes": [self._standing_of(one, moment_ms) for one in nodes.all()]}
+
+    def _standing_of(self, one: NodeProgress, moment_ms: int) -> dict[str, Any]:
+        heard = [self._heard_of(shard, one.node.number)[1] for shard in one.parts]
+        marks = {missed.server_mark for missed in heard}
+        return {
+            "number": one.node.number,
+            "id": one.node.id,
+            "address": one.node.address,
+            "shards": sorted(one.parts),
+            "settled_until_ms": one.settled.since_ms,
+            "settled_age_ms": None if one.host_ms is None else max(0, moment_ms - one.host_ms),
+            "heard_until_ms": min(missed.since_ms for missed in heard),
             "server_mark": marks.pop() if len(marks) == 1 else 0,
+            "slots_owed": len(one.owed),
         }
-        return {"settled_until_ms": self._progress.watermark_ms, "nodes": [node]}
-
-    def take_topology(self, topology: Topology, feeds: Feeds) -> None:
-        """Take in nodes and feeds that are about to be handed out."""
-
-    def missed_for(self, shard: int) -> dict[int, tuple[Missed, ...]]:
-        """Return, by node number, what a shard's new feeds have to find first."""
-        return {}
 
     def take_routes(self, table: RouteTable) -> None:
         """Take in a new table, which is not in force yet."""
@@ -119,7 +127,7 @@ class Keeper:
 
     def routes_in_force(self) -> None:
         """Note that every child routes by the newest table."""
-        self._progress.in_force(max(row.get(0).since_ms for row in self._heard.rows))
+        self._progress.in_force(self._heard_of)
 
     def missed_by_new_routes(self) -> tuple[Missed, ...]:
         """Return what routes have to find that are not in force yet."""
@@ -129,17 +137,25 @@ class Keeper:
         """Return how far each route's snapshot of the whole keyspace is, in words."""
         return self._progress.snapshots()
 
-    def heard_by(self, child: Child) -> Missed:
-        """Return what a gap of this subscriber would miss that begins at once."""
-        heard = self._heard.row(child.index).get(0)
-        return heard if heard.since_ms else self._progress.heard()
+    def take_topology(self, topology: Topology, feeds: Feeds) -> None:
+        """Take in a newer assignment, before anybody is told: from here on its new feeds' debts are reckoned."""
+        self._progress.take_topology(topology, feeds)
 
-    def missed_by(self, child: Child) -> tuple[Missed, ...]:
-        """Return what this subscriber has to find that nobody has heard."""
+    def missed_by(self, child: Child) -> dict[int, tuple[Missed, ...]]:
+        """Return, by node number, what this subscriber has to find that nobody has heard, when it is forked."""
         if not child.forks:
-            return self._progress.missed_at_start()
-        heard = self._heard.row(child.index).get(0)
-        return self._progress.missed_by(heard.since_ms, heard.server_mark, heard.clock_ms)
+            return self._progress.missed_at_start(child.index)
+        return self._progress.missed_by(child.index, self._heard_of)
+
+    def missed_since(self, child: Child, version: int) -> dict[int, tuple[Missed, ...]]:
+        """Return, by node number, what this subscriber, that runs with the feeds of this version, has to find with the
+        newest ones.
+        """
+        return self._progress.missed_since(child.index, version)
+
+    def heard_by(self, child: Child) -> dict[int, Missed]:
+        """Return, by node number, what a gap of this subscriber would miss that begins at once."""
+        return self._progress.heard_by(child.index, self._heard_of)
 
     def turn(self, moment_ms: int) -> None:
         """Keep the checkpoint where it is due."""
@@ -147,24 +163,27 @@ class Keeper:
             self._due_ms = moment_ms + self._settings.supervision.checkpoint_interval_ms
             self.keep(is_clean=False)
 
+    def _settled_of(self, shard: int, node: int) -> list[Watermark]:
+        return [ring.watermark(node) for ring in self._rings_of[shard]]
+
+    def _heard_of(self, shard: int, node: int) -> tuple[int, Missed]:
+        row = self._heard.row(shard)
+        # The version first: what is read after it is not older.
+        return row.version(node), row.get(node)
+
     def keep(self, *, is_clean: bool) -> None:
         """Write down how far everything is settled; a disk that refuses is told once, and tried again."""
         rows = self._board.rows
-        watermarks = [ring.watermark(0) for shard in self._rings_of for ring in shard]
-        heard = [row.get(0) for row in self._heard.rows]
-        marks = {one.server_mark for one in heard}
-        # What is settled is older than what was heard: its mark holds, and so do the clocks, only if it is still that.
-        self._progress.advance(
-            [one if {one.server_mark} == marks else Watermark(one.moment_ms, 0) for one in watermarks]
-        )
-        clocks = Clocks.of(max(one.clock_ms for one in heard))
+        self._progress.advance(self._settled_of, self._heard_of)
         moment_ms = monotonic_ms()
         is_clean = is_clean and all(row.get(Counter.FENCE_MS) <= moment_ms for row in rows)
         version = max(row.get(Counter.VERSION) for row in rows)
         # What the engine before this one had in flight may outlast this one too.
         fence_ms = max(self._fence_after_ms, self.fence_ms - moment_ms)
-        checkpoint = self._progress.checkpoint(version, now_ms(), moment_ms, is_clean=is_clean, fence_after_ms=fence_ms)
-        problem = self._checkpoints.write(msgspec.structs.replace(checkpoint, clocks=clocks))
+        checkpoint = self._progress.checkpoint(
+            version, now_ms(), moment_ms, is_clean=is_clean, fence_after_ms=fence_ms, clocks_of=Clocks.of
+        )
+        problem = self._checkpoints.write(checkpoint)
         if problem and not self._is_refused:
             log.error("checkpoint_not_written", problem=problem)
         self._is_refused = bool(problem)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 
-from engine.model import EVERY_ROUTE, THE_BEGINNING_MS, Missed, Watermark
+from engine.model import EVERY_ROUTE, THE_BEGINNING_MS, Missed
+from engine.routing.assignment import Feeds
+from engine.routing.nodes import Topology, as_ranges
 from engine.routing.routes import RouteTable
 from engine.routing.slices import server_of
-from engine.supervision.progress.checkpoint import FORMAT, HEARD_SINCE_FORMAT, Checkpoint
+from engine.supervision.progress.checkpoint import FORMAT, HEARD_SINCE_FORMAT, Checkpoint, NodeKept
+from engine.supervision.progress.clocks import Clocks
+from engine.supervision.progress.nodes import Heard as HeardNode
+from engine.supervision.progress.nodes import NodeProgress, Nodes, Settled
 from engine.supervision.progress.snapshots import Heard, Snapshots
 
 RESTART_INTERVALS = 2
@@ -15,23 +20,25 @@ RESTART_INTERVALS = 2
 
 
 class Progress:
-    """The watermark of the whole engine, and the routes that still wait for the whole keyspace."""
+    """The watermarks of all nodes, and the routes that still wait for the whole keyspace."""
 
     def __init__(
         self,
         scope: str,
         found: Checkpoint | None,
         table: RouteTable,
-        now_ms: int,
+        now_ms: Mapping[str, int],
         *,
         is_lost: bool,
+        topology: Topology,
+        feeds: Feeds,
         interval_ms: int = 1_000,
-        clock_ms: int = 0,
+        ahead_ms: Callable[[Clocks], int] = lambda clocks: 0,
     ) -> None:
         """Begin at what a checkpoint says; ``is_lost`` where there was one that can't be read.
 
-        ``now_ms`` is where a first start begins (Unix time, the server's clock); a checkpoint is kept every
-        ``interval_ms``. ``clock_ms`` is how far the server's clock was ahead of this host's monotonic one.
+        ``now_ms`` is, by node id, where a first start begins (Unix time, the node's own clock); a checkpoint is kept
+        every ``interval_ms``. ``ahead_ms`` says how far ahead of this host's monotonic clock a node's is.
         """
         version = found.version if found is not None else 0
         if found is not None and found.scope != scope:
@@ -40,9 +47,9 @@ class Progress:
             found = None
         self.is_first = found is None and not is_lost
         self._scope = scope
-        self._baseline_ms = found.watermark_ms if found else (THE_BEGINNING_MS if is_lost else now_ms)
-        self._mark = found.server_mark if found else 0
-        self._clock_ms = clock_ms
+        kept = found.by_node() if found is not None else {}
+        ahead = {id: ahead_ms(node.clocks) for id, node in kept.items()}
+        self.nodes = Nodes(topology, feeds, kept, ahead, now_ms if self.is_first else None)
         names = {route.name for route in table.routes.values()}
         if found is not None and found.format >= HEARD_SINCE_FORMAT:
             past = dict(found.heard)
@@ -62,18 +69,22 @@ class Progress:
         """Tell whether nothing of the engine before this one can still be in flight."""
         return self._is_clean
 
-    @property
-    def watermark_ms(self) -> int:
-        """Return up to when everything is settled (Unix ms)."""
-        return self._baseline_ms
+    def take_topology(self, topology: Topology, feeds: Feeds) -> None:
+        """Take in a newer assignment, which need not be in force yet."""
+        self.nodes.take_topology(topology, feeds)
 
-    def take_routes(self, table: RouteTable, after_ms: int | None = None) -> None:
+    def take_routes(self, table: RouteTable, after_ms: Mapping[str, int] | None = None) -> None:
         """Take in a table; what its new routes wait for is over after ``after_ms``, or begins `in_force`."""
         self._snapshots.take_routes(table, after_ms)
 
-    def in_force(self, heard_until_ms: int) -> None:
+    def in_force(self, heard: HeardNode) -> None:
         """Note that everybody routes by the newest table; no subscriber had sent a younger watermark before."""
-        self._snapshots.in_force(heard_until_ms)
+        self._snapshots.in_force(
+            {
+                one.node.id: max(heard(shard, one.node.number)[1].since_ms for shard in one.parts)
+                for one in self.nodes.all()
+            }
+        )
 
     def whole_keyspace(self, *, is_new: bool = False) -> tuple[Missed, ...]:
         """Return the scan that routes which begin with the whole keyspace wait for, or new ones among them alone."""
@@ -83,43 +94,50 @@ class Progress:
         """Return how far each route's snapshot of the whole keyspace is, in words."""
         return self._snapshots.states()
 
-    def heard(self) -> Missed:
-        """Return what a gap from now on would miss, by what is settled."""
-        return Missed(self._baseline_ms, self._mark, clock_ms=self._clock_ms)
+    def missed_at_start(self, shard: int) -> dict[int, tuple[Missed, ...]]:
+        """Return what the first subscriber of a shard has to find, by node number: what routes that had begun missed
+        while nobody listened.
+        """
+        whole = self.whole_keyspace()
+        routes = 0 if self.is_first else self._snapshots.listening() or EVERY_ROUTE
+        return self.nodes.missed_at_start(shard, routes, whole)
 
-    def missed_at_start(self) -> tuple[Missed, ...]:
-        """Return what the first subscribers have to find: what routes that had begun missed while nobody listened."""
-        missed = self.whole_keyspace()
-        if not self.is_first:
-            routes = self._snapshots.listening() or EVERY_ROUTE
-            missed = (Missed(self._baseline_ms, self._mark, routes, clock_ms=self._clock_ms), *missed)
-        return missed
+    def missed_by(self, shard: int, heard: HeardNode) -> dict[int, tuple[Missed, ...]]:
+        """Return what the successor of a subscriber has to find, by node number."""
+        return self.nodes.missed_by_successor(shard, heard, self.whole_keyspace())
 
-    def missed_by(self, heard_until_ms: int, server_mark: int, clock_ms: int) -> tuple[Missed, ...]:
-        """Return what the successor of a subscriber has to find, that had marked up to this moment (0: never)."""
-        if not heard_until_ms:
-            heard_until_ms, server_mark, clock_ms = self._baseline_ms, self._mark, self._clock_ms
-        return (Missed(heard_until_ms, server_mark, clock_ms=clock_ms), *self.whole_keyspace())
+    def missed_since(self, shard: int, version: int) -> dict[int, tuple[Missed, ...]]:
+        """Return what a subscriber with the feeds of this version has to find with the newest ones, by node number."""
+        return self.nodes.missed_since(shard, version, self.whole_keyspace())
 
-    def advance(self, watermarks: Sequence[Watermark]) -> None:
-        """Take in the settled watermark of every ring (0: none yet).
+    def heard_by(self, shard: int, heard: HeardNode) -> dict[int, Missed]:
+        """Return what a gap of this shard would miss that begins at once, by node number."""
+        return self.nodes.heard_by(shard, heard)
+
+    def advance(self, settled: Settled, heard: HeardNode) -> None:
+        """Take in the settled watermarks of the rings.
 
         No watermark passes a scan that is under way, so one that is younger than a route's beginning ends it.
         """
-        lowest = min((watermark.moment_ms for watermark in watermarks), default=0)
-        if not lowest:
-            return
-        # Where the newest has the mark of the oldest, nothing has happened in between.
-        marks = {watermark.server_mark for watermark in watermarks}
-        self._baseline_ms, self._mark = lowest, marks.pop() if len(marks) == 1 else 0
-        self._snapshots.advance(lowest)
+        self.nodes.advance(settled, heard)
+        nodes = self.nodes.all()
+        if not any(one.owed for one in nodes):
+            self._snapshots.advance({one.node.id: one.settled.since_ms for one in nodes})
 
     def checkpoint(
-        self, version: int, written_at_ms: int, moment_ms: int, *, is_clean: bool, fence_after_ms: int = 0
+        self,
+        version: int,
+        written_at_ms: int,
+        moment_ms: int,
+        *,
+        is_clean: bool,
+        fence_after_ms: int = 0,
+        clocks_of: Callable[[int], Clocks] = lambda ahead_ms: Clocks(),
     ) -> Checkpoint:
         """Return what to keep: ``version`` is the highest that was given out, ``moment_ms`` the monotonic time.
 
-        Invocations write no more once ``fence_after_ms`` have passed after their start.
+        Invocations write no more once ``fence_after_ms`` have passed after their start. ``clocks_of`` makes of how far
+        ahead a node's clock is what outlives this host's monotonic one.
 
         Versions grow with time: where no key was read for a while, the next one will be higher by that.
         """
@@ -127,10 +145,12 @@ class Progress:
             self._version, self._version_ms = version, moment_ms
         elif version and not is_clean:
             version += (moment_ms - self._version_ms) * 1_000
+        nodes = {one.node.id: _kept(one, clocks_of) for one in self.nodes.all()}
+        only = nodes.get("", NodeKept(THE_BEGINNING_MS))
         return Checkpoint(
             self._scope,
-            self._baseline_ms,
-            self._mark,
+            only.watermark_ms,
+            only.server_mark,
             max(version, self.version_floor),
             self._snapshots.done(),
             is_clean,
@@ -138,4 +158,17 @@ class Progress:
             format=FORMAT,
             heard=self._snapshots.kept(),
             fence_after_ms=fence_after_ms,
+            clocks=only.clocks,
+            nodes=nodes,
         )
+
+
+def _kept(one: NodeProgress, clocks_of: Callable[[int], Clocks]) -> NodeKept:
+    settled = one.settled
+    return NodeKept(
+        settled.since_ms,
+        settled.server_mark,
+        clocks_of(settled.clock_ms),
+        as_ranges(one.slots),
+        as_ranges(one.endings),
+    )

@@ -79,24 +79,26 @@ def _target(function: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _UnderWay:
-    """A watermark that is younger than ``after_ms`` ends it; None until everybody routes by the table."""
+    """It ends when each node's watermark is younger than ``after_ms`` says, by node id; None until everybody routes by
+    the table.
+    """
 
     need: Need
     wanted: Heard
-    after_ms: int | None
+    after_ms: Mapping[str, int] | None
 
 
 class Snapshots:
     """The routes of the table in force: what they had, and what is under way."""
 
-    def __init__(self, past: Mapping[str, Heard], table: RouteTable, after_ms: int) -> None:
-        """Begin with what was kept; ``after_ms`` is the moment of the start (the server's clock)."""
+    def __init__(self, past: Mapping[str, Heard], table: RouteTable, after_ms: Mapping[str, int]) -> None:
+        """Begin with what was kept; ``after_ms`` is the moment of the start, by node id (each node's own clock)."""
         self._past = dict(past)
         self._under_way: dict[str, _UnderWay] = {}
         self._routes: Mapping[int, RouteSettings] = {}
         self.take_routes(table, after_ms)
 
-    def take_routes(self, table: RouteTable, after_ms: int | None) -> None:
+    def take_routes(self, table: RouteTable, after_ms: Mapping[str, int] | None) -> None:
         """Take in a table; a route that was not in the one before begins anew."""
         self._routes = table.routes
         routes = {route.name: route for route in table.routes.values()}
@@ -112,16 +114,20 @@ class Snapshots:
             else:
                 self._under_way[name] = _UnderWay(need, wanted, after_ms)
 
-    def in_force(self, after_ms: int) -> None:
-        """Note that everybody routes by the table: a watermark after this moment follows the scans it asked for."""
+    def in_force(self, after_ms: Mapping[str, int]) -> None:
+        """Note that everybody routes by the table: watermarks after these moments follow the scans it asked for."""
         for name, one in self._under_way.items():
             if one.after_ms is None:
                 self._under_way[name] = _UnderWay(one.need, one.wanted, after_ms)
 
-    def advance(self, settled_ms: int) -> None:
-        """Take in a watermark. None is sent while a scan is under way."""
+    def advance(self, settled_ms: Mapping[str, int]) -> None:
+        """Take in the watermarks of all nodes, by id, while none owes anything.
+
+        None is sent while a scan is under way. A node that came later has found everything before it had one.
+        """
         for name, one in list(self._under_way.items()):
-            if one.after_ms is not None and settled_ms > one.after_ms:
+            after_ms = one.after_ms
+            if after_ms is not None and all(ms > after_ms.get(id, 0) for id, ms in settled_ms.items()):
                 self._past[name] = one.wanted
                 del self._under_way[name]
 

@@ -76,7 +76,8 @@ class Retopology:
         if child.role is Role.INVOKER:
             return SetTopology(topology, nodes_of(self._handover.feeds))
         feeds = self._handover.feeds[child.index]
-        return SetFeeds(topology.version, feeds, self._keeper.missed_for(child.index))
+        missed = self._keeper.missed_since(child, self._handover.version_of(child))
+        return SetFeeds(topology.version, feeds, missed)
 
     def _is_due(self, now_ms: int) -> bool:
         if self._timer_ms is None and self._interval_ms is not None:

@@ -76,6 +76,10 @@ class Rollout:
         self._versions[child.number] = self._newest if self.has_newest(child.role) else self._current
         self._taught.discard(child.number)
 
+    def version_of(self, child: Child) -> int:
+        """Return which version is in force in this child."""
+        return self._versions[child.number]
+
     def confirmed(self, number: int, version: int) -> None:
         """Note which version is in force in this child."""
         self._versions[number] = version
