@@ -21,7 +21,7 @@ def test_efficiency_takes_the_machine_out() -> None:
 
 def test_each_primary_is_sent_its_own_keys() -> None:
     """The load is made of keys whose slots are the node's, so that it need not follow anybody elsewhere."""
-    one = Primary(ValkeyServer(), (0, 99))
+    one = Primary(ValkeyServer(), (0, 8_191))
     assert sum(batch.count(b"HSET") for batch in one.batches) == KEYS
 
 
