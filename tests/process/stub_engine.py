@@ -6,6 +6,7 @@ import json
 import select
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,26 @@ from engine.config import (
     SupervisionSettings,
 )
 from engine.errors import EngineError, RedisUnreachable
-from engine.lifecycle import ChildLink, Compared, CompareWanted, Drain, MappingChanged, RoutesInForce, SetRoutes, Stop
+from engine.lifecycle import (
+    ChildLink,
+    Compared,
+    CompareWanted,
+    Drain,
+    MappingChanged,
+    RoutesInForce,
+    SetFeeds,
+    SetRoutes,
+    SetTopology,
+    Stop,
+    TopologyChanged,
+    TopologyInForce,
+)
 from engine.ring.counters import ChildState, Counter
 from engine.routing.assignment import assign
-from engine.routing.nodes import Topology
+from engine.routing.feeds import Feed
+from engine.routing.nodes import SLOTS, Node, Topology
 from engine.routing.routes import RouteTable
-from engine.supervision.errands.planner import Answer, Findings, Plan
+from engine.supervision.errands.planner import Answer, Findings, Nodes, Plan
 from engine.supervision.mains import Duty, Mains
 from engine.supervision.supervisor import run
 
@@ -45,7 +60,7 @@ def load() -> Settings:
     if not isinstance(names, list):
         raise EngineError("the routes are no list", hint="write a list")
     return Settings(
-        capture=CaptureSettings(shards=OPTIONS["shards"]),
+        capture=CaptureSettings(shards=OPTIONS["shards"], **OPTIONS.get("capture", {})),
         delivery=DeliverySettings(
             invokers=OPTIONS["invokers"],
             backlog_folder=str(FOLDER / "backlog"),
@@ -73,7 +88,30 @@ def plan(settings: Settings, previous: bytes | None) -> Answer:
     if OPTIONS.get("planner") == "crashes":
         raise RuntimeError("a bug")
     table = RouteTable.build(settings.routes, RouteTable.decode(previous) if previous else None)
-    return Plan(feeds=assign(Topology(), settings.capture.shards), table=table.encode())
+    topology = topology_of()
+    node_ms = {node.id: 0 for node in topology.nodes}
+    return Plan(assign(topology, settings.capture.shards), table.encode(), topology, node_ms=node_ms)
+
+
+def topology_of() -> Topology:
+    """Return the nodes whose names are in a file that a test may change; one server where there is none."""
+    if not (FOLDER / "nodes").exists():
+        return Topology()
+    names = (FOLDER / "nodes").read_text().split()
+    if not names:
+        raise RedisUnreachable("the cluster does not answer")
+    bounds = [SLOTS * number // len(names) for number in range(len(names) + 1)]
+    nodes = [
+        Node(number, name, f"{name}:1", ((bounds[number], bounds[number + 1] - 1),))
+        for number, name in enumerate(names)
+    ]
+    return Topology(tuple(nodes), is_cluster=True, version=1)
+
+
+def ask(settings: Settings, database: int, before: Nodes) -> Answer:
+    """Ask for the nodes without servers."""
+    topology = topology_of()
+    return Nodes(topology, assign(topology, len(before.feeds), before=before.feeds), before.epoch)
 
 
 def compare(settings: Settings, database: int, table: bytes) -> Answer:
@@ -87,7 +125,7 @@ def compare(settings: Settings, database: int, table: bytes) -> Answer:
 
 def subscriber(duty: Duty, link: ChildLink) -> int:
     """Write the frames that the test wants into the rings, once; then live until drained."""
-    assert duty.feeds == assign(Topology(), OPTIONS["shards"])[duty.index]
+    note(f"subscriber {duty.index} has {nodes_in_words(duty.feeds)}")
     misbehave("subscriber", duty, link)
     if duty.missed:
         link.row.add(Counter.GAPS, 1)
@@ -103,6 +141,9 @@ def subscriber(duty: Duty, link: ChildLink) -> int:
         if wishes < OPTIONS.get("wishes", 0):
             wishes += 1
             link.report(CompareWanted(wishes))
+        if (FOLDER / f"moved {duty.index}").exists():
+            (FOLDER / f"moved {duty.index}").unlink()
+            link.report(TopologyChanged("a slot has moved"))
         if OPTIONS.get("mapping_file") and (FOLDER / "mapping").exists():
             (FOLDER / "mapping").unlink()
             link.report(MappingChanged())
@@ -140,6 +181,8 @@ def live(name: str, link: ChildLink) -> bool:
             table = RouteTable.decode(command.table)
             note(f"{name} routes {','.join(route.name for route in table.routes.values())}")
             link.report(RoutesInForce(table.version))
+        elif isinstance(command, SetFeeds | SetTopology):
+            take_topology(name, command, link)
         elif isinstance(command, Compared):
             note(f"{name} has {command.number}")
         elif isinstance(command, Stop):
@@ -150,6 +193,27 @@ def live(name: str, link: ChildLink) -> bool:
     if link.row.state is ChildState.STARTING:
         link.set_state(ChildState.READY)
     return draining
+
+
+def take_topology(name: str, command: SetFeeds | SetTopology, link: ChildLink) -> None:
+    """Take in feeds or nodes; the first time the test may want this child not to."""
+    feeds = isinstance(command, SetFeeds)
+    version = command.version if isinstance(command, SetFeeds) else command.topology.version
+    words = nodes_in_words(command.feeds) if isinstance(command, SetFeeds) else ids_in_words(command.topology.nodes)
+    note(f"{name} {'feeds' if feeds else 'nodes'} {words}")
+    if (FOLDER / f"ignores {name}").exists():
+        (FOLDER / f"ignores {name}").unlink()
+        return
+    link.report(TopologyInForce(version))
+
+
+def nodes_in_words(feeds: Sequence[Feed]) -> str:
+    """Return the names of the feeds' nodes, with their numbers."""
+    return ids_in_words([feed.node for feed in feeds])
+
+
+def ids_in_words(nodes: Sequence[Node]) -> str:
+    return ",".join(sorted(f"{node.id}{node.number}" for node in nodes))
 
 
 def misbehave(role: str, duty: Duty, link: ChildLink) -> None:
@@ -167,7 +231,7 @@ def misbehave(role: str, duty: Duty, link: ChildLink) -> None:
 def main() -> int:
     """Run the supervisor as the command line does."""
     try:
-        return run(load(), plan=plan, load=load, mains=Mains(subscriber, invoker), compare=compare)
+        return run(load(), plan=plan, load=load, mains=Mains(subscriber, invoker), compare=compare, ask=ask)
     except EngineError as error:
         for problem in getattr(error, "problems", None) or (error,):
             print(f"engine: error: {problem}", file=sys.stderr)

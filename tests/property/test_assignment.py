@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.capture.shards import plan_shards
-from engine.routing.assignment import PATIENCE, Feeds, assign, nodes_of_slice, takes_whole_nodes
+from engine.routing.assignment import PATIENCE, Feeds, assign, nodes_of_slice
 from engine.routing.byte_classes import channel_prefix
-from engine.routing.nodes import ALL_SLOTS, SLOTS, Node, Topology, as_ranges, slots_in
-from engine.routing.slices import ALL_BYTES, SLICES_MAX, Slice, shards_max
+from engine.routing.nodes import SLOTS, Node, Topology, as_ranges
+from engine.routing.slices import SLICES_MAX, Slice, shards_max
 
 EMPTY_KEY = -1
 ENDINGS = (EMPTY_KEY, *range(256))
@@ -205,38 +205,3 @@ def test_slices_of_nodes_are_stable(count: int) -> None:
             after = host_of(ids_after)
             moved.append(sum(after[id] != before[id] for id in after if id in before))
     assert mean(moved) < 3, moved
-
-
-def test_hosts_take_nodes_where_there_are_enough() -> None:
-    """Hosts divide nodes as soon as each can have one, unless all have to hear of mapping hashes."""
-    three = cluster(["a", "b", "c"])
-    assert takes_whole_nodes(three, Slice(0, 3))
-    assert not takes_whole_nodes(three, Slice(0, 4))
-    assert not takes_whole_nodes(three, Slice(0, 3), b"map:")
-    assert takes_whole_nodes(Topology(), Slice(0, 1), b"map:")
-
-
-def test_heavy_nodes_are_cut() -> None:
-    """With fewer nodes than shards the heavy ones get the others."""
-    feeds = assign(cluster(["a", "b", "c"]), 6, weights={"a": 4_000, "b": 1_000, "c": 1_000})
-    counts = Counter(feed.node.id for (feed,) in feeds)
-    assert counts == {"a": 4, "b": 1, "c": 1}
-    assert b"".join(sorted(feed.last_bytes for (feed,) in feeds if feed.node.id == "a")) == ALL_BYTES
-
-
-def test_a_node_that_gains_slots_keeps_its_feeds() -> None:
-    """Slots that move change what a feed's node has, and not where it is."""
-    topology = cluster(["a", "b", "c"])
-    moved = Topology(
-        (
-            Node(0, "a", "h:0", ((100, 5460),)),
-            Node(1, "b", "h:1", ((0, 99), *topology.nodes[1].slots)),
-            topology.nodes[2],
-        )
-    )
-    for shards in (2, 3, 5):
-        before = assign(topology, shards)
-        after = assign(moved, shards, before=before)
-        assert place_of(after) == place_of(before)
-        assert {feed.node for of_shard in after for feed in of_shard} == set(moved.nodes)
-        assert sum(1 for node in moved.nodes for _ in slots_in(node.slots)) == sum(1 for _ in slots_in(ALL_SLOTS))

@@ -1,4 +1,4 @@
-"""New nodes while the engine runs: numbers, slots without an owner, who is told, and when they are asked for."""
+"""New nodes while the engine runs: when they are asked for, what children are told, and new routes beside them."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any, cast
 import pytest
 from msgspec.structs import replace
 
-from engine.config import CaptureSettings, RedisSettings, Settings
-from engine.errors import EngineError, Problem
-from engine.lifecycle import SetFeeds, SetTopology
+from engine.config import CaptureSettings, RedisSettings, RouteSettings, Settings
+from engine.errors import Problem
+from engine.lifecycle import Message, RoutesInForce, SetFeeds, SetTopology, TopologyInForce
 from engine.model import Missed
 from engine.routing.assignment import Feeds, assign
-from engine.routing.nodes import ALL_SLOTS, NODES_MAX, Node, Topology
+from engine.routing.nodes import NODES_MAX, Node, Topology
+from engine.routing.routes import RouteTable
 from engine.supervision.children import Child, Role
 from engine.supervision.errands.errand import Errand
 from engine.supervision.errands.planner import Answer, Nodes, Plan, Refusal
 from engine.supervision.progress.keeping import Keeper
+from engine.supervision.topology.changes import Changes
 from engine.supervision.topology.handover import Handover
-from engine.supervision.topology.registry import Registry, is_same, with_owners
 from engine.supervision.topology.retopology import DEBOUNCE_MS, RETRY_MS_MAX, RETRY_MS_MIN, Retopology
-from engine.supervision.topology.rollout import InForce, Replace, Stage, Teach
 
 CONFIRM_MS = 5_000
 INTERVAL_MS = 10_000
@@ -41,60 +41,6 @@ def grown(*more: Node, epoch: int = 1) -> Topology:
 NEW = Node(id="c", address="c:1", slots=())
 
 
-# Numbers
-
-
-def test_numbers_are_never_given_again() -> None:
-    """A node that comes back has its number, and a new one none that another had."""
-    registry = Registry(TWO)
-    topology, feeds = registry.number(grown(NEW), assign(grown(NEW), 3))
-    assert {node.id: node.number for node in topology.nodes} == {"a": 0, "b": 1, "c": 2}
-    assert {feed.node for (feed,) in feeds} == set(topology.nodes)
-    topology, _ = registry.number(Topology((replace(NEW, id="d"), NEW), is_cluster=True), ())
-    assert {node.id: node.number for node in topology.nodes} == {"d": 3, "c": 2}
-
-
-def test_more_nodes_than_can_be_told_apart() -> None:
-    """Too many nodes are an error that says what to do, and none of them has a number."""
-    registry = Registry(TWO)
-    many = Topology(tuple(Node(id=f"n{number}", slots=()) for number in range(NODES_MAX - 1)), is_cluster=True)
-    with pytest.raises(EngineError, match="nodes have come and gone") as caught:
-        registry.number(many, ())
-    assert "restart" in caught.value.hint
-    few = Topology(many.nodes[: NODES_MAX - 2], is_cluster=True)
-    assert registry.number(few, ())[0].nodes[-1].number == NODES_MAX - 1
-
-
-# Slots without an owner
-
-
-def test_slots_without_an_owner_stay_where_they_were() -> None:
-    """In the midst of a failover slots are nobody's for a while: until then they are those of who had them last."""
-    b_alone = Topology((replace(TWO.nodes[1], number=0),), is_cluster=True)
-    kept = with_owners(b_alone, TWO)
-    assert {node.id: node.slots for node in kept.nodes} == {"a": HALVES[0], "b": HALVES[1]}
-    a_empty = Topology((replace(TWO.nodes[0], slots=((5, 10),)), TWO.nodes[1]), is_cluster=True)
-    assert with_owners(a_empty, TWO).nodes[0].slots == HALVES[0]
-    taken_over = Topology((replace(NEW, slots=((0, 8_000),)), TWO.nodes[1]), is_cluster=True)
-    assert {node.id: node.slots for node in with_owners(taken_over, TWO).nodes} == {
-        "a": ((8_001, 8_191),),
-        "b": HALVES[1],
-        "c": ((0, 8_000),),
-    }
-    whole = Topology((replace(NEW, slots=ALL_SLOTS),), is_cluster=True)
-    assert with_owners(whole, TWO) is whole
-
-
-def test_numbers_and_order_are_no_change() -> None:
-    """What the server does not say makes no topology another one; epochs, slots and addresses do."""
-    assert is_same(Topology(grown().nodes[::-1], is_cluster=True), TWO)
-    assert not is_same(grown(NEW), TWO)
-    assert not is_same(grown(epoch=2), TWO)
-
-
-# Who is told
-
-
 @pytest.fixture
 def family() -> tuple[Child, ...]:
     roles = [Role.SUBSCRIBER, Role.SUBSCRIBER, Role.INVOKER, Role.INVOKER]
@@ -107,53 +53,6 @@ def handover(family: tuple[Child, ...]) -> Handover:
     for child in family:
         made.forked(child)
     return made
-
-
-def newer(handover: Handover) -> tuple[Topology, Feeds]:
-    topology, feeds = Registry(handover.topology).number(grown(NEW), assign(grown(NEW), 2))
-    return replace(topology, version=handover.topology.version + 1), feeds
-
-
-def test_invokers_are_told_before_subscribers(handover: Handover, family: tuple[Child, ...]) -> None:
-    """Subscribers hear of nodes once every invoker knows them; then all are in force."""
-    topology, feeds = newer(handover)
-    handover.take(topology, feeds, 0)
-    assert handover.step(family, 0) == [Teach(2), Teach(3)]
-    assert handover.step(family, 1) == []
-    handover.confirmed(2, 2)
-    assert handover.step(family, 2) == []
-    handover.confirmed(3, 2)
-    assert handover.step(family, 3) == [Teach(0), Teach(1)]
-    handover.confirmed(0, 2)
-    handover.confirmed(1, 2)
-    assert handover.step(family, 4) == [InForce()]
-    assert handover.stage is Stage.IDLE
-
-
-def test_a_child_is_born_with_what_its_kind_has(handover: Handover, family: tuple[Child, ...]) -> None:
-    """An invoker is born with the newest nodes, a subscriber with the old ones until all invokers know them."""
-    topology, feeds = newer(handover)
-    handover.take(topology, feeds, 0)
-    assert handover.born_with(family[2]) == (topology, feeds)
-    assert handover.born_with(family[0]) == (TWO, FEEDS)
-    for number in (2, 3):
-        handover.confirmed(number, 2)
-    handover.step(family, 1)
-    assert handover.born_with(family[0]) == (topology, feeds)
-    for child in family[:2]:
-        handover.forked(child)
-    assert handover.step(family, 2) == [InForce()]
-
-
-def test_who_does_not_confirm_is_replaced(handover: Handover, family: tuple[Child, ...]) -> None:
-    """A child that does not take the nodes in time is replaced, and its successor is born with them."""
-    handover.take(*newer(handover), 0)
-    handover.step(family, 0)
-    handover.confirmed(2, 2)
-    assert handover.step(family, CONFIRM_MS) == [Replace(3)]
-    assert handover.step(family, CONFIRM_MS + 1) == []
-    handover.forked(family[3])
-    assert handover.step(family, CONFIRM_MS + 2) == [Teach(0), Teach(1)]
 
 
 # When they are asked for
@@ -187,8 +86,14 @@ class FakeKeeper:
     def take_topology(self, topology: Topology, feeds: Feeds) -> None:
         self.taken.append(topology)
 
-    def missed_for(self, shard: int) -> dict[int, tuple[Missed, ...]]:
-        return {}
+    def take_routes(self, table: RouteTable) -> None:
+        pass
+
+    def routes_in_force(self) -> None:
+        pass
+
+    def missed_by_new_routes(self) -> tuple[Missed, ...]:
+        return ()
 
     def missed_since(self, child: Child, version: int) -> dict[int, tuple[Missed, ...]]:
         return {2: (Missed(version),)}
@@ -295,6 +200,7 @@ def test_new_nodes_are_handed_over(desk: Desk, family: tuple[Child, ...]) -> Non
     told_too = desk.it.lesson(family[0])
     assert isinstance(told_too, SetFeeds)
     assert (told_too.version, told_too.feeds) == (2, desk.handover.feeds[0])
+    assert told_too.missed == {2: (Missed(1),)}
 
 
 def test_a_server_that_can_not_be_asked_is_asked_again(desk: Desk) -> None:
@@ -339,3 +245,77 @@ def test_nodes_that_were_dead_at_the_start_are_asked_for_at_once(handover: Hando
     assert desk.asked == 1
     desk.errand.works[0]()
     assert not desk.asked_with[0].is_whole
+
+
+# Routes and nodes at once
+
+
+class Both:
+    """`Changes` of routes and nodes, both of which are read when the test says so."""
+
+    def __init__(self, family: tuple[Child, ...]) -> None:
+        table = RouteTable.build([RouteSettings(name="carts", function="f")])
+        self.newer = RouteTable.build([RouteSettings(name="people", function="f")], table)
+        planned = Plan(feeds=FEEDS, table=table.encode(), topology=TWO, epoch=5)
+        self.routes, self.nodes = FakeErrand(), FakeErrand()
+        errands = cast(tuple[Errand, Errand], (self.routes, self.nodes))
+        self.it = Changes(
+            Settings(),
+            planned,
+            lambda settings, table: planned,
+            Settings,
+            lambda settings, database, before: before,
+            errands,
+            cast(Keeper, FakeKeeper()),
+        )
+        self.family, self.sent = family, list[tuple[int, str]]()
+        for child in family:
+            self.it.forked(child)
+
+    def turn(self) -> None:
+        self.it.turn(self.family, lambda number, message: self.sent.append((number, type(message).__name__)))
+
+    def have_routes(self) -> None:
+        self.it.reload.planning()
+        self.routes.answer = Plan(feeds=FEEDS, table=self.newer.encode(), topology=TWO)
+        self.turn()
+
+    def have_nodes(self) -> None:
+        self.nodes.answer = Nodes(grown(NEW), assign(grown(NEW), 2, before=FEEDS), 6)
+        self.turn()
+
+    def confirm(self, message: Message, *roles: Role) -> None:
+        for child in self.family:
+            if child.role in roles:
+                self.it.hear(child.number, message)
+        self.turn()
+
+
+def test_nodes_wait_for_routes(family: tuple[Child, ...]) -> None:
+    """While children are told of new routes no nodes are handed out; they follow once the routes are in force."""
+    both = Both(family)
+    both.have_routes()
+    assert both.sent == [(2, "SetRoutes"), (3, "SetRoutes")]
+    both.have_nodes()
+    assert not both.it.handover.is_under_way
+    both.confirm(RoutesInForce(2), Role.INVOKER)
+    both.confirm(RoutesInForce(2), Role.SUBSCRIBER)
+    both.turn()
+    assert both.sent[2:] == [(0, "SetRoutes"), (1, "SetRoutes"), (2, "SetTopology"), (3, "SetTopology")]
+    both.confirm(TopologyInForce(2), Role.INVOKER)
+    both.confirm(TopologyInForce(2), Role.SUBSCRIBER)
+    assert both.sent[6:] == [(0, "SetFeeds"), (1, "SetFeeds")]
+    assert both.it.is_idle
+
+
+def test_routes_wait_for_nodes(family: tuple[Child, ...]) -> None:
+    """While nodes are handed out no child is told of new routes; they follow once the nodes are in force."""
+    both = Both(family)
+    both.have_nodes()
+    assert both.sent == [(2, "SetTopology"), (3, "SetTopology")]
+    both.have_routes()
+    assert not both.it.reload.is_under_way
+    both.confirm(TopologyInForce(2), Role.INVOKER)
+    both.confirm(TopologyInForce(2), Role.SUBSCRIBER)
+    both.turn()
+    assert both.sent[2:] == [(0, "SetFeeds"), (1, "SetFeeds"), (2, "SetRoutes"), (3, "SetRoutes")]
