@@ -32,6 +32,8 @@ SILENCE_MS_MIN = 2 * PING_MS
 OVERDUE_FACTOR = 3
 """As long as other bytes come, the answer may be behind them; for this many times longer it may not."""
 RETRY_MS_MIN, RETRY_MS_MAX = 50, 5_000
+CONNECT_LOOK_MS = 5
+"""How often is looked whether the thread that connects has come to its end."""
 
 
 class Phase(Enum):
@@ -257,8 +259,14 @@ class Listener:
         """Return how long until something is due that no readable socket announces."""
         if self.phase is Phase.WAITING:
             return max(1, self._due_ms - moment_ms)
-        is_looking = self.sentry is not None and self.sentry.is_asking()
-        return 5 if is_looking or self.phase is Phase.CONNECTING else PING_MS
+        return CONNECT_LOOK_MS if self.phase is Phase.CONNECTING else PING_MS
+
+    def sockets(self) -> list[RespConnection]:
+        """Return the connections that something may come from."""
+        found = [] if self.connection is None else [self.connection]
+        if self.sentry is not None and self.sentry.is_asking():
+            found.append(self.sentry.connection)
+        return found
 
     def close(self) -> None:
         """Close the connections, for good unless `lost` says otherwise."""

@@ -46,6 +46,7 @@ _MARKS = "so engine redrive and engine audit --repair can't have keys delivered 
 _NARROWED = "so repairs deliver every key, though idle times would tell which ones changed"
 _FLUSHES = "so a flush of another database of this server counts as one of this"
 _MOVES = "so nothing follows slots that move"
+_SCANNED = "so a slot that moves costs a scan of all keys of its new node"
 
 ALWAYS = (
     Need("time"),
@@ -72,6 +73,8 @@ CLUSTER = (
     Need("cluster|nodes"),
     Need("cluster|slots"),
     Need("asking", ("ASKING",), _MOVES),
+    Need("cluster|countkeysinslot", ("CLUSTER", "COUNTKEYSINSLOT", 0), _SCANNED),
+    Need("cluster|getkeysinslot", ("CLUSTER", "GETKEYSINSLOT", 0, 1), _SCANNED),
 )
 
 _UNREAD = "so keys of their types can't be delivered, and hold up those that are read with them"
