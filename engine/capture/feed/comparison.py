@@ -41,6 +41,11 @@ class Comparison:
         if any(route.destination and wants_absence(route.events) for route in self._table.routes.values()):
             self._wanted = _both(self._wanted, missed)
 
+    @property
+    def is_wanted(self) -> bool:
+        """Tell whether there is something to ask for."""
+        return self._wanted is not None
+
     def oldest(self) -> Missed | None:
         """Return the earliest that was missed, and for which none is done."""
         return earliest((self._wanted, *(missed for _, missed in self._asked)))

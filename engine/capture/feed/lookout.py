@@ -48,6 +48,11 @@ class Lookout:
         """Return the server's role in replication as of the newest look, b"" where it is unknown."""
         return self.outlook.sight.role
 
+    @property
+    def has_found(self) -> bool:
+        """Tell whether there are changes or news to take."""
+        return bool(self._changes or self._news)
+
     def take_news(self) -> list[str]:
         """Return why the nodes should be asked for, as seen since the last time."""
         news, self._news = self._news, []

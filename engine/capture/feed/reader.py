@@ -6,7 +6,7 @@ up its own watermark alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import hiredis
 
@@ -130,15 +130,16 @@ class FeedReader:
 
     def listen(self, moment_ms: int) -> None:
         """Take in what one read brings; raise `RedisError`."""
-        listener = self._listener
+        listener, lookout = self._listener, self._listener.lookout
         if listener.advance(moment_ms):
             self._take_in(moment_ms)
         if listener.watermark_ms:
-            self._gaps.hear(listener.lookout.outlook.missed_after(listener.watermark_ms))
-        for change in listener.lookout.take_changes():
-            self._missed_by(change)
-        for reason in listener.lookout.take_news():
-            self._tell_of_topology(reason, moment_ms)
+            self._gaps.hear(lookout.outlook.missed_after(listener.watermark_ms))
+        if lookout.has_found:
+            for change in lookout.take_changes():
+                self._missed_by(change)
+            for reason in lookout.take_news():
+                self._tell_of_topology(reason, moment_ms)
         if self._is_draining:
             self._end_drain(moment_ms)
 
@@ -196,7 +197,8 @@ class FeedReader:
 
     def there_is_room(self) -> None:
         """Note that the dirty set has room again."""
-        self._end_gap(Cause.FULL, self._listener.looks_asked + 1)
+        if self._gaps.is_open(Cause.FULL):
+            self._end_gap(Cause.FULL, self._listener.looks_asked + 1)
 
     def reached(self) -> Missed | None:
         """Return up to when everything was heard or found, where that is another moment than the one in the rings.
@@ -204,8 +206,11 @@ class FeedReader:
         To be asked while nothing is dirty. Slots that were gained hold it up until all of their keys are found: a
         watermark speaks for all slots of its feed.
         """
-        if self._gaps.oldest() is None and (number := self._comparison.ask()):
+        if self._comparison.is_wanted and self._gaps.oldest() is None and (number := self._comparison.ask()):
             self._shared.report(CompareWanted(number))
+        # A debt only holds up.
+        if self._gaps.heard.since_ms == self.marked.since_ms:
+            return None
         if self._repair.lacks_slots() or self._comparison.lacks_slots():
             return None
         debt = earliest((self._gaps.oldest(), self._repair.oldest(), self._comparison.oldest()))
@@ -268,12 +273,12 @@ class FeedReader:
         self._listener.close()
         self._repair.close()
 
-    def sockets(self) -> Iterator[RespConnection]:
-        """Yield the connections that something may come from."""
-        if self._listener.connection is not None:
-            yield self._listener.connection
+    def sockets(self) -> list[RespConnection]:
+        """Return the connections that something may come from."""
+        found = self._listener.sockets()
         if (awaited := self._repair.awaited) is not None:
-            yield awaited
+            found.append(awaited)
+        return found
 
     def wait_ms(self, moment_ms: int) -> int:
         """Return how long until something is due that no readable socket announces."""
