@@ -275,10 +275,7 @@ class FeedReader:
 
     def sockets(self) -> list[RespConnection]:
         """Return the connections that something may come from."""
-        found = self._listener.sockets()
-        if (awaited := self._repair.awaited) is not None:
-            found.append(awaited)
-        return found
+        return self._listener.sockets() + self._repair.sockets()
 
     def wait_ms(self, moment_ms: int) -> int:
         """Return how long until something is due that no readable socket announces."""

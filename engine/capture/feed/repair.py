@@ -103,17 +103,16 @@ class Repair:
         """Tell whether the node has to answer before anything else."""
         return self._attempt is not None or self._questions is not None
 
-    @property
-    def awaited(self) -> RespConnection | None:
-        """Return the connection whose answers the next step waits for."""
+    def sockets(self) -> list[RespConnection]:
+        """Return the connections whose answers the next step waits for."""
         exchange = self._exchange
-        return exchange.connection if exchange is not None and exchange.is_asking else None
+        return [exchange.connection] if exchange is not None and exchange.is_asking else []
 
     def wait_ms(self, moment_ms: int) -> int | None:
         """Return how long until something is due that no readable socket announces, None where nothing is."""
         if self._attempt is not None or (self._exchange is not None and self._exchange.is_sending):
             return LOOK_MS
-        if self.awaited is not None or not self.is_under_way():
+        if self.sockets() or not self.is_under_way():
             return None
         return max(1, self._due_ms - moment_ms)
 
