@@ -81,11 +81,12 @@ class FakeConnection(ReadConnection):
         cls._reach()
         return cls()
 
-    def begin(self, commands: bytes, count: int, reply_bytes_max: int) -> None:
+    def begin(self, commands: bytes, count: int, reply_bytes_max: int) -> bool:
         """Take commands."""
         self.asked = hiredis.Reader()
         self.asked.feed(commands)
         self.received_bytes = 32 * count
+        return False
 
     def go_on(self) -> list[Any] | None:
         """Answer them all at once."""

@@ -28,11 +28,12 @@ class ReadConnection(RespConnection):
     _count = 0
     _replies: list[Any]
 
-    def begin(self, commands: bytes, count: int, reply_bytes_max: int) -> None:
-        """Have these packed commands sent, which are answered by ``count`` replies; `go_on` does it."""
+    def begin(self, commands: bytes, count: int, reply_bytes_max: int) -> bool:
+        """Have these packed commands sent, which ``count`` replies answer; return whether to wait before `go_on`."""
         self._unsent, self._count, self._replies = memoryview(commands), count, []
         self.received_bytes, self._received_bytes_max = 0, reply_bytes_max
         self._send_what_fits()
+        return True
 
     def go_on(self) -> list[Any] | None:
         """Send and receive what can be now; return the replies once all are here, None before.

@@ -22,7 +22,7 @@ from engine.delivery.reading.node_reader import KEYS_MAX, REPLY_BYTES_MAX, NodeR
 from engine.delivery.reading.questions import Fetched
 from engine.delivery.reading.readers import Group, Readers
 from engine.delivery.reading.redirects import LATER
-from engine.delivery.reading.versions import SlotVersions, Versions
+from engine.delivery.reading.versions import Versions
 from engine.delivery.sockets import Sockets
 from engine.errors import RedisError, RedisUnreachable
 from engine.observe.logs import get_logger
@@ -126,7 +126,6 @@ class Fetcher:
         self._reply_bytes_max = reply_bytes_max
         self._loop = loop
         self._late = Late(loop.sockets, self._answered) if loop is not None else None
-        self._slot_versions = SlotVersions()
         self._report_after_ms = 0
         self.version = version_floor
         """The highest that was given out (µs)."""
@@ -150,14 +149,15 @@ class Fetcher:
 
     def set_topology(self, topology: Topology) -> None:
         """Read from these nodes from now on. What nodes that went were asked is not waited for."""
-        assert self._loop is not None
-        assert self._late is not None
         for reader in self.readers.use(topology):
-            self._late.abandon(reader)
+            if self._late is not None:
+                self._late.abandon(reader)
             reader.close()
-            self._loop.freed(reader)
+            if self._loop is not None:
+                self._loop.freed(reader)
         self._report_after_ms = 0
-        self.expire(monotonic_ms())
+        if self._loop is not None:
+            self.expire(monotonic_ms())
 
     def close(self) -> None:
         """Close all connections."""
@@ -190,6 +190,8 @@ class Fetcher:
             except BaseException:
                 self.close()
                 raise
+            if len(left) == len(keys) and read.is_whole():
+                return read.values  # type: ignore[return-value]
             for index, value in zip(left, read.values, strict=True):
                 values[index] = value
             if any(hold.reader is None for hold in read.holds):
@@ -214,15 +216,17 @@ class Fetcher:
         for _ in range(REDIRECTS_MAX):
             jobs = [job for group in groups if (job := self._start(keys, wish, group, read)) is not None]
             late = gather(jobs, PATIENCE_MS if self._loop is not None else None)
-            groups = [group for job in jobs for group in self._collect(job, read, is_late=job in late)]
+            groups = []
+            for job in jobs:
+                groups += self._collect(job, read, is_late=job in late)
             if not groups:
-                break
+                return read
         read.holds += [Hold(indexes, wait_ms=LATER_MS_MAX) for _, indexes, _, _ in groups]
         return read
 
     def _start(self, keys: Sequence[Key], wish: Wish, group: Group, read: Read) -> Job | None:
         """Begin to ask a node for some of the keys; None where they have to wait for it."""
-        reader, indexes, slots, asked_version = group
+        reader, indexes, slots, asked = group
         reader.drop_if_closed()
         if self._loop is None:
             reader.connect()
@@ -230,8 +234,7 @@ class Fetcher:
             read.holds.append(Hold(indexes, reader))
             return None
         mine = keys if len(indexes) == len(keys) else [keys[index] for index in indexes]
-        floor = self._slot_versions.highest(slots) if slots else 0
-        reader.job = Job(reader, mine, wish, indexes, slots, floor=floor, asked_version=asked_version)
+        reader.job = Job(reader, mine, wish, indexes, slots, self.readers.slot_versions, asked_versions=asked)
         return reader.job
 
     def _collect(self, job: Job, read: Read, *, is_late: bool) -> list[Group]:
@@ -250,7 +253,7 @@ class Fetcher:
         return self._followed(job, read) if job.redirects else []
 
     def _followed(self, job: Job, read: Read) -> list[Group]:
-        found: dict[tuple[NodeReader, bool], tuple[list[int], list[int], int]] = {}
+        found: dict[tuple[NodeReader, bool], tuple[list[int], list[int], list[int]]] = {}
         later: list[int] = []
         for place, redirect, version in job.redirects:
             index, slot = job.indexes[place], job.slots[place]
@@ -260,9 +263,9 @@ class Fetcher:
             reader = self.readers.named(mapped(self._redis.node_addresses, redirect.address))
             if redirect.is_moved:
                 self.readers.moved(slot, reader)
-            # Of those that its owner was asked for, the first has the lowest.
-            asked_version = 0 if redirect.is_moved else version
-            indexes, slots, _ = found.setdefault((reader, redirect.is_moved), ([], [], asked_version))
+            indexes, slots, asked = found.setdefault((reader, redirect.is_moved), ([], [], []))
+            if not redirect.is_moved:
+                asked.append(version)
             indexes.append(index)
             slots.append(slot)
         if any(is_moved for _, is_moved in found):
@@ -277,8 +280,7 @@ class Fetcher:
         reader = job.reader
         reader.job = None
         self.version = max(self.version, reader.versions.newest)
-        if job.slots:
-            self._slot_versions.given(job.slots, job.version)
+        job.note_versions()
         if job.error is not None:
             self._failed(reader, job.error)
             return

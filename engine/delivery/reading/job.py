@@ -32,7 +32,8 @@ from engine.delivery.reading.questions import (
     interpret,
     interpret_all,
 )
-from engine.delivery.reading.redirects import ASKING, LATER_WORDS, Redirect, redirect_of
+from engine.delivery.reading.redirects import ASKING, LATER, LATER_WORDS, Redirect, redirect_of
+from engine.delivery.reading.versions import SlotVersions, raised_us
 from engine.errors import RedisClosed, RedisError, RedisUnreachable
 from engine.redis.errors import lost, refusal
 
@@ -65,11 +66,10 @@ class Wish:
     age_ms: int = 0
     chars_left: int | None = None
 
-    def is_enough(self, values: Sequence[Fetched | None]) -> bool:
+    def is_enough(self, values: Sequence[Fetched]) -> bool:
         """Take in what was read; tell whether it is enough."""
-        if self.chars_left is None:
-            return False
-        self.chars_left -= sum(len(one.body) for one in values if one is not None and one.body is not None)
+        assert self.chars_left is not None
+        self.chars_left -= sum([len(one.body) for one in values if one.body is not None])
         return self.chars_left < 0
 
 
@@ -79,7 +79,7 @@ class Job:
     ``values`` are those of the first keys, None for a key that is to be asked for elsewhere (``redirects``: its index,
     and the version that its slot's owner was asked at). ``error`` says why there are no more.
 
-    ``indexes`` are the caller's. With ``asked_version``, the node is asked for keys that it does not own yet, by its
+    ``indexes`` are the caller's. With ``asked_versions``, the node is asked for keys that it does not own yet, by their
     owner's leave: their versions are those of their owner.
     """
 
@@ -90,9 +90,9 @@ class Job:
         wish: Wish,
         indexes: Sequence[int] = (),
         slots: Sequence[int] = (),
+        slot_versions: SlotVersions | None = None,
         *,
-        floor: int = 0,
-        asked_version: int = 0,
+        asked_versions: Sequence[int] = (),
     ) -> None:
         self.reader = reader
         self.keys = keys
@@ -107,8 +107,14 @@ class Job:
         self.heard_ms = monotonic_ms()
         """When the node last did something."""
         self._wish = wish
-        self._floor = floor
-        self._asked_version = asked_version
+        self._slot_versions = slot_versions if slots and not asked_versions else None
+        self._least: Sequence[int] = ()
+        """By key: the least epoch that its version counts; nothing where the node's will do."""
+        if self._slot_versions is not None:
+            self._least = self._slot_versions.least(slots, reader.node.id)
+        self._epoch = 0
+        """What the node's was."""
+        self._asked_versions = asked_versions
         self._is_redirected = False
         self._steps = self._run()
 
@@ -138,10 +144,8 @@ class Job:
         """Return the values of the first keys, as far as they were read here; none before it is over."""
         if not self.is_over:
             return ()
-        return [value for value, _ in zip(self.values, range(self._whole()), strict=False) if value is not None]
-
-    def _whole(self) -> int:
-        return self.redirects[0][0] if self.redirects else len(self.values)
+        whole = self.redirects[0][0] if self.redirects else len(self.values)
+        return [value for value in self.values[:whole] if value is not None]
 
     def _run(self) -> Generator[None, None, None]:
         reader, wish = self.reader, self._wish
@@ -157,16 +161,24 @@ class Job:
                 self.values += reader.closed(keys, error)
                 return
             reader.grow(keys)
-            if wish.explained is not None and not self._asked_version:
+            if wish.explained is not None and not self._asked_versions:
                 yield from self._explain(keys, values, wish.explained)
-            self.values += self._without_redirects(values)
-            if wish.is_enough(self.values[-len(values) :]):
+            if self._least or self._asked_versions:
+                self._set_versions(values)
+            self.values += values if not self._is_redirected else self._without_redirects(values)
+            if wish.chars_left is not None and wish.is_enough(values):
                 return
+
+    def _set_versions(self, values: Sequence[Fetched]) -> None:
+        """Give values the versions of their slots' owners."""
+        at = len(self.values)
+        for value, least in zip(values, self._least[at:], strict=False):
+            value.version += raised_us(self._epoch, least)
+        for value, version in zip(values, self._asked_versions[at:], strict=False):
+            value.version = version
 
     def _without_redirects(self, values: list[Fetched]) -> Sequence[Fetched | None]:
         """Return the values, None for those of keys that are to be asked for elsewhere."""
-        if not self._is_redirected:
-            return values
         kept: list[Fetched | None] = []
         for value in values:
             redirect = redirect_of(value.error, self.reader.host) if value.passes else None
@@ -242,7 +254,7 @@ class Job:
         ]
         if not gone:
             return
-        replies = yield from self._replies(b"".join(QUESTIONS), len(QUESTIONS))
+        replies = yield from _replies(self.reader, b"".join(QUESTIONS), len(QUESTIONS))
         reader = self.reader
         is_taken_away = reader.found_gone.is_taken_away(len(gone), self._wish.age_ms, replies, reader.time_us)
         for value in gone:
@@ -252,18 +264,18 @@ class Job:
         """Return the replies to these questions, and the version of what they say."""
         reader = self.reader
         count = len(keys)
-        if self._asked_version:
+        if self._asked_versions:
             questions = b"".join(ASKING + ask((key,), (kind,)) for key, kind in zip(keys, kinds, strict=True))
-            replies = yield from self._replies(TIME + questions, 1 + 2 * count)
+            replies = yield from _replies(reader, TIME + questions, 1 + 2 * count)
             version = self._version_of(replies[0])
             replies = replies[2::2]
         elif not reader.is_cluster:
-            replies = yield from self._replies(TIME + ask(keys, kinds), 1 + count)
+            replies = yield from _replies(reader, TIME + ask(keys, kinds), 1 + count)
             version = self._version_of(replies.pop(0))
         else:
             replies, version = yield from self._ask_with_epoch(ask(keys, kinds), count)
         if hiredis.ReplyError in map(type, replies):
-            self._look_at_errors(replies)
+            self._is_redirected |= _is_redirected(reader, replies)
         return replies, version
 
     def _ask_with_epoch(self, questions: bytes, count: int) -> Generator[None, None, tuple[list[Any], int]]:
@@ -271,7 +283,7 @@ class Job:
         for _ in range(EPOCHS_MAX):
             before = reader.epoch
             head = TIME if before is not None else CLUSTER_INFO + TIME
-            replies = yield from self._replies(head + questions + CLUSTER_INFO, count + 2 + (before is None))
+            replies = yield from _replies(reader, head + questions + CLUSTER_INFO, count + 2 + (before is None))
             if before is None:
                 before = self._epoch_in(replies.pop(0))
             reader.epoch = self._epoch_in(replies.pop())
@@ -280,43 +292,64 @@ class Job:
                 return replies, self._version_of(told)
         raise RedisUnreachable(f"the epoch of {reader.address} keeps changing", hint="its cluster is being changed")
 
-    def _replies(self, commands: bytes, count: int) -> Generator[None, None, list[Any]]:
-        reader = self.reader
-        connection = reader.connection
-        assert connection is not None
-        connection.begin(commands, count, reader.reply_bytes_max)
-        while (replies := connection.go_on()) is None:
-            yield
-        return replies
-
-    def _look_at_errors(self, replies: Sequence[Any]) -> None:
-        """Raise what an error says of the server or the connection; one that concerns its key alone raises nothing."""
-        reader = self.reader
-        for reply in replies:
-            if isinstance(reply, hiredis.ReplyError):
-                text = str(reply)
-                if reader.is_cluster and redirect_of(text, reader.host) is not None:
-                    self._is_redirected = True
-                    continue
-                error = refusal(reader.address, "read keys", text)
-                # A command that is denied is denied for every key of its type: that is a right to grant, not a bad key.
-                is_denied = text.startswith("NOAUTH") or (text.startswith("NOPERM") and "to run the" in text)
-                if isinstance(error, RedisUnreachable) or is_denied:
-                    raise error
-
     def _version_of(self, told: Any) -> int:
         reader = self.reader
         if isinstance(told, hiredis.ReplyError):
             raise refusal(reader.address, "tell its time, which orders the values", str(told))
         seconds, microseconds = told
         reader.time_us = int(seconds) * 1_000_000 + int(microseconds)
-        if self._asked_version:
-            return self._asked_version
-        self.version = reader.version_at(reader.time_us, self._floor)
+        if self._asked_versions:
+            return 0
+        floor, known = 0, self._slot_versions
+        if known is not None:
+            self._epoch = reader.epoch or 0
+            floor = known.floor(self.slots, self._least, self._epoch)
+        self.version = reader.version_at(reader.time_us, floor)
         return self.version
+
+    def note_versions(self) -> None:
+        """Take in what was given out for which slots, once it is over: for those whose owner this node is."""
+        if self._slot_versions is None:
+            return
+        elsewhere = {place for place, redirect, _ in self.redirects if redirect is LATER or redirect.is_moved}
+        given, node_id, version, epoch = self._slot_versions.given, self.reader.node.id, self.version, self._epoch
+        for place, slot in enumerate(self.slots[: len(self.values)]):
+            if place not in elsewhere:
+                given(slot, node_id, version, epoch, self._least[place] if self._least else 0)
 
     def _epoch_in(self, info: Any) -> int:
         if isinstance(info, hiredis.ReplyError):
             raise refusal(self.reader.address, "tell its epoch, which orders the values", str(info))
         at = info.find(_MY_EPOCH) + len(_MY_EPOCH)
         return int(info[at : info.find("\r", at)])
+
+
+def _replies(reader: NodeReader, commands: bytes, count: int) -> Generator[None, None, list[Any]]:
+    """Ask a node, and return its replies."""
+    connection = reader.connection
+    assert connection is not None
+    if connection.begin(commands, count, reader.reply_bytes_max):
+        yield
+    while (replies := connection.go_on()) is None:
+        yield
+    return replies
+
+
+def _is_redirected(reader: NodeReader, replies: Sequence[Any]) -> bool:
+    """Tell whether some of these are redirects; raise what an error says of the server or the connection.
+
+    One that concerns its key alone raises nothing.
+    """
+    found = False
+    for reply in replies:
+        if isinstance(reply, hiredis.ReplyError):
+            text = str(reply)
+            if reader.is_cluster and redirect_of(text, reader.host) is not None:
+                found = True
+                continue
+            error = refusal(reader.address, "read keys", text)
+            # A command that is denied is denied for every key of its type: that is a right to grant, not a bad key.
+            is_denied = text.startswith("NOAUTH") or (text.startswith("NOPERM") and "to run the" in text)
+            if isinstance(error, RedisUnreachable) or is_denied:
+                raise error
+    return found

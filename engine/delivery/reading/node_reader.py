@@ -7,6 +7,7 @@ has bounds of its own, and ends a connection whose replies are past them: then t
 
 from __future__ import annotations
 
+import select
 from collections.abc import Callable, Sequence
 
 from engine.config import RedisSettings
@@ -82,6 +83,7 @@ class NodeReader:
         self.address = parse_url(self._redis.url)
         self._on_end = on_end
         self._attempt: Connecting[ReadConnection] | None = None
+        self._poller: select.poll | None = None
         self._doubles_after = 0
         """Pipelines until a larger one is tried again."""
         self._closes = (b"", 0)
@@ -153,8 +155,17 @@ class NodeReader:
         self.failures += 1
         self.due_ms = moment_ms + wait_ms
 
+    def poller(self) -> select.poll:
+        """Return what waits for this connection alone."""
+        if self._poller is None:
+            assert self.connection is not None
+            self._poller = select.poll()
+            self._poller.register(self.connection.fileno(), select.POLLIN)
+        return self._poller
+
     def close(self) -> None:
         """Close the connection."""
+        self._poller = None
         self.epoch, self.job = None, None
         if self.connection is not None:
             self.connection.close()

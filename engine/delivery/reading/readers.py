@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 from engine.delivery.reading.job import Key
 from engine.delivery.reading.node_reader import NodeReader
-from engine.delivery.reading.versions import Versions
+from engine.delivery.reading.versions import SlotVersions, Versions
 from engine.routing.nodes import SLOTS, Node, Topology, slot_of, slots_in
 
-Group = tuple[NodeReader, Sequence[int], Sequence[int], int]
-"""A reader, the indexes of the keys to ask it for, their slots (none without cluster mode), and `Job.asked_version`."""
+Group = tuple[NodeReader, Sequence[int], Sequence[int], Sequence[int]]
+"""A reader, the indexes of the keys to ask it for, their slots (none without cluster mode), and, by key, the version
+at which its owner named this reader."""
 
 UNKNOWN = -1
 """The number of a node that the supervisor has not named yet."""
@@ -29,6 +30,7 @@ class Readers:
         self._at: dict[str, NodeReader] = {}
         """By the address that nodes name each other by."""
         self._owners: list[NodeReader | None] = []
+        self.slot_versions = SlotVersions()
         self.is_cluster = False
         self.use(topology)
 
@@ -78,7 +80,7 @@ class Readers:
         """Return who is asked for which of these keys, and the indexes of those that nobody has."""
         if not self.is_cluster:
             (reader,) = self._all.values()
-            return [(reader, range(len(keys)), (), 0)], []
+            return [(reader, range(len(keys)), (), ())], []
         owners = self._owners
         groups: dict[NodeReader, tuple[list[int], list[int]]] = {}
         orphans: list[int] = []
@@ -92,4 +94,4 @@ class Readers:
                 group[1].append(slot)
             else:
                 groups[owner] = ([index], [slot])
-        return [(owner, indexes, slots, 0) for owner, (indexes, slots) in groups.items()], orphans
+        return [(owner, indexes, slots, ()) for owner, (indexes, slots) in groups.items()], orphans

@@ -12,7 +12,7 @@ version would be below what was given out for the slot before (the clocks differ
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from engine.routing.nodes import SLOTS
 
@@ -46,18 +46,53 @@ class Versions:
 
 
 class SlotVersions:
-    """The highest version of each slot of a cluster, whichever node it came from."""
+    """What versions of a cluster's slots have to be above, whichever nodes they came from.
+
+    Whoever takes a slot over has a higher epoch than its former owner, but for a node that has not heard of that one's
+    newest. Versions of such a slot count an epoch that is higher all the same (``least``), until its owner's is.
+    """
 
     def __init__(self) -> None:
         self._newest = [0] * SLOTS
+        """The highest version that was given out."""
+        self._by: list[str | None] = [None] * SLOTS
+        """The id of the node that it came from."""
+        self._counted = [0] * SLOTS
+        """The epoch that it counts."""
+        self._least: dict[int, int] = {}
 
-    def highest(self, slots: Iterable[int]) -> int:
-        """Return the highest version that was given out for any of these slots, 0 for none."""
-        return max(map(self._newest.__getitem__, slots), default=0)
+    def least(self, slots: Sequence[int], node_id: str) -> Sequence[int]:
+        """Return the least epoch that this node's versions of each slot count; nothing where its own will do."""
+        by, least = self._by, self._least
+        givers = set(map(by.__getitem__, slots))
+        givers.discard(None)
+        givers.discard(node_id)
+        if not givers and (not least or least.keys().isdisjoint(slots)):
+            return ()
+        return [
+            max(least.get(slot, 0), self._counted[slot] + 1 if by[slot] in givers else 0)  # it has changed hands
+            for slot in slots
+        ]
 
-    def given(self, slots: Sequence[int], version: int) -> None:
-        """Take in that this version was given out for these slots."""
-        newest = self._newest
-        for slot in slots:
-            if newest[slot] < version:
-                newest[slot] = version
+    def floor(self, slots: Sequence[int], least: Sequence[int], epoch: int) -> int:
+        """Return what versions of a node with this epoch have to be above, for what was given out for these slots."""
+        if not least:
+            return max(map(self._newest.__getitem__, slots), default=0)
+        return max(self._newest[slot] - raised_us(epoch, one) for slot, one in zip(slots, least, strict=True))
+
+    def given(self, slot: int, node_id: str, version: int, epoch: int, least: int = 0) -> None:
+        """Take in that a node with this epoch gave out this version for a slot, higher where that counts more."""
+        if least > epoch:
+            version += raised_us(epoch, least)
+            self._least[slot] = epoch = least
+        elif least:
+            self._least.pop(slot, None)
+        if self._newest[slot] < version:
+            self._newest[slot] = version
+        self._by[slot] = node_id
+        self._counted[slot] = epoch
+
+
+def raised_us(epoch: int, least: int) -> int:
+    """Return by how much a version is higher that counts at least this epoch, where its node has another one."""
+    return (least - epoch) * EPOCH_US if least > epoch else 0
