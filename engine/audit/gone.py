@@ -92,7 +92,7 @@ def publish_gone_of(
         return GoneReport()
     file = HeldFile.of(settings)
     with ExitStack() as stack:
-        server = Server(settings.redis, database, "engine-gone", settings.original.mapping_prefix)
+        server = Server(settings, database, "engine-gone")
         stack.callback(server.close)
         before, kept, facts = file.load(), file.load_kept(), server.datasets()
         may_evict = server.may_evict()
@@ -121,7 +121,7 @@ def note_dataset(settings: Settings, database: int, routes: Sequence[RouteSettin
     file = HeldFile.of(settings)
     if not concerned_routes(routes) or file.load().datasets:
         return
-    server = Server(settings.redis, database, "engine-gone")
+    server = Server(settings, database, "engine-gone")
     try:
         file.know({node: facts.dataset for node, facts in server.datasets().items()})
     finally:

@@ -79,7 +79,7 @@ def audit_routes(
 ) -> AuditReport:
     """Compare these routes' destinations."""
     database = parse_url(settings.redis.url).database
-    server = Server(settings.redis, database, "engine-audit", settings.original.mapping_prefix)
+    server = Server(settings, database, "engine-audit")
     try:
         may_evict = server.may_evict()
         is_spared = spared_keys(settings.routes, may_evict)

@@ -9,11 +9,11 @@ from engine.audit.deletions import ServerFacts, facts_of
 from engine.audit.scanning import AGAIN_S, ClusterScan
 from engine.capture.own_keys import is_own
 from engine.clock import monotonic_ms
-from engine.config import RedisSettings
+from engine.config import Settings
 from engine.delivery.reading.fetch import Fetched, Fetcher, Key
 from engine.errors import RedisUnreachable
 from engine.marks.marker import Marker
-from engine.marks.standing import Standing
+from engine.marks.standing import Standing, replicas_read
 from engine.redis.cluster.nodes import TROUBLE_MS_MAX, Nodes, Slices
 from engine.redis.connection import pack
 from engine.redis.eviction import QUESTIONS, may_evict
@@ -31,11 +31,12 @@ _MODULE_TYPES = {"json": "ReJSON-RL"}
 class Server:
     """One database of a server, or a cluster. Not thread-safe; raises `RedisError`."""
 
-    def __init__(self, redis: RedisSettings, database: int, name: str, mapping_prefix: str = "") -> None:
+    def __init__(self, settings: Settings, database: int, name: str) -> None:
         self._prefix = channel_prefix(database)
-        self._nodes = Nodes(redis, name, database=database)
-        self._slices = Slices(self._nodes, mapping_prefix)
-        self._redis, self._name = redis, name
+        replicas = replicas_read(settings.supervision.status_file)
+        self._nodes = Nodes(settings.redis, name, database=database, replicas=replicas)
+        self._slices = Slices(self._nodes, settings.original.mapping_prefix)
+        self._redis, self._name = settings.redis, name
         self._fetcher: Fetcher | None = None
 
     def close(self) -> None:

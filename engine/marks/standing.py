@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from engine.clock import now_ms
@@ -19,7 +19,7 @@ class Standing:
     """One engine and its life (``engine``), and its watermarks by the ids of nodes (Unix ms by each node's clock).
 
     ``losses`` counts whatever loses a mark, or ends a time in which marks were lost: gaps, reconnects, dropped events.
-    ``is_listening`` once all of its subscribers have listened.
+    ``is_listening`` once all of its subscribers have listened. ``replicas`` are what it listens to in place of nodes.
     """
 
     engine: tuple[int, int]
@@ -27,6 +27,7 @@ class Standing:
     is_listening: bool
     settled_until_ms: Mapping[str, int]
     part: Slice
+    replicas: Mapping[str, str] = field(default_factory=dict)
 
     def has_settled(self, moments_ms: Mapping[str, int]) -> bool:
         """Tell whether all is settled that happened on these nodes before these moments."""
@@ -35,6 +36,12 @@ class Standing:
     def has_heard_all_since(self, before: Standing) -> bool:
         """Tell whether this engine has listened all the time since it stood there."""
         return before.is_listening and self.engine == before.engine and self.losses == before.losses
+
+
+def replicas_read(status_file: str) -> Mapping[str, str]:
+    """Return which replicas the engine that runs here reads in the place of nodes, by the ids of these."""
+    standing = read_standing(status_file)
+    return standing.replicas if standing is not None else {}
 
 
 def read_standing(status_file: str) -> Standing | None:
@@ -47,6 +54,7 @@ def read_standing(status_file: str) -> Standing | None:
             all(child["state"] == "ready" for child in status["children"] if child["role"] == "subscriber"),
             {str(node["id"]): int(node["settled_until_ms"]) for node in status["nodes"]},
             parse_slice(status["slice"]),
+            {str(node["id"]): str(node.get("reads_at", "")) for node in status["nodes"]},
         )
     except (EngineError, KeyError, TypeError, ValueError):
         return None

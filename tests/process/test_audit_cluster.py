@@ -11,7 +11,7 @@ import redis
 
 from engine.audit.deletions import Trust, trust_of
 from engine.audit.server import Server
-from engine.config import RedisSettings
+from engine.config import OriginalSettings, RedisSettings, Settings
 from engine.errors import RedisUnreachable
 from engine.marks.marker import Mark, Marker, NotListening
 from engine.marks.standing import Standing
@@ -38,7 +38,7 @@ def made() -> Iterator[Cluster]:
 
 @contextlib.contextmanager
 def server_of(made: Cluster) -> Iterator[Server]:
-    server = Server(RedisSettings(url=made.url), 0, "engine-audit")
+    server = Server(Settings(redis=RedisSettings(url=made.url)), 0, "engine-audit")
     try:
         yield server
     finally:
@@ -235,7 +235,8 @@ def test_a_slot_without_an_owner(nodes: Nodes) -> None:
 )
 def test_slices_are_of_nodes_where_there_are_enough(made: Cluster, count: int, prefix: str, by_nodes: bool) -> None:
     """Every key is of one slice; a slice is whole nodes unless there are fewer, or mapping hashes are heard of."""
-    server = Server(RedisSettings(url=made.url), 0, "engine-audit", prefix)
+    settings = Settings(redis=RedisSettings(url=made.url), original=OriginalSettings(mapping_prefix=prefix))
+    server = Server(settings, 0, "engine-audit")
     try:
         tests = [server.slice_test(Slice(index, count)) for index in range(count)]
         assert all(sum(owns(key) for owns in tests) == 1 for key in KEYS)
@@ -243,3 +244,26 @@ def test_slices_are_of_nodes_where_there_are_enough(made: Cluster, count: int, p
         assert (sum(map(len, places)) == len(made.primaries())) is by_nodes
     finally:
         server.close()
+
+
+def test_marks_are_published_where_an_engine_reads_replicas() -> None:
+    """An engine that listens to replicas hears a mark there; `TOUCH` and all questions go there too."""
+    with cluster(primaries=2, replicas=1) as made:
+        client = made.client()
+        for key in KEYS[:40]:
+            client.hset(key, "name", key)
+        chosen = {primary.id: made.replicas_of(primary)[0] for primary in made.primaries()}
+        for primary in made.primaries():
+            wait_until(lambda node=primary: node.call("WAIT", 1, 100) == 1, "replicas follow")
+        ears = [Ear(node) for node in chosen.values()]
+        settings = RedisSettings(url=made.url, read_from="replica")
+        nodes = Nodes(settings, "engine-redrive", replicas={id: node.address for id, node in chosen.items()})
+        try:
+            assert {node.id: node.reads_at for node in nodes.all} == {id: node.address for id, node in chosen.items()}
+            assert Marker(nodes, lambda: None).mark([Mark(key, REPAIR) for key in KEYS[:40]]) == [True] * 40
+            for node in chosen.values():
+                assert node.client.info("commandstats")["cmdstat_touch"]["calls"] > 0
+        finally:
+            nodes.close()
+            for ear in ears:
+                ear.close()

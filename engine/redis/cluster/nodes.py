@@ -8,11 +8,10 @@ are raised at once.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import hiredis
-from msgspec.structs import replace
 
 from engine.clock import monotonic_ms
 from engine.config import RedisSettings
@@ -38,18 +37,30 @@ Keyed = tuple[bytes, bytes]
 
 
 class Nodes:
-    """All connections, made as they are needed. Not thread-safe; raises `RedisError`."""
+    """All connections, made as they are needed. Not thread-safe; raises `RedisError`.
 
-    def __init__(self, redis: RedisSettings, name: str, *, database: int | None = None) -> None:
-        # Whichever replica the engine reads, it hears what is published at its primary.
-        self._redis = replace(redis, read_from="primary")
+    ``replicas`` are those that an engine reads in the place of nodes, by the ids of these: what is published there,
+    it hears.
+    """
+
+    def __init__(
+        self,
+        redis: RedisSettings,
+        name: str,
+        *,
+        database: int | None = None,
+        replicas: Mapping[str, str] | None = None,
+    ) -> None:
+        self._redis = redis
         self._name = name
         self._database = database
         self._connections: dict[str, RespConnection] = {}
         """By the address of their node; "" is what ``redis.url`` names."""
         self._owners: list[Node | None] = []
         self._epoch = 0
-        self.topology = Topology()
+        known = {id: place for id, place in (replicas or {}).items() if place}
+        self._reads_replicas = bool(known) or redis.read_from == "replica"
+        self.topology = Topology(tuple(Node(id=id, reads_at=place) for id, place in known.items()) or (Node(),))
         first = self._at("")
         self.name = str(first.address)
         self.database = first.address.database if database is None else database
@@ -90,9 +101,9 @@ class Nodes:
 
     def refresh(self) -> Topology:
         """Ask again which nodes there are."""
-        if self.is_cluster:
+        if self.is_cluster or self._reads_replicas:
             others = [node.address for node in self.all if node.address]
-            found = ask_topology(self._redis, others, self._epoch)
+            found = ask_topology(self._redis, others, self._epoch, self.topology)
             self.topology, self._epoch = found.topology, max(self._epoch, found.epoch)
             self._owners = self.topology.owners()
         return self.topology
