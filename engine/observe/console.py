@@ -37,6 +37,8 @@ _TOTALS = {
 }
 
 _KEY_CHARS_MAX = 60
+_ID_CHARS = 8
+"""So much of a node's id tells it apart for people."""
 _AUDITED = {
     "missing": "missing in the destination",
     "stale": "older in the destination",
@@ -74,7 +76,8 @@ def status_view(status: Mapping[str, Any]) -> RenderableType:
         head.append(f"\nscanning for what was missed: {scans}", style="yellow")
     if status.get("deletions_held"):
         head.append(f"\n{status['deletions_held']:,} deletions are held: see 'engine deletions'", style="red")
-    return Group(head, _children(status["children"]), _routes(status["routes"]), _totals(status["totals"]))
+    nodes = [_nodes(status["nodes"])] if any(node["id"] for node in status.get("nodes", ())) else []
+    return Group(head, _children(status["children"]), *nodes, _routes(status["routes"]), _totals(status["totals"]))
 
 
 def _scans(children: Sequence[Mapping[str, Any]]) -> str:
@@ -98,6 +101,22 @@ def _children(children: Sequence[Mapping[str, Any]]) -> Table:
             str(child["restarts"]),
             "–" if age_ms is None else f"{age_ms:,} ms",
             f"{child['ring_bytes_waiting']:,} B" if child["role"] == "invoker" else "",
+        )
+    return table
+
+
+def _nodes(nodes: Sequence[Mapping[str, Any]]) -> Table:
+    """Show what there is of a cluster: who listens to which node, and how far everything of it is settled."""
+    table = _table("node", "address", "slots", "shards", "settled until")
+    for node in nodes:
+        age_ms = node["settled_age_ms"]
+        owed = f", {node['slots_owed']:,} slots to scan" if node.get("slots_owed") else ""
+        table.add_row(
+            node["id"][:_ID_CHARS],
+            Text(node["address"] + (f" (read at {node['reads_at']})" if node.get("reads_at") else "")),
+            str(node["slots"]).removeprefix("slots "),
+            ", ".join(str(shard + 1) for shard in node["shards"]),
+            ("not known yet" if age_ms is None else f"{age_ms / 1_000:,.1f} s ago") + owed,
         )
     return table
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from tests.cluster import Cluster, cluster
+from engine.routing.nodes import slots_in
+from tests.cluster import Cluster, Migration, cluster
 from tests.servers import NAMES
-from tests.support import ROUTE, PathUnderTest, whole_path
+from tests.support import ROUTE, PathUnderTest, wait_for, whole_path
 
 KEYS = 3_000
 WAIT_S = 120.0
@@ -22,6 +24,7 @@ url = "{url}"
 [capture]
 shards = {shards}
 topology_interval_ms = {interval_ms}
+{more}
 [delivery]
 invokers = 2
 retry_backoff_ms_max = 500
@@ -35,12 +38,12 @@ checkpoint_file = "{folder}/checkpoint"
 
 @contextmanager
 def engine_on(
-    folder: Path, made: Cluster, *, shards: int | str = 2, interval_ms: int = 60_000
+    folder: Path, made: Cluster, *, shards: int | str = 2, interval_ms: int = 60_000, more: str = ""
 ) -> Iterator[PathUnderTest]:
     """Yield an engine that runs on this cluster, and delivers all keys to a recording function."""
     with whole_path(folder) as path:
         shown = f'"{shards}"' if isinstance(shards, str) else shards
-        head = TOPOLOGY.format(url=made.url, shards=shown, interval_ms=interval_ms, folder=folder)
+        head = TOPOLOGY.format(url=made.url, shards=shown, interval_ms=interval_ms, folder=folder, more=more)
         path.config.write_text(head + ROUTE)
         path.start()
         yield path
@@ -68,6 +71,44 @@ def wait_until_equal(path: PathUnderTest, made: Cluster) -> None:
         time.sleep(0.2)
 
 
+class Writer:
+    """Writes carts through redis-py's client of the whole cluster, until it is ended."""
+
+    def __init__(self, made: Cluster, keys: int = 500) -> None:
+        self._client = made.client()
+        self._keys = keys
+        self._is_ending = threading.Event()
+        self._thread = threading.Thread(target=self._write, daemon=True)
+        self.error: Exception | None = None
+        self.writes = 0
+
+    def _write(self) -> None:
+        while not self._is_ending.wait(0.001):
+            try:
+                self._client.hset(f"cart:{self.writes % self._keys}", "n", str(self.writes))
+                self.writes += 1
+            except Exception as error:
+                # A write that was refused is no change.
+                self.error = error
+
+    def __enter__(self) -> Writer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Write no more."""
+        self._is_ending.set()
+        self._thread.join()
+
+    def wait_for_more(self, writes: int = 300) -> None:
+        """Return when so many more writes were made."""
+        wanted = self.writes + writes
+        wait_for(lambda: self.writes >= wanted, f"{writes} more writes ({self.error!r})")
+
+
 @pytest.mark.parametrize("server", NAMES)
 def test_every_key_of_a_cluster_arrives(tmp_path: Path, server: str) -> None:
     """Keys that a cluster's own client writes to three primaries are all delivered, with two shards and with five."""
@@ -81,3 +122,48 @@ def test_every_key_of_a_cluster_arrives(tmp_path: Path, server: str) -> None:
                     client.hset(f"cart:{number}", "n", f"{number}, {shards} shards")
                 wait_until_equal(path, made)
                 assert len(path.last()) == KEYS
+
+
+@pytest.mark.parametrize("how", ["migrate", "migrateslots"])
+def test_slots_that_move_while_they_are_written(tmp_path: Path, how: Migration) -> None:
+    """While a writer writes, slots move to another node and back; each key's last value arrives."""
+    with cluster(primaries=3) as made, engine_on(tmp_path, made, shards=2) as path:
+        first, second, _ = made.primaries()
+        slots = list(slots_in(made.slots_of(first)))[:300]
+        with Writer(made) as writer:
+            writer.wait_for_more()
+            for source, target in ((first, second), (second, first), (first, second)):
+                made.move_slots(slots, source, target, how)
+                writer.wait_for_more()
+            made.wait_until_ok()
+            writer.wait_for_more()
+        wait_until_equal(path, made)
+        wait_for(lambda: "topology_in_force" in path.log(), "the new topology")
+
+
+def test_a_node_that_joins_and_one_that_leaves(tmp_path: Path) -> None:
+    """A new primary takes over all slots of an old one, which is then removed: nothing is lost, nobody had to help."""
+    with cluster(primaries=3) as made, engine_on(tmp_path, made, shards=2) as path, Writer(made) as writer:
+        writer.wait_for_more()
+        leaves = made.primaries()[0]
+        joins = made.add_node()
+        wait_for(lambda: joins.address in path.log(), "the new node is seen")
+        made.move_slots(list(slots_in(made.slots_of(leaves))), leaves, joins, "migrateslots")
+        made.wait_until_ok()
+        writer.wait_for_more()
+        made.remove_node(leaves)
+        writer.wait_for_more()
+        writer.end()
+        wait_until_equal(path, made)
+
+
+@pytest.mark.parametrize("how", ["kill", "CLUSTER FAILOVER"])
+def test_a_failover(tmp_path: Path, how: Any) -> None:
+    """A replica takes its primary's place while keys are written; its feed follows, and nothing is lost."""
+    with cluster(primaries=3, replicas=1) as made, engine_on(tmp_path, made, shards=3) as path:
+        with Writer(made) as writer:
+            writer.wait_for_more()
+            made.failover(made.primaries()[0], how)
+            made.wait_until_ok()
+            writer.wait_for_more()
+        wait_until_equal(path, made)

@@ -11,7 +11,7 @@ from engine.model import Missed, Watermark
 from engine.observe import logs
 from engine.ring.counters import Counter
 from engine.routing.assignment import Feeds
-from engine.routing.nodes import Topology
+from engine.routing.nodes import Topology, ranges_in_words
 from engine.routing.routes import RouteTable
 from engine.routing.slices import server_of
 from engine.supervision.children import Child
@@ -108,6 +108,8 @@ class Keeper:
             "number": one.node.number,
             "id": one.node.id,
             "address": one.node.address,
+            "reads_at": one.node.reads_at,
+            "slots": ranges_in_words(one.node.slots),
             "shards": sorted(one.parts),
             "settled_until_ms": one.settled.since_ms,
             "settled_age_ms": None if one.host_ms is None else max(0, moment_ms - one.host_ms),
