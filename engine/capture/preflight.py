@@ -89,7 +89,8 @@ def prepare_capture(settings: Settings, table: RouteTable, *, is_running: bool =
             address.database,
             _describe(looks, topology),
             tuple(dict.fromkeys((*found.told, *_of_failed(found), *_warnings(settings, table, looks, feeds)))),
-            scope=scope_of(f"{address}/{address.database}", part),
+            # Any node may be named in the URL of a cluster, and another one tomorrow: its nodes are known by their ids.
+            scope=scope_of("cluster" if topology.is_cluster else f"{address}/{address.database}", part),
             server_ms={look.node.id: look.server_ms for look in looks},
         )
 

@@ -261,6 +261,23 @@ def engine_started(run: Run) -> str:
     return f"{primary.address} killed, ready at start {starts}: {before} → {engine.pid}"
 
 
+@cluster_fault("cluster: the node that redis.url names is killed, and the engine told of another")
+def named_node_killed(run: Run) -> str:
+    """The engine ends with its host, and is started with what is left: it is the same cluster, and its state holds."""
+    engine, before, named = run.engine, run.engine.pid, run.cluster.nodes[0]
+    engine.kill_all()
+    evidence = failed_over(run, named, "kill")
+    other = run.cluster.alive()[0]
+    engine.change_settings({"redis": {"url": f"redis://{other.address}"}})
+    return f"{evidence}; {restarted(engine, before)} with {other.address}"
+
+
+@cluster_fault("cluster: the node that redis.url names is killed")
+def named_node_fails(run: Run) -> str:
+    """An engine that runs knows the others."""
+    return failed_over(run, run.cluster.nodes[0], "kill")
+
+
 @cluster_fault("cluster: replicas promoted while the engine is down")
 def promoted_meanwhile(run: Run) -> str:
     engine, before = run.engine, run.engine.pid

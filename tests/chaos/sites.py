@@ -110,7 +110,7 @@ class ClusterSite:
         return found
 
     def may_look_unnoticed(self) -> bool:
-        return _may_look(self.cluster.nodes[0].port, self.cluster.options)
+        return _may_look(self.cluster.alive()[0].port, self.cluster.options)
 
 
 class SentinelSite:

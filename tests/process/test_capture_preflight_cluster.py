@@ -58,11 +58,11 @@ def test_all_nodes_are_seen_to(server: str) -> None:
         assert len([feed for of_shard in plan(made.url, shards=5).feeds for feed in of_shard]) == 5
 
 
-def test_the_scope_is_that_of_the_url() -> None:
-    """A checkpoint is that of the configured address, whichever nodes there are."""
+def test_a_checkpoint_outlives_another_node_in_the_url() -> None:
+    """Whichever node the URL names, a checkpoint is the cluster's: it knows nodes by their ids."""
     with cluster(primaries=2) as made:
         first, second = (plan(f"redis://{node.address}/0") for node in made.nodes)
-        assert (first.scope, second.scope) == tuple(f"{node.address}/0" for node in made.nodes)
+        assert first.scope == second.scope == "cluster"
 
 
 def test_one_node_that_can_not_notify() -> None:
