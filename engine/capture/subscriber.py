@@ -116,6 +116,9 @@ class Subscriber:
             number = feed.node.number
             missed, heard = spec.missed.get(number, ()), spec.heard.get(number, NOTHING_HEARD)
             self._feeds[_name(feed)] = FeedReader(feed, self._shared, missed, heard)
+        # Scans that a predecessor was at are its own.
+        for gauge in (Counter.KEYS_SCANNED, Counter.KEYS_TO_SCAN):
+            link.row.set(gauge, 0)
         self._awaited = set(self._feeds)
         """Those it was started with that have not listened yet: until then it is not ready."""
         self._obey_due_ms = 0

@@ -219,6 +219,8 @@ def test_an_overflow_is_a_gap_of_the_feed_that_read_it(servers: tuple[ValkeyServ
             return running.count(Counter.EVENTS_DROPPED) > 0
 
         wait_for(overfill, "set and ring are full")
+        events = len(written) + 1
+        wait_for(lambda: running.count(Counter.EVENTS_READ) == events, "all events are read")
         taken = running.take_until(lambda taken: written <= keys_of(taken))
         assert b"other" in keys_of(taken)
         running.wait_past(0, client_of(one))

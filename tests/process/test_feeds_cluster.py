@@ -73,12 +73,20 @@ def test_a_repair_in_a_cluster_is_narrowed(capfd: pytest.CaptureFixture[str]) ->
             made.client().hset("old", "f", "v")
             assert keys_of(running.take_until(bool)) == {b"old"}
             running.wait_past(0, replica.client)
-            kill_subscription(replica)
-            wait_for(lambda: running.count(Counter.REPAIRS) == 1, "the gap is repaired")
-            running.wait_past(0, replica.client)
-    said = capfd.readouterr()
-    assert "narrowed=True" in said.out + said.err
-    assert "repair_failed" not in said.out + said.err
+            said = ""
+
+            def is_narrowed() -> bool:
+                # A busy machine may have the server's idle clock stand still: then nothing is narrowed.
+                nonlocal said
+                repairs = running.count(Counter.REPAIRS)
+                kill_subscription(replica)
+                wait_for(lambda: running.count(Counter.REPAIRS) > repairs, "the gap is repaired")
+                running.wait_past(0, replica.client)
+                said += "".join(capfd.readouterr())
+                return "narrowed=True" in said
+
+            wait_for(is_narrowed, "idle times are believed")
+    assert "repair_failed" not in said
 
 
 @pytest.mark.parametrize("rights", ["", "-cluster|getkeysinslot"])
