@@ -72,8 +72,9 @@ def subscriber(
     ring: RingSettings | None = None,
     missed: tuple[Missed, ...] = (),
     redis_settings: RedisSettings | None = None,
+    is_ready: bool = True,
 ) -> Iterator[Capture]:
-    """Run one subscriber of these feeds, once it is ready; ``missed`` is what node 0 has missed."""
+    """Run one subscriber of these feeds, and wait until it is ready; ``missed`` is what node 0 has missed."""
     running = Capture(
         redis_settings or RedisSettings(url="redis://127.0.0.1:1"),
         plan_shards(1, 0, ()),
@@ -85,7 +86,8 @@ def subscriber(
     )
     try:
         running.start()
-        running.wait_ready()
+        if is_ready:
+            running.wait_ready()
         yield running
     finally:
         running.close()

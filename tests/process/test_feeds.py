@@ -110,6 +110,34 @@ def test_feeds_come_and_go(servers: tuple[ValkeyServer, ValkeyServer]) -> None:
         assert running.take() == []
 
 
+def test_a_node_that_is_down_at_the_start(servers: tuple[ValkeyServer, ValkeyServer]) -> None:
+    """The others are captured meanwhile; it is ready once all are listened to, or those that are not were dropped."""
+    one, other = servers
+    one.kill()
+    with subscriber(feed(0, one), feed(1, other), is_ready=False) as running:
+        running.wait_past(1, client_of(other))
+        client_of(other).hset("live", "f", "v")
+        assert keys_of(running.take_until(bool)) == {b"live"}
+        assert running.board.row(0).state is not ChildState.READY
+        running.send(SetFeeds(2, (feed(1, other),)))
+        running.wait_told(TopologyInForce(2))
+        running.wait_ready()
+
+
+def test_a_node_that_is_new_is_told_to_notify(servers: tuple[ValkeyServer, ValkeyServer]) -> None:
+    """Whoever looked at all nodes before the start has not seen it: its flags are seen to before it is listened to."""
+    one, other = servers
+    client_of(other).config_set("notify-keyspace-events", "")
+    with subscriber(feed(0, one)) as running:
+        running.send(SetFeeds(2, (feed(0, one), feed(1, other))))
+        running.wait_told(TopologyInForce(2))
+        wait_for(lambda: is_listened_to(other), "it is listened to")
+        running.wait_past(1, client_of(other))
+        client_of(other).hset("live", "f", "v")
+        assert keys_of(running.take_until(bool)) == {b"live"}
+        assert running.count(Counter.GAPS) == 0
+
+
 def test_gained_slots_are_found_and_nothing_else(servers: tuple[ValkeyServer, ValkeyServer]) -> None:
     """A feed whose slots change keeps its connection, and finds all keys of those that it gained, no others."""
     one = servers[0]
