@@ -24,7 +24,7 @@ from engine.redis.eviction import QUESTIONS, is_replica, policy_of
 from engine.redis.node import settings_for
 from engine.redis.topology import Found, ask_topology
 from engine.routing.assignment import Feeds, assign, shards_needed
-from engine.routing.nodes import Node, Topology
+from engine.routing.nodes import NODES_MAX, Node, Topology
 from engine.routing.routes import RouteTable
 from engine.routing.slices import parse_slice, scope_of
 
@@ -96,7 +96,12 @@ def prepare_capture(settings: Settings, table: RouteTable, *, is_running: bool =
 
 
 def numbered(topology: Topology) -> Topology:
-    """Return the topology that an engine begins with: its nodes are numbered from 0."""
+    """Return the topology that an engine begins with: its nodes are numbered from 0. Raises `RedisRefused`."""
+    if len(topology.nodes) > NODES_MAX:
+        raise RedisRefused(
+            f"the cluster has {len(topology.nodes)} primaries, and an engine can tell {NODES_MAX} apart",
+            hint="merge some of them",
+        )
     nodes = [msgspec.structs.replace(node, number=number) for number, node in enumerate(topology.nodes)]
     return msgspec.structs.replace(topology, nodes=tuple(nodes), version=1)
 

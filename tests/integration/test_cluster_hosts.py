@@ -10,7 +10,7 @@ from typing import Any
 
 from engine.observe.console import status_view
 from engine.routing.nodes import slots_in
-from tests.cluster import cluster, wait_until
+from tests.cluster import ADMIN, SECRET, cluster, wait_until
 from tests.integration.test_cluster_path import Writer, engine_on, values_of, wait_until_equal
 from tests.support import PathUnderTest, wait_for, whole_path
 
@@ -113,6 +113,26 @@ def test_a_node_that_is_dead_at_the_start(tmp_path: Path) -> None:
             wait_for(lambda: dead.id in {node["id"] for node in path.status()["nodes"]}, "it is listened to")
             dead.client.hset(key, "n", "after")
             wait_for(lambda: path.last().get(key.encode()) == {"n": "after"}, "its key")
+
+
+def test_a_cluster_with_tls_and_users(tmp_path: Path) -> None:
+    """Nodes that speak TLS alone, want a certificate and a password, are captured and read; also after a failover."""
+    with cluster("redis-7.0", primaries=2, replicas=1, tls=True, users=True) as made:
+        options = made.options
+        redis = f"""\
+username = "{ADMIN}"
+password = "{SECRET}"
+tls_ca_file = "{options["ssl_ca_certs"]}"
+tls_cert_file = "{options["ssl_certfile"]}"
+tls_key_file = "{options["ssl_keyfile"]}"
+"""
+        with engine_on(tmp_path, made, redis=redis) as path:
+            with Writer(made) as writer:
+                writer.wait_for_more(100)
+                made.failover(made.primaries()[0], "CLUSTER FAILOVER")
+                made.wait_until_ok()
+                writer.wait_for_more(100)
+            wait_until_equal(path, made)
 
 
 def test_mappings_on_every_node_take_effect(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ WAIT_S = 120.0
 TOPOLOGY = """\
 [redis]
 url = "{url}"
+{redis}
 [capture]
 shards = {shards}
 topology_interval_ms = {interval_ms}
@@ -38,12 +39,14 @@ checkpoint_file = "{folder}/checkpoint"
 
 @contextmanager
 def engine_on(
-    folder: Path, made: Cluster, *, shards: int | str = 2, interval_ms: int = 60_000, more: str = ""
+    folder: Path, made: Cluster, *, shards: int | str = 2, interval_ms: int = 60_000, more: str = "", redis: str = ""
 ) -> Iterator[PathUnderTest]:
     """Yield an engine that runs on this cluster, and delivers all keys to a recording function."""
     with whole_path(folder) as path:
+        scheme = made.url.partition(":")[0]
         shown = f'"{shards}"' if isinstance(shards, str) else shards
-        head = TOPOLOGY.format(url=made.url, shards=shown, interval_ms=interval_ms, folder=folder, more=more)
+        url = f"{scheme}://{made.alive()[0].address}"
+        head = TOPOLOGY.format(url=url, shards=shown, interval_ms=interval_ms, folder=folder, more=more, redis=redis)
         path.config.write_text(head + ROUTE)
         path.start()
         yield path

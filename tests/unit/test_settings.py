@@ -355,3 +355,15 @@ def test_the_originals_payload_has_no_place_for_expiry() -> None:
     (problem,) = check_route("routes[0]", RouteSettings("r", "f", payload="original", include_expiry=True))
     assert "include_expiry" in problem.place
     assert check_route("routes[0]", RouteSettings("r", "f", include_expiry=True)) == []
+
+
+def test_shards_may_be_left_to_the_engine(tmp_path: Path) -> None:
+    """A number or "auto", from the file, the environment or a flag; anything else is told with what it may be."""
+    auto = '[capture]\nshards = "auto"\n' + ROUTE
+    assert load(tmp_path, auto).capture.shards == "auto"
+    assert load(tmp_path, auto, {"ENGINE_CAPTURE_SHARDS": "3"}).capture.shards == 3
+    assert load(tmp_path, ROUTE, {"ENGINE_CAPTURE_SHARDS": "auto"}).capture.shards == "auto"
+    assert load(tmp_path, auto, flags={"capture.shards": "4"}).capture.shards == 4
+    wrong = only_problem(tmp_path, ROUTE, flags={"capture.shards": "many"})
+    assert (wrong.place, wrong.message) == ("--shards", "must be a whole number or 'auto', not 'many'")
+    assert "'auto'" in only_problem(tmp_path, "[capture]\nshards = 1.5\n" + ROUTE).message

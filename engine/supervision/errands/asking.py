@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 
 from engine.config import Settings
@@ -20,6 +21,8 @@ def ask_nodes(settings: Settings, database: int, before: Nodes) -> Answer:
     from engine.redis.topology import ask_topology
 
     others = [node.address for node in before.topology.nodes if node.address]
+    # Nodes that swallow what is sent to them take long: the next attempt begins with others.
+    random.shuffle(others)
     found = ask_topology(settings.redis, others, before.epoch, before.topology)
     topology = with_owners(found.topology, before.topology)
     epoch = max(before.epoch, found.epoch)
