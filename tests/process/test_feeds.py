@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -82,6 +83,35 @@ def test_a_node_that_is_down_holds_up_its_own_watermark_alone(servers: tuple[Val
         wait_for(lambda: running.count(Counter.RECONNECTS) == 1, "it is listened to again")
         running.wait_past(0, client_of(one))
         assert running.count(Counter.GAPS) == running.count(Counter.REPAIRS) == 1
+
+
+def test_a_busy_node_keeps_no_other_waiting(servers: tuple[ValkeyServer, ValkeyServer]) -> None:
+    """While one node says more than a turn reads, the other's keys arrive, and both watermarks move."""
+    one, other = servers
+    is_over = threading.Event()
+
+    def load() -> None:
+        client = client_of(one)
+        while not is_over.is_set():
+            pipe = client.pipeline(transaction=False)
+            for number in range(500):
+                pipe.hset(f"busy:{number}", "f", "v")
+            pipe.execute()
+
+    thread = threading.Thread(target=load)
+    # So small a read is always full: the feed has more, turn after turn.
+    with subscriber(feed(0, one), feed(1, other), settings=CaptureSettings(read_bytes_max=4_096)) as running:
+        thread.start()
+        try:
+            wait_for(lambda: running.count(Counter.EVENTS_READ) > 1_000, "the load runs")
+            client_of(other).hset("other", "f", "v")
+            running.take_until(lambda taken: b"other" in keys_of(taken))
+            running.wait_past(1, client_of(other))
+            running.wait_past(0, client_of(one))
+        finally:
+            is_over.set()
+            thread.join()
+        assert running.count(Counter.GAPS) == 0
 
 
 def test_feeds_come_and_go(servers: tuple[ValkeyServer, ValkeyServer]) -> None:
