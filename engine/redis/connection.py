@@ -37,6 +37,7 @@ UNPARSABLE = (hiredis.ProtocolError, MemoryError, TypeError)
 READ_BYTES = 1 << 20
 PRIMARY, REPLICA = "master", "replica"
 """Roles as a server tells them in its greeting."""
+_REPLICAS = frozenset({REPLICA, REPLICA.encode()})
 IAM_LIFE_MS = 11 * 3_600_000
 """A connection that IAM let in is renewed after this time: AWS ends it after 12 hours."""
 _AGAIN_S = 0.1
@@ -285,6 +286,13 @@ class RespConnection:
         """Close the connection; never fails."""
         with contextlib.suppress(OSError):
             self._sock.close()
+
+
+def is_replica(hello: Any) -> bool:
+    """Tell from an answer to ``HELLO`` whether the server is a replica."""
+    if isinstance(hello, dict):
+        return hello.get("role", hello.get(b"role")) in _REPLICAS
+    return _facts(hello).get("role") == REPLICA
 
 
 def _facts(hello: Any) -> dict[str, str]:

@@ -40,10 +40,9 @@ class Placed(NamedTuple):
 def settings_for(redis: RedisSettings, node: Node) -> RedisSettings:
     """Return the settings that reach this node, or the replica that is read in its place.
 
-    All else stays: user, password, TLS, database, timeouts. A node without an address is what ``redis.url`` names, and
-    one that Sentinels name is whom they name at each connect.
+    All else stays: user, password, TLS, database, timeouts. A node without an address is what ``redis.url`` names.
     """
-    address = node.reads_at or ("" if parse_url(redis.url).service else node.address)
+    address = node.reads_at or node.address
     return settings_at(redis, address) if address else redis
 
 

@@ -11,9 +11,10 @@ import pytest
 from engine.config import RedisSettings
 from engine.errors import RedisRefused, RedisUnreachable
 from engine.redis import connection as connection_module
+from engine.redis import node as node_module
 from engine.redis.address import Address
 from engine.redis.connection import PRIMARY, REPLICA, RespConnection
-from engine.redis.node import Placed, find_node, role_of, settings_at, settings_for
+from engine.redis.node import Placed, find_node, on_a_replica, role_of, settings_at, settings_for
 from engine.redis.sentinel import Named
 from engine.routing.nodes import Node
 from tests.cluster import Node as Server
@@ -135,6 +136,18 @@ def test_node_of_a_service(watched: Watched) -> None:
     watched.wait_until_ok()
 
 
+def test_newest_configuration(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two servers that say that they are the primary, it is that of the newest configuration."""
+    with sentinels(count=0, replicas=0) as other:
+        old, new = other.nodes[0].address, watched.primary().address
+
+        def told(address: Address, ask: object) -> Sequence[Named]:
+            return [Named(old, 3), Named(new, 4), Named(old, 3)]
+
+        monkeypatch.setattr(node_module, "primaries", told)
+        assert find_node(settings(watched.url)).node == Node(address=new, epoch=4)
+
+
 def test_replica_of_a_service(watched: Watched) -> None:
     """A replica that is captured stays as long as it is well; another takes its place, then none but the primary."""
     watched.wait_until_ok()
@@ -186,6 +199,19 @@ def test_replica_of_a_named_primary(replicated: Watched) -> None:
     elsewhere = [f"{server.address}=127.0.0.1:1" for server in replicas]
     moved = find_node(settings(url_of(primary), read_from="replica", node_addresses=tuple(elsewhere)))
     assert (moved.node, "cannot connect to 127.0.0.1:1" in moved.told) == (Node(), True)
+
+
+def test_replica_that_is_behind(replicated: Watched) -> None:
+    """A replica that has lost its primary is not read, whoever takes it for well."""
+    primary, first, second = replicated.nodes
+    redis, places = settings(url_of(primary)), [first.address, second.address]
+    first.call("REPLICAOF", "127.0.0.1", "1")
+    try:
+        assert on_a_replica(redis, Node(), Node(reads_at=first.address), places).node.reads_at == second.address
+    finally:
+        first.call("REPLICAOF", *primary.address.split(":"))
+        wait_until(lambda: first.client.info("replication")["master_link_status"] == "up", "the link is up")
+    assert on_a_replica(redis, Node(), Node(reads_at=first.address), places).node.reads_at == first.address
 
 
 def test_replica_without_its_primary(replicated: Watched) -> None:

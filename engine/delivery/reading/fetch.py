@@ -143,6 +143,8 @@ class Fetcher:
             keys_max=self._keys_max,
             reply_bytes_max=self._reply_bytes_max,
             is_cluster=is_cluster,
+            # Who has a loop reads what feeds have heard, and is told where.
+            counts_on_role=self._loop is not None,
             versions=versions,
             on_end=self._loop.wake if self._loop is not None else lambda: None,
         )

@@ -35,7 +35,8 @@ from engine.delivery.reading.questions import (
 from engine.delivery.reading.redirects import ASKING, LATER, LATER_WORDS, Redirect, redirect_of
 from engine.delivery.reading.versions import SlotVersions, raised_us
 from engine.errors import RedisClosed, RedisError, RedisUnreachable
-from engine.redis.errors import lost, refusal
+from engine.redis.connection import PRIMARY, is_replica
+from engine.redis.errors import lost, refusal, wrong_role
 
 if TYPE_CHECKING:
     from engine.delivery.reading.node_reader import NodeReader
@@ -270,7 +271,10 @@ class Job:
             version = self._version_of(replies[0])
             replies = replies[2::2]
         elif not reader.is_cluster:
-            replies = yield from _replies(reader, TIME + ask(keys, kinds), 1 + count)
+            last = reader.last_question
+            replies = yield from _replies(reader, TIME + ask(keys, kinds) + last, 1 + count + bool(last))
+            if last and is_replica(replies.pop()):
+                raise wrong_role(reader.address, PRIMARY)
             version = self._version_of(replies.pop(0))
         else:
             replies, version = yield from self._ask_with_epoch(ask(keys, kinds), count)

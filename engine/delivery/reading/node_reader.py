@@ -20,7 +20,8 @@ from engine.errors import RedisClosed, RedisUnreachable
 from engine.observe.logs import get_logger
 from engine.redis.address import parse_url
 from engine.redis.connecting import Connecting
-from engine.redis.node import settings_for
+from engine.redis.connection import pack
+from engine.redis.node import role_of, settings_for
 from engine.routing.nodes import Node
 
 log = get_logger(__name__)
@@ -28,6 +29,9 @@ log = get_logger(__name__)
 KEYS_MAX = 500
 REPLY_BYTES_MAX = 64 * 1024 * 1024
 """Replies of one pipeline. More than 6 MB of JSON fits no invocation, and RESP is at most twice as long."""
+
+HELLO = pack("HELLO")
+"""Tells a server's role, and takes no right but that of every connection."""
 
 CLOSES_MAX = 3
 """So often in a row a connection ends while one key is read alone; then it is the key, not the connection."""
@@ -53,11 +57,14 @@ class NodeReader:
         keys_max: int = KEYS_MAX,
         reply_bytes_max: int = REPLY_BYTES_MAX,
         is_cluster: bool = False,
+        counts_on_role: bool = False,
         versions: Versions | None = None,
         on_end: Callable[[], None] = lambda: None,
     ) -> None:
         self.node = node
         self.is_cluster = is_cluster
+        self.counts_on_role = counts_on_role and not is_cluster
+        """Whether it has to be a primary, or the replica that is captured: in a cluster others send on who ask them."""
         self.versions = versions or Versions()
         self.connection: ReadConnection | None = None
         self.job: Job | None = None
@@ -88,6 +95,14 @@ class NodeReader:
         """Pipelines until a larger one is tried again."""
         self._closes = (b"", 0)
         """Which key alone was last read when a connection ended, and how often in a row."""
+
+    @property
+    def last_question(self) -> bytes:
+        """Return what each pipeline ends with, b"" for nothing: the role of a server that has to be a primary.
+
+        One that resigned may have answered all before with what it had then.
+        """
+        return HELLO if self.counts_on_role and not self.node.reads_at else b""
 
     @property
     def host(self) -> str:
@@ -137,6 +152,7 @@ class NodeReader:
             encoding="utf-8",
             database=self._database,
             readonly=self.is_cluster and bool(self.node.reads_at),
+            role=role_of(self.node) if self.counts_on_role else "",
         )
         assert isinstance(connection, ReadConnection)
         return connection

@@ -45,7 +45,6 @@ class Retopology:
         self._errand, self._handover, self._keeper = errand, handover, keeper
         self._registry = Registry(planned.topology)
         self._epoch, self._is_whole = planned.epoch, planned.is_whole
-        self._interval_ms = settings.capture.topology_interval_ms if _may_change(settings, planned.topology) else None
         self._timer_ms: int | None = None
         self._due_ms: int | None = None if planned.is_whole else 0
         self._failures = 0
@@ -80,8 +79,8 @@ class Retopology:
         return SetFeeds(topology.version, feeds, missed)
 
     def _is_due(self, now_ms: int) -> bool:
-        if self._timer_ms is None and self._interval_ms is not None:
-            self._timer_ms = now_ms + self._interval_ms
+        if self._timer_ms is None and _may_change(self._settings, self._handover.topology):
+            self._timer_ms = now_ms + self._settings.capture.topology_interval_ms
         due = [moment_ms for moment_ms in (self._due_ms, self._timer_ms) if moment_ms is not None]
         return bool(due) and now_ms >= min(due)
 
@@ -132,7 +131,10 @@ class Retopology:
 
 def _may_change(settings: Settings, topology: Topology) -> bool:
     """Tell whether nodes may become others without anybody's noticing."""
-    return topology.is_cluster or settings.redis.read_from == "replica" or "+sentinel:" in settings.redis.url
+    if topology.is_cluster or settings.redis.read_from == "replica" or "+sentinel:" in settings.redis.url:
+        return True
+    # Its name may lead to a primary again.
+    return any(node.reads_at for node in topology.nodes)
 
 
 def _say(topology: Topology, before: Topology) -> None:
