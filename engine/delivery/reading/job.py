@@ -271,10 +271,7 @@ class Job:
             version = self._version_of(replies[0])
             replies = replies[2::2]
         elif not reader.is_cluster:
-            last = reader.last_question
-            replies = yield from _replies(reader, TIME + ask(keys, kinds) + last, 1 + count + bool(last))
-            if last and is_replica(replies.pop()):
-                raise wrong_role(reader.address, PRIMARY)
+            replies = yield from _replies_in_role(reader, TIME + ask(keys, kinds), 1 + count)
             version = self._version_of(replies.pop(0))
         else:
             replies, version = yield from self._ask_with_epoch(ask(keys, kinds), count)
@@ -336,6 +333,15 @@ def _replies(reader: NodeReader, commands: bytes, count: int) -> Generator[None,
         yield
     while (replies := connection.go_on()) is None:
         yield
+    return replies
+
+
+def _replies_in_role(reader: NodeReader, commands: bytes, count: int) -> Generator[None, None, list[Any]]:
+    """Ask a node, and return its replies; raise where it has to be a primary, and says in the end that it is none."""
+    last = reader.last_question
+    replies = yield from _replies(reader, commands + last, count + bool(last))
+    if last and is_replica(replies.pop()):
+        raise wrong_role(reader.address, PRIMARY)
     return replies
 
 
