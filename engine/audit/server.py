@@ -13,7 +13,7 @@ from engine.config import Settings
 from engine.delivery.reading.fetch import Fetched, Fetcher, Key
 from engine.errors import RedisUnreachable
 from engine.marks.marker import Marker
-from engine.marks.standing import Standing, replicas_read
+from engine.marks.standing import Standing, nodes_known
 from engine.redis.cluster.nodes import TROUBLE_MS_MAX, Nodes, Slices
 from engine.redis.connection import pack
 from engine.redis.eviction import QUESTIONS, may_evict
@@ -33,8 +33,8 @@ class Server:
 
     def __init__(self, settings: Settings, database: int, name: str) -> None:
         self._prefix = channel_prefix(database)
-        replicas = replicas_read(settings.supervision.status_file)
-        self._nodes = Nodes(settings.redis, name, database=database, replicas=replicas)
+        known = nodes_known(settings.supervision.status_file)
+        self._nodes = Nodes(settings.redis, name, database=database, known=known)
         self._slices = Slices(self._nodes, settings.original.mapping_prefix)
         self._redis, self._name = settings.redis, name
         self._fetcher: Fetcher | None = None

@@ -9,6 +9,7 @@ from typing import Any
 from engine.clock import now_ms
 from engine.errors import EngineError
 from engine.observe.status import read_status
+from engine.routing.nodes import Node, Topology
 from engine.routing.slices import Slice, parse_slice
 
 _LOSSES = ("gaps", "reconnects", "events_dropped")
@@ -19,7 +20,7 @@ class Standing:
     """One engine and its life (``engine``), and its watermarks by the ids of nodes (Unix ms by each node's clock).
 
     ``losses`` counts whatever loses a mark, or ends a time in which marks were lost: gaps, reconnects, dropped events.
-    ``is_listening`` once all of its subscribers have listened. ``replicas`` are what it listens to in place of nodes.
+    ``is_listening`` once all of its subscribers have listened. ``nodes`` are those that it listens to.
     """
 
     engine: tuple[int, int]
@@ -27,7 +28,7 @@ class Standing:
     is_listening: bool
     settled_until_ms: Mapping[str, int]
     part: Slice
-    replicas: Mapping[str, str] = field(default_factory=dict)
+    nodes: Topology = field(default_factory=Topology)
 
     def has_settled(self, moments_ms: Mapping[str, int]) -> bool:
         """Tell whether all is settled that happened on these nodes before these moments."""
@@ -38,10 +39,16 @@ class Standing:
         return before.is_listening and self.engine == before.engine and self.losses == before.losses
 
 
-def replicas_read(status_file: str) -> Mapping[str, str]:
-    """Return which replicas the engine that runs here reads in the place of nodes, by the ids of these."""
+def nodes_known(status_file: str) -> Topology | None:
+    """Return the nodes that the engine that runs here listens to, without their slots; None where none runs."""
     standing = read_standing(status_file)
-    return standing.replicas if standing is not None else {}
+    return standing.nodes if standing is not None else None
+
+
+def _node(told: Mapping[str, Any]) -> Node:
+    return Node(
+        id=str(told["id"]), address=str(told.get("address", "")), reads_at=str(told.get("reads_at", "")), slots=()
+    )
 
 
 def read_standing(status_file: str) -> Standing | None:
@@ -54,7 +61,7 @@ def read_standing(status_file: str) -> Standing | None:
             all(child["state"] == "ready" for child in status["children"] if child["role"] == "subscriber"),
             {str(node["id"]): int(node["settled_until_ms"]) for node in status["nodes"]},
             parse_slice(status["slice"]),
-            {str(node["id"]): str(node.get("reads_at", "")) for node in status["nodes"]},
+            Topology(tuple(_node(node) for node in status["nodes"])),
         )
     except (EngineError, KeyError, TypeError, ValueError):
         return None

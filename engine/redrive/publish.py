@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from engine.config import Settings
 from engine.errors import EngineError, RedisError
 from engine.marks.marker import Mark, Marker
-from engine.marks.standing import read_standing, replicas_read
+from engine.marks.standing import nodes_known, read_standing
 from engine.redis.cluster.nodes import Nodes, Slices
 from engine.redis.connection import pack
 from engine.redrive.letters import Letter
@@ -79,7 +79,7 @@ class Publisher:
     def _ready(self) -> Marker:
         if self._marker is None:
             status_file = self._settings.supervision.status_file
-            self._nodes = Nodes(self._settings.redis, NAME, replicas=replicas_read(status_file))
+            self._nodes = Nodes(self._settings.redis, NAME, known=nodes_known(status_file))
             slices = Slices(self._nodes, self._settings.original.mapping_prefix)
             self._marker = Marker(self._nodes, lambda: read_standing(status_file), slices)
         return self._marker

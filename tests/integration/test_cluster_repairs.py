@@ -12,7 +12,7 @@ import pytest
 
 from engine.routing.nodes import slot_of, slots_in
 from engine.sandbox.stack import Sandbox
-from tests.cluster import Cluster, cluster
+from tests.cluster import Cluster, cluster, wait_until
 from tests.support import wait_for
 from tests.table_rig import TableRig
 
@@ -122,6 +122,53 @@ def test_deletions_that_are_refused_stay(rig: TableRig, made: Cluster) -> None:
         wait_for(holds(rig, expected), "what was deleted in the gap is gone")
         assert rig.run("audit", "--accept-deletions").returncode == 1
         assert holds(rig, expected)()
+
+
+@pytest.mark.parametrize("made", [1], indirect=True)
+def test_a_failover_holds_nothing(rig: TableRig, made: Cluster) -> None:
+    """A replica that takes over is no new dataset: what was deleted around it leaves the table by itself."""
+    client = made.client()
+    expected = dict.fromkeys(range(COUNT), "v")
+    with rig.engine():
+        fill(rig, client)
+        wait_for(holds(rig, expected), "the table is full")
+        keys = of_node(rig, made, 0)
+        client.delete(rig.key(keys[0]))
+        wait_until(lambda: made.primaries()[0].call("WAIT", 1, 100) == 1, "the replica has it")
+        made.failover(made.primaries()[0])
+        client = made.client()
+        client.delete(rig.key(keys[1]))
+        client.hset(rig.key(keys[2]), "f", "new")
+        del expected[keys[0]], expected[keys[1]]
+        expected[keys[2]] = "new"
+        wait_for(holds(rig, expected), "the table is equal")
+        client.hset(rig.key(keys[3]), "f", "new")
+        expected[keys[3]] = "new"
+        wait_for(holds(rig, expected), "and stays so")
+    assert "deletions_held" not in rig.log()
+
+
+def test_dead_letters_of_all_nodes_are_sent_again(rig: TableRig, made: Cluster) -> None:
+    """Letters of keys on every node, of keys that moved, and of keys that are gone are sent, and are removed."""
+    client = made.client()
+    expected = dict.fromkeys(range(COUNT), "v")
+    with rig.engine():
+        fill(rig, client)
+        wait_for(holds(rig, expected), "the table is full")
+        for number in range(3):
+            there, gone, moved = of_node(rig, made, number)[:3]
+            client.delete(rig.key(gone))
+            del expected[gone]
+            for key, event in ((there, "hset"), (gone, "del"), (moved, "hset")):
+                rig.bury(key, event)
+            source, target = made.primaries()[number], made.primaries()[(number + 1) % 3]
+            made.move_slots([slot_of(rig.key(moved).encode())], source, target)
+            for key in (there, moved):
+                rig.forget(key)
+        result = rig.run("redrive", "--json")
+        summary = orjson.loads(result.stdout)
+        assert (result.returncode, summary["sent"], summary["kept"]) == (0, 9, 0), result.stdout + result.stderr
+        wait_for(holds(rig, expected), "all are delivered again")
 
 
 def test_an_audit_repairs_while_slots_move(rig: TableRig, made: Cluster) -> None:

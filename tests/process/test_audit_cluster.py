@@ -17,7 +17,8 @@ from engine.marks.marker import Mark, Marker, NotListening
 from engine.marks.standing import Standing
 from engine.redis.cluster.nodes import Nodes
 from engine.routing.events import REPAIR
-from engine.routing.nodes import slot_of, slots_in
+from engine.routing.nodes import Node as TopologyNode
+from engine.routing.nodes import Topology, slot_of, slots_in
 from engine.routing.slices import WHOLE, Slice
 from tests.cluster import Cluster, Node, cluster, moves, wait_until
 
@@ -257,7 +258,8 @@ def test_marks_are_published_where_an_engine_reads_replicas() -> None:
             wait_until(lambda node=primary: node.call("WAIT", 1, 100) == 1, "replicas follow")
         ears = [Ear(node) for node in chosen.values()]
         settings = RedisSettings(url=made.url, read_from="replica")
-        nodes = Nodes(settings, "engine-redrive", replicas={id: node.address for id, node in chosen.items()})
+        known = Topology(tuple(TopologyNode(id=id, reads_at=node.address) for id, node in chosen.items()))
+        nodes = Nodes(settings, "engine-redrive", known=known)
         try:
             assert {node.id: node.reads_at for node in nodes.all} == {id: node.address for id, node in chosen.items()}
             assert Marker(nodes, lambda: None).mark([Mark(key, REPAIR) for key in KEYS[:40]]) == [True] * 40

@@ -8,7 +8,7 @@ are raised at once.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import hiredis
@@ -39,8 +39,8 @@ Keyed = tuple[bytes, bytes]
 class Nodes:
     """All connections, made as they are needed. Not thread-safe; raises `RedisError`.
 
-    ``replicas`` are those that an engine reads in the place of nodes, by the ids of these: what is published there,
-    it hears.
+    ``known`` are the nodes that an engine listens to: one of them answers where ``redis.url`` does not, and where it
+    reads replicas, so do we, for it hears what is published there.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Nodes:
         name: str,
         *,
         database: int | None = None,
-        replicas: Mapping[str, str] | None = None,
+        known: Topology | None = None,
     ) -> None:
         self._redis = redis
         self._name = name
@@ -58,10 +58,9 @@ class Nodes:
         """By the address of their node; "" is what ``redis.url`` names."""
         self._owners: list[Node | None] = []
         self._epoch = 0
-        known = {id: place for id, place in (replicas or {}).items() if place}
-        self._reads_replicas = bool(known) or redis.read_from == "replica"
-        self.topology = Topology(tuple(Node(id=id, reads_at=place) for id, place in known.items()) or (Node(),))
-        first = self._at("")
+        self.topology = known or Topology()
+        self._reads_replicas = any(node.reads_at for node in self.all) or redis.read_from == "replica"
+        first = self._first()
         self.name = str(first.address)
         self.database = first.address.database if database is None else database
         self.is_cluster = first.facts.get("mode") == "cluster"
@@ -70,6 +69,17 @@ class Nodes:
         except BaseException:
             self.close()
             raise
+
+    def _first(self) -> RespConnection:
+        """Return a connection to whoever answers first."""
+        problem: RedisError | None = None
+        for place in dict.fromkeys(("", *(node.address for node in self.all))):
+            try:
+                return self._at(place)
+            except RedisUnreachable as error:
+                problem = problem or error
+        assert problem is not None
+        raise problem
 
     def close(self) -> None:
         """Close all connections."""
@@ -106,6 +116,8 @@ class Nodes:
             found = ask_topology(self._redis, others, self._epoch, self.topology)
             self.topology, self._epoch = found.topology, max(self._epoch, found.epoch)
             self._owners = self.topology.owners()
+        else:
+            self.topology = Topology()
         return self.topology
 
     def pipeline(self, node: Node, commands: Sequence[bytes], *, replies_each: int = 1) -> list[Any]:
