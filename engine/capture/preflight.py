@@ -36,12 +36,13 @@ _T = TypeVar("_T")
 class CapturePlan(msgspec.Struct, frozen=True):
     """Which nodes there are, who listens to what of them, and what the user should know of the server.
 
-    ``epoch`` is the newest that was seen. It ``is_whole`` unless feeds are left out of nodes that are dead.
-    ``server_ms`` is the clock of each node, by its id.
+    ``epoch`` is the newest that was seen, ``members`` are the ids of all nodes of a cluster, replicas too. It
+    ``is_whole`` unless feeds are left out of nodes that are dead. ``server_ms`` is the clock of each node, by its id.
     """
 
     topology: Topology
     epoch: int
+    members: tuple[str, ...]
     is_whole: bool
     feeds: Feeds
     database: int
@@ -84,6 +85,7 @@ def prepare_capture(settings: Settings, table: RouteTable, *, is_running: bool =
         return CapturePlan(
             topology,
             found.epoch,
+            found.members,
             feeds == assigned,
             feeds,
             address.database,

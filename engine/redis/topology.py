@@ -32,7 +32,8 @@ class Found(msgspec.Struct, frozen=True):
 
     ``replicas`` are the addresses of a node's replicas that are well, by the node's id. ``epoch`` is the cluster's
     newest, ``is_up`` whether it serves keys, as far as the asked node knows. ``failed`` are the ids of nodes that the
-    others hold for dead. ``told`` is what the user should know of replicas that are read.
+    others hold for dead, ``members`` those of all that the cluster has not forgotten, replicas too. ``told`` is what
+    the user should know of replicas that are read.
     """
 
     topology: Topology
@@ -40,6 +41,7 @@ class Found(msgspec.Struct, frozen=True):
     epoch: int = 0
     is_up: bool = True
     failed: tuple[str, ...] = ()
+    members: tuple[str, ...] = ()
     asked: str = ""
     told: tuple[str, ...] = ()
 
@@ -149,6 +151,7 @@ def _found(connection: RespConnection, node_addresses: Sequence[str], info: byte
         epoch=int(facts.get("cluster_current_epoch", 0)),
         is_up=facts.get("cluster_state") == "ok",
         failed=tuple(line.id for line in primaries if "fail" in line.flags),
+        members=tuple(line.id for line in lines),
         asked=str(connection.address),
     )
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from engine.routing.nodes import slots_in
-from tests.cluster import Cluster, Migration, cluster
+from tests.cluster import Cluster, Migration, Node, cluster
 from tests.servers import NAMES
 from tests.support import ROUTE, PathUnderTest, wait_for, whole_path
 
@@ -39,13 +39,20 @@ checkpoint_file = "{folder}/checkpoint"
 
 @contextmanager
 def engine_on(
-    folder: Path, made: Cluster, *, shards: int | str = 2, interval_ms: int = 60_000, more: str = "", redis: str = ""
+    folder: Path,
+    made: Cluster,
+    *,
+    shards: int | str = 2,
+    interval_ms: int = 60_000,
+    more: str = "",
+    redis: str = "",
+    asked: Node | None = None,
 ) -> Iterator[PathUnderTest]:
     """Yield an engine that runs on this cluster, and delivers all keys to a recording function."""
     with whole_path(folder) as path:
         scheme = made.url.partition(":")[0]
         shown = f'"{shards}"' if isinstance(shards, str) else shards
-        url = f"{scheme}://{made.alive()[0].address}"
+        url = f"{scheme}://{(asked or made.alive()[0]).address}"
         head = TOPOLOGY.format(url=url, shards=shown, interval_ms=interval_ms, folder=folder, more=more, redis=redis)
         path.config.write_text(head + ROUTE)
         path.start()

@@ -11,11 +11,12 @@ from engine.clock import monotonic_ms
 from engine.config import RouteSettings, Settings
 from engine.model import Watermark
 from engine.routing.assignment import assign
-from engine.routing.nodes import Topology
+from engine.routing.nodes import Node, Topology
 from engine.routing.routes import RouteTable
+from engine.supervision.children import Child, Role
 from engine.supervision.errands.planner import Plan
 from engine.supervision.memory import SharedMemory
-from engine.supervision.progress.checkpoint import Checkpoint, CheckpointFile
+from engine.supervision.progress.checkpoint import FORMAT, Checkpoint, CheckpointFile, NodeKept
 from engine.supervision.progress.keeping import Keeper, fence_after_ms
 
 SCOPE = "redis 1"
@@ -109,3 +110,26 @@ def test_a_mark_is_kept_only_where_it_still_holds(
     assert found is not None
     assert (found.watermark_ms, found.server_mark) == (60_000, kept_mark)
     assert found.clocks.server_ahead_ms() == 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("members", "is_resumed"), [(("new", "a"), True), (("new",), False), ((), False)], ids=["replica", "other", "one"]
+)
+def test_a_cluster_is_known_by_its_nodes(
+    tmp_path: Path, settings: Settings, members: tuple[str, ...], is_resumed: bool
+) -> None:
+    """A checkpoint is found whichever node the URL names today, and though its primaries are replicas now: by ids."""
+    file = CheckpointFile(str(tmp_path / "checkpoint"))
+    kept = Checkpoint("seed:1/0 slice 0/2", format=FORMAT, nodes={"a": NodeKept(40_000)}, version=7)
+    assert file.write(kept) == ""
+    topology = Topology((Node(id="new", address="new:1"),), is_cluster=True, version=1)
+    table = RouteTable.build([RouteSettings(name="carts", function="f")]).encode()
+    plan = Plan(assign(topology, 1), table, topology, scope="other:1/0 slice 0/2", members=members, server_ms=50_000)
+    found = Keeper(settings, plan, SharedMemory(1, settings.delivery.invokers, 1 << 16), file)
+    child = Child(0, Role.SUBSCRIBER, 0, 1)
+    missed = found.missed_by(child)
+    assert bool(missed.get(0)) == is_resumed
+    found.keep(is_clean=False)
+    checkpoint, _ = file.load()
+    assert checkpoint is not None
+    assert checkpoint.scope == plan.scope

@@ -113,6 +113,7 @@ def examine(
             table=table.encode(),
             topology=capture.topology,
             epoch=capture.epoch,
+            members=capture.members,
             is_whole=capture.is_whole,
             database=capture.database,
             server=capture.server,

@@ -37,6 +37,8 @@ class Plan(msgspec.Struct, tag=True, frozen=True):
     """The newest that was seen in the cluster."""
     is_whole: bool = True
     """Whether all nodes have feeds; none is begun with that is dead at the start."""
+    members: tuple[str, ...] = ()
+    """The ids of all nodes of a cluster, replicas and the dead too: by them it is known again."""
     database: int = 0
     server: str = ""
     warnings: tuple[str, ...] = ()

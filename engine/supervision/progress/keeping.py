@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from engine.clock import monotonic_ms, now_ms
 from engine.config import RouteSettings, Settings
 from engine.model import Missed, Watermark
@@ -46,6 +48,8 @@ class Keeper:
         found, problem = checkpoints.load()
         if problem:
             log.error("checkpoint_damaged", problem=problem, used="the one before" if found else "none")
+        if found is not None:
+            found = _under_its_new_name(found, planned)
         if found is not None and found.scope != planned.scope:
             is_known = server_of(found.scope) == server_of(planned.scope)
             what = "checkpoint_of_another_slice" if is_known else "checkpoint_of_another_server"
@@ -189,6 +193,18 @@ class Keeper:
         if problem and not self._is_refused:
             log.error("checkpoint_not_written", problem=problem)
         self._is_refused = bool(problem)
+
+
+def _under_its_new_name(found: Checkpoint, planned: Plan) -> Checkpoint:
+    """Return the checkpoint as that of the planned server, where it is of the same cluster: nodes know each other.
+
+    A cluster has no name. Its checkpoint has that of the node in ``redis.url``, which may be another one today; and who
+    was a primary then may be a replica now.
+    """
+    if not found.by_node().keys() & set(planned.members):
+        return found
+    part = found.scope.removeprefix(server_of(found.scope))
+    return replace(found, scope=server_of(planned.scope) + part)
 
 
 def _fence_of(settings: Settings, table: RouteTable) -> int:
