@@ -45,6 +45,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "restart_backoff_ms_min": 50,
         "restart_backoff_ms_max": 500,
         "drain_timeout_s": 10.0,
+        "ready_timeout_s": 50.0,
         "checkpoint_interval_ms": 200,
     },
 }

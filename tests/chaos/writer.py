@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 import time
@@ -17,6 +18,7 @@ TICK_S = 0.02
 BEHIND_S_MAX = 0.5
 """What a stall has made late beyond this is not made up for: no burst follows an outage."""
 PAUSE_AFTER_ERROR_S = 0.03
+AGAIN_MAX = 20
 SKEW = 2.5
 """1 would choose all keys alike; at 2.5 a fifth of the keys gets half of the changes."""
 
@@ -48,6 +50,8 @@ class Writer:
         self._lock = threading.RLock()
         self._numbers = 0
         self._first_lap: list[bytes] = []
+        self._again: list[bytes] = []
+        """Of the first lap, what has not come through yet."""
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -77,9 +81,10 @@ class Writer:
             self._thread = None
 
     def stop(self) -> None:
-        """Stop for good."""
+        """Stop for good, when every key has been changed since the engine was started."""
         self.pause()
         with self._lock:
+            self._write_again()
             self._disconnect()
 
     def reconnect(self) -> None:
@@ -144,10 +149,30 @@ class Writer:
             late_s = min(now - due, BEHIND_S_MAX)
             due = now - late_s + TICK_S
             try:
-                self.write_now([self._choose() for _ in range(self._count())])
+                self._write_some()
             except (redis.RedisError, OSError):
                 self.errors += 1
                 self._stopping.wait(PAUSE_AFTER_ERROR_S)
+
+    def _write_some(self) -> None:
+        """Make the changes of one tick: first each key once, as one that is never changed is nobody's to deliver."""
+        count = self._count()
+        lap = [self._first_lap.pop() for _ in range(min(count, len(self._first_lap)))]
+        self._again += lap
+        replies = self.write_now([*map(self.change, lap), *(self._choose() for _ in range(count - len(lap)))])
+        came = {key for key, reply in zip(lap, replies, strict=False) if not isinstance(reply, Exception)}
+        self._again = [key for key in self._again if key not in came]
+
+    def _write_again(self) -> None:
+        for _ in range(AGAIN_MAX):
+            with contextlib.suppress(redis.RedisError, OSError):
+                replies = self.write_now([self.change(key) for key in self._again])
+                self._again = [
+                    key for key, reply in zip(self._again, replies, strict=True) if isinstance(reply, Exception)
+                ]
+            if not self._again:
+                return
+            time.sleep(PAUSE_AFTER_ERROR_S)
 
     def _count(self) -> int:
         """Return how many changes one tick makes; the fraction decides by chance."""
@@ -155,8 +180,6 @@ class Writer:
         return int(exact) + (self._rng.random() < exact % 1)
 
     def _choose(self) -> Command:
-        if self._first_lap:
-            return self.change(self._first_lap.pop())
         if self._rng.random() < self._deletes:
             return ("DEL", self._rng.choice(self.keys))
         return self.change(self.pick())
