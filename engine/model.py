@@ -80,11 +80,11 @@ NOTHING_HEARD = Missed(0)
 class Record(msgspec.Struct, gc=False, omit_defaults=True):
     """One key's value in the batch payload (field names and meanings are a contract with functions).
 
-    ``body`` is a JSON text, or None where the key is gone. ``version`` orders the values of a key:
-    microseconds of the Redis node's clock, never going backwards. A key (or a body with a string) that
-    is not UTF-8 is carried as base64 and says so in ``id_encoding`` (``body_encoding``). ``expires_at_ms`` is Unix
-    time, of a key that expires, where the route asks for it. ``ordinal`` tells the events of one read apart, where each
-    is a record: 0, which is left out, for the first.
+    ``body`` is a JSON text, or None where the key is gone. ``version`` orders the values of a key: microseconds of the
+    Redis node's clock, in a cluster plus 10 s for each configuration epoch of the node, never going backwards. A key
+    (or a body with a string) that is not UTF-8 is carried as base64 and says so in ``id_encoding``
+    (``body_encoding``). ``expires_at_ms`` is Unix time, of a key that expires, where the route asks for it.
+    ``ordinal`` tells the events of one read apart, where each is a record: 0, which is left out, for the first.
     """
 
     record_id: str

@@ -12,7 +12,7 @@ import select
 import sys
 import time
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from engine.clock import monotonic_ms, now_ms
@@ -43,6 +43,7 @@ from engine.lifecycle import (
 from engine.model import Change
 from engine.observe.logs import get_logger
 from engine.ring.counters import ChildState, Counter
+from engine.ring.given import GivenRow
 from engine.ring.ring import RingReader
 from engine.ring.wake import Wake
 from engine.routing.nodes import Topology
@@ -64,7 +65,8 @@ class InvokerSpec:
     """All that an invoker is handed at its fork; ``index`` counts from 0. ``nodes`` are, by number, those that
     the shard behind each reader has feeds on.
 
-    Versions are higher than ``version_floor``. Before ``fence_ms`` (monotonic) an invocation of the engine that ran
+    Versions are higher than ``version_floor``, those of a cluster's nodes than ``floors`` (by node id), and than what
+    ``given`` has of a predecessor. Before ``fence_ms`` (monotonic) an invocation of the engine that ran
     before this one may still write. Keys are read from the nodes of ``topology``.
     """
 
@@ -81,6 +83,8 @@ class InvokerSpec:
     version_floor: int = 0
     fence_ms: int = 0
     topology: Topology = field(default_factory=Topology)
+    floors: Mapping[str, int] = field(default_factory=dict)
+    given: GivenRow | None = None
 
 
 def run_invoker(spec: InvokerSpec, link: ChildLink) -> int:
@@ -126,6 +130,7 @@ class Invoker:
             lambda failures: backoff.wait_ms(failures, random.random),
             self._lanes.all,
             delivery.payload_bytes_max,
+            spec.given.set if spec.given is not None else lambda _node, _version: None,
         )
         self._relief = Relief()
         self._damaged = 0
@@ -142,8 +147,16 @@ class Invoker:
             spec.delivery.fetch_keys_max,
             version_floor=max(spec.version_floor, self._row.get(Counter.VERSION)),
             topology=spec.topology,
+            floors=self._floors() if spec.topology.is_cluster else None,
             loop=loop,
         )
+
+    def _floors(self) -> dict[str, int]:
+        floors, given = dict(self._spec.floors), self._spec.given
+        if given is not None:
+            for node in self._spec.topology.nodes:
+                floors[node.id] = max(floors.get(node.id, 0), given.get(node.number))
+        return floors
 
     def _open_backlog(self) -> None:
         delivery = self._spec.delivery

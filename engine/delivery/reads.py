@@ -49,13 +49,14 @@ class Reads:
         wait_ms: Callable[[int], int],
         lanes: Callable[[], Iterable[RouteLane]],
         body_chars_max: int,
+        given: Callable[[int, int], None] = lambda _node, _version: None,
     ) -> None:
         self._link = link
         self._lanes = lanes
         self._body_chars_max = body_chars_max
         self._newest: dict[tuple[NodeReader, RouteLane], Batch] = {}
         """Batches that may take in more keys which wait for the same node."""
-        self._fetcher = make(ReadLoop(sockets, wake, wait_ms, self._failed, self._changed, self._freed))
+        self._fetcher = make(ReadLoop(sockets, wake, wait_ms, self._failed, self._changed, self._freed, given))
         self.is_open = self._fetcher.is_open
         """Tell whether any node may be asked now."""
 

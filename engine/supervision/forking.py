@@ -76,5 +76,7 @@ class Forker:
             missed=self._keeper.missed_by(child) if is_subscriber else {},
             heard=self._keeper.heard_by(child) if is_subscriber else {},
             version_floor=self._keeper.version_floor,
+            floors=self._keeper.floors,
+            given=self._memory.given,
             fence_ms=self._keeper.fence_ms,
         )

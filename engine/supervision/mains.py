@@ -9,6 +9,7 @@ from engine.config import Settings
 from engine.errors import EngineError
 from engine.lifecycle import ChildLink, Failed
 from engine.model import Missed
+from engine.ring.given import GivenTable
 from engine.ring.heard import HeardTable
 from engine.ring.ring import RingSet
 from engine.ring.wake import Wake
@@ -23,8 +24,8 @@ class Duty:
 
     ``feeds`` are what the subscriber listens to, ``topology`` the nodes, ``nodes`` those, by number, that each shard
     has feeds on. By node number, ``missed`` is what nobody has heard, ``heard`` what a gap from now on would miss.
-    Versions are higher than ``version_floor``. Before ``fence_ms`` (monotonic) an invocation of a predecessor may
-    still write.
+    Versions are higher than ``version_floor``, those of a cluster's nodes than ``floors`` (by node id), and than what
+    ``given`` has of a predecessor. Before ``fence_ms`` (monotonic) an invocation of a predecessor may still write.
     """
 
     index: int
@@ -40,6 +41,8 @@ class Duty:
     missed: Mapping[int, tuple[Missed, ...]] = field(default_factory=dict)
     heard: Mapping[int, Missed] = field(default_factory=dict)
     version_floor: int = 0
+    floors: Mapping[str, int] = field(default_factory=dict)
+    given: GivenTable | None = None
     fence_ms: int = 0
 
 
@@ -105,6 +108,8 @@ def invoke(duty: Duty, link: ChildLink) -> int:
         topology=duty.topology,
         wake=duty.wakes[duty.index],
         version_floor=duty.version_floor,
+        floors=duty.floors,
+        given=duty.given.rows[duty.index] if duty.given is not None else None,
         fence_ms=duty.fence_ms,
     )
     return run_invoker(spec, link)

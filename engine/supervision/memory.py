@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from engine.ring.counters import Board
+from engine.ring.given import GivenTable
 from engine.ring.heard import HeardTable
 from engine.ring.ring import RingSet
 from engine.ring.wake import Wake
@@ -17,6 +18,7 @@ class SharedMemory:
         self.wakes = tuple(Wake() for _ in range(invokers))
         self.board = Board(shards + invokers)
         self.heard = HeardTable(shards)
+        self.given = GivenTable(invokers)
         self._rings_of = [[self.rings.ring(shard, invoker) for shard in range(shards)] for invoker in range(invokers)]
 
     def backlog_bytes(self, child: Child) -> int:

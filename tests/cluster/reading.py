@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from engine.clock import monotonic_ms
@@ -39,7 +39,14 @@ def topology_from(known: dict[str, Known], cluster: Cluster, **reads_at: str) ->
 class ReadRig:
     """A fetcher and its loop; a context manager."""
 
-    def __init__(self, cluster: Cluster, topology: Topology | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        topology: Topology | None = None,
+        floors: dict[str, int] | None = None,
+        given: Callable[[int, int], None] = lambda _node, _version: None,
+        **settings: Any,
+    ) -> None:
         self.cluster = cluster
         self.sockets = Sockets()
         self.wake = Wake()
@@ -49,10 +56,16 @@ class ReadRig:
         self.freed: list[NodeReader] = []
         self.redis = RedisSettings(url=cluster.url, **settings)
         loop = ReadLoop(
-            self.sockets, self.wake.signal, lambda _: RETRY_MS, self._fail, self.changed.append, self.freed.append
+            self.sockets,
+            self.wake.signal,
+            lambda _: RETRY_MS,
+            self._fail,
+            self.changed.append,
+            self.freed.append,
+            given,
         )
         known = topology or topology_of(cluster)
-        self.fetcher = Fetcher(self.redis, 0, "reads", topology=known, loop=loop)
+        self.fetcher = Fetcher(self.redis, 0, "reads", topology=known, floors=floors, loop=loop)
 
     def _fail(self) -> None:
         self.failures += 1

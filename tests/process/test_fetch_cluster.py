@@ -384,3 +384,16 @@ def test_a_user_who_may_not_ask_for_the_epoch_is_told_so() -> None:
         fetcher = Fetcher(settings, 0, "test", topology=topology_of(made))
         with pytest.raises(RedisRefused, match=r"\+cluster\|info"):
             fetcher.fetch(ASKED)
+
+
+def test_versions_of_each_node_outlive_their_invoker(made: Cluster, client: Any) -> None:
+    """A node's versions are above its own floor, though its clock says less; other nodes' are their clocks'."""
+    topology = topology_of(made)
+    far = topology.nodes[0].id
+    floor_us = (monotonic_ms() + 4_000_000_000_000) * 1_000
+    given: dict[int, int] = {}
+    with ReadRig(made, floors={far: floor_us}, given=given.__setitem__).connected() as rig:
+        values = rig.read_all(ASKED)
+        assert [value.version > floor_us for value in values] == [made.owner_of(key).id == far for key in KEYS]
+        assert given.keys() == {node.number for node in topology.nodes}
+        assert given[topology.nodes[0].number] == max(value.version for value in values)

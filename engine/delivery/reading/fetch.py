@@ -89,7 +89,8 @@ class ReadLoop:
     """The loop that a fetcher is part of.
 
     ``wake`` may be called by threads. ``wait_ms`` is the backoff after so many failures in a row. ``failed`` is told of
-    each failure, ``changed`` why the topology may be another, ``freed`` of a node that may be asked again.
+    each failure, ``changed`` why the topology may be another, ``freed`` of a node that may be asked again, ``given`` of
+    the highest version of a node (by its number).
     """
 
     sockets: Sockets
@@ -98,6 +99,7 @@ class ReadLoop:
     failed: Callable[[], None]
     changed: Callable[[str], None]
     freed: Callable[[NodeReader], None]
+    given: Callable[[int, int], None] = lambda _node, _version: None
 
 
 class Fetcher:
@@ -283,6 +285,8 @@ class Fetcher:
         reader.job = None
         self.version = max(self.version, reader.versions.newest)
         job.note_versions()
+        if self._loop is not None and reader.node.number >= 0:
+            self._loop.given(reader.node.number, reader.versions.newest)
         if job.error is not None:
             self._failed(reader, job.error)
             return

@@ -22,7 +22,8 @@ from engine.supervision.memory import SharedMemory
 from engine.supervision.progress.checkpoint import Checkpoint, CheckpointFile
 from engine.supervision.progress.clocks import Clocks
 from engine.supervision.progress.nodes import NodeProgress
-from engine.supervision.progress.progress import Progress
+from engine.supervision.progress.progress import RESTART_INTERVALS, Progress
+from engine.supervision.progress.versions import NodeVersions
 
 log = logs.get_logger(__name__)
 
@@ -67,6 +68,14 @@ class Keeper:
             ahead_ms=Clocks.server_ahead_ms,
         )
         self.version_floor = self._progress.version_floor
+        is_known = found is not None and not self._progress.is_first
+        interval_us = settings.supervision.checkpoint_interval_ms * 1_000
+        self._versions = NodeVersions(
+            found.versions if is_known and found is not None else {},
+            0 if self._progress.is_clean else RESTART_INTERVALS * interval_us,
+        )
+        self._given = memory.given
+        self.floors = self._versions.floors
         self._fence_after_ms = _fence_of(settings, table)
         self.fence_ms = 0
         """Until when (monotonic) an invocation of the engine before this one may still write."""
@@ -189,7 +198,9 @@ class Keeper:
         checkpoint = self._progress.checkpoint(
             version, now_ms(), moment_ms, is_clean=is_clean, fence_after_ms=fence_ms, clocks_of=Clocks.of
         )
-        problem = self._checkpoints.write(checkpoint)
+        given = {one.node.id: self._given.highest(one.node.number) for one in self._progress.nodes.all() if one.node.id}
+        versions = self._versions.keep(given, moment_ms, is_clean=is_clean)
+        problem = self._checkpoints.write(replace(checkpoint, versions=versions))
         if problem and not self._is_refused:
             log.error("checkpoint_not_written", problem=problem)
         self._is_refused = bool(problem)
