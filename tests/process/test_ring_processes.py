@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from engine.model import Watermark
 from engine.ring.ring import RingSet
 from engine.ring.wake import Wake
 
@@ -19,6 +20,7 @@ REPORT_BYTES = 64
 """Of a reader's report: a pipe then holds about 1,000, and no reader is further ahead of its test."""
 
 
+WATCHED = (0, 1, 255)
 Fork = Callable[[Callable[[], None]], int]
 
 
@@ -153,3 +155,32 @@ def test_killed_readers_lose_nothing(fork: Fork) -> None:
     wake.close()
     assert kills == 7
     assert again, "what was not settled was not read again"
+
+
+def test_a_killed_reader_leaves_no_watermark_of_two_moments(fork: Fork) -> None:
+    """Whenever a reader dies, and whoever looks meanwhile: each node's mark and version are those of its moment, or of
+    none, and no later ones.
+    """
+    ring = RingSet(1, 1, 4_096).ring(0, 0)
+
+    def set_watermarks() -> None:
+        reader, moment_ms = ring.reader(), max(ring.watermark(node).moment_ms for node in WATCHED)
+        while True:
+            moment_ms += 1
+            for node in WATCHED:
+                reader.set_watermark(Watermark(moment_ms, moment_ms, node, moment_ms))
+
+    seen = dict.fromkeys(WATCHED, 0)
+    for _ in range(10):
+        pid, goal = fork(set_watermarks), max(seen.values()) + 200
+        deadline = time.monotonic() + WAIT_S
+        while max(seen.values()) < goal:
+            assert time.monotonic() < deadline, "no watermark comes"
+            for node in WATCHED:
+                watermark = ring.watermark(node)
+                assert watermark.node == node
+                assert watermark.server_mark in (0, watermark.moment_ms)
+                assert watermark.version <= watermark.moment_ms
+                assert watermark.moment_ms >= seen[node]
+                seen[node] = watermark.moment_ms
+        kill(pid)

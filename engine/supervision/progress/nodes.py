@@ -140,7 +140,8 @@ class Nodes:
         slots, owed = (known.slots & has, known.owed & has) if endings <= known.endings else (frozenset(), frozenset())
         gained = has - slots - owed
         taken = replace(known, node=node, slots=slots, endings=endings, owed=owed | gained, parts={})
-        is_same = known.node.number == node.number
+        # A node whose epoch has risen may have lost slots, and got them back, between two looks.
+        is_same = known.node.number == node.number and known.node.epoch >= node.epoch
         for shard, part in parts.items():
             old = known.parts.get(shard)
             if old is None or old.feeds != part or not is_same:
