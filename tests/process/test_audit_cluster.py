@@ -16,6 +16,7 @@ from engine.errors import RedisUnreachable
 from engine.marks.marker import Mark, Marker, NotListening
 from engine.marks.standing import Standing
 from engine.redis.cluster.nodes import Nodes
+from engine.redis.connection import pack
 from engine.routing.events import REPAIR
 from engine.routing.nodes import Node as TopologyNode
 from engine.routing.nodes import Topology, slot_of, slots_in
@@ -269,3 +270,17 @@ def test_marks_are_published_where_an_engine_reads_replicas() -> None:
             nodes.close()
             for ear in ears:
                 ear.close()
+
+
+def test_a_cluster_is_found_by_any_node_that_the_engine_knows(made: Cluster) -> None:
+    """Where the node that the URL names is away, one that a running engine listens to is asked."""
+    known = Topology(tuple(TopologyNode(id=node.id, address=node.address) for node in made.primaries()))
+    away = RedisSettings(url="redis://127.0.0.1:1")
+    nodes = Nodes(away, "engine-redrive", known=known)
+    try:
+        assert {node.id for node in nodes.all} == {node.id for node in made.primaries()}
+        assert nodes.ask("tell whether it exists", [(b"never", pack("EXISTS", b"never"))]) == [0]
+    finally:
+        nodes.close()
+    with pytest.raises(RedisUnreachable, match=r"127\.0\.0\.1:1"):
+        Nodes(away, "engine-redrive")
