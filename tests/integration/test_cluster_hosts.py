@@ -135,6 +135,25 @@ tls_key_file = "{options["ssl_keyfile"]}"
             wait_until_equal(path, made)
 
 
+def test_replicas_are_captured_and_read(tmp_path: Path) -> None:
+    """With `read_from = "replica"` primaries hear of no subscriber; a replica that takes over is left for another."""
+    with (
+        cluster(primaries=2, replicas=2) as made,
+        engine_on(tmp_path, made, redis='read_from = "replica"') as path,
+    ):
+        primaries = {node.address for node in made.primaries()}
+        places = {node["reads_at"] for node in path.status()["nodes"]}
+        assert len(places) == 2
+        assert not places & primaries
+        assert all(node.client.pubsub_numpat() == 0 for node in made.primaries())
+        with Writer(made) as writer:
+            writer.wait_for_more()
+            made.failover(made.primaries()[0], "CLUSTER FAILOVER")
+            made.wait_until_ok()
+            writer.wait_for_more()
+        wait_until_equal(path, made)
+
+
 def test_mappings_on_every_node_take_effect(tmp_path: Path) -> None:
     """The original's mapping hashes are heard of on whichever node they are: each new one is a route at once."""
     with cluster(primaries=3) as made, whole_path(tmp_path) as path:
