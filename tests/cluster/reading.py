@@ -8,6 +8,7 @@ from typing import Any
 
 from engine.clock import monotonic_ms
 from engine.config import RedisSettings
+from engine.delivery.reading import fetch
 from engine.delivery.reading.fetch import Fetched, Fetcher, Read, ReadLoop, Wish
 from engine.delivery.reading.job import Key
 from engine.delivery.reading.node_reader import NodeReader
@@ -18,6 +19,8 @@ from tests.cluster.nodes import WAIT_S, Known
 from tests.cluster.whole import Cluster
 
 TURN_MS = 20
+PATIENCE_MS = 2_000
+"""A node that is well answers within this time, however busy the machine is."""
 RETRY_MS = 50
 
 
@@ -71,9 +74,11 @@ class ReadRig:
         self.failures += 1
 
     def __enter__(self) -> ReadRig:
+        self._patience_ms, fetch.PATIENCE_MS = fetch.PATIENCE_MS, PATIENCE_MS
         return self
 
     def __exit__(self, *_: object) -> None:
+        fetch.PATIENCE_MS = self._patience_ms
         self.fetcher.close()
         self.wake.close()
 
