@@ -37,7 +37,8 @@ UNPARSABLE = (hiredis.ProtocolError, MemoryError, TypeError)
 READ_BYTES = 1 << 20
 PRIMARY, REPLICA = "master", "replica"
 """Roles as a server tells them in its greeting."""
-_REPLICAS = frozenset({REPLICA, REPLICA.encode()})
+_REPLICAS = frozenset({"slave", b"slave"})
+_ROLES = _REPLICAS | {"master", b"master"}
 IAM_LIFE_MS = 11 * 3_600_000
 """A connection that IAM let in is renewed after this time: AWS ends it after 12 hours."""
 _AGAIN_S = 0.1
@@ -288,11 +289,11 @@ class RespConnection:
             self._sock.close()
 
 
-def is_replica(hello: Any) -> bool:
-    """Tell from an answer to ``HELLO`` whether the server is a replica."""
-    if isinstance(hello, dict):
-        return hello.get("role", hello.get(b"role")) in _REPLICAS
-    return _facts(hello).get("role") == REPLICA
+def is_replica(told: Any) -> bool:
+    """Tell from an answer to ``ROLE``, or to ``HELLO``, whether the server is a replica."""
+    if isinstance(told, list) and told and told[0] in _ROLES:
+        return told[0] in _REPLICAS
+    return _facts(told).get("role") == REPLICA
 
 
 def _facts(hello: Any) -> dict[str, str]:

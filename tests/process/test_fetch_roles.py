@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from engine.clock import monotonic_ms
 from engine.config import RedisSettings
 from engine.redis.connection import RespConnection, is_replica
 from engine.routing.nodes import Node, Topology
@@ -36,9 +37,11 @@ def rig(server: Server, node: Node) -> ReadRig:
     return ReadRig(where, Topology((node,)))
 
 
-def test_a_primary_that_resigns_is_not_believed(replicated: Watched) -> None:
+@pytest.mark.parametrize("rights", ["+role", "-role"])
+def test_a_primary_that_resigns_is_not_believed(replicated: Watched, rights: str) -> None:
     """What a server says that is a replica by then is not taken for the newest, and it is not connected to again."""
     primary, replica = replicated.nodes
+    primary.call("ACL", "SETUSER", "default", rights)
     with rig(primary, Node()).connected() as reads:
         assert all(value.body for value in reads.read_all(KEYS))
         replica.call("REPLICAOF", "NO", "ONE")
@@ -63,6 +66,29 @@ def test_a_replica_that_is_captured_is_read(replicated: Watched) -> None:
         assert reads.read_all(KEYS)[3].body == '{"n":"2"}'
 
 
+def test_a_right_that_is_taken_away(replicated: Watched) -> None:
+    """A server that does not tell its role any more is asked in another way, on another connection."""
+    primary, _ = replicated.nodes
+    with rig(primary, Node()).connected() as reads:
+        assert all(value.body for value in reads.read_all(KEYS))
+        primary.call("ACL", "SETUSER", "default", "-role")
+        assert reads.read(KEYS).values == [None] * len(KEYS)
+        assert all(value.body for value in reads.read_all(KEYS))
+
+
+def test_a_connection_is_renewed_before_it_ends(replicated: Watched) -> None:
+    """Reads connect anew, between two pipelines, before AWS ends what IAM let in: that is no failure."""
+    primary, _ = replicated.nodes
+    with rig(primary, Node()).connected() as reads:
+        (reader,) = reads.fetcher.readers.all()
+        before = reader.connection
+        assert before is not None
+        before.renewal_ms = monotonic_ms()
+        reads.until(lambda: reader.connection not in {None, before}, "another connection")
+        assert all(value.body for value in reads.read_all(KEYS))
+        assert reads.failures == 0
+
+
 @every_server
 @pytest.mark.parametrize("protocol", [2, 3])
 @pytest.mark.parametrize("encoding", [None, "utf-8"])
@@ -75,4 +101,5 @@ def test_roles_in_greetings(server_binary: Any, protocol: int, encoding: str | N
                 redis = RedisSettings(url=server.url)
                 connection = RespConnection.open(redis, name="test", protocol=protocol, encoding=encoding)
                 assert is_replica(connection.call("HELLO")) is is_one
+                assert is_replica(connection.call("ROLE")) is is_one
                 connection.close()

@@ -340,7 +340,10 @@ def _replies_in_role(reader: NodeReader, commands: bytes, count: int) -> Generat
     """Ask a node, and return its replies; raise where it has to be a primary, and says in the end that it is none."""
     last = reader.last_question
     replies = yield from _replies(reader, commands + last, count + bool(last))
-    if last and is_replica(replies.pop()):
+    told = replies.pop() if last else None
+    if isinstance(told, hiredis.ReplyError):
+        raise refusal(reader.address, "tell its role", str(told))
+    if is_replica(told):
         raise wrong_role(reader.address, PRIMARY)
     return replies
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import select
 from collections.abc import Callable, Sequence
 
+import hiredis
+
 from engine.config import RedisSettings
 from engine.delivery.reading.connection import ReadConnection
 from engine.delivery.reading.gone import FoundGone
@@ -30,8 +32,8 @@ KEYS_MAX = 500
 REPLY_BYTES_MAX = 64 * 1024 * 1024
 """Replies of one pipeline. More than 6 MB of JSON fits no invocation, and RESP is at most twice as long."""
 
-HELLO = pack("HELLO")
-"""Tells a server's role, and takes no right but that of every connection."""
+ROLE, HELLO = pack("ROLE"), pack("HELLO")
+"""What tells a server's role: the second takes no right but that of every connection, and 6 µs more."""
 
 CLOSES_MAX = 3
 """So often in a row a connection ends while one key is read alone; then it is the key, not the connection."""
@@ -83,6 +85,7 @@ class NodeReader:
         """How often in a row it did not answer for some of the keys."""
         self.due_ms = 0
         """When (monotonic) it is connected to again."""
+        self._role_question = HELLO
         self._name = name
         self._database = database
         self.read_timeout_ms = redis.read_timeout_ms
@@ -102,7 +105,7 @@ class NodeReader:
 
         One that resigned may have answered all before with what it had then.
         """
-        return HELLO if self.counts_on_role and not self.node.reads_at else b""
+        return self._role_question if self.counts_on_role and not self.node.reads_at else b""
 
     @property
     def host(self) -> str:
@@ -155,6 +158,8 @@ class NodeReader:
             role=role_of(self.node) if self.counts_on_role else "",
         )
         assert isinstance(connection, ReadConnection)
+        if self.last_question:
+            self._role_question = HELLO if isinstance(connection.call("ROLE"), hiredis.ReplyError) else ROLE
         return connection
 
     def drop_if_closed(self) -> None:
