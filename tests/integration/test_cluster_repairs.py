@@ -172,7 +172,7 @@ def test_dead_letters_of_all_nodes_are_sent_again(rig: TableRig, made: Cluster) 
 
 
 def test_an_audit_repairs_while_slots_move(rig: TableRig, made: Cluster) -> None:
-    """What the table lacks, has stale or has too much is found and repaired, wherever its slot is by then."""
+    """What the table lacks is repaired, what it holds is found in Redis, and no mark is lost, wherever slots are."""
     client = made.client()
     expected = dict.fromkeys(range(COUNT), "v")
     with rig.engine():
@@ -201,7 +201,10 @@ def test_an_audit_repairs_while_slots_move(rig: TableRig, made: Cluster) -> None
             over.set()
             thread.join()
         assert result.stdout.startswith("{"), result.stdout + result.stderr
-        assert orjson.loads(result.stdout)["routes"][0]["missing"]["count"] == len(forgotten)
+        report = orjson.loads(result.stdout)["routes"][0]
+        # A repair of what a node gained may have been there first; nothing else may differ, and no mark may be lost.
+        assert report["missing"]["count"] == report["repaired"] <= len(forgotten)
+        assert (report["unheard"], report["held"], report["extra"]["count"]) == (0, 0, 0)
         wait_for(holds(rig, expected), "the table is equal")
         made.wait_until_ok()
         result = rig.run("audit", "--json")
