@@ -12,7 +12,6 @@ import redis
 
 from engine.capture.dirty import DirtyKeys
 from engine.capture.feed.repair import Repair
-from engine.capture.shards import Shard, plan_shards
 from engine.capture.subscriber import SubscriberSpec, run_subscriber
 from engine.capture.watch.sight import Sight
 from engine.config import CaptureSettings, RedisSettings, RingSettings, RouteSettings
@@ -27,6 +26,7 @@ from engine.routing.feeds import Feed
 from engine.routing.nodes import Node
 from engine.routing.routes import RouteTable
 from engine.sandbox.valkey import ValkeyServer
+from tests.shard_plan import Shard, plan_shards
 
 WAIT_S = 20.0
 _fork = multiprocessing.get_context("fork")

@@ -16,7 +16,6 @@ import psutil
 from benchmarks.stand.harness import wait_until
 from benchmarks.stand.load import connect, info, read_replies
 from engine.capture.preflight import prepare_capture
-from engine.capture.shards import Shard
 from engine.capture.subscriber import SubscriberSpec, run_subscriber
 from engine.config import CaptureSettings, RedisSettings, RingSettings, RouteSettings, Settings
 from engine.lifecycle import Channel, ChildLink, channel_pair
@@ -25,8 +24,6 @@ from engine.ring.counters import Board, ChildState, Counter, StatusRow
 from engine.ring.heard import HeardTable
 from engine.ring.ring import RingSet
 from engine.ring.wake import Wake
-from engine.routing.feeds import Feed
-from engine.routing.nodes import Node
 from engine.routing.routes import RouteTable
 from engine.sandbox.valkey import ValkeyServer
 
@@ -92,10 +89,9 @@ def _spec(server: ValkeyServer, rings: RingSet, wake: Wake) -> SubscriberSpec:
     redis = RedisSettings(url=server.url)
     settings = Settings(redis=redis, capture=CaptureSettings(shards=1))
     ((feed,),) = prepare_capture(settings, table).feeds
-    shard = Shard(0, feed.patterns, feed.last_bytes, feed.takes_empty_key)
     return SubscriberSpec(
         shard=0,
-        feeds=(Feed(Node(), shard.patterns, shard.last_bytes, shard.takes_empty_key),),
+        feeds=(feed,),
         redis=redis,
         capture=settings.capture,
         ring=RingSettings(),

@@ -10,8 +10,9 @@ import msgspec
 import psutil
 
 from benchmarks.stand.load import connect, info
-from engine.capture.shards import plan_shards
 from engine.redis.connection import pack
+from engine.routing.assignment import assign
+from engine.routing.nodes import Topology
 from engine.sandbox.valkey import ValkeyServer
 
 KEYS = 20_000
@@ -45,8 +46,9 @@ def measure_server(seconds: float = 1.5) -> ServerCosts:
 
 def _cost(flags: str, shards: int, seconds: float, *, reads: bool = False) -> float:
     with ValkeyServer(config={"notify-keyspace-events": flags}) as server, ExitStack() as stack:
-        for shard in plan_shards(shards, 0, [b"%d" % digit for digit in range(10)]) if shards else ():
-            _started(stack, _listen, server.port, shard.patterns)
+        sample = {"": [b"%d" % digit for digit in range(10)]}
+        for (feed,) in assign(Topology(), shards, samples=sample) if shards else ():
+            _started(stack, _listen, server.port, feed.patterns)
         _started(stack, _load, server.port, False)
         time.sleep(0.7)
         if reads:

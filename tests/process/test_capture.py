@@ -10,7 +10,6 @@ from zlib import crc32
 
 import pytest
 
-from engine.capture.shards import plan_shards
 from engine.config import CaptureSettings, RedisSettings, RingSettings
 from engine.lifecycle import Drain, Failed, MappingChanged, RoutesInForce, SetRoutes, Stop
 from engine.ring.counters import ChildState, Counter
@@ -18,6 +17,7 @@ from engine.routing.events import REPAIR
 from engine.routing.routes import RouteTable
 from engine.sandbox.valkey import ValkeyServer
 from tests.capture_rig import Capture, Taken, capture, route, wait_for
+from tests.shard_plan import plan_shards
 from tests.tls_proxy import make_certificates, tls_in_front_of
 
 SMALL_RING = RingSettings(ring_bytes=65_536, frame_bytes_max=8_192)

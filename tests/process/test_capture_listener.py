@@ -11,13 +11,13 @@ import redis
 
 from engine.capture.feed.listener import PING_MS, RETRY_MS_MAX, RETRY_MS_MIN, Listener, Phase
 from engine.capture.feed.subscription import Subscription
-from engine.capture.shards import plan_shards
 from engine.capture.watch.sight import Change
 from engine.clock import now_ms
 from engine.config import RedisSettings
 from engine.errors import RedisRefused, RedisUnreachable
 from engine.sandbox.valkey import ValkeyServer
 from tests.capture_rig import feed_of, wait_for
+from tests.shard_plan import plan_shards
 
 
 @pytest.fixture

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from engine.capture.shards import plan_shards
 from engine.config import RedisSettings
 from engine.redis.connection import NOTHING, RespConnection, pack
 from engine.routing.byte_classes import channel_prefix
 from engine.routing.slices import Slice
 from engine.sandbox.valkey import ValkeyServer
+from tests.shard_plan import plan_shards
 
 KEYS = [
     b"",

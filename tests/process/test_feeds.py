@@ -13,7 +13,6 @@ import msgspec
 import pytest
 import redis
 
-from engine.capture.shards import plan_shards
 from engine.config import CaptureSettings, RingSettings
 from engine.lifecycle import Compared, CompareWanted, Drain, SetFeeds, TopologyChanged, TopologyInForce
 from engine.model import Missed
@@ -23,6 +22,7 @@ from engine.routing.feeds import Feed
 from engine.routing.nodes import ALL_SLOTS, SLOTS, Node, slot_of
 from engine.sandbox.valkey import ValkeyServer
 from tests.capture_rig import Taken, feed_of, route, subscriber, wait_for
+from tests.shard_plan import plan_shards
 
 FLAGS = {"notify-keyspace-events": "KA"}
 SMALL_RING = RingSettings(ring_bytes=65_536, frame_bytes_max=8_192)

@@ -8,7 +8,6 @@ import pytest
 from msgspec.structs import replace
 
 from engine.capture.own_keys import tag_of
-from engine.capture.shards import plan_shards
 from engine.config import RedisSettings
 from engine.lifecycle import SetFeeds, TopologyChanged, TopologyInForce
 from engine.model import Missed
@@ -18,6 +17,7 @@ from engine.routing.nodes import SLOTS, Node, as_ranges, slot_of, slots_in
 from tests.capture_rig import Taken, feed_of, subscriber, wait_for
 from tests.cluster import Cluster, cluster
 from tests.cluster import Node as Member
+from tests.shard_plan import plan_shards
 
 FLAGS = {"notify-keyspace-events": "KA"}
 NO_CONFIG = "engine on >secret ~* &* +@all -config"

@@ -18,7 +18,6 @@ import redis
 from engine.capture.dirty import DirtyKeys
 from engine.capture.feed.repair import Repair
 from engine.capture.feed.subscription import Subscription
-from engine.capture.shards import plan_shards
 from engine.capture.watch.sentry import Sentry
 from engine.capture.watch.sight import Sight
 from engine.clock import monotonic_ms
@@ -30,6 +29,7 @@ from engine.routing.routes import RouteTable
 from engine.sandbox.valkey import ValkeyServer
 from tests.capture_rig import feed_of, step_of
 from tests.servers import chosen, every_server, server_params
+from tests.shard_plan import plan_shards
 from tests.support import wait_for
 
 STEPS_MAX = 2_000

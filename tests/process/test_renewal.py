@@ -10,7 +10,6 @@ import redis
 from engine.capture.feed import renewal
 from engine.capture.feed.listener import PING_MS, Listener, Phase
 from engine.capture.feed.subscription import Subscription
-from engine.capture.shards import plan_shards
 from engine.config import RedisSettings
 from engine.errors import RedisRefused
 from engine.redis import connection
@@ -19,6 +18,7 @@ from engine.redis.credentials import Credentials
 from engine.sandbox.valkey import ValkeyServer
 from tests.capture_rig import feed_of, wait_for
 from tests.servers import every_server
+from tests.shard_plan import plan_shards
 
 
 class Tokens:

@@ -12,7 +12,6 @@ from engine.capture.dirty import DirtyKeys
 from engine.capture.feed import scan as scan_module
 from engine.capture.feed.repair import Repair
 from engine.capture.feed.subscription import Subscription
-from engine.capture.shards import plan_shards
 from engine.capture.watch.sight import Sight
 from engine.config import CaptureSettings, RedisSettings, RouteSettings
 from engine.model import Missed
@@ -20,6 +19,7 @@ from engine.ring.counters import Board, Counter
 from engine.routing.routes import RouteTable
 from engine.sandbox.valkey import ValkeyServer
 from tests.capture_rig import feed_of, step_of
+from tests.shard_plan import plan_shards
 
 CARTS = RouteSettings("carts", "f", keys=("cart:*",))
 STEPS_MAX = 2_000

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.capture.shards import plan_shards
 from engine.routing.assignment import PATIENCE, Feeds, assign, nodes_of_slice
 from engine.routing.byte_classes import channel_prefix
 from engine.routing.nodes import SLOTS, Node, Topology, as_ranges
 from engine.routing.slices import SLICES_MAX, Slice, shards_max
+from tests.shard_plan import plan_shards
 
 EMPTY_KEY = -1
 ENDINGS = (EMPTY_KEY, *range(256))

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from engine.capture.dirty import DirtyKeys, Intake, interests
 from engine.capture.feed.listener import Listener, Phase
 from engine.capture.feed.subscription import Subscription
-from engine.capture.shards import plan_shards
 from engine.config import RedisSettings, RouteSettings
 from engine.delivery.reading.questions import EXISTS, TYPE, Fetched, interpret_all
 from engine.errors import RedisError
@@ -24,6 +23,7 @@ from engine.redis.connection import UNPARSABLE, RespConnection
 from engine.redis.credentials import Credentials
 from engine.routing.routes import RouteTable
 from tests.capture_rig import feed_of
+from tests.shard_plan import plan_shards
 
 PREFIX = b"__keyspace@0__:"
 MAPPING = b"map:"

@@ -3,11 +3,11 @@ from __future__ import annotations
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from engine.capture.shards import SHARDS_MAX, Shard, plan_shards
 from engine.routing.assignment import imbalance
 from engine.routing.byte_classes import byte_class, channel_prefix
 from engine.routing.feeds import Feed
 from engine.routing.nodes import Node
+from tests.shard_plan import SHARDS_MAX, Shard, plan_shards
 
 KEYS = [b"", *(bytes([byte]) for byte in range(256)), b"cart:*[]\\?", b"k]", b"\xff\x80"]
 

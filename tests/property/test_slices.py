@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.capture.shards import plan_shards
 from engine.routing.slices import SLICES_MAX, BadSlice, Slice, parse_slice, shards_max
+from tests.shard_plan import plan_shards
 
 counts = st.integers(1, SLICES_MAX)
 keys = st.binary(max_size=8)

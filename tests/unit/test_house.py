@@ -64,7 +64,6 @@ DECIDE = {
     "engine.audit.verdict",
     "engine.capture.feed.comparison",
     "engine.capture.dirty",
-    "engine.capture.shards",
     "engine.delivery.lanes.batch",
     "engine.delivery.lanes.fences",
     "engine.delivery.lanes.health",

@@ -21,12 +21,12 @@ from engine.delivery.reading.job import Job, Key, Wish
 from engine.delivery.reading.node_reader import KEYS_MAX, REPLY_BYTES_MAX, NodeReader
 from engine.delivery.reading.questions import Fetched
 from engine.delivery.reading.readers import Group, Readers
-from engine.delivery.reading.redirects import LATER
 from engine.delivery.reading.versions import Versions
 from engine.delivery.sockets import Sockets
 from engine.errors import RedisError, RedisUnreachable
 from engine.observe.logs import get_logger
 from engine.redis.address import mapped
+from engine.redis.cluster.redirects import LATER
 from engine.routing.nodes import Node, Topology
 
 __all__ = ["Fetched", "Fetcher", "Hold", "Key", "Read", "ReadLoop", "Wish"]

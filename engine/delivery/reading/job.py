@@ -32,9 +32,9 @@ from engine.delivery.reading.questions import (
     interpret,
     interpret_all,
 )
-from engine.delivery.reading.redirects import ASKING, LATER, LATER_WORDS, Redirect, redirect_of
 from engine.delivery.reading.versions import SlotVersions, raised_us
 from engine.errors import RedisClosed, RedisError, RedisUnreachable
+from engine.redis.cluster.redirects import ASKING, LATER, LATER_WORDS, Redirect, redirect_of
 from engine.redis.connection import PRIMARY, is_replica
 from engine.redis.errors import lost, refusal, wrong_role
 

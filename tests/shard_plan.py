@@ -1,4 +1,4 @@
-"""The shard plan of one node: disjoint byte classes on the last byte of a key, applied by the server.  (pure)"""
+"""The shard plan of one node, cut as it always was: what assignments are compared with, and small feeds come from."""
 
 from __future__ import annotations
 
