@@ -52,6 +52,8 @@ class Cache:
         if name == b"TIME":
             moment_ms = self.world.true_ms - self.behind_ms
             return [str(moment_ms // 1_000), str(moment_ms % 1_000 * 1_000)]
+        if name == b"ROLE":
+            return ["master", 0, []]
         if name == b"INFO":
             return "maxmemory:0\r\nmaxmemory_policy:noeviction\r\nevicted_keys:0\r\nuptime_in_seconds:1000000000\r\n"
         key = command[1]
@@ -80,6 +82,10 @@ class FakeConnection(ReadConnection):
         """Connect, where there is a server."""
         cls._reach()
         return cls()
+
+    def call(self, *command: bytes | str | int) -> Any:
+        """Answer one command."""
+        return self.cache.answer([str(word).encode() for word in command])
 
     def begin(self, commands: bytes, count: int, reply_bytes_max: int) -> bool:
         """Take commands."""
