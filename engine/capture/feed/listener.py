@@ -92,7 +92,7 @@ class Listener:
         if self.phase is Phase.WAITING and moment_ms >= self._due_ms:
             self.phase = Phase.CONNECTING
             # On a return, flags are seen to again: a server that was restarted may have none.
-            sees_to_flags = self._is_unknown or self.completions > 0
+            sees_to_flags = self._is_unknown or self.completions > 0 or self.failures > 0
             connect = partial(self.subscription.open, self.lookout.flags, sees_to_flags=sees_to_flags)
             self._attempt = Connecting(connect)
         if self.phase is Phase.CONNECTING:

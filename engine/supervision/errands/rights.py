@@ -77,6 +77,9 @@ CLUSTER = (
     Need("cluster|getkeysinslot", ("CLUSTER", "GETKEYSINSLOT", 0, 1), _SCANNED),
 )
 
+_ROLE = Need("role", ("ROLE",), "so each read asks for the server's role by HELLO, which costs more")
+"""Without cluster mode. In a cluster whoever does not own a key says so."""
+
 _UNREAD = "so keys of their types can't be delivered, and hold up those that are read with them"
 READS = tuple(
     Need(right, trial, _UNREAD)
@@ -130,8 +133,8 @@ def needs(settings: Settings, table: RouteTable, situation: Situation) -> list[N
         found += CLUSTER
         if settings.redis.read_from != "primary":
             found.append(Need("readonly"))
-    elif situation.database:
-        found.append(Need("select"))
+    else:
+        found += (_ROLE, Need("select")) if situation.database else (_ROLE,)
     if any(route.include_expiry for route in table.routes.values()):
         expiry = ("PTTL",) if situation.is_old else ("PEXPIRETIME",)
         found.append(Need(expiry[0].lower(), (*expiry, PROBE), "so records can't say when their keys expire"))
