@@ -291,7 +291,9 @@ def test_a_probe_asks_with_keys_that_can_be_read(bench: Bench) -> None:
     outcome = Outcome(Failure.SERVICE, reason="down")
     hands: Any = bench.lane._hands._dispatcher
     hands.jobs.clear()
-    bench.lane.complete(batch, outcome, 0, UNIX_MS)
-    probe = bench.lane.keys.take_probe(0, 10)
+    # Later than the others are due: what is due first is asked with first.
+    later_ms = 2 * AWAY_MS
+    bench.lane.complete(batch, outcome, later_ms, UNIX_MS)
+    probe = bench.lane.keys.take_probe(later_ms, 10)
     assert probe is not None
     assert [change.key for change, _ in probe.entries] == [b"a"]
