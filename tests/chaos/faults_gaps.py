@@ -19,6 +19,8 @@ IDLE_S = 5.0
 """Longer than the margin by which a narrowed repair believes idle times."""
 CASES_A_ROUND = 80
 DEAF: tuple[Command, ...] = (("CLIENT", "KILL", "TYPE", "pubsub"),)
+_NOT_INSIDE = {b"FLUSHALL", b"FLUSHDB", b"SWAPDB", b"MIGRATE", b"MOVE", b"DEBUG", b"MULTI", b"EXEC", b"WATCH"}
+"""What would end the transaction, or what it is about."""
 _NOT_HERE = (BLOCKED, IN_DATABASE_1, OTHER_PORT)
 
 
@@ -70,7 +72,7 @@ def table_in_a_gap(run: Run) -> str:
 def _is_plain(case: Case) -> bool:
     words = [word for command in (*case.setup, *case.steps) for word in command]
     return not any(word in _NOT_HERE or word.startswith(DUMP) for word in words) and all(
-        command[0] not in {b"FLUSHALL", b"FLUSHDB", b"SWAPDB", b"MIGRATE", b"MOVE", b"DEBUG"} for command in case.steps
+        command[0] not in _NOT_INSIDE for command in case.steps
     )
 
 
