@@ -191,6 +191,9 @@ def test_an_audit_repairs_while_slots_move(rig: TableRig, made: Cluster) -> None
                 for number, ours in enumerate(keys):
                     slots = {slot_of(rig.key(key).encode()) for key in ours}
                     made.move_slots(slots, nodes[(number + turn) % 3], nodes[(number + turn + 1) % 3])
+                    # A node that has not heard of this move yet would refuse the next.
+                    made.wait_until_ok()
+                    over.wait(1)
                 turn += 1
 
         thread = threading.Thread(target=move)
