@@ -252,6 +252,14 @@ class RespConnection:
 
     def send_available(self, chunk: memoryview) -> int:
         """Send what the socket takes at once; return how many bytes that was."""
+        if not self._is_tls:
+            try:
+                # Not `send`: a socket with a timeout waits for it, MSG_DONTWAIT or not. Its descriptor never blocks.
+                return os.write(self._sock.fileno(), chunk)
+            except _WOULD_BLOCK:
+                return 0
+            except OSError as error:
+                self._fail(error)
         self._sock.settimeout(0)
         try:
             return self._sock.send(chunk)

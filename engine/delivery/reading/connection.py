@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import select
-import ssl
 import sys
 from typing import Any
 
 from engine.redis.connection import NOTHING, UNPARSABLE, RespConnection
 from engine.redis.errors import not_redis
 
-_WOULD_BLOCK = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _SEND_CHUNK_BYTES = 1 << 18
 
 
@@ -67,18 +64,8 @@ class ReadConnection(RespConnection):
 
     def _send_what_fits(self) -> None:
         rest = self._unsent
-        if self._is_tls:
-            while rest and (size := self.send_available(rest[:_SEND_CHUNK_BYTES])):
-                rest = rest[size:]
-        else:
-            try:
-                # Not `send`: a socket with a timeout waits for it. Its descriptor never blocks.
-                while rest:
-                    rest = rest[os.write(self._sock.fileno(), rest) :]
-            except _WOULD_BLOCK:
-                pass
-            except OSError as error:
-                self._fail(error)
+        while rest and (size := self.send_available(rest[:_SEND_CHUNK_BYTES])):
+            rest = rest[size:]
         self._unsent = rest
 
     def _take(self, size: int) -> None:
