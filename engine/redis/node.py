@@ -7,7 +7,7 @@ are captured and read on a replica of the named primary that is in step with it,
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from ipaddress import ip_address
@@ -42,8 +42,7 @@ def settings_for(redis: RedisSettings, node: Node) -> RedisSettings:
 
     All else stays: user, password, TLS, database, timeouts. A node without an address is what ``redis.url`` names.
     """
-    address = node.reads_at or node.address
-    return settings_at(redis, address) if address else redis
+    return settings_at(redis, node.place) if node.place else redis
 
 
 def settings_at(redis: RedisSettings, address: str) -> RedisSettings:
@@ -93,7 +92,7 @@ def find_node(redis: RedisSettings, current: Node | None = None) -> Placed:
     if not is_replica:
         if redis.read_from == "primary":
             return Placed(node)
-        return on_a_replica(redis, node, current, _places(redis, info))
+        return on_a_replica(redis, node, current, replicas_in(info, redis.node_addresses))
     if redis.read_from == "replica" and _LINK_UP not in info and (primary := _PRIMARY.search(info)):
         place = mapped(redis.node_addresses, join(primary[1].decode(), int(primary[2])))
         told = f"the replica {address} has lost its primary: changes are captured and read at {place} meanwhile"
@@ -173,9 +172,10 @@ def _see_that_it_is_well(replica: RedisSettings) -> None:
         connection.close()
 
 
-def _places(redis: RedisSettings, info: bytes) -> Iterator[str]:
+def replicas_in(info: bytes, node_addresses: Sequence[str]) -> Iterator[str]:
+    """Yield the addresses of the replicas that are in step, of a primary's ``INFO replication``."""
     for host, port in _REPLICA.findall(info):
-        yield mapped(redis.node_addresses, join(host.decode(), int(port)))
+        yield mapped(node_addresses, join(host.decode(), int(port)))
 
 
 def _server_at(redis: RedisSettings) -> bytes:

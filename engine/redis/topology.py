@@ -20,7 +20,7 @@ from engine.redis.address import join, mapped
 from engine.redis.cluster_replies import NodeLine, addresses_in, facts_in, nodes_in
 from engine.redis.connection import RespConnection, pack
 from engine.redis.errors import refusal
-from engine.redis.node import Placed, find_node, on_a_replica, settings_at
+from engine.redis.node import Placed, find_node, on_a_replica, replicas_in, settings_at
 from engine.routing.nodes import SLOTS, Node, Topology, ranges_in_words, unowned_slots
 
 _LOCAL = "127.0.0.1"
@@ -159,11 +159,4 @@ def _found(connection: RespConnection, node_addresses: Sequence[str], info: byte
 def _replicas_of(connection: RespConnection, node_addresses: Sequence[str]) -> tuple[str, ...]:
     """Return the addresses of the replicas of a server without cluster mode that are in step; none where it is one."""
     reply = connection.call("INFO", "replication")
-    facts = facts_in(reply) if isinstance(reply, bytes) else {}
-    found = []
-    for name, value in sorted(facts.items()):
-        if name.startswith("slave") and name[5:].isdigit():
-            replica = dict(word.partition("=")[::2] for word in value.split(","))
-            if replica.get("state") == "online":
-                found.append(join(replica.get("ip", ""), int(replica.get("port", 0))))
-    return tuple(mapped(node_addresses, address) for address in found)
+    return tuple(replicas_in(reply, node_addresses)) if isinstance(reply, bytes) else ()

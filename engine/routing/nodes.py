@@ -43,6 +43,11 @@ class Node(msgspec.Struct, frozen=True):
     epoch: int = 0
     reads_at: str = ""
 
+    @property
+    def place(self) -> str:
+        """Return the address at which it is captured and read, "" for what ``redis.url`` names."""
+        return self.reads_at or self.address
+
     def has_all(self) -> bool:
         """Tell whether every key is its own."""
         return self.slots == ALL_SLOTS

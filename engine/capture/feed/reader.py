@@ -246,7 +246,7 @@ class FeedReader:
 
     def _tell_of_topology(self, reason: str, moment_ms: int) -> None:
         node = self._subscription.feed.node
-        place = f"{node.reads_at or node.address}: " if node.address else ""
+        place = f"{node.place}: " if node.address else ""
         self._shared.notices.topology_changed(f"{place}{reason}", moment_ms)
 
     def start_drain(self, moment_ms: int) -> None:

@@ -29,8 +29,7 @@ class Subscription:
     @property
     def who(self) -> Mapping[str, object]:
         """Return what names the feed in a log line."""
-        node = self.feed.node
-        place = node.reads_at or node.address
+        place = self.feed.node.place
         return {"shard": self.shard + 1, **({"node": place} if place else {})}
 
     @property

@@ -44,7 +44,7 @@ class Readers:
         self.is_cluster = topology.is_cluster
         self._owners = [None] * SLOTS
         for node in topology.nodes:
-            address = node.reads_at or node.address
+            address = node.place
             reader = before.pop(address, None)
             if reader is None or not topology.is_cluster:
                 # Without cluster mode the same name may lead to another server now.

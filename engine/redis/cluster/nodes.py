@@ -20,7 +20,7 @@ from engine.redis.address import mapped, split
 from engine.redis.cluster.redirects import ASKING, Redirect, redirect_of
 from engine.redis.connection import RespConnection, pack
 from engine.redis.errors import passes, refusal
-from engine.redis.node import settings_at, settings_for
+from engine.redis.node import settings_at
 from engine.redis.topology import ask_topology
 from engine.routing.assignment import nodes_of_slice, takes_whole_nodes
 from engine.routing.nodes import Node, Topology, slot_of
@@ -125,7 +125,7 @@ class Nodes:
         try:
             return self._on(node).pipeline(b"".join(commands), len(commands) * replies_each)
         except RedisError:
-            self._drop(_place_of(node))
+            self._drop(node.place)
             raise
 
     def is_named(self, node: Node) -> bool:
@@ -147,7 +147,7 @@ class Nodes:
         """Return where this reply of a node sends; None where it does not."""
         if not self.is_cluster or not isinstance(reply, hiredis.ReplyError):
             return None
-        found = redirect_of(str(reply), split(_place_of(node))[0])
+        found = redirect_of(str(reply), split(node.place)[0])
         return found and Redirect(mapped(self._redis.node_addresses, found.address), found.is_moved)
 
     def ask(self, what: str, questions: Sequence[Keyed]) -> list[Any]:
@@ -162,16 +162,12 @@ class Nodes:
         return self.pipeline(node, [ASKING + command for command in commands], replies_each=2)[1::2]
 
     def _on(self, node: Node) -> RespConnection:
-        place = _place_of(node)
-        if place not in self._connections:
-            is_replica = self.is_cluster and bool(node.reads_at)
-            self._connections[place] = self._opened(settings_for(self._redis, node), is_readonly=is_replica)
-        return self._connections[place]
+        return self._at(node.place, is_readonly=self.is_cluster and bool(node.reads_at))
 
-    def _at(self, address: str) -> RespConnection:
+    def _at(self, address: str, *, is_readonly: bool = False) -> RespConnection:
         if address not in self._connections:
             settings = settings_at(self._redis, address) if address else self._redis
-            self._connections[address] = self._opened(settings)
+            self._connections[address] = self._opened(settings, is_readonly=is_readonly)
         return self._connections[address]
 
     def _opened(self, settings: RedisSettings, *, is_readonly: bool = False) -> RespConnection:
@@ -211,10 +207,6 @@ def no_owner(slot: int) -> RedisUnreachable:
     )
 
 
-def _place_of(node: Node) -> str:
-    return node.reads_at or node.address
-
-
 class _Round:
     """Some questions, asked until each is answered."""
 
@@ -235,8 +227,7 @@ class _Round:
             rounds += 1
             for redirect, indexes in self._redirected():
                 self._ask(redirect, Node(address=redirect.address), indexes)
-            left = [index for index in range(len(self._questions)) if index not in self._answers]
-            left = [index for index in left if index not in self._redirects]
+            left = [i for i in range(len(self._questions)) if i not in self._answers and i not in self._redirects]
             for node, places in self._nodes.by_owner([self._questions[index][0] for index in left]):
                 self._ask(None, node, [left[place] for place in places])
         return [self._answers[index] for index in range(len(self._questions))]
