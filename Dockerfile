@@ -2,7 +2,7 @@
 ARG PYTHON=3.13
 FROM python:${PYTHON}-slim AS build
 WORKDIR /source
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY engine engine
 COPY lambdas lambdas
 RUN python -m venv /opt/ingest-engine && /opt/ingest-engine/bin/pip install --no-cache-dir .

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test mariadb servers emulator lint format bench report compare bench-peers bench-cluster bench-gate plan scenario record soak package deploy outage chaos mutants clean
+.PHONY: help setup demo up test docs dist audit-dependencies mariadb servers emulator lint format bench report compare bench-peers bench-cluster bench-gate plan scenario record soak package deploy outage chaos mutants clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,18 @@ up: $(READY) ## Run the embedded stack (Valkey, DynamoDB, Lambda runtime) until 
 test: $(READY) ## Run all tests (TESTS="tests/unit …": these alone)
 	@$(BIN)/python -m pytest $(TESTS)
 
+docs: $(READY) ## Build the documentation as a site, in build/docs; a broken link is an error
+	@$(BIN)/python -m mkdocs build --quiet --config-file config/mkdocs.yml
+	@echo "build/docs/index.html is there"
+
+dist: $(READY) ## Build and check the distribution (wheel, source) in dist/python
+	@rm -rf dist/python
+	@$(BIN)/python -m build --outdir dist/python . >/dev/null
+	@$(BIN)/python -m twine check --strict dist/python/*
+
+audit-dependencies: $(READY) ## Check the installed dependencies against known vulnerabilities (needs the internet)
+	@$(BIN)/python -m pip_audit --skip-editable --progress-spinner off
+
 mariadb: ## Install the server that the tests of lambdas/aurora_mysql start (Debian, Ubuntu); without it they are skipped
 	@tests/parts/debian.sh mariadbd mariadb-server-core \
 	  'MariaDB 10.6 or later; Fedora: dnf install mariadb-server; macOS: brew install mariadb'
@@ -55,8 +67,8 @@ format: $(READY) ## Put the code into the project's format
 bench: $(READY) ## Measure: a table, reports/bench.json, bench.html and bench.md (7 to 10 minutes; QUICK=1 one to two; SEED=)
 	@$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(if $(SEED),--seed $(SEED))
 
-report: $(READY) ## Write the pages again (FILE=reports/bench.json)
-	@$(BIN)/python -m benchmarks.report $(FILE)
+report: $(READY) ## Write the pages again (FILE=reports/bench.json; INTO=docs/benchmarks.md: its figures too)
+	@$(BIN)/python -m benchmarks.report $(FILE) $(if $(INTO),--into '$(INTO)')
 
 compare: $(READY) ## Two results, with the noise in mind (A=… B=…; REFERENCE=original_events_per_s)
 	@$(BIN)/python -m benchmarks.judged.compare $(A) $(B) $(if $(REFERENCE),--reference $(REFERENCE))

@@ -14,13 +14,14 @@ from benchmarks.capacity.command import rows_of
 from benchmarks.capacity.plan import Impossible, Wish, deploy
 from benchmarks.capacity.prices import FILE, PricesError, read_prices
 from benchmarks.capacity.usl import Usl
-from benchmarks.judged.results import Results
+from benchmarks.judged.results import Results, ResultsError
 from benchmarks.report import charts
+from benchmarks.report.words import OTHERS, QUESTIONS, question_of, title_of, verdict_of
 from benchmarks.stand.harness import in_yardsticks
 
 EXAMPLE = Wish(rate_per_s=20_000, keys=1_000_000, value_bytes=400, lag_ms=250)
-SWING_MIN = 1.15
-"""A machine whose speed swings by less is calm."""
+BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
+"""What lies between these lines of a document is written by `write_into`."""
 _TEMPLATES = Path(__file__).parent
 
 
@@ -46,14 +47,27 @@ def write_pages(results: Results, folder: Path) -> list[Path]:
     return written
 
 
+def write_into(results: Results, path: Path) -> None:
+    """Replace the figures of a document, between its two marks, by those of these results."""
+    text = path.read_text()
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise ResultsError(f"{path} has no place for figures: it needs the lines {BEGIN} and {END}, once each")
+    loader = jinja2.FileSystemLoader(_TEMPLATES)
+    environment = jinja2.Environment(loader=loader, trim_blocks=True, lstrip_blocks=True)
+    figures = environment.get_template("figures.md.j2").render(**content_of(results))
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    path.write_text(f"{before}{BEGIN}\n\n{figures.strip()}\n\n{END}{after}")
+
+
 def content_of(results: Results) -> dict[str, object]:
     """Return what both forms tell."""
     drawn = charts.all_of(results.series, results.calibration)
     plan, plan_note = plan_of(results.calibration)
     return {
         "results": results,
-        "swing": swing_of(results),
-        "figures": figures_of(results),
+        "verdict": verdict_of(results),
+        "has_yardsticks": any(one.yardsticks for one in results.figures),
+        "groups": groups_of(results),
         "notes": {one.name: one.note for one in results.figures if one.note},
         "charts": [(chart, Markup(chart.svg)) for chart in drawn],
         "costs": costs_of(results),
@@ -65,29 +79,20 @@ def content_of(results: Results) -> dict[str, object]:
     }
 
 
-def swing_of(results: Results) -> str:
-    """Return how far the machine's own speed went up and down meanwhile, in a sentence; nothing where nobody looked."""
-    yardstick = results.figure("yardstick_us")
-    if yardstick is None or len(yardstick.runs) < 2:
-        return ""
-    factor = max(yardstick.runs) / min(yardstick.runs)
-    told = (
-        f"The machine's own speed, by a yardstick beside the measurements, went up and down by a factor of {factor:.1f}"
-    )
-    return f"{told}: what differs by less between two runs tells nothing." if factor >= SWING_MIN else f"{told}."
-
-
-def figures_of(results: Results) -> Table:
-    """Return the figures, as they are read."""
-    rows = []
-    for one in results.figures:
+def groups_of(results: Results) -> list[tuple[str, Table]]:
+    """Return the figures by the question that they answer, as they are read; the last column is the code name."""
+    rows: dict[str, list[tuple[str, ...]]] = {question: [] for question in (*QUESTIONS, OTHERS)}
+    order = {name: place for place, name in enumerate(name for found in QUESTIONS.values() for name in found)}
+    for one in sorted(results.figures, key=lambda one: order.get(one.name, len(order))):
         relation, _, bound = one.goal.partition(" ")
         goal = f"{'≤' if relation == '<=' else '≥'} {float(bound):,.10g}" if bound else ""
         spread = f"{one.spread:.0%}" if len(one.runs) > 1 else "–"
-        value = one.text if one.value is None else f"{one.text} {one.unit}"
+        value = one.text if one.value is None else f"{one.text} {one.unit}".strip()
         ratio = in_yardsticks(one)
-        rows.append((one.name, value, ratio.text if ratio else "–", spread, goal or "–", one.met or "–"))
-    return Table(("figure", "median", "in y", "spread", "goal", "met"), rows)
+        cells = (value, ratio.text if ratio else "–", spread, goal or "–", one.met or "–", one.name)
+        rows[question_of(one.name)].append((title_of(one.name), *cells))
+    columns = ("figure", "median", "in y", "spread", "goal", "met", "name")
+    return [(question, Table(columns, found)) for question, found in rows.items() if found]
 
 
 def costs_of(results: Results) -> Table:

@@ -4,55 +4,92 @@ import re
 import tomllib
 from pathlib import Path
 
+import click
 import orjson
 import pytest
 
 import engine
+from benchmarks.report import words
 from engine.cli import cli
 from engine.model import Record
 from engine.settings.file import load_settings
 from lambdas import contract
+from tests.support_docs import reference
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "lambdas").rglob("*.md"), ROOT / "benchmarks" / "README.md"]
+DOCUMENTS = [
+    *ROOT.glob("*.md"),
+    *(ROOT / "docs").rglob("*.md"),
+    *(ROOT / "lambdas").rglob("*.md"),
+    ROOT / "benchmarks" / "README.md",
+    ROOT / "config" / "README.md",
+]
 
 
 def test_every_make_target_that_is_named_exists() -> None:
     """What the documents tell users to type is there, and has its line in `make help`."""
     targets = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = set(re.findall(r"`?make ([a-z]+)`?(?=[\s`.,)])", "".join(path.read_text() for path in DOCUMENTS)))
-    named -= {"it"}
+    named = set(re.findall(r"(?:`|^|\t)make ([a-z-]+)", "".join(path.read_text() for path in DOCUMENTS), re.MULTILINE))
     assert {"demo", "test", "bench", "lint", "help"} <= named & targets
     assert named <= targets
 
 
-def test_every_command_is_in_the_readme_and_the_other_way_round() -> None:
-    """The table of commands is complete, and names nothing that is not there."""
-    named = set(re.findall(r"^\| `engine ([a-z]+)", README, re.MULTILINE))
-    assert named == set(cli.commands)
+def test_the_reference_has_every_command_and_setting() -> None:
+    """The pages that the site generates name each command, each section and each setting with its default."""
+    commands, settings = reference.commands_page(), reference.settings_page()
+    for name in cli.commands:
+        assert f"## `engine {name}`" in commands
+    documented = tomllib.loads((ROOT / "config" / "engine.toml").read_text())
+    for section, values in documented.items():
+        assert f"## `[{section}]`" in settings
+        for name in values[0] if isinstance(values, list) else values:
+            assert f"### `{name}`" in settings or f"## `[{section}.{name}]`" in settings, name
 
 
-def test_every_option_in_the_readme_exists() -> None:
-    """An option that the table shows is one of its command."""
-    for line in re.findall(r"^\| `engine ([^`]+)`", README, re.MULTILINE):
-        name, _, rest = line.partition(" ")
-        options = {option for parameter in cli.commands[name].params for option in parameter.opts}
-        assert set(re.findall(r"--[a-z-]+", rest)) <= options
+def test_every_command_in_the_documents_exists() -> None:
+    """What users are told to type is a command, with options that it has."""
+    texts = "".join(path.read_text() for path in DOCUMENTS)
+    blocks = "".join(re.findall(r"```sh\n(.*?)```", texts, re.DOTALL))
+    lines = re.findall(r"^engine ([^#\n]+)", blocks, re.MULTILINE) + re.findall(r"`engine ([a-z][^`]*)`", texts)
+    assert len(lines) > 20
+    for line in lines:
+        words = line.split()
+        command: click.Command | None = cli
+        while words and isinstance(command, click.Group) and re.fullmatch("[a-z-]+", words[0]):
+            command = command.commands.get(words.pop(0))
+        assert command is not None, f"engine {line}"
+        options = {option for parameter in command.params for option in parameter.opts} | {"--help", "--version"}
+        assert set(re.findall(r"(?<!\S)--[a-z-]+", line)) <= options, f"engine {line}"
+
+
+def test_figures_have_words() -> None:
+    """Each figure of the benchmark has a question that it answers and a title, and no title is of none."""
+    code = "".join(path.read_text() for path in (ROOT / "benchmarks" / "judged").glob("*.py"))
+    for name in (name for names in words.QUESTIONS.values() for name in names):
+        assert f'"{name}"' in code, name
+    named = set(re.findall(r'figure\(\s*"([a-z0-9_]+)"|(?:_in_y|_hset|\bof)\(\s*"([a-z0-9_]+_[a-z0-9_]+)"', code))
+    for name in {one or other for one, other in named}:
+        assert words.question_of(name) != words.OTHERS, name
 
 
 def test_the_readmes_settings_load(tmp_path: Path) -> None:
     """The example file is one that the engine takes."""
-    (text,) = re.findall(r"<<'TOML'\n(.*?)\nTOML", README, re.DOTALL)
-    file = tmp_path / "engine.toml"
-    file.write_text(text)
-    settings = load_settings(str(file), {}, {})
-    assert settings.routes[0].name == "carts"
+    found = re.findall(r"<<'TOML'\n(.*?)\nTOML", README, re.DOTALL)
+    for page in (ROOT / "docs").rglob("*.md"):
+        found += re.findall(r"```toml\n(.*?)\n```", page.read_text(), re.DOTALL)
+    assert len(found) >= 2
+    for text in found:
+        file = tmp_path / "engine.toml"
+        file.write_text(text)
+        settings = load_settings(str(file), {}, {})
+        assert settings.routes[0].name == "carts"
 
 
-def test_the_readmes_payload_is_the_contract() -> None:
+def test_the_documented_payload_is_the_contract() -> None:
     """The example has the engine's own fields, and a function can read it."""
-    (text,) = re.findall(r"```json\n(.*?)\n```", README, re.DOTALL)
+    page = (ROOT / "docs" / "write-a-function.md").read_text()
+    (text,) = re.findall(r"```json\n(.*?)\n```", page, re.DOTALL)
     event = orjson.loads(text)
     (record,), malformed = contract.records_of(event)
     assert not malformed
