@@ -32,6 +32,10 @@ class Why(StrEnum):
     ANEW = "the server, or one of its nodes, began anew, with nothing loaded"
 
 
+FORMAT = 1
+"""Of the file that keeps this."""
+
+
 class Dataset(msgspec.Struct, frozen=True):
     """Which dataset a server holds: its process, and the history of replication that it belongs to."""
 
@@ -85,7 +89,7 @@ class Held(msgspec.Struct, frozen=True):
     ``dataset`` is the one of a server without cluster mode, whose id is "".
     """
 
-    format: int = 1
+    format: int = FORMAT
     dataset: Dataset | None = None
     routes: dict[str, HeldRoute] = {}
     nodes: dict[str, Dataset] = {}

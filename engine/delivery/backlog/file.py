@@ -31,7 +31,8 @@ CHECKED_BYTES_MAX = 64 << 20
 SHRUNK_PAGES_MIN = 4_096
 BUSY_S = 2.0
 _APPLICATION_ID = 0x1E9B_AC06
-_VERSION = 2
+VERSION = 2
+"""Of the file's schema. Version 1 is converted; a newer one is refused."""
 
 
 def is_damage(error: Exception) -> bool:
@@ -42,6 +43,10 @@ def is_damage(error: Exception) -> bool:
         return False
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or "Could not decode" in str(error)
+
+
+class TooNew(sqlite3.DatabaseError):
+    """A newer engine wrote the file: it is left as it is."""
 
 
 class BacklogFile:
@@ -93,6 +98,8 @@ class BacklogFile:
         is_new = not ask("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if not is_new and ask("PRAGMA application_id").fetchone()[0] != _APPLICATION_ID:
             raise NotABacklog(f"{self.path} is no backlog of this engine")
+        if not is_new and (version := ask("PRAGMA user_version").fetchone()[0]) > VERSION:
+            raise TooNew(f"{self.path} was written by a newer engine: version {version}, and this one reads {VERSION}")
         if ask("PRAGMA journal_mode=WAL").fetchone()[0] != "wal":
             raise sqlite3.OperationalError("the file system does not bear a write-ahead log")
         room = min(WAL_ROOM_BYTES_MAX, self._bytes_max // 4)
@@ -102,15 +109,15 @@ class BacklogFile:
         ask(f"PRAGMA max_page_count={max(1, (self._bytes_max - room) // PAGE_BYTES)}")
         if is_new:
             connection.executescript(
-                f"BEGIN IMMEDIATE; PRAGMA application_id={_APPLICATION_ID}; PRAGMA user_version={_VERSION};"
+                f"BEGIN IMMEDIATE; PRAGMA application_id={_APPLICATION_ID}; PRAGMA user_version={VERSION};"
                 f"{SCHEMA} COMMIT;"
             )
         elif self.path.stat().st_size <= CHECKED_BYTES_MAX:
             verdict = str(ask("PRAGMA quick_check(1)").fetchone()[0])
             if verdict != "ok":
                 raise NotABacklog(f"{self.path} is damaged: {verdict}")
-        if not is_new and ask("PRAGMA user_version").fetchone()[0] < _VERSION:
-            connection.executescript(f"BEGIN IMMEDIATE; PRAGMA user_version={_VERSION};{FROM_VERSION_1} COMMIT;")
+        if not is_new and ask("PRAGMA user_version").fetchone()[0] < VERSION:
+            connection.executescript(f"BEGIN IMMEDIATE; PRAGMA user_version={VERSION};{FROM_VERSION_1} COMMIT;")
 
     @contextmanager
     def transaction(self, *, durable: bool) -> Iterator[sqlite3.Connection]:

@@ -15,6 +15,7 @@ from engine.routing.routes import RouteTable
 from engine.routing.unseen import notes_of
 from engine.supervision.errands.aws_findings import AwsLook
 from engine.supervision.errands.findings import Finding, Verdict, finding
+from engine.supervision.errands.formats import newer_formats
 from engine.supervision.errands.places import examine_places, places_of
 from engine.supervision.errands.planner import Answer, Findings, Plan, Refusal
 
@@ -126,7 +127,7 @@ def examine(
 
 
 def _examine_places(settings: Settings, found: Examination) -> None:
-    problems = examine_places(settings)
+    problems = examine_places(settings) + newer_formats(settings)
     found.findings += [Finding(Verdict.ERROR, problem, EngineError.exit_code) for problem in problems]
     if not problems:
         found.add(Verdict.OK, "state", ", ".join(dict.fromkeys(place.path for place in places_of(settings))))
