@@ -57,8 +57,9 @@ class RedisSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CaptureSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """Subscribers: how the keyspace is cut, and what one of them may hold."""
+    """Subscribers: where changes come from, how the keyspace is cut, and what one of them may hold."""
 
+    source: Literal["keyspace"] = "keyspace"
     shards: int | Literal["auto"] = 2
     slice: str = "0/1"
     topology_interval_ms: int = 10_000

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 
 from engine.capture.dirty import DirtyKeys
 from engine.capture.feed.gaps import earliest
-from engine.capture.feed.reader import FeedReader
 from engine.capture.flush import Flusher
 from engine.capture.shared import CaptureScope, Shared
+from engine.capture.sources.base import Source
+from engine.capture.sources.make import source_of
 from engine.capture.waiting import Waiter
 from engine.clock import monotonic_ms
 from engine.config import CaptureSettings, RedisSettings, RingSettings
@@ -111,11 +112,11 @@ class Subscriber:
         self._dirty = self._shared.dirty
         self._flusher = Flusher(spec.writers, spec.wakes, spec.ring, link.row)
         self._waiter = Waiter(link.fileno())
-        self._feeds: dict[FeedName, FeedReader] = {}
+        self._feeds: dict[FeedName, Source] = {}
         for feed in spec.feeds:
             number = feed.node.number
             missed, heard = spec.missed.get(number, ()), spec.heard.get(number, NOTHING_HEARD)
-            self._feeds[_name(feed)] = FeedReader(feed, self._shared, missed, heard)
+            self._feeds[_name(feed)] = source_of(feed, self._shared, missed, heard)
         # Scans that a predecessor was at are its own.
         for gauge in (Counter.KEYS_SCANNED, Counter.KEYS_TO_SCAN):
             link.row.set(gauge, 0)
@@ -196,7 +197,7 @@ class Subscriber:
             if name in self._feeds:
                 self._feeds[name].follow(feed, missed, moment_ms)
             else:
-                self._feeds[name] = FeedReader(feed, self._shared, missed, _heard_before(missed), is_new=True)
+                self._feeds[name] = source_of(feed, self._shared, missed, _heard_before(missed), is_new=True)
         self._version = command.version
         self._link.report(TopologyInForce(command.version))
 
@@ -250,8 +251,7 @@ class Subscriber:
         """Wait for a socket, a command, or the moment at which something is due."""
         wait_ms, connections = BEAT_MS_MAX, list[RespConnection]()
         for feed in self._feeds.values():
-            listener = feed.listener
-            if listener.has_more():
+            if feed.has_more():
                 return
             wait_ms = min(wait_ms, feed.wait_ms(moment_ms))
             connections += feed.sockets()

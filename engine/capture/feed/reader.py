@@ -35,7 +35,7 @@ DRAIN_SILENCE_MS_MAX = 2_000
 
 
 class FeedReader:
-    """A feed, and what is known of it. The owner calls `listen` each turn, and `lose` after any `RedisError` of it.
+    """A feed, and what is known of it: the ``keyspace`` source (`engine.capture.sources.base.Source`).
 
     ``missed`` is what nobody has heard in its place, to be found first; ``heard`` is what a gap would miss that begins
     at once.
@@ -81,10 +81,9 @@ class FeedReader:
         """Return the number of its node."""
         return self._subscription.feed.node.number
 
-    @property
-    def listener(self) -> Listener:
-        """Return what listens, for those who wait for it."""
-        return self._listener
+    def has_more(self) -> bool:
+        """Tell whether more may be here than a poll of the sockets shows."""
+        return self._listener.has_more()
 
     @property
     def has_listened(self) -> bool:

@@ -1,0 +1,82 @@
+"""What a subscriber's loop asks of a source of changes.
+
+A source serves one feed: it marks keys dirty in the subscriber's set (`engine.capture.shared.Shared`), says up to when
+everything was taken in (`Source.reached`), and finds by itself what was missed. The loop flushes the set to the rings,
+and puts a watermark behind it as soon as nothing is dirty. What is settled comes back as the rings' watermarks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from engine.errors import RedisError
+from engine.model import Missed
+from engine.redis.connection import RespConnection
+from engine.routing.feeds import Feed
+
+
+class Source(Protocol):
+    """One feed's changes. The loop calls `listen` each turn, and `lose` after any `RedisError` of it.
+
+    No method waits for the server. ``marked`` is the watermark that is in all rings: the loop sets it.
+    """
+
+    marked: Missed
+
+    @property
+    def node(self) -> int:
+        """Return the number of the feed's node."""
+
+    @property
+    def has_listened(self) -> bool:
+        """Tell whether it was ever in working order: a subscriber is ready once all of its sources were."""
+
+    @property
+    def is_closed(self) -> bool:
+        """Tell whether it takes in no more, for good: a drain ends once that is true of all."""
+
+    def listen(self, moment_ms: int) -> None:
+        """Take in what one read brings, a bounded part at most; raise `RedisError`."""
+
+    def has_more(self) -> bool:
+        """Tell whether more may be here than a poll of the sockets shows: the loop then turns at once."""
+
+    def lose(self, error: RedisError, moment_ms: int) -> None:
+        """Give the connection up, and plan the next attempt."""
+
+    def find(self, missed: Sequence[Missed]) -> None:
+        """Have what was missed be found: at a start, for new routes, and where a ring or a backlog was damaged."""
+
+    def advance_repair(self, moment_ms: int) -> None:
+        """Go on finding what was missed, one step at most."""
+
+    def compared(self, number: int) -> None:
+        """Take in that the comparison with the destinations that this wish asked for is done."""
+
+    def there_is_room(self) -> None:
+        """Take in that the dirty set has room for more than live changes."""
+
+    def reached(self) -> Missed | None:
+        """Return up to when everything is in the dirty set or was before; None where ``marked`` says so already.
+
+        Asked only while nothing is dirty.
+        """
+
+    def set_routes(self, missed: Sequence[Missed]) -> None:
+        """Take the routes that all share now; ``missed`` is what new ones have to be given."""
+
+    def follow(self, feed: Feed, missed: Sequence[Missed], moment_ms: int) -> None:
+        """Be this feed from now on: in other slots perhaps, or at another server."""
+
+    def start_drain(self, moment_ms: int) -> None:
+        """Take in what is there now, nothing after it, and close."""
+
+    def close(self) -> None:
+        """Take in no more; what was taken in goes its way."""
+
+    def sockets(self) -> list[RespConnection]:
+        """Return the connections that something may come from."""
+
+    def wait_ms(self, moment_ms: int) -> int:
+        """Return how long until something is due that no readable socket announces."""

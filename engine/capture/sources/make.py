@@ -1,0 +1,22 @@
+"""The source that the settings name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from engine.capture.feed.reader import FeedReader
+from engine.capture.shared import Shared
+from engine.capture.sources.base import Source
+from engine.model import NOTHING_HEARD, Missed
+from engine.routing.feeds import Feed
+
+
+def source_of(
+    feed: Feed, shared: Shared, missed: Sequence[Missed], heard: Missed = NOTHING_HEARD, *, is_new: bool = False
+) -> Source:
+    """Return what captures this feed, by ``capture.source``.
+
+    ``missed`` is what nobody has heard in its place, to be found first; ``heard`` what a gap would miss that begins at
+    once. ``is_new`` where the node was not there when the engine was started.
+    """
+    return FeedReader(feed, shared, missed, heard, is_new=is_new)
