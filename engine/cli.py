@@ -76,15 +76,15 @@ def start(
     from engine.supervision.mains import REAL
     from engine.supervision.supervisor import run
 
-    plan = partial(make_plan, routes_of=routes_of)
     return run(
         settings,
-        plan=plan,
+        plan=partial(make_plan, routes_of=routes_of),
         load=lambda: _load(config, given).settings,
         mains=REAL,
         compare=compare_destinations,
         ask=ask_nodes,
         connection=connection,
+        file=_file_of(config),
     )
 
 

@@ -119,6 +119,7 @@ class SupervisionSettings(Struct, frozen=True, forbid_unknown_fields=True):
     restart_backoff_ms_min: int = 100
     restart_backoff_ms_max: int = 10_000
     drain_timeout_s: float = 30.0
+    reload_on_change: bool = False
     state_folder: str = ""
     status_file: str = ""
     checkpoint_file: str = ""

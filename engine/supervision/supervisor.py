@@ -11,6 +11,7 @@ import random
 import selectors
 import signal
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from setproctitle import setproctitle
@@ -52,6 +53,7 @@ from engine.supervision.signals import SignalInbox
 from engine.supervision.status import Publisher, StatusFile
 from engine.supervision.topology.changes import Changes
 from engine.supervision.topology.retopology import AskNodes
+from engine.supervision.topology.watched import WatchedFile
 
 log = logs.get_logger(__name__)
 
@@ -72,11 +74,12 @@ def run(
     compare: Compare | None = None,
     ask: AskNodes | None = None,
     connection: Mapping[str, str] | None = None,
+    file: str | None = None,
 ) -> int:
     """Run the engine until it is drained or stopped; return the exit status.
 
-    ``load`` reads the settings again, for new routes; ``connection`` says what is connected to, and by whose word.
-    Raises EngineError where the engine can't start.
+    ``load`` reads the settings of ``file`` again, for new routes; ``connection`` says what is connected to, and by
+    whose word. Raises EngineError where the engine can't start.
     """
     logs.configure(settings.log, "supervisor")
     setproctitle("engine: supervisor")
@@ -95,7 +98,8 @@ def run(
             return planned
         for warning in planned.warnings:
             log.warning("worth_knowing", message=warning)
-        return Supervisor(settings, planned, plan, load, mains, status, inbox, locks, compare, ask).run()
+        watched = WatchedFile(Path(file) if file and settings.supervision.reload_on_change else None)
+        return Supervisor(settings, planned, plan, load, mains, status, inbox, locks, compare, ask, watched).run()
     finally:
         if locks is not None:
             locks.close()
@@ -118,6 +122,7 @@ class Supervisor:
         locks: Locks,
         compare: Compare | None,
         ask: AskNodes | None,
+        watched: WatchedFile,
     ) -> None:
         limits, self._settings, self._planned = settings.supervision, settings, planned
         self._status, self._inbox, self._locks = status, inbox, locks
@@ -131,7 +136,7 @@ class Supervisor:
         planning, comparing, asking = self._errands = tuple(
             Errand(name, settings.log, self._selector, self._inherited) for name in ("planner", "comparer", "asker")
         )
-        self._changes = Changes(settings, planned, plan, load, ask, (planning, asking), self._keeper)
+        self._changes = Changes(settings, planned, plan, load, ask, (planning, asking), self._keeper, watched)
         self._reload = self._changes.reload
         self._forker = Forker(
             settings, planned, mains, self._memory, self._keeper, self._changes.handover, self._inherited

@@ -231,7 +231,8 @@ def misbehave(role: str, duty: Duty, link: ChildLink) -> None:
 def main() -> int:
     """Run the supervisor as the command line does."""
     try:
-        return run(load(), plan=plan, load=load, mains=Mains(subscriber, invoker), compare=compare, ask=ask)
+        mains, file = Mains(subscriber, invoker), str(FOLDER / "routes")
+        return run(load(), plan=plan, load=load, mains=mains, compare=compare, ask=ask, file=file)
     except EngineError as error:
         for problem in getattr(error, "problems", None) or (error,):
             print(f"engine: error: {problem}", file=sys.stderr)

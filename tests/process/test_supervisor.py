@@ -299,6 +299,15 @@ def test_new_routes_reach_invokers_first(start: Start) -> None:
     assert engine.end() == 0
 
 
+def test_a_settings_file_that_changes_is_read_again(start: Start) -> None:
+    """With ``reload_on_change`` new routes come into force without a signal."""
+    engine = start(limits={"reload_on_change": True}).until_ready()
+    (engine.folder / "routes").write_text('["carts", "people"]')
+    engine.until(lambda: "routes_in_force" in engine.errors.read_text(), "the routes are in force")
+    assert "settings_changed" in engine.errors.read_text()
+    assert engine.end() == 0
+
+
 def test_bad_new_routes_change_nothing(start: Start) -> None:
     """Routes that can't be used are logged and refused; the engine goes on with the old ones."""
     engine = start().until_ready()

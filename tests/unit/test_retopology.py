@@ -22,6 +22,7 @@ from engine.supervision.progress.keeping import Keeper
 from engine.supervision.topology.changes import Changes
 from engine.supervision.topology.handover import Handover
 from engine.supervision.topology.retopology import DEBOUNCE_MS, RETRY_MS_MAX, RETRY_MS_MIN, Retopology
+from engine.supervision.topology.watched import WatchedFile
 
 CONFIRM_MS = 5_000
 INTERVAL_MS = 10_000
@@ -267,6 +268,7 @@ class Both:
             lambda settings, database, before: before,
             errands,
             cast(Keeper, FakeKeeper()),
+            WatchedFile(None),
         )
         self.family, self.sent = family, list[tuple[int, str]]()
         for child in family:

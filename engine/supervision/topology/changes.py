@@ -18,6 +18,7 @@ from engine.supervision.reload import Reload
 from engine.supervision.topology.handover import Handover
 from engine.supervision.topology.retopology import AskNodes, Retopology
 from engine.supervision.topology.rollout import InForce, Stage, Step, Teach
+from engine.supervision.topology.watched import WatchedFile
 
 log = logs.get_logger(__name__)
 
@@ -34,11 +35,12 @@ class Changes:
         ask: AskNodes | None,
         errands: tuple[Errand, Errand],
         keeper: Keeper,
+        watched: WatchedFile,
     ) -> None:
         confirm_ms_max = int(settings.supervision.heartbeat_timeout_s * 1_000)
         self.reload = Reload(RouteTable.decode(planned.table), confirm_ms_max)
         self.handover = Handover(planned.topology, planned.feeds, confirm_ms_max)
-        self._settings, self._keeper = settings, keeper
+        self._settings, self._keeper, self._watched = settings, keeper, watched
         planning, asking = errands
         self._replanning = Replanning(settings, plan, load, planning, self.reload, keeper, planned.warnings)
         self._retopology = Retopology(settings, planned, ask, asking, self.handover, keeper)
@@ -73,6 +75,9 @@ class Changes:
         """Go on; return who is to be replaced, and why. Neither begins in the midst of the other."""
         late: list[tuple[int, str]] = []
         now_ms = monotonic_ms()
+        if self._watched.has_changed(now_ms):
+            log.info("settings_changed", reading="routes")
+            self.reload.want(now_ms)
         if not self.reload.is_under_way:
             if not self.handover.is_under_way:
                 self._retopology.turn(now_ms)
