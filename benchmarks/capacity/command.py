@@ -84,7 +84,10 @@ def _server_note(plan: Deployment) -> str:
 def _cost_note(plan: Deployment) -> str:
     costs = plan.costs
     parts = {"hosts": costs.hosts, "requests": costs.lambda_requests, "functions' time": costs.lambda_time}
-    told = ", ".join(f"{name} {cost:,.0f}" for name, cost in {**parts, "write units": costs.write_units}.items())
+    parts["write units"] = costs.write_units
+    if costs.endpoints:
+        parts["interface endpoints"] = costs.endpoints
+    told = ", ".join(f"{name} {cost:,.0f}" for name, cost in parts.items())
     return f"{told}; steady load, without the cache"
 
 

@@ -74,11 +74,12 @@ class Costs(msgspec.Struct, frozen=True):
     lambda_requests: float
     lambda_time: float
     write_units: float
+    endpoints: float = 0.0
 
     @property
     def total(self) -> float:
         """Return the sum."""
-        return self.hosts + self.lambda_requests + self.lambda_time + self.write_units
+        return self.hosts + self.lambda_requests + self.lambda_time + self.write_units + self.endpoints
 
 
 class Deployment(msgspec.Struct, frozen=True):
@@ -165,6 +166,7 @@ def deploy(wish: Wish, known: Calibration, prices: Prices) -> Deployment:
             invocations * SECONDS_A_MONTH / 1e6 * prices.function.million_requests,
             function_s * SECONDS_A_MONTH * prices.function.memory_gb * prices.function.gb_second,
             units * SECONDS_A_MONTH / 1e6 * prices.dynamodb.million_write_units,
+            prices.network.hour * HOURS_A_MONTH,
         ),
         limits=_limits(known, prices.function, share, fleet, work, wish),
     )

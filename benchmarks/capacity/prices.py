@@ -36,6 +36,19 @@ class DynamoDbPrices(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     write_unit_bytes: Positive
 
 
+class NetworkPrices(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Interface endpoints of a network without a way to the internet, each in so many zones."""
+
+    interface_endpoints: Annotated[int, msgspec.Meta(ge=0)] = 0
+    zones: Annotated[int, msgspec.Meta(ge=1)] = 1
+    endpoint_hour: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+
+    @property
+    def hour(self) -> float:
+        """Return what they cost an hour, but for what goes through them."""
+        return self.interface_endpoints * self.zones * self.endpoint_hour
+
+
 class Host(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A kind of host; ``relative_core`` is a core's speed against the calibrated machine's."""
 
@@ -56,6 +69,7 @@ class Prices(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     function: LambdaPrices = msgspec.field(name="lambda")
     dynamodb: DynamoDbPrices
     hosts: Annotated[list[Host], msgspec.Meta(min_length=1)]
+    network: NetworkPrices = NetworkPrices()
 
 
 def read_prices(path: Path = FILE) -> Prices:

@@ -21,6 +21,9 @@ TASK_ROLE = CONFIG / "ecs" / "task-role.json"
 DOCKERFILE = ROOT / "Dockerfile"
 UNITS = sorted((CONFIG / "systemd").glob("*.service"))
 
+FALSE: set[str] = set()
+"""Conditions of the template that are false; a test may add some."""
+
 _STANDS_FOR = {
     "Cache.PrimaryEndPoint.Address": "cache.example",
     "AWS::Region": "eu-west-1",
@@ -76,7 +79,7 @@ def resources_of(kind: str) -> dict[str, dict[str, Any]]:
 
 
 def resolved(value: Any) -> Any:
-    """Return a value as it is with every condition true, and with names that stand for what is deployed."""
+    """Return a value with every condition true that is not in ``FALSE``, and with names that stand for what is made."""
     if isinstance(value, list):
         return [resolved(one) for one in value]
     if not isinstance(value, dict):
@@ -88,7 +91,7 @@ def resolved(value: Any) -> Any:
         if function == "Fn::GetAtt":
             return _STANDS_FOR.get(".".join(argument), ".".join(argument))
         if function == "Fn::If":
-            return resolved(argument[1])
+            return resolved(argument[2 if argument[0] in FALSE else 1])
         if function == "Fn::Select":
             return resolved(argument[1])[int(argument[0])]
         if function == "Fn::Split":

@@ -15,6 +15,7 @@ import botocore.session
 import click
 import pytest
 
+from benchmarks.capacity.prices import FILE, read_prices
 from engine.capture.notifications import needed_flags
 from engine.cli import cli
 from engine.config import Settings
@@ -23,6 +24,7 @@ from engine.routing.routes import RouteTable
 from engine.settings.file import load_settings
 from engine.settings.paths import default_folder
 from lambdas.package import functions, handler_of
+from tests.deployment import documents
 from tests.deployment.documents import (
     ROOT,
     TASK_ROLE,
@@ -77,6 +79,24 @@ def test_the_template_s_settings_are_settings(tmp_path: Path) -> None:
     assert settings.redis.url.startswith("rediss://")
     assert settings.redis.username == resource("EngineUser")["UserName"]
     assert all(route.on_failure for route in settings.routes)
+
+
+def test_a_cache_that_is_there_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With an existing network and cache the host's settings name that cache, and neither is made."""
+    given = {
+        "ExistingCacheUrl": "rediss://clustercfg.example:6379",
+        "ExistingCacheUser": "ingest",
+        "ExistingCacheSecretArn": "arn:aws:secretsmanager:eu-west-1:123456789012:secret:ours-AbCdEf",
+    }
+    monkeypatch.setattr(documents, "_STANDS_FOR", documents._STANDS_FOR | given)
+    monkeypatch.setattr(documents, "FALSE", {"NewVpc", "NewCache"})
+    settings = load(settings_of_template(), tmp_path, {"ENGINE_REDIS_PASSWORD": "secret"})
+    assert (settings.redis.url, settings.redis.username) == (given["ExistingCacheUrl"], "ingest")
+    assert f"PASSWORD_SECRET='{given['ExistingCacheSecretArn']}'" in user_data()
+    made = {one["Type"] for one in template()["Resources"].values() if one.get("Condition") in documents.FALSE}
+    kept = {one["Type"] for one in template()["Resources"].values() if one.get("Condition") not in documents.FALSE}
+    assert not {kind for kind in kept if "ElastiCache" in kind or kind in {"AWS::EC2::VPC", "AWS::EC2::Subnet"}}
+    assert "AWS::EC2::VPCEndpoint" in made - kept
 
 
 def test_the_parameter_group_notifies_of_what_the_routes_need(tmp_path: Path) -> None:
@@ -258,6 +278,14 @@ def test_what_the_host_s_script_calls_is_granted() -> None:
     reached = {one["ServiceName"]["Fn::Sub"].rpartition(".")[2] for one in endpoints}
     services = {"lambda", "sqs", "dynamodb", "monitoring", "s3", "ec2", "secretsmanager", "ssm", "ssmmessages"}
     assert reached == services
+
+
+def test_the_plan_counts_the_endpoints_of_the_template() -> None:
+    """``make plan`` bills as many interface endpoints, in as many zones, as the template makes."""
+    network = read_prices(ROOT / FILE).network
+    made = [one for one in resources_of("AWS::EC2::VPCEndpoint").values() if one["VpcEndpointType"] == "Interface"]
+    assert network.interface_endpoints == len(made)
+    assert {network.zones} == {len(one["SubnetIds"]) for one in made}
 
 
 def test_alarms_watch_what_the_engine_tells() -> None:

@@ -1,0 +1,39 @@
+# Each alarm has a section in docs/operate.md. Missing data of the engine is an alarm: it reports once a minute.
+
+resource "aws_cloudwatch_metric_alarm" "lag" {
+  alarm_name          = "${var.name} lag"
+  alarm_description   = "The destinations are behind, or the engine reports nothing. docs/operate.md: Lag is high"
+  namespace           = "IngestEngine"
+  metric_name         = "LagMs"
+  dimensions          = { Engine = var.name }
+  statistic           = "Maximum"
+  period              = 60
+  evaluation_periods  = 3
+  threshold           = var.lag_alarm_ms
+  comparison_operator = "GreaterThanThreshold"
+  treat_missing_data  = "breaching"
+  alarm_actions       = local.alarm_actions
+  ok_actions          = local.alarm_actions
+  tags                = var.tags
+}
+
+resource "aws_cloudwatch_metric_alarm" "counted" {
+  for_each = {
+    Gaps          = "Changes may have gone unheard, and a scan looks for them. docs/operate.md: Gaps"
+    DeadLetters   = "Records were given up on. docs/operate.md: Dead letters appear"
+    DeletionsHeld = "Deletions wait for a decision. docs/operate.md: Deletions are held"
+  }
+  alarm_name          = "${var.name} ${each.key}"
+  alarm_description   = each.value
+  namespace           = "IngestEngine"
+  metric_name         = each.key
+  dimensions          = { Engine = var.name }
+  statistic           = each.key == "DeletionsHeld" ? "Maximum" : "Sum"
+  period              = 60
+  evaluation_periods  = 1
+  threshold           = 0
+  comparison_operator = "GreaterThanThreshold"
+  treat_missing_data  = "notBreaching"
+  alarm_actions       = local.alarm_actions
+  tags                = var.tags
+}
