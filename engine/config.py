@@ -1,6 +1,6 @@
 """The settings tree: frozen, typed, and checked whole before anything starts.
 
-`engine.settings.file` reads it; ``config/engine.toml`` documents every key. Nobody but `engine.cli` loads
+`engine.settings.file` reads it; ``config/engine.toml`` documents every key. Nobody but `engine.commands` loads
 settings: everybody else is handed the part that it needs.
 """
 

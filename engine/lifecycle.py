@@ -6,6 +6,7 @@ reads end-of-file, which means *stop at once*. Messages are length-prefixed msgp
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 
@@ -103,6 +104,31 @@ class RepairWanted(msgspec.Struct, tag=True, frozen=True):
     shard: int = -1
 
 
+class RouteStanding(msgspec.Struct, frozen=True):
+    """How a route is in one invoker. ``keys_backlog`` wait on disk, ``keys_set_aside`` of them because they keep
+    failing by themselves; keys in flight include those that wait for their next attempt.
+
+    ``oldest_ms`` is when the oldest change was captured that is not delivered, set-aside keys apart, 0 for none. All
+    times are Unix ms. ``failing_since_ms`` is 0 while the newest outcome settled something. ``error`` is the last one.
+    """
+
+    route: str
+    keys_waiting: int = 0
+    keys_in_flight: int = 0
+    keys_backlog: int = 0
+    keys_set_aside: int = 0
+    oldest_ms: int = 0
+    failing_since_ms: int = 0
+    error: str = ""
+    error_ms: int = 0
+
+
+class Standings(msgspec.Struct, tag=True, frozen=True):
+    """Invoker → supervisor: how its routes are."""
+
+    routes: tuple[RouteStanding, ...]
+
+
 class Compared(msgspec.Struct, tag=True, frozen=True):
     """Supervisor → subscriber: what this wish of yours asked for is done, and what it found was published."""
 
@@ -125,6 +151,7 @@ _OfChild = (
     | PromiseBroken
     | RepairWanted
     | CompareWanted
+    | Standings
     | Failed
 )
 Message = _OfSupervisor | _OfChild
@@ -168,6 +195,12 @@ class Channel:
                 self.closed = True
             self._received += data
         return list(self._take())
+
+    def has_room(self) -> bool:
+        """Tell whether a message of some ten kilobytes can be sent without waiting for the other side."""
+        poll = select.poll()
+        poll.register(self._sock, select.POLLOUT)
+        return not self.closed and bool(poll.poll(0))
 
     def _take(self) -> list[Message]:
         messages: list[Message] = []
@@ -220,3 +253,7 @@ class ChildLink:
     def report(self, message: Message) -> None:
         """Send the supervisor a message."""
         self.channel.send(message)
+
+    def mention(self, message: Message) -> bool:
+        """Send a message that may as well be left out: nobody waits for a supervisor that does not read it."""
+        return self.channel.has_room() and self.channel.send(message)

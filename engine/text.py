@@ -43,3 +43,8 @@ def _in_json(found: re.Match[str]) -> str:
 
 def _escaped(char: str) -> str:
     return char.encode("unicode_escape").decode("ascii")
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """Return a count with its noun: 1 key, 2,000 keys."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"

@@ -49,6 +49,7 @@ class RouteAudit:
         is_absence_known: bool = False,
         is_spared: Callable[[bytes], bool] = lambda key: False,
         is_held: bool = False,
+        is_refused: Callable[[bytes], bool] = lambda key: False,
         progress: Progress = lambda what, done, total: None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -59,7 +60,7 @@ class RouteAudit:
         self._progress = progress
         self._sleep = sleep
         self._is_spared = is_spared
-        self._is_held = is_held
+        self._is_held, self._is_refused = is_held, is_refused
         self._gone = KeySpool()
         self._live, self._gone_at = Counter[str](), Counter[str]()
         self._pace = Pace(options.keys_per_s_max)
@@ -141,7 +142,10 @@ class RouteAudit:
                 for _, now in self._examine(part, pool):
                     self._keep(suspects, now)
         for key, suspect in suspects.items():
-            self._report.findings[suspect.kind].add(key)
+            if suspect.kind is Kind.EXTRA and self._is_refused(key):
+                self._report.refused += 1
+            else:
+                self._report.findings[suspect.kind].add(key)
         if self._options.repair:
             self._mark([key for key, one in suspects.items() if one.kind in REPAIRABLE], REPAIR)
             if self._report.is_extra_wrong:

@@ -11,7 +11,7 @@ import msgspec
 from engine.audit.compare import Progress, RouteAudit
 from engine.audit.deletions import NOTHING_HELD
 from engine.audit.extras import spared_keys
-from engine.audit.held_file import HeldFile
+from engine.audit.held_file import HeldFile, KeptKeys
 from engine.audit.options import AuditOptions
 from engine.audit.server import Server
 from engine.audit.verdict import RouteReport, is_absence_known
@@ -24,12 +24,15 @@ from engine.errors import ConfigError, EngineError, Problem
 from engine.marks.standing import read_standing
 from engine.redis.address import parse_url
 from engine.routing.slices import parse_slice
+from engine.text import counted
+
+NOBODYS_KEYS = KeptKeys()
 
 
 def no_engine(unheard: int) -> EngineError:
     """Return the error for marks of a repair that no engine has for sure."""
     return EngineError(
-        f"no engine has settled, or heard of, {unheard:,} keys that were to be repaired",
+        f"no engine has settled, or heard of, {counted(unheard, 'key')} to be repaired",
         hint="start the engine with these settings, here, then run this again",
     )
 
@@ -100,6 +103,7 @@ def audit_routes(
                     is_absence_known=is_absence_known(route, may_evict),
                     # A mark reaches every route: what was refused for one stays.
                     is_spared=lambda key: is_spared(key) or any(key in keys for keys in kept.values()),
+                    is_refused=kept.get(route.name, NOBODYS_KEYS).__contains__,
                     is_held=held.routes.get(route.name, NOTHING_HELD).is_undecided,
                     progress=progress,
                 ).run()

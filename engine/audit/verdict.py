@@ -69,7 +69,8 @@ class RouteReport:
     ``compared`` keys of Redis and ``items`` of the destination were looked at; ``skipped`` keys have a type that the
     route hears nothing of; ``foreign`` items are no key of this route. ``changing`` keys differed, and changed while
     they were looked at: nothing is said of them. ``unheard`` marks of a repair no engine has for sure. ``held`` keys
-    are gone, and a repair did not delete them: they are too many.
+    are gone, and a repair did not delete them: they are too many. ``refused`` keys are gone too, and stay in the
+    destination because somebody refused their deletion: they are as they should be.
     """
 
     route: str
@@ -83,6 +84,7 @@ class RouteReport:
     repaired: int = 0
     unheard: int = 0
     held: int = 0
+    refused: int = 0
     took_ms: int = 0
     findings: dict[Kind, Finding] = field(default_factory=lambda: {kind: Finding() for kind in Kind})
 
@@ -110,6 +112,7 @@ class RouteReport:
                 "repaired",
                 "unheard",
                 "held",
+                "refused",
                 "took_ms",
             )
         }

@@ -29,6 +29,7 @@ from engine.delivery.reading.fetch import Fetcher, ReadLoop
 from engine.delivery.reads import Reads
 from engine.delivery.relief import Relief, empty_out
 from engine.delivery.sockets import Sockets
+from engine.delivery.standing import REPORT_MS, standings_of
 from engine.lifecycle import (
     ChildLink,
     Drain,
@@ -37,6 +38,7 @@ from engine.lifecycle import (
     RoutesInForce,
     SetRoutes,
     SetTopology,
+    Standings,
     Stop,
     TopologyInForce,
 )
@@ -119,7 +121,8 @@ class Invoker:
         self._draining = False
         self._gather_s = delivery.gather_ms / 1_000
         self._is_woken = False
-        self._obey_due_ms = self._gauge_due_ms = 0
+        self._obey_due_ms = self._gauge_due_ms = self._standing_due_ms = 0
+        self._said = Standings(())
         self._lanes = Lanes(self._kit)
         backoff = Backoff(delivery.retry_backoff_ms_min, delivery.retry_backoff_ms_max)
         self._reads = Reads(
@@ -243,7 +246,15 @@ class Invoker:
             self._gauge_due_ms = moment_ms + GAUGE_MS
             set_gauges(self._row, self._lanes.all(), self._backlog, self._fence_ms)
             self._note_damage()
+            if moment_ms >= self._standing_due_ms:
+                self._say_standing(moment_ms)
         return more or bool(self._done)
+
+    def _say_standing(self, moment_ms: int) -> None:
+        self._standing_due_ms = moment_ms + REPORT_MS
+        standings = Standings(standings_of(self._lanes.all(), self._backlog, moment_ms, now_ms()))
+        if standings != self._said and self._link.mention(standings):
+            self._said = standings
 
     def _distribute(self, changes: list[Change], frame: Frame, is_fenced: bool) -> None:
         row, moment = self._row, monotonic_ms()

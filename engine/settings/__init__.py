@@ -1,1 +1,1 @@
-"""Settings from file, environment and flags, with every check. Only `engine.cli` uses this room."""
+"""Settings from file, environment and flags, with every check. Only `engine.commands` uses this room."""

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import asdict
 
+from engine import __version__
 from engine.audit.deletions import Held
+from engine.clock import monotonic_ms, now_ms
+from engine.lifecycle import RouteStanding
+from engine.observe.rates import Rates, ScanProgress
 from engine.ring.counters import ChildState, Counter, StatusRow
 from engine.routing.routes import RouteTable
 from engine.supervision.children import Child, Children, Phase
@@ -20,6 +26,75 @@ _HIGHEST = frozenset(
     }
 )
 """Counters whose total is the highest, not the sum."""
+
+GAUGES = frozenset(
+    {
+        *_HIGHEST,
+        Counter.DIRTY_KEYS,
+        Counter.KEYS_WAITING,
+        Counter.KEYS_IN_FLIGHT,
+        Counter.KEYS_SCANNED,
+        Counter.KEYS_TO_SCAN,
+        Counter.KEYS_BACKLOG,
+        Counter.KEYS_SET_ASIDE,
+    }
+)
+"""Counters that also fall: there is no rate of them."""
+_COUNTED = frozenset(counter.name.lower() for counter in Counter if counter not in GAUGES)
+
+
+class StatusReport:
+    """What the status says beside what is in shared memory: rates, scans, and how routes are, as invokers say it."""
+
+    def __init__(self) -> None:
+        self._started_at_ms = now_ms()
+        self._rates, self._scan = Rates(_COUNTED), ScanProgress()
+        self._standings: dict[int, Mapping[str, RouteStanding]] = {}
+
+    def hear(self, number: int, standings: Iterable[RouteStanding]) -> None:
+        """Take in how the routes are in this invoker; it stands until the invoker, or its successor, says more."""
+        self._standings[number] = {one.route: one for one in standings}
+
+    def make(self, describe: Callable[..., dict[str, Any]], *others: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the status; ``describe`` is handed Unix time and the monotonic clock, by name."""
+        moment_ms = monotonic_ms()
+        status = describe(unix_ms=now_ms(), moment_ms=moment_ms)
+        sums = status["totals"]
+        for route in status["routes"]:
+            route |= self._of_route(route["name"])
+        return {
+            "pid": os.getpid(),
+            "version": __version__,
+            "started_at_ms": self._started_at_ms,
+            **status,
+            "last_minute": self._rates.take_in(sums, moment_ms),
+            "scan": self._scan.take_in(sums["keys_scanned"], sums["keys_to_scan"], moment_ms),
+            **{name: value for other in others for name, value in other.items()},
+        }
+
+    def _of_route(self, name: str) -> dict[str, Any]:
+        known = [said[name] for said in self._standings.values() if name in said]
+        merged = asdict(merge(name, known))
+        del merged["route"]
+        return merged
+
+
+def merge(name: str, standings: Sequence[RouteStanding]) -> RouteStanding:
+    """Return how a route is in all invokers together."""
+    oldest = [one.oldest_ms for one in standings if one.oldest_ms]
+    failing = [one.failing_since_ms for one in standings if one.failing_since_ms]
+    last = max(standings, key=lambda one: (bool(one.failing_since_ms), one.error_ms), default=RouteStanding(name))
+    return RouteStanding(
+        name,
+        keys_waiting=sum(one.keys_waiting for one in standings),
+        keys_in_flight=sum(one.keys_in_flight for one in standings),
+        keys_backlog=sum(one.keys_backlog for one in standings),
+        keys_set_aside=sum(one.keys_set_aside for one in standings),
+        oldest_ms=min(oldest, default=0),
+        failing_since_ms=min(failing, default=0),
+        error=last.error,
+        error_ms=last.error_ms,
+    )
 
 
 def state_of(phase: Phase) -> str:
@@ -34,16 +109,16 @@ def describe(
     *,
     part: str,
     snapshots: Mapping[str, str],
-    now_ms: int,
+    unix_ms: int,
     moment_ms: int,
 ) -> dict[str, Any]:
-    """Return the status; ``now_ms`` is Unix time, ``moment_ms`` the monotonic clock of heartbeats.
+    """Return the status; ``unix_ms`` is Unix time, ``moment_ms`` the monotonic clock of heartbeats.
 
     ``snapshots``: how far each route's whole keyspace is.
     """
     return {
         "state": state_of(children.phase),
-        "updated_at_ms": now_ms,
+        "updated_at_ms": unix_ms,
         "slice": part,
         "shards": len(children.subscribers),
         "invokers": len(children.invokers),

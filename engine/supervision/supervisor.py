@@ -11,14 +11,14 @@ import random
 import selectors
 import signal
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from setproctitle import setproctitle
 
-from engine import __version__
 from engine.audit.held_file import HeldFile
-from engine.clock import monotonic_ms, now_ms
+from engine.clock import monotonic_ms
 from engine.config import Settings
 from engine.errors import SupervisionError
 from engine.lifecycle import (
@@ -27,6 +27,7 @@ from engine.lifecycle import (
     Drain,
     Failed,
     RepairWanted,
+    Standings,
 )
 from engine.observe import logs
 from engine.ring.counters import ChildState, Counter
@@ -48,7 +49,7 @@ from engine.supervision.notify import ServiceManager
 from engine.supervision.process import Closable, kill, kill_all, reap
 from engine.supervision.progress.checkpoint import CheckpointFile
 from engine.supervision.progress.keeping import Keeper, fence_after_ms
-from engine.supervision.report import describe, describe_held, drained, totals
+from engine.supervision.report import StatusReport, describe, describe_held, drained, totals
 from engine.supervision.signals import SignalInbox
 from engine.supervision.status import Publisher, StatusFile
 from engine.supervision.topology.changes import Changes
@@ -145,7 +146,7 @@ class Supervisor:
         self._choices = choices.Choices(HeldFile.of(settings))
         self._manager = ServiceManager(os.environ)
         self._publisher = Publisher(status)
-        self._started_at_ms = now_ms()
+        self._report = StatusReport()
         self._exit_status: int | None = None
 
     def run(self) -> int:
@@ -215,6 +216,8 @@ class Supervisor:
                 everybody = self._children.subscribers
                 for one in everybody if message.shard < 0 else everybody[message.shard :][:1]:
                     self._channels.send(one.number, message)
+            elif isinstance(message, Standings):
+                self._report.hear(number, message.routes)
             else:
                 self._changes.hear(number, message)
 
@@ -338,19 +341,8 @@ class Supervisor:
             errand.stop()
 
     def _status_now(self) -> dict[str, Any]:
-        return {
-            "pid": os.getpid(),
-            "version": __version__,
-            "started_at_ms": self._started_at_ms,
-            **describe(
-                self._children,
-                self._memory.board.rows,
-                self._reload.newest,
-                part=self._settings.capture.slice,
-                snapshots=self._keeper.snapshots(),
-                now_ms=now_ms(),
-                moment_ms=monotonic_ms(),
-            ),
-            **self._keeper.standing(),
-            **describe_held(self._choices.held),
-        }
+        memory, routes, part = self._memory, self._reload.newest, self._settings.capture.slice
+        describe_all = partial(
+            describe, self._children, memory.board.rows, routes, part=part, snapshots=self._keeper.snapshots()
+        )
+        return self._report.make(describe_all, self._keeper.standing(), describe_held(self._choices.held))

@@ -204,7 +204,7 @@ def test_a_repair_without_an_engine(pair: Pair) -> None:
     pair.client.hset("missing", "f", "v")
     result = pair.audit("--repair", "--json")
     assert result.returncode == 1
-    assert "engine: error: no engine has settled, or heard of, 1 keys" in result.stderr
+    assert "engine: error: no engine has settled, or heard of, 1 key to be repaired" in result.stderr
     assert orjson.loads(result.stdout)["routes"][0]["unheard"] == 1
 
 

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from engine.observe.console import status_view
+from engine.clock import now_ms
+from engine.observe.health import health_of
+from engine.observe.status_view import status_view
 from engine.routing.nodes import slots_in
 from tests.cluster import ADMIN, SECRET, cluster, wait_until
 from tests.integration.test_cluster_path import Writer, engine_on, values_of, wait_until_equal
@@ -48,7 +50,7 @@ def test_what_is_told_of_nodes(tmp_path: Path) -> None:
         assert {(node["id"], node["address"]) for node in nodes()} == {(node.id, node.address) for node in made.nodes}
         assert sorted(shard for node in nodes() for shard in node["shards"]) in ([0, 0, 1], [0, 1, 1])
         assert sorted(node["slots"] for node in nodes()) == ["slots 0-5460", "slots 10922-16383", "slots 5461-10921"]
-        status_view(path.status())
+        status_view(path.status(), health_of(path.status(), now_ms()), now_ms())
 
 
 def test_hosts_share_a_cluster_by_its_nodes(tmp_path: Path) -> None:

@@ -214,7 +214,7 @@ def test_an_interrupt_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("engine.cli._load_state", interrupted)
+    monkeypatch.setattr("engine.commands.watching.load_state", interrupted)
     assert run_command(["status"]) == 130
 
 

@@ -33,6 +33,9 @@ class Link:
     def report(self, message: Message) -> None:
         self.said.append(message)
 
+    def mention(self, message: Message) -> bool:
+        return True
+
 
 class Rig:
     """An invoker that never fetches: what it reads from its ring stays in its lanes."""

@@ -21,6 +21,10 @@ class Aside:
     def __len__(self) -> int:
         return len(self._keys)
 
+    def count(self, route: str) -> int:
+        """Return how many of them are a route's."""
+        return sum(1 for name, _ in self._keys if name == route)
+
     def put(self, route: str, rows: Iterable[BacklogRow]) -> None:
         """Take in that these rows are in the file now."""
         for row in rows:

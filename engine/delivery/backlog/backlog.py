@@ -14,6 +14,7 @@ from contextlib import suppress
 from operator import attrgetter
 from pathlib import Path
 
+from engine.delivery.backlog.ages import Ages
 from engine.delivery.backlog.aside import Aside
 from engine.delivery.backlog.file import BacklogFile
 from engine.delivery.backlog.rows import (
@@ -57,6 +58,7 @@ class Backlog:
         self._fresh_walks: defaultdict[str, Walk] = defaultdict(Walk)
         """Where those stand that pass by what has failed: they must not move the others on."""
         self._aside = Aside()
+        self.ages = Ages()
         self._removed: defaultdict[str, set[bytes]] = defaultdict(set)
         self._removed_keys = self._removed_bytes = 0
         self._flush_at = REMOVED_KEYS_MAX
@@ -186,9 +188,9 @@ class Backlog:
         """Return the routes that have keys here, and how many."""
         return {route: count for route in self._counts if (count := self.count(route))}
 
-    def keys_set_aside(self) -> int:
-        """Return how many keys are here because they keep failing by themselves."""
-        return len(self._aside)
+    def keys_set_aside(self, route: str | None = None) -> int:
+        """Return how many keys are here because they keep failing by themselves: all, or those of one route."""
+        return len(self._aside) if route is None else self._aside.count(route)
 
     def rows(self, route: str) -> Iterator[list[BacklogRow]]:
         """Yield all rows of a route, some thousands at a time; raises `sqlite3.Error` where the disk refuses."""
@@ -214,6 +216,7 @@ class Backlog:
                 raise NotABacklog("its counts are damaged")
             self._counts = dict(counts)
             self._aside = Aside(connection)
+            self.ages = Ages(connection, self._counts)
             for route, removed in self._removed.items():
                 for key in removed:
                     self._aside.forget(route, key)
@@ -232,6 +235,7 @@ class Backlog:
         self._walks.clear()
         self._fresh_walks.clear()
         self._aside = Aside()
+        self.ages = Ages()
         self._committed({})
 
     def _put(self, route: str, rows: Sequence[BacklogRow], replaces: bool) -> None:
@@ -254,6 +258,7 @@ class Backlog:
         for walks in (self._walks, self._fresh_walks):
             walks[route].put((row.key for row in rows), min(row.due_ms for row in rows))
         self._aside.put(route, rows if replaces else [row for row in rows if row.reason])
+        self.ages.put(route, rows)
 
     def _remove_buffered(self, connection: sqlite3.Connection) -> dict[str, int]:
         """Delete what is buffered; return the counts that this leaves. Nothing is forgotten before the commit."""
@@ -266,6 +271,7 @@ class Backlog:
 
     def _committed(self, counts: dict[str, int]) -> None:
         self._counts = counts
+        self.ages.keep(route for route, keys in counts.items() if keys > 0)
         self._removed.clear()
         self._removed_keys = self._removed_bytes = 0
         self._flush_at = REMOVED_KEYS_MAX

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from engine.delivery.lanes.limit import ConcurrencyLimit, RetryBudget
 from engine.delivery.lanes.retry import Backoff
-from engine.delivery.lanes.verdict import Again
+from engine.delivery.lanes.verdict import Again, reason_of
 from engine.delivery.lanes.work import Batch
 from engine.model import Failure, Outcome
 
@@ -26,6 +26,10 @@ class Health:
 
     def __init__(self, slots: int, backoff: Backoff, moment_ms: int) -> None:
         self.backoff = backoff
+        self.error = ""
+        """Why the last delivery failed, in words; it stays when the target is well again."""
+        self.error_ms = 0
+        """When that was; 0 where none has failed."""
         self.is_limited = False
         """Whether records are given up after some attempts: then each attempt is their own, and comes in its time."""
         self._limit = ConcurrencyLimit(slots)
@@ -37,6 +41,8 @@ class Health:
     def _begin(self, moment_ms: int) -> None:
         self.is_troubled = False
         """Whether the newest outcome settled nothing."""
+        self.failing_since_ms = 0
+        """When the first of the outcomes came that settled nothing, of those since the last that did; 0 for none."""
         self._well_ms = self._asked_ms = moment_ms
         self._asks_after_ms = 0
         self._failures_in_row = 0
@@ -74,12 +80,16 @@ class Health:
             self._suspects_fail = not settles
         if outcome.failure is Failure.THROTTLED:
             self._limit.throttled(moment_ms)
+        if outcome.failure is not Failure.NONE:
+            self.error, self.error_ms = reason_of(outcome), moment_ms
         if not settles:
             self.is_troubled = True
+            self.failing_since_ms = self.failing_since_ms or moment_ms
             self._asks_after_ms = max(self._asks_after_ms, moment_ms + outcome.retry_after_ms)
             return False
         was_down = self.is_down(moment_ms)
         self.is_troubled = False
+        self.failing_since_ms = 0
         self._well_ms = moment_ms
         self._proof_ms = max(self._proof_ms, sent.sent_ms)
         self._failures_in_row = self._asks_after_ms = 0

@@ -1,0 +1,1 @@
+"""The commands, a module for each purpose: parse, call, print, return the exit code."""

@@ -1,0 +1,94 @@
+"""``engine status`` and ``engine metrics``: what a running engine says of itself. Both need its state folder alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from engine.commands.base import (
+    complain,
+    config_option,
+    console,
+    examples,
+    json_option,
+    load_state,
+    print_json,
+    print_rich,
+)
+
+
+@click.command(
+    epilog=examples(
+        "engine status",
+        "engine status --watch",
+        "engine status --watch --every-s 60 >> health.log   # a line a minute",
+        "engine status --json | jq .health",
+    )
+)
+@click.option("--watch", is_flag=True, help="Show it until stopped; in a pipe, one line each time.")
+@click.option("--every-s", type=click.IntRange(1, 3_600), default=1, show_default=True, help="With --watch: how often.")
+@config_option
+@json_option
+def status(watch: bool, every_s: int, config: str | None, as_json: bool) -> int:
+    """Show how the engine that runs here is: first one line that says whether it is well, or what is not.
+
+    Needs its state folder alone: no routes, no server, no AWS.
+    """
+    from engine.clock import now_ms
+    from engine.observe.health import health_of
+    from engine.observe.status import read_status
+
+    path = load_state(config).supervision.status_file
+    if watch:
+        from engine.observe.watch import watch as watch_file
+
+        return watch_file(path, every_s, console(), as_json=as_json)
+    content, moment_ms = read_status(path, now_ms()), now_ms()
+    health = health_of(content, moment_ms)
+    if as_json:
+        print_json({**content, "health": health.as_json()})
+    else:
+        from engine.observe.status_view import status_view
+
+        print_rich(status_view(content, health, moment_ms))
+    return 0
+
+
+@click.command(
+    epilog=examples(
+        "engine metrics",
+        "engine metrics --every-s 60          # lines for CloudWatch Logs, until stopped",
+        "engine metrics --every-s 60 --put    # by PutMetricData",
+    )
+)
+@click.option("--namespace", default="IngestEngine", show_default=True, help="CloudWatch's namespace.")
+@click.option("--name", default="ingest-engine", show_default=True, help="What the engine is called: its dimension.")
+@click.option("--every-s", type=click.IntRange(1, 3_600), help="Go on until stopped (default: one reading).")
+@click.option("--put", is_flag=True, help="Send them by PutMetricData, rather than print embedded metric format.")
+@config_option
+def metrics(namespace: str, name: str, every_s: int | None, put: bool, config: str | None) -> int:
+    """Tell CloudWatch of the engine that runs here: its lag, gaps, dead letters, failures and what waits.
+
+    Prints lines that CloudWatch Logs makes metrics of. One reading has counters since the engine's start; with
+    --every-s they are of the time since the reading before, and that no engine runs is told too (Running = 0).
+    """
+    settings = load_state(config)
+
+    from engine.clock import now_ms
+    from engine.observe import reporter
+    from engine.observe.status import read_status
+
+    def read() -> Mapping[str, Any]:
+        return read_status(settings.supervision.status_file, now_ms())
+
+    if put:
+        sink = reporter.to_cloudwatch(namespace, name, settings.aws)
+    else:
+        sink = reporter.to_lines(namespace, name, lambda line: print(line, flush=True))
+    if every_s is None:
+        reporter.report_once(read, sink)
+    else:
+        reporter.report_every(every_s, read, sink, complain)
+    return 0

@@ -1,0 +1,58 @@
+"""How an invoker's routes are: what waits, since when, and why deliveries fail; for the supervisor's status."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+from engine.delivery.backlog.backlog import Backlog
+from engine.delivery.lanes.route_lane import RouteLane
+from engine.lifecycle import RouteStanding
+
+REPORT_MS = 1_000
+"""How often the supervisor is told."""
+BATCHES_LOOKED_AT = 256
+"""Of those that wait for their next attempt; what waits longest is among the first, or close to them."""
+
+
+def standings_of(
+    lanes: Iterable[RouteLane], backlog: Backlog, moment_ms: int, unix_ms: int
+) -> tuple[RouteStanding, ...]:
+    """Return how each route is that a lane is of; lanes of one name (one of them retired) count as one.
+
+    ``moment_ms`` is the monotonic clock of the lanes, ``unix_ms`` that of captured changes.
+    """
+    by_name: dict[str, list[RouteLane]] = {}
+    for lane in lanes:
+        by_name.setdefault(lane.route.name, []).append(lane)
+    return tuple(_standing_of(name, some, backlog, unix_ms - moment_ms) for name, some in by_name.items())
+
+
+def _standing_of(name: str, lanes: list[RouteLane], backlog: Backlog, unix_ahead_ms: int) -> RouteStanding:
+    moments = [moment for lane in lanes for moment in _oldest_of(lane)]
+    if backlog.count(name) and (on_disk := backlog.ages.of(name)):
+        moments.append(on_disk)
+    failing = [lane.health for lane in lanes if lane.health.failing_since_ms]
+    since_ms = min((health.failing_since_ms for health in failing), default=0)
+    last = max((lane.health for lane in lanes), key=lambda health: health.error_ms)
+    return RouteStanding(
+        route=name,
+        keys_waiting=sum(len(lane.keys.waiting) + len(lane.keys.held) for lane in lanes),
+        keys_in_flight=sum(len(lane.keys.in_flight) for lane in lanes),
+        keys_backlog=backlog.count(name),
+        keys_set_aside=backlog.keys_set_aside(name),
+        oldest_ms=min(moments, default=0),
+        failing_since_ms=since_ms + unix_ahead_ms if since_ms else 0,
+        error=last.error,
+        error_ms=last.error_ms + unix_ahead_ms if last.error_ms else 0,
+    )
+
+
+def _oldest_of(lane: RouteLane) -> Iterator[int]:
+    """Yield when the first keys of each place were captured that hold what is not delivered: about the oldest there."""
+    keys = lane.keys
+    for place in (keys.waiting, keys.held):
+        yield from (change.captured_ms for change, _ in islice(place.values(), 1))
+    waiting = (batch for _, _, batch in islice(iter(keys.retries), BATCHES_LOOKED_AT))
+    for batches in (lane.fences.flying, waiting):
+        yield from (batch.entries[0][0].captured_ms for batch in batches if batch.entries and not batch.aside)
