@@ -34,6 +34,9 @@ def _standing_of(name: str, lanes: list[RouteLane], backlog: Backlog, unix_ahead
         moments.append(on_disk)
     failing = [lane.health for lane in lanes if lane.health.failing_since_ms]
     since_ms = min((health.failing_since_ms for health in failing), default=0)
+    if since_ms:
+        # What was sent then is not delivered; on disk it may count as set aside, and does not tell how old it is.
+        moments.append(since_ms + unix_ahead_ms)
     last = max((lane.health for lane in lanes), key=lambda health: health.error_ms)
     return RouteStanding(
         route=name,

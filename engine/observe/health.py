@@ -17,6 +17,8 @@ LATE_MS = 10_000
 """Changes that wait for longer are late: at rest, about a second is usual."""
 SILENT_MS = 5_000
 """A process whose loop has not turned for so long hangs, or its host is overloaded."""
+RECENT_MS = 10_000
+"""A failure longer ago, after which deliveries went well, is over."""
 ERROR_CHARS_MAX = 160
 """Of an error's text in a line."""
 
@@ -58,7 +60,8 @@ class Health:
 
 def health_of(status: Mapping[str, Any], now_ms: int) -> Health:
     """Return how the engine is whose status this is; ``now_ms`` is Unix time by the clock of its host."""
-    found = [*_of_state(status), *_of_children(status), *_of_routes(status, now_ms), *_of_failures(status)]
+    found = [*_of_state(status), *_of_children(status), *_of_routes(status, now_ms)]
+    found += _of_failures(status, now_ms)
     found += [*_of_keys(status), *_of_gaps(status), *_of_lag(status, now_ms, is_explained=bool(found))]
     found.sort(key=lambda one: one.condition is not Condition.TROUBLE)
     condition = found[0].condition if found else Condition.WELL
@@ -133,13 +136,14 @@ def _of_routes(status: Mapping[str, Any], now_ms: int) -> Iterator[Finding]:
             yield Finding(Condition.RECOVERING, "backlog", what)
 
 
-def _of_failures(status: Mapping[str, Any]) -> Iterator[Finding]:
-    """Yield what failed of routes that deliver all the same."""
+def _of_failures(status: Mapping[str, Any], now_ms: int) -> Iterator[Finding]:
+    """Yield what failed just now of routes that deliver all the same."""
     failed, all_of_them = (_in_the_last_minute(status, name) for name in ("invocations_failed", "invocations"))
     routes = status.get("routes", ())
-    if not failed or any(route.get("failing_since_ms") for route in routes):
-        return
     last: Mapping[str, Any] = max(routes, key=lambda route: int(route.get("error_ms", 0)), default={})
+    is_over = now_ms - int(last.get("error_ms", 0)) > RECENT_MS
+    if not failed or is_over or any(route.get("failing_since_ms") for route in routes):
+        return
     why = f" (route {shown(last['name'])}: {_short(last['error'])})" if last.get("error") else ""
     what = f"{failed:,} of {counted(all_of_them, 'invocation')} failed in the last minute{why}"
     yield Finding(Condition.RECOVERING, "invocations-failing", what)
@@ -157,8 +161,9 @@ def _undelivered(route: Mapping[str, Any]) -> int:
 
 
 def _of_keys(status: Mapping[str, Any]) -> Iterator[Finding]:
-    totals = status.get("totals", {})
-    if aside := totals.get("keys_set_aside", 0):
+    # A route that fails as a whole is told of elsewhere: its keys do not fail alone.
+    failing = sum(route.get("keys_set_aside", 0) for route in status.get("routes", ()) if route.get("failing_since_ms"))
+    if (aside := status.get("totals", {}).get("keys_set_aside", 0) - failing) > 0:
         verb = "keeps" if aside == 1 else "keep"
         what = f"{counted(aside, 'key')} {verb} failing alone, set aside on disk"
         yield Finding(Condition.TROUBLE, "keys-set-aside", what, "the log names the reason (keys_set_aside)")

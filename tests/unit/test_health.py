@@ -64,6 +64,7 @@ def test_trouble(topic: str, changes: dict[str, Any], words: str) -> None:
     assert health.line.startswith("not well: ") and words in health.line
 
 
+FAILED_AT = {"last_minute": counts(invocations=9, invocations_failed=1)}
 RECOVERING = [
     ("starting", {"state": "starting"}),
     ("draining", {"state": "draining"}),
@@ -73,7 +74,7 @@ RECOVERING = [
     ("gap-repair", {"nodes": [{"slots_owed": 3}]}),
     ("overflow", {"last_minute": counts(events_dropped=5)}),
     ("process-down", {"children": [child(state="starting")]}),
-    ("invocations-failing", {"last_minute": counts(invocations=9, invocations_failed=1)}),
+    ("invocations-failing", {**FAILED_AT, "routes": [route(error="timeout: x", error_ms=NOW_MS - 5_000)]}),
 ]
 
 
@@ -85,11 +86,26 @@ def test_recovering(topic: str, changes: dict[str, Any]) -> None:
     assert [one.topic for one in health.findings] == [topic]
 
 
+def test_a_failure_is_over_after_a_while() -> None:
+    """What failed some time ago, and went well since, is no finding any more."""
+    over = status(**FAILED_AT, routes=[route(error="timeout: x", error_ms=NOW_MS - 15_000)])
+    assert health_of(over, NOW_MS).condition is Condition.WELL
+
+
 def test_the_worst_comes_first() -> None:
     """Of several findings the line names one that somebody must see to, and how many more there are."""
-    health = health_of(status(routes=[route(keys_backlog=5)], deletions_held=2), NOW_MS)
+    both = status(routes=[route(keys_backlog=5)], deletions_held=2)
+    health = health_of(both, NOW_MS)
     assert [one.topic for one in health.findings] == ["deletions-held", "backlog"]
     assert health.line == "not well: 2 deletions are held; 1 more finding"
+
+
+def test_keys_of_a_failing_route_do_not_fail_alone() -> None:
+    """What is set aside of a route that fails as a whole is not counted a second time."""
+    failing = {**FAILING, "keys_set_aside": 3}
+    topics = [one.topic for one in health_of(status(routes=[failing], totals={"keys_set_aside": 4}), NOW_MS).findings]
+    assert topics == ["route-failing", "keys-set-aside"]
+    assert len(health_of(status(routes=[failing], totals={"keys_set_aside": 3}), NOW_MS).findings) == 1
 
 
 def test_a_snapshot_is_no_gap() -> None:
