@@ -102,6 +102,7 @@ class DeliverySettings(Struct, frozen=True, forbid_unknown_fields=True):
     backlog_bytes_max: int = 10_737_418_240
     dead_letter_file: str = ""
     dead_letter_bytes_max: int = 1_073_741_824
+    digest_bytes_max: int = 67_108_864
 
 
 class AwsSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -160,6 +161,7 @@ class RouteSettings(Struct, frozen=True, forbid_unknown_fields=True):
     on_failure: str = ""
     starting_position: Literal["LATEST", "TRIM_HORIZON"] = "LATEST"
     coalesce: bool = True
+    skip_unchanged: bool = False
     destination: str = ""
 
 

@@ -37,6 +37,9 @@ class Change(msgspec.Struct, array_like=True, gc=False):
 
 EVERY_ROUTE: RouteMask = (1 << ROUTE_SLOTS_MAX) - 1
 
+FORCED: RouteMask = 1 << ROUTE_SLOTS_MAX
+"""Set beside the routes of a change that is to be delivered though the value may be what was last accepted."""
+
 THE_BEGINNING_MS = 1
 """The start of a gap that has none: the whole keyspace is to be found."""
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from engine.config import AwsSettings, DeliverySettings, RouteSettings
@@ -54,6 +55,7 @@ def lane_kit(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[LaneKit]:
     patch.setattr(route_lane, "monotonic_ms", lambda: 0)
     patch.setattr(route_lane, "now_ms", lambda: UNIX_MS)
     backlog, wake = Backlog(str(folder), 0, 1, 1 << 26), Wake()
-    yield LaneKit(0, DELIVERY, AwsSettings(), backlog, Board(1).row(0), deque(), wake, Sockets())
+    delivery = msgspec.structs.replace(DELIVERY, backlog_folder=str(folder))
+    yield LaneKit(0, delivery, AwsSettings(), backlog, Board(1).row(0), deque(), wake, Sockets())
     backlog.close()
     wake.close()

@@ -37,6 +37,7 @@ class Server:
         self._nodes = Nodes(settings.redis, name, database=database, known=known)
         self._slices = Slices(self._nodes, settings.original.mapping_prefix)
         self._redis, self._name = settings.redis, name
+        self._skips = any(route.skip_unchanged for route in settings.routes)
         self._fetcher: Fetcher | None = None
 
     def close(self) -> None:
@@ -122,7 +123,7 @@ class Server:
 
     def marker(self, standing: Callable[[], Standing | None]) -> Marker:
         """Return what marks keys in the engine that runs here, and sees to it that no mark is lost."""
-        return Marker(self._nodes, standing, self._slices)
+        return Marker(self._nodes, standing, self._slices, repairs_deliver=not self._skips)
 
     def mark(self, keys: Sequence[bytes], event: str) -> int:
         """Mark these keys in the engine that listens; return how many marks nobody received.

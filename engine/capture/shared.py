@@ -13,6 +13,7 @@ from engine.capture.notifications import needed_flags
 from engine.clock import now_ms
 from engine.config import CaptureSettings, RedisSettings
 from engine.lifecycle import Message
+from engine.model import FORCED, RouteMask
 from engine.observe.logs import get_logger
 from engine.ring.counters import Counter, StatusRow
 from engine.routing.events import REPAIR_GONE
@@ -32,6 +33,11 @@ class CaptureScope:
     capture: CaptureSettings
     database: int
     mapping_prefix: str
+
+
+def forced(mask: RouteMask) -> RouteMask:
+    """Return these routes, to be given what they may have accepted already."""
+    return mask | FORCED if mask else mask
 
 
 class Shared:
@@ -86,7 +92,7 @@ class Shared:
     def mark_dirty(self, key: bytes, event: str) -> bool:
         """Take in a key that an audit, a redrive or a comparison wants to be sent again; False where no room is."""
         mask_of = self._for_deletes if event == REPAIR_GONE else self._for_repairs
-        _, left = self.dirty.mark([key], mask_of, event, now_ms())
+        _, left = self.dirty.mark([key], lambda one: forced(mask_of(one)), event, now_ms())
         if left:
             self.row.add(Counter.EVENTS_DROPPED, 1)
         return not left

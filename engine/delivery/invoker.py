@@ -21,7 +21,7 @@ from engine.delivery.backlog.backlog import Backlog
 from engine.delivery.dispatch import Buried, Completion, Prepared
 from engine.delivery.gauges import set_gauges
 from engine.delivery.intake import Intake
-from engine.delivery.lanes.hands import LaneKit
+from engine.delivery.lanes.hands import Home, LaneKit
 from engine.delivery.lanes.lanes import Lanes
 from engine.delivery.lanes.retry import Backoff
 from engine.delivery.lanes.settle import Frame
@@ -42,7 +42,7 @@ from engine.lifecycle import (
     Stop,
     TopologyInForce,
 )
-from engine.model import Change
+from engine.model import FORCED, Change
 from engine.observe.logs import get_logger
 from engine.ring.counters import ChildState, Counter
 from engine.ring.given import GivenRow
@@ -87,6 +87,7 @@ class InvokerSpec:
     topology: Topology = field(default_factory=Topology)
     floors: Mapping[str, int] = field(default_factory=dict)
     given: GivenRow | None = None
+    part: str = "0/1"
 
 
 def run_invoker(spec: InvokerSpec, link: ChildLink) -> int:
@@ -116,8 +117,9 @@ class Invoker:
         self._fence_ms = max(spec.fence_ms, self._row.get(Counter.FENCE_MS))
         self._backlog = Backlog(delivery.backlog_folder, spec.index, spec.invokers, delivery.backlog_bytes_max)
         self._kit = LaneKit(
-            spec.database, delivery, spec.aws, self._backlog, self._row, self._done, spec.wake, self._sockets
-        )
+            spec.database, delivery, spec.aws, self._backlog, self._row, self._done, spec.wake, self._sockets,
+            Home(spec.index, spec.invokers, spec.part),
+        )  # fmt: skip
         self._draining = False
         self._gather_s = delivery.gather_ms / 1_000
         self._is_woken = False
@@ -193,6 +195,8 @@ class Invoker:
             if self._draining and not more and self._is_idle():
                 set_gauges(self._row, self._lanes.all(), self._backlog, self._fence_ms)
                 self._backlog.close()
+                for lane in self._lanes.all():
+                    lane.unchanged.close()
                 self._link.set_state(ChildState.DRAINED)
                 return 0
             sockets.wait(0 if more else self._wait_ms())
@@ -262,6 +266,8 @@ class Invoker:
         row.add(Counter.CHANGES_READ, len(changes))
         merged = 0
         for lane, mine in self._lanes.share_out(changes):
+            if lane.unchanged.is_on and (forced := [change.key for change in mine if change.routes & FORCED]):
+                lane.force(forced)
             if is_fenced:
                 lane.add_fenced(mine, frame, self._fence_ms)
             else:

@@ -5,8 +5,9 @@ repair that follows does not find a key by it. Two things see to that:
 
 - **A key that is there is touched first.** So it counts as used in whatever gap loses its mark, and the narrowed repair
   of that gap finds it. ``TOUCH`` counts for clients with ``NO-TOUCH`` as well.
-- **Of a key that is gone nothing is left to find.** Its mark is sure only once the engine's watermark has passed the
-  moment of publication without any gap since; after a gap it is published again.
+- **Of a key that is gone nothing is left to find**, and what a repair finds is not delivered by a route that skips what
+  it has accepted before. Such a mark is sure only once the engine's watermark has passed the moment of publication
+  without any gap since; after a gap it is published again.
 """
 
 from __future__ import annotations
@@ -96,13 +97,16 @@ class Marker:
         slices: Slices | None = None,
         *,
         settled_ms_max: int = SETTLED_MS_MAX,
+        repairs_deliver: bool = True,
     ) -> None:
+        """``repairs_deliver`` all that they find: no route skips what it has accepted before."""
         self.problem: EngineError | None = None
         self._nodes = nodes
         self._prefix = channel_prefix(nodes.database)
         self._standing = standing
         self._slices = slices or Slices(nodes)
         self._settled_ms_max = settled_ms_max
+        self._repairs_deliver = repairs_deliver
 
     def mark(self, marks: Sequence[Mark], pause: Callable[[int], None] = lambda keys: None) -> list[bool]:
         """Publish the marks; return which of them the engine can't lose any more. ``pause`` is told of each part."""
@@ -184,9 +188,13 @@ class Marker:
             published.homes[index] = node.id
             if heard == 0 or (who is not None and not who.engines):
                 published.unheard.add(index)
-            elif who is not None and heard > who.others_max and touched == 1 and marks[index].event == REPAIR:
+            elif who is not None and heard > who.others_max and touched == 1 and self._is_found_again(marks[index]):
                 published.sure.add(index)
         published.moments_ms[node.id] = int(moment[0]) * 1_000 + int(moment[1]) // 1_000
+
+    def _is_found_again(self, mark: Mark) -> bool:
+        """Tell whether the repair of a gap that loses a mark has its key delivered, where the key is there."""
+        return self._repairs_deliver and mark.event == REPAIR
 
     def _wait(self, before: Standing, moments_ms: Mapping[str, int], deadline_ms: int) -> _Wait:
         """Wait until each watermark has passed its moment, or something may have been lost, or for too long."""

@@ -34,6 +34,7 @@ COUNTERS = {
     "EventsDropped": "events_dropped",
     "Gaps": "gaps",
     "RecordsDelivered": "records_delivered",
+    "SkippedUnchanged": "skipped_unchanged",
     "Invocations": "invocations",
     "InvocationsFailed": "invocations_failed",
     "InvocationsThrottled": "invocations_throttled",

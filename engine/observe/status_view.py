@@ -25,6 +25,7 @@ _TOTALS = {
     "keys_set_aside": "of them set aside: they keep failing, see keys_set_aside in the log",
     "reconnects": "reconnects",
     "records_delivered": "records delivered",
+    "skipped_unchanged": "not delivered: equal to what was accepted last",
     "invocations": "invocations",
     "invocations_failed": "invocations failed",
     "invocations_throttled": "of them throttled",

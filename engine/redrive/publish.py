@@ -81,7 +81,9 @@ class Publisher:
             status_file = self._settings.supervision.status_file
             self._nodes = Nodes(self._settings.redis, NAME, known=nodes_known(status_file))
             slices = Slices(self._nodes, self._settings.original.mapping_prefix)
-            self._marker = Marker(self._nodes, lambda: read_standing(status_file), slices)
+            skips = any(route.skip_unchanged for route in self._settings.routes)
+            standing = lambda: read_standing(status_file)  # noqa: E731
+            self._marker = Marker(self._nodes, standing, slices, repairs_deliver=not skips)
         return self._marker
 
     def close(self) -> None:

@@ -72,6 +72,7 @@ class Counter(IntEnum):
     BACKLOG_REFUSED = 36
     COMPARISONS = 37
     KEYS_SET_ASIDE = 38  # * in the backlog because they keep failing by themselves
+    SKIPPED_UNCHANGED = 39
 
 
 assert _COUNTERS_AT + len(Counter) <= _SIZES_AT

@@ -66,6 +66,7 @@ LIMITS: dict[str, Limits] = {
     "delivery.retry_backoff_ms_min": Limits(1, DAY_MS),
     "delivery.retry_backoff_ms_max": Limits(1, DAY_MS),
     "delivery.dead_letter_bytes_max": Limits(1_024, 2**50),
+    "delivery.digest_bytes_max": Limits(8_192, 2**40, "each route and invoker has a file of this size"),
     "supervision.ready_timeout_s": Limits(0.1, 3_600),
     "supervision.heartbeat_timeout_s": Limits(0.1, 3_600),
     "supervision.restart_backoff_ms_min": Limits(1, DAY_MS),

@@ -68,6 +68,8 @@ def check_options(route: RouteSettings) -> Iterator[Finding]:
     yield from _check_numbers(route)
     if route.include_expiry and route.payload == "original":
         yield "include_expiry", "has no place in the original's payload", 'set payload = "batch", or leave it out'
+    if route.skip_unchanged and not route.coalesce:
+        yield "skip_unchanged", "has no place where each event is a record (coalesce = false)", "leave out one of them"
     if finding := check_on_failure(route.on_failure):
         yield "on_failure", *finding
     if finding := check_destination(route.destination):

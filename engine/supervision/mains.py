@@ -111,6 +111,7 @@ def invoke(duty: Duty, link: ChildLink) -> int:
         floors=duty.floors,
         given=duty.given.rows[duty.index] if duty.given is not None else None,
         fence_ms=duty.fence_ms,
+        part=settings.capture.slice,
     )
     return run_invoker(spec, link)
 

@@ -20,6 +20,7 @@ from setproctitle import setproctitle
 from engine.audit.held_file import HeldFile
 from engine.clock import monotonic_ms
 from engine.config import Settings
+from engine.digests.folder import keep_only
 from engine.errors import SupervisionError
 from engine.lifecycle import (
     Compared,
@@ -31,6 +32,7 @@ from engine.lifecycle import (
 )
 from engine.observe import logs
 from engine.ring.counters import ChildState, Counter
+from engine.routing.slices import parse_slice
 from engine.supervision import messages
 from engine.supervision.channels import Channels
 from engine.supervision.children import Child, Children, Phase, in_words
@@ -134,6 +136,9 @@ class Supervisor:
         self._selector.register(inbox, selectors.EVENT_READ)
         self._channels = Channels(self._selector, lambda number: self._tell(messages.Severed(number)))
         self._keeper = Keeper(settings, planned, self._memory, CheckpointFile(limits.checkpoint_file))
+        # Where keys change hosts, nobody knows what another one delivered while this engine did not run.
+        is_alone = parse_slice(settings.capture.slice).count == 1
+        keep_only(settings.delivery.backlog_folder, invokers, is_known=is_alone and not self._keeper.is_first)
         planning, comparing, asking = self._errands = tuple(
             Errand(name, settings.log, self._selector, self._inherited) for name in ("planner", "comparer", "asker")
         )

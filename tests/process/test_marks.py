@@ -11,6 +11,7 @@ from engine.config import CaptureSettings, RedisSettings, RingSettings
 from engine.marks.marker import Mark, Marker
 from engine.marks.receivers import Receivers, receivers
 from engine.marks.standing import Standing, read_standing
+from engine.model import FORCED
 from engine.redis.cluster.nodes import Nodes
 from engine.ring.counters import Counter
 from engine.routing.events import REPAIR
@@ -100,3 +101,28 @@ def test_whatever_may_have_lost_a_mark_shows_in_the_status(tmp_path: Path) -> No
         assert not status(tmp_path, **loss).has_heard_all_since(before)  # type: ignore[arg-type]
     assert not status(tmp_path).has_heard_all_since(status(tmp_path, state="starting"))
     assert read_standing(str(tmp_path / "nothing")) is None
+
+
+def test_a_mark_forces_and_an_event_does_not() -> None:
+    """What an audit marks is delivered though it was accepted before, also where the key was dirty already."""
+    with ValkeyServer() as server, capture(server, route("set")) as (running, client):
+        nodes = Nodes(RedisSettings(url=server.url), "marker")
+        client.set("changed", 1)
+        taken = running.take_until(lambda taken: any(change.key == b"changed" for _, _, change in taken))
+        assert not any(change.routes & FORCED for _, _, change in taken)
+        Marker(nodes, lambda: None).mark([Mark(b"changed", REPAIR)])
+        taken = running.take_until(lambda taken: any(change.routes & FORCED for _, _, change in taken))
+        assert [change.key for _, _, change in taken if change.routes & FORCED] == [b"changed"]
+        nodes.close()
+
+
+def test_what_a_repair_would_find_is_not_sure_where_routes_skip() -> None:
+    """A repair delivers only what changed there: the mark is sure once it is settled, as that of a key that is gone."""
+    with ValkeyServer() as server, capture(server, route("set")) as (_, client):
+        client.set("key", 1)
+        nodes = Nodes(RedisSettings(url=server.url), "marker")
+        assert Marker(nodes, lambda: None).mark([Mark(b"key", REPAIR)]) == [True]
+        marker = Marker(nodes, lambda: None, repairs_deliver=False)
+        assert marker.mark([Mark(b"key", REPAIR)]) == [False]
+        assert marker.problem is not None
+        nodes.close()

@@ -13,14 +13,18 @@ from tests.simulation.world import World
 
 WRONG_TYPE = "WRONGTYPE Operation against a key holding the wrong kind of value"
 COMMAND_OF = {"hash": b"HGETALL", "string": b"GET"}
+VALUES = 2
+"""Of a key whose values come again."""
 EVENT_OF = {"hash": "hset", "string": "set", "none": "del"}
 
 
 class Cache:
     """Keys, each with the number of its last change: the truth that destinations are compared with."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, *, repeats: bool = False) -> None:
+        """``repeats``: a key has few values, which come again and again; else each change has a value of its own."""
         self.world = world
+        self._repeats = repeats
         self.seq: dict[bytes, int] = {}
         self.changed_ms: dict[bytes, int] = {}
         self.kinds: dict[bytes, str] = {}
@@ -43,8 +47,11 @@ class Cache:
 
     def body_of(self, key: bytes, seq: int) -> str | None:
         """Return what a destination has to hold after this change."""
-        kind = self.kind_at[key, seq]
-        return {"hash": f'{{"n":"{seq}"}}', "string": f'"{seq}"', "none": None}[kind]
+        kind, value = self.kind_at[key, seq], self._value(seq)
+        return {"hash": f'{{"n":"{value}"}}', "string": f'"{value}"', "none": None}[kind]
+
+    def _value(self, seq: int) -> str:
+        return str(seq % VALUES if self._repeats else seq)
 
     def answer(self, command: list[bytes]) -> Any:
         """Return the reply to one command."""
@@ -65,7 +72,8 @@ class Cache:
         seq = self.read[key] = self.seq.get(key, 0)
         if kind == "none":
             return {b"TYPE": "none", b"HGETALL": {}, b"GET": None}[name]
-        return {"n": str(seq)} if kind == "hash" else str(seq)
+        value = self._value(seq)
+        return {"n": value} if kind == "hash" else value
 
 
 class FakeConnection(ReadConnection):

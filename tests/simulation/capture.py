@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from zlib import crc32
 
 from engine.capture.dirty import DirtyKeys, interests
+from engine.capture.shared import forced
 from engine.model import Change, Missed, RouteMask, Watermark
 from engine.ring.codec import encode_changes, encode_watermarks
 from engine.ring.ring import RingSet
@@ -70,6 +71,12 @@ class Capture:
                 is_gone = kind == "none"
                 mask_of, event = (mask_of_gone, REPAIR_GONE) if is_gone else (mask_of_found, REPAIR)
                 self.dirty[shard_of(key)].mark([key], mask_of, event, unix_ms)
+        self.flush()
+
+    def force(self, key: bytes) -> None:
+        """Mark a key that an audit has found missing."""
+        mask_of = self.table.for_repairs().mask
+        self.dirty[shard_of(key)].mark([key], lambda one: forced(mask_of(one)), REPAIR, self._world.now_ms())
         self.flush()
 
     def want_marks(self) -> None:

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from engine.delivery import intake, invoker, reads, relief
+from engine.delivery import intake, invoker, reads, relief, unchanged
 from engine.delivery.backlog import file as backlog_file
 from engine.delivery.backlog.file import BacklogFile
 from engine.delivery.lanes import aftermath, hands, route_lane, shelving
 from engine.delivery.reading import fetch, gather, job, node_reader
+from engine.digests.table import DigestTable
 from engine.ring.ring import RingReader
 from tests.simulation.cache import Cache, FakeConnection
 from tests.simulation.functions import Functions
@@ -42,7 +43,7 @@ class AtOnce:
 
 def install(patch: pytest.MonkeyPatch, world: World, cache: Cache, functions: Functions) -> None:
     """Put the invoker's modules onto this world."""
-    for module in (invoker, intake, aftermath, shelving, backlog_file, fetch, node_reader):
+    for module in (invoker, intake, aftermath, shelving, backlog_file, fetch, node_reader, unchanged):
         patch.setattr(module, "log", Silent())
     for module in (invoker, route_lane, reads, backlog_file):
         patch.setattr(module, "now_ms", world.now_ms)
@@ -94,6 +95,14 @@ def unsync(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(BacklogFile, "_set_up", unsynced)
 
 
+def kill_table(table: DigestTable | None) -> None:
+    """Let go of a table as a killed process does: its stores are made, and nothing is said."""
+    if table is not None and table.is_open:
+        table._release()
+        table._map.close()
+        os.close(table._descriptor)
+
+
 def _install_points(patch: pytest.MonkeyPatch, world: World) -> None:
     for name in ("release", "set_watermark"):
         real = getattr(RingReader, name)
@@ -104,3 +113,12 @@ def _install_points(patch: pytest.MonkeyPatch, world: World) -> None:
             world.point()
 
         patch.setattr(RingReader, name, pointed)
+    for name in ("note", "void"):
+        real = getattr(DigestTable, name)
+
+        def noted(self: DigestTable, value: Any, real: Any = real) -> None:
+            world.point()
+            real(self, value)
+            world.point()
+
+        patch.setattr(DigestTable, name, noted)

@@ -20,17 +20,21 @@ _ROWS = "SELECT route, key FROM dirty"
 class Judge:
     """Debts: a change that was heard for a table is owed to it, until it holds that change or a newer one."""
 
-    def __init__(self, cache: Cache, destination: Destination, routing: Routing) -> None:
+    def __init__(self, cache: Cache, destination: Destination, routing: Routing, *, repeats: bool = False) -> None:
+        """``repeats`` where values come again, and need not be delivered again."""
+        self._repeats = repeats
         self._cache = cache
         self._destination = destination
         self._routing = routing
         self.owed: dict[Place, int] = {}
+        self.excused: set[Place] = set()
+        """What a table lost: nobody has to know before it is found; in the end all of it is there again."""
         self._unmarked: list[list[tuple[int, Place, int]]] = [[] for _ in range(SHARDS)]
         """By shard: (when, place, change) of debts that no watermark has passed."""
         self._marks = [0] * SHARDS
         self._void: dict[Place, int] = {}
 
-    def heard(self, key: bytes, event: str, table: RouteTable) -> None:
+    def heard(self, key: bytes, event: str, table: RouteTable, at_ms: int = 0) -> None:
         """Take in an event: it is owed to the tables that it is for, by the routes that were heard with and the newest.
 
         Invokers learn new routes first, so what is for an old route alone may find nobody.
@@ -39,7 +43,13 @@ class Judge:
         for name in newest & self._routing.tables(key, event, table):
             place, seq = (name, key), self._cache.seq[key]
             self.owed[place] = seq
-            self._unmarked[shard_of(key)].append((self._cache.changed_ms[key], place, seq))
+            self._unmarked[shard_of(key)].append((at_ms or self._cache.changed_ms[key], place, seq))
+
+    def lost(self, place: Place, event: str, table: RouteTable, at_ms: int) -> None:
+        """Take in that a table lost what it held, and that this was found: it is owed again, and only from now on."""
+        unmarked = self._unmarked[shard_of(place[1])]
+        unmarked[:] = [one for one in unmarked if one[1] != place]
+        self.heard(place[1], event, table, at_ms)
 
     def reloaded(self) -> None:
         """Forgive what nobody wants any more."""
@@ -58,7 +68,14 @@ class Judge:
         arrived = max(self._destination.held.get(place, 0), self._destination.buried.get(place, 0))
         # A value that was deleted needs no delivery; where the table is told of that, it is owed the deletion.
         gone = self._cache.deleted.get(place[1], 0) - (place[0] in self._routing.deletes)
-        return arrived >= seq or gone >= seq or self._void.get(place, 0) >= seq
+        return arrived >= seq or gone >= seq or self._void.get(place, 0) >= seq or self._is_equal(place, seq)
+
+    def _is_equal(self, place: Place, seq: int) -> bool:
+        """Tell whether a table holds the value of this change, or of one after it, though of an older one."""
+        if not self._repeats:
+            return False
+        key, body = place[1], self._destination.bodies.get(place)
+        return any(self._cache.body_of(key, one) == body for one in range(seq, self._cache.seq[key] + 1))
 
     def check_rings(self, capture: Capture, rings: RingSet, backlog: Backlog) -> None:
         """See that what was released, or lies before a watermark, is paid or on disk."""
@@ -99,7 +116,7 @@ class Judge:
 
     def must_be_safe(self, suspects: list[tuple[str, Place, int]], backlog: Backlog) -> None:
         """Raise `Broken` where one of these is neither paid nor on disk."""
-        unpaid = [one for one in suspects if not self.is_paid(one[1], one[2])]
+        unpaid = [one for one in suspects if one[1] not in self.excused and not self.is_paid(one[1], one[2])]
         if not unpaid:
             return
         kept = {(self._routing.table_of_name[route], key) for route, key in rows_of(backlog)}

@@ -19,6 +19,8 @@ class Scope:
     reloads: bool = True
     gives_up: bool = True
     """Some routes give records up after some attempts, or at some age."""
+    repeats: bool = False
+    """Values come again and again, functions lose some, and routes may skip what they have accepted."""
     differs: bool = True
     """One route may be told of keys that are gone, and another one not."""
 
@@ -70,6 +72,8 @@ class Routing:
             "maximum_retry_attempts": rng.choice([-1, -1, 2]) if gives_up else -1,
             "maximum_record_age_in_seconds": rng.choice([-1, -1, 60]) if gives_up else -1,
         }
+        if self._scope.repeats:
+            self._options[table]["skip_unchanged"] = rng.random() < 0.8
 
     def _settings(self) -> list[RouteSettings]:
         return [

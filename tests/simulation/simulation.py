@@ -20,11 +20,11 @@ from engine.routing.routes import RouteTable
 from engine.supervision.progress.checkpoint import Checkpoint
 from engine.supervision.progress.keeping import fence_after_ms
 from engine.supervision.progress.progress import Progress
-from tests.simulation.cache import Cache
+from tests.simulation.cache import EVENT_OF, Cache
 from tests.simulation.capture import MARK, RING_BYTES, SHARDS, Capture
 from tests.simulation.destination import Broken, Destination
 from tests.simulation.functions import MODES, Functions
-from tests.simulation.harness import install
+from tests.simulation.harness import install, kill_table
 from tests.simulation.judge import Judge
 from tests.simulation.routing import Routing, Scope
 from tests.simulation.world import Killed, World
@@ -44,12 +44,12 @@ class Simulation:
     def __init__(self, seed: int, folder: Path, patch: pytest.MonkeyPatch, scope: Scope) -> None:
         self.world = World(seed)
         self.rng = self.world.rng
-        self.cache = Cache(self.world)
+        self.cache = Cache(self.world, repeats=scope.repeats)
         self.destination = Destination(self.world)
         self.functions = Functions(self.world, self.cache, self.destination)
         self.scope = scope
         self.routing = Routing(self.rng, scope)
-        self.judge = Judge(self.cache, self.destination, self.routing)
+        self.judge = Judge(self.cache, self.destination, self.routing, repeats=scope.repeats)
         self.delivery = DeliverySettings(
             fetch_keys_max=self.rng.choice([3, 500]),
             payload_bytes_max=self.rng.choice([700, 6_000_000]),
@@ -62,6 +62,7 @@ class Simulation:
             retrying_keys_max=self.rng.choice([2, 10, 20_000]),
             backlog_folder=str(folder / "backlog"),
             backlog_bytes_max=1 << 26,
+            digest_bytes_max=8_192,
         )
         self.turns = 0
         self.flying_max: dict[int, int] = {}
@@ -93,6 +94,7 @@ class Simulation:
         self.kept = self._checkpoint(is_clean=False)
         for missed in self.progress.missed_at_start(0).get(0, ()):
             self.capture.repair(missed)
+        self._find_lost()
         self.start()
 
     def start(self) -> None:
@@ -113,6 +115,8 @@ class Simulation:
         """End the invoker as SIGKILL does: nothing is flushed, nothing is said."""
         if self.invoker is not None:
             self.invoker._backlog._file.close()
+            for lane in self.invoker._lanes.all():
+                kill_table(lane.unchanged._table)
             self._link.channel.close()
             assert self._channel is not None
             self._channel.close()
@@ -211,6 +215,26 @@ class Simulation:
         """Mark keys that may have changed unheard."""
         self.capture.repair(Missed(self.world.true_ms - self.rng.choice([500, 5_000, 50_000])))
 
+    def lose_values(self) -> None:
+        """Have a destination lose some of what it holds, and an audit find that."""
+        held = self.destination.held
+        for place in self.rng.sample(sorted(held), min(len(held), 3)):
+            held[place] = 0
+            self.destination.bodies.pop(place, None)
+            self.judge.excused.add(place)
+        self._find_lost()
+
+    def _find_lost(self) -> None:
+        """Mark what is lost and not delivered again: whoever audits repeats a mark that may be lost too."""
+        for place in [place for place in self.judge.excused if place in self.destination.bodies]:
+            self.judge.excused.remove(place)
+        for place in list(self.judge.excused):
+            table, key = place
+            event = EVENT_OF[self.cache.kinds[key]]
+            if event != "del" and table in self.routing.tables(key, event, self.capture.table):
+                self.judge.lost(place, event, self.capture.table, self.world.true_ms)
+                self.capture.force(key)
+
     def kill(self) -> None:
         """Kill the invoker, now or in the middle of something."""
         if self.invoker is None:
@@ -276,6 +300,8 @@ class Simulation:
             return
         try:
             invoker._backlog.close()
+            for lane in invoker._lanes.all():
+                lane.unchanged.close()
         except Killed:
             self.crash()
             return
@@ -307,6 +333,8 @@ class Simulation:
             self.write: 40, self.change_mode: 12, self.kill: 8, self.reload: 8, self.lose_redis: 4, self.fill_disk: 4,
             self.poison: 4, self.repair: 4, self.jump: 2, self.drain: 2, self.crash: 2,
         }  # fmt: skip
+        if self.scope.repeats:
+            doings[self.lose_values] = 6
         for _ in range(steps):
             doing = self.rng.choices(list(doings), list(doings.values()))[0]
             doing()
@@ -323,6 +351,7 @@ class Simulation:
         self.functions.modes = dict.fromkeys(("alpha", "gamma"), "well")
         self.functions.poison = set()
         self.run_for(3_000)
+        self._find_lost()
         if not self.run_for(HEALED_MS_MAX, self._is_quiet):
             raise Broken(f"it does not come to an end: {self._state()}")
 

@@ -12,6 +12,7 @@ from engine.delivery.lanes.route_lane import RouteLane
 from engine.delivery.lanes.settle import Frame, Ledger
 from engine.delivery.lanes.shelving import Shelving
 from engine.delivery.lanes.work import Batch, Entry
+from engine.digests.table import DigestTable
 from engine.model import Change, Outcome
 from tests.simulation import simulation as simulation_module
 from tests.simulation.destination import Broken
@@ -23,6 +24,8 @@ SEEDS = int(os.environ.get("SIMULATION_SEEDS", "80"))
 STORY_LINES_MAX = 40
 SCOPE = Scope()
 """What may happen: everything."""
+REPEATING = Scope(repeats=True)
+"""And values come again."""
 
 
 def simulate(seed: int, folder: Path, patch: pytest.MonkeyPatch, scope: Scope = SCOPE) -> Simulation:
@@ -43,6 +46,14 @@ def simulate(seed: int, folder: Path, patch: pytest.MonkeyPatch, scope: Scope = 
 def test_the_guarantee_holds(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever fails in whatever order: every table ends with the last values, in order, and all work ends."""
     simulate(seed, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("seed", range(SEEDS // 2))
+def test_the_guarantee_holds_where_unchanged_values_are_skipped(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same where values come again and again, functions lose some, and routes skip what they have accepted."""
+    simulate(seed, tmp_path, monkeypatch, REPEATING)
 
 
 def faults_found(folder: Path, scope: Scope = SCOPE, seeds: int = 60) -> str:
@@ -110,3 +121,17 @@ def test_it_finds_retries_without_a_bound(tmp_path: Path, monkeypatch: pytest.Mo
     for mode in MODES.keys() - {"well"}:
         monkeypatch.setitem(MODES, mode, {"error": 1})
     assert "wait in memory" in faults_found(tmp_path)
+
+
+def test_it_finds_digests_that_are_not_void_while_a_value_is_on_its_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine that believes a digest after it has sent another value is found out."""
+    monkeypatch.setattr(DigestTable, "void", lambda *_: None)
+    assert faults_found(tmp_path, REPEATING)
+
+
+def test_it_finds_marks_that_force_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that skips what an audit wants to be delivered again is found out."""
+    monkeypatch.setattr(RouteLane, "force", lambda *_: None)
+    assert faults_found(tmp_path, REPEATING)

@@ -29,6 +29,7 @@ FLOORS = {
     "engine.capture": 3,
     "engine.delivery": 3,
     "engine.lifecycle": 2,
+    "engine.digests": 1,
     "engine.redis": 1,
     "engine.ring": 1,
     "engine.routing": 1,

@@ -24,13 +24,14 @@ from engine.capture.own_keys import is_own
 from engine.capture.watch.sight import Sight
 from engine.config import CaptureSettings
 from engine.errors import RedisError
-from engine.model import THE_BEGINNING_MS, Missed
+from engine.model import FORCED, THE_BEGINNING_MS, Missed, RouteMask
 from engine.observe.logs import get_logger
 from engine.redis.connecting import Connecting
 from engine.redis.connection import RespConnection
 from engine.ring.counters import Counter, StatusRow
 from engine.routing.events import REPAIR
 from engine.routing.routes import RouteTable
+from engine.routing.slices import parse_slice
 
 log = get_logger(__name__)
 
@@ -66,6 +67,8 @@ class Repair:
         self._wanted: list[Missed] = []
         self._scan: Scan | None = None
         self._missing = routes_missing(Missed(0))
+        self._is_of_many = parse_slice(capture.slice).count > 1
+        self._flag: RouteMask = 0
         self._unmarked: list[bytes] = []
         self._began_ms = self._due_ms = 0
         self._marked = self._failures = 0
@@ -190,6 +193,9 @@ class Repair:
     def _begin(self, sight: Sight, moment_ms: int) -> Scan:
         missed = self._wanted.pop(0)
         self._missing = routes_missing(missed)
+        # Of keys that another host had, nobody here knows what was delivered last.
+        is_foreign = self._is_of_many and (bool(missed.slots) or missed.since_ms <= THE_BEGINNING_MS)
+        self._flag = FORCED if is_foreign else 0
         self._began_ms = moment_ms
         self._marked = 0
         doubt = self._doubt(missed, sight)
@@ -212,7 +218,10 @@ class Repair:
     def _mark(self, dirty: DirtyKeys, unix_ms: int) -> None:
         keys = [key for key in self._unmarked if not self._is_nobodys(key)]
         mask_of, missing = self._mask_of, self._missing
-        marked, self._unmarked = dirty.mark(keys, lambda key: mask_of(key) & missing(key), REPAIR, unix_ms)
+        flag = self._flag
+        marked, self._unmarked = dirty.mark(
+            keys, lambda key: flag | mask if (mask := mask_of(key) & missing(key)) else 0, REPAIR, unix_ms
+        )
         self._marked += marked
         self._row.add(Counter.KEYS_REPAIRED, marked)
 

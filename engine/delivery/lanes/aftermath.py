@@ -70,7 +70,11 @@ class Aftermath:
         failed, outcome = failed_entries(batch, outcome)
         settles = len(failed) < len(batch.entries)
         self._learn(batch, outcome, moment_ms, settles=settles)
-        self._delivered(batch.entries if not failed else without(batch.entries, failed), unix_ms)
+        accepted = batch.entries if not failed else without(batch.entries, failed)
+        if batch.claims is not None:
+            batch.claims.accept(accepted)
+            batch.claims = None
+        self._delivered(accepted, unix_ms)
         if failed:
             self._row.add(Counter.INVOCATIONS_FAILED, 1)
             self._row.add(Counter.INVOCATIONS_THROTTLED, outcome.failure is Failure.THROTTLED)

@@ -22,6 +22,15 @@ from engine.ring.wake import Wake
 
 
 @dataclass(frozen=True, slots=True)
+class Home:
+    """Whose keys an invoker has: it is number ``index``, from 0, of so many, and ``part`` is the engine's slice."""
+
+    index: int = 0
+    invokers: int = 1
+    part: str = "0/1"
+
+
+@dataclass(frozen=True, slots=True)
 class LaneKit:
     """What all lanes of an invoker share."""
 
@@ -33,6 +42,7 @@ class LaneKit:
     done: deque[Completion]
     wake: Wake
     sockets: Sockets
+    home: Home = Home()
 
 
 class Hands:

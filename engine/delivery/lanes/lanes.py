@@ -190,6 +190,7 @@ def inherit(lane: RouteLane, entry: Entry, moment_ms: int) -> None:
     """Have the lane take a key of a retired one; which of the key's events was the last, nobody knows."""
     change, frame = entry
     key, event = change.key, change.event
+    lane.force([key])
     keys = lane.keys
     place = keys.held if key in keys.in_flight else keys.waiting
     known = place.get(key)
@@ -208,6 +209,7 @@ def inherit(lane: RouteLane, entry: Entry, moment_ms: int) -> None:
 
 def adopt(lane: RouteLane, rows: Sequence[BacklogRow], moment_ms: int) -> str:
     """Have the lane keep rows of a route that does not want them; return "" or why that can't be."""
+    lane.force([row.key for row in rows])
     problem = lane.shelf.adopt(rows, lane.deletes)
     if not problem:
         # What is in flight was read before, and what waits may be settled: neither must take the row with it.

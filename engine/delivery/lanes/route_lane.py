@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from engine.clock import monotonic_ms, now_ms
 from engine.config import RouteSettings
@@ -21,6 +21,7 @@ from engine.delivery.lanes.shelving import Shelving
 from engine.delivery.lanes.verdict import Rules
 from engine.delivery.lanes.work import Batch, Entry
 from engine.delivery.reading.questions import Fetched
+from engine.delivery.unchanged import Unchanged
 from engine.model import Change, Outcome
 from engine.observe.logs import get_logger
 from engine.ring.counters import Counter
@@ -55,6 +56,9 @@ class RouteLane:
         self.health = Health(route.parallelization_factor, backoff, moment_ms)
         self._kit = kit
         self._row = kit.row
+        home = kit.home
+        scope = (kit.database, home.part)
+        self.unchanged = Unchanged(kit.delivery, home.index, home.invokers, scope, kit.row)
         self._aftermath = Aftermath(self.keys, self.fences, self.shelf, self.shelving, self.health, kit.row)
         self._take_settings(route)
 
@@ -85,6 +89,8 @@ class RouteLane:
         rules = Rules(policy, route.bisect_batch_on_function_error, bool(self.retired_by), aside_attempts)
         self._hands = Hands(self.lane_id, route, self._kit)
         self._aftermath.use(route, rules, self._hands)
+        if not self.retired_by:
+            self.unchanged.use(route)
         self.deletes, self.explained = self._hands.deletes, self._hands.explained
         for _, _, batch in keys.retries:
             # What is being read for the old settings may lack what the new ones want to know.
@@ -99,6 +105,7 @@ class RouteLane:
     def retire(self, version: int) -> None:
         """Send nothing more: what is in flight ends here, all else is for lanes that came after this one."""
         self.retired_by = version
+        self.unchanged.retire()
         self._aftermath.retire()
 
     @property
@@ -115,6 +122,10 @@ class RouteLane:
         return self.keys.is_idle() and not self.strays and not self.fences.may_still_write(moment_ms)
 
     # The way out
+
+    def force(self, keys: Collection[bytes]) -> None:
+        """Have these be delivered whatever they hold: somebody has found that the destination lacks them."""
+        self.unchanged.force(keys, self.fences.flying)
 
     def add_fenced(self, changes: Iterable[Change], frame: Frame, due_ms: int) -> None:
         """Mark keys dirty that a lane before this process may still be delivering."""
@@ -161,6 +172,8 @@ class RouteLane:
             batch.entries = batch.entries[: len(values)]
         row.add(Counter.KEYS_FETCHED, len(values))
         row.add(Counter.KEYS_RETYPED, sum(1 for value in values if value.retyped))
+        same, values = self.unchanged.sift(batch, values)
+        self._aftermath.settle(same)
         built = self._hands.build(batch.entries, values, is_unfenced=self.fences.is_unfenced)
         row.add(Counter.KEYS_GONE, len(built.settled))
         self._aftermath.settle(built.settled)
@@ -192,6 +205,8 @@ class RouteLane:
         for entry, events in built.left:
             keys.hold_back(entry, events)
         batch.payload = built.payload
+        # Before it is sent: from then on nobody knows what the destination holds.
+        self.unchanged.sending(batch)
         batch.fence_ms = 0 if self.fences.is_unfenced else moment_ms + self._hands.fence_after_ms
         # Before it is sent: whoever takes over from us must know.
         row.set(Counter.FENCE_MS, max(row.get(Counter.FENCE_MS), batch.fence_ms))

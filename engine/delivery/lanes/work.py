@@ -13,6 +13,7 @@ from engine.model import Change, Outcome
 
 if TYPE_CHECKING:
     from engine.delivery.reading.questions import Fetched
+    from engine.delivery.unchanged import Claims
 
 Entry = tuple[Change, Frame]
 """A dirty key and the oldest frame of its ring that still needs it."""
@@ -67,6 +68,8 @@ class Batch:
     """What a probe was cut from."""
     reading: Reading | None = None
     """What it waits for: its node, and not its target."""
+    claims: Claims | None = None
+    """What is noted once it is accepted, of a route with `skip_unchanged`."""
 
     def may_probe(self, now_ms: int) -> bool:
         """Tell whether it may be sent before it is due, to ask how the target is: it waits for nothing else."""

@@ -88,6 +88,11 @@ class Keeper:
             self.fence_ms = monotonic_ms() + (then_ms or fence_after_ms(settings, tuple(table.routes.values())))
         self._say_what_was_found(found)
 
+    @property
+    def is_first(self) -> bool:
+        """Tell whether nothing is known of an engine before this one."""
+        return self._progress.is_first
+
     def _say_what_was_found(self, found: Checkpoint | None) -> None:
         state, progress = self._settings.supervision.checkpoint_file, self._progress
         if not progress.is_first:
