@@ -36,10 +36,12 @@ docs: $(READY) ## Build the documentation as a site, in build/docs; a broken lin
 	@$(BIN)/python -m mkdocs build --quiet --config-file config/mkdocs.yml
 	@echo "build/docs/index.html is there"
 
-dist: $(READY) ## Build and check the distribution (wheel, source) in dist/python
+dist: $(READY) ## Build and check the distribution (wheel, source) in dist/python, with a bill of materials
 	@rm -rf dist/python
 	@$(BIN)/python -m build --outdir dist/python . >/dev/null
 	@$(BIN)/python -m twine check --strict dist/python/*
+	@$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-file dist/python.sbom.json $(BIN)/python
+	@echo "dist/python and dist/python.sbom.json are there"
 
 audit-dependencies: $(READY) ## Check the installed dependencies against known vulnerabilities (needs the internet)
 	@$(BIN)/python -m pip_audit --skip-editable --progress-spinner off
