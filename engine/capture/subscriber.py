@@ -154,6 +154,8 @@ class Subscriber:
     def _obey(self, moment_ms: int) -> bool:
         """Do what the supervisor wants; return True where that is to stop at once."""
         self._obey_due_ms = moment_ms + OBEY_MS_MAX
+        self._row.set(Counter.FEEDS, len(self._feeds))
+        self._row.set(Counter.FEEDS_PROVED, sum(feed.is_proved for feed in self._feeds.values()))
         for command in self._link.commands():
             match command:
                 case Stop():

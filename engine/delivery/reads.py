@@ -69,8 +69,8 @@ class Reads:
         reading, batch.reading = batch.reading, None
         values = reading.found() if reading is not None else ()
         if not values:
-            oldest_ms = min(change.captured_ms for change, _ in batch.entries)
-            wish = Wish(lane.include_expiry, lane.explained, now_ms() - oldest_ms, self._body_chars_max)
+            age_ms = now_ms() - min(batch.moments())
+            wish = Wish(lane.include_expiry, lane.explained, age_ms, self._body_chars_max)
             read = self._fetcher.read([(change.key, change.event) for change, _ in batch.entries], wish)
             self._link.row.set(Counter.VERSION, self._fetcher.version)
             values = read.values if read.is_whole() else self._put_off(lane, batch, read)  # type: ignore[assignment]

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from engine.model import THE_BEGINNING_MS
+from engine.observe.history import SHARES
+from engine.ring.lags import EMPTY, Histogram
 
 RUNNING = "Running"
 """1 where an engine runs, 0 where none does."""
@@ -22,6 +24,14 @@ LAG_MS = "LagMs"
 
 DELETIONS_HELD = "DeletionsHeld"
 """Keys that were found gone, and wait for somebody's choice."""
+
+LAGS = {
+    "CaptureLagP99Ms": ("captured", "p99"),
+    "DeliveryLagP50Ms": ("settled", "p50"),
+    "DeliveryLagP99Ms": ("settled", "p99"),
+    "DeliveryLagMaxMs": ("settled", "max"),
+}
+"""Metric → stage and percentile of the changes that came to it since the reading before; left out where none did."""
 
 GAUGES = {
     "KeysWaiting": "keys_waiting",
@@ -65,15 +75,32 @@ def read(status: Mapping[str, Any] | None, before: Mapping[str, Any] | None, at_
     values = {RUNNING: 1}
     if status["settled_until_ms"] > THE_BEGINNING_MS:
         values[LAG_MS] = max(0, status["updated_at_ms"] - status["settled_until_ms"])
+    values |= _percentiles(status, before if is_same else None)
     values |= {name: totals[counter] for name, counter in GAUGES.items()}
     values[DELETIONS_HELD] = status.get("deletions_held", 0)
     values |= {name: totals[counter] - earlier.get(counter, 0) for name, counter in COUNTERS.items()}
     return Reading(at_ms, str(status["slice"]), values)
 
 
+def _percentiles(status: Mapping[str, Any], before: Mapping[str, Any] | None) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for name, (stage, percentile) in LAGS.items():
+        lags = lags_in(status, stage) - (lags_in(before, stage) if before is not None else EMPTY)
+        (lag_ms,) = lags.percentiles([SHARES[percentile]])
+        if lag_ms is not None:
+            found[name] = lag_ms
+    return found
+
+
+def lags_in(status: Mapping[str, Any], stage: str) -> Histogram:
+    """Return a stage's lags since the engine's start; none where an older engine wrote the status."""
+    lags = status.get("lag", {}).get(stage)
+    return Histogram.from_pairs(lags["sum_ms"], lags["buckets"]) if lags else EMPTY
+
+
 def unit_of(metric: str) -> str:
     """Return CloudWatch's name of a metric's unit."""
-    return "Milliseconds" if metric == LAG_MS else "Count"
+    return "Milliseconds" if metric.endswith("Ms") else "Count"
 
 
 def dimensions_of(reading: Reading, engine: str) -> list[dict[str, str]]:

@@ -10,11 +10,15 @@ from __future__ import annotations
 import mmap
 from enum import IntEnum
 
+from engine.ring.lags import LAG_WORDS, LagRow
+
 _WORD_BYTES = 8
-_ROW_WORDS = 64
 _PID, _STATE, _HEARTBEAT = range(3)
 _COUNTERS_AT = 3
-_SIZES_AT = 46
+_SIZES_AT = 80
+_GAPS_AT = 96
+_LAGS_AT = 112
+_ROW_WORDS = _LAGS_AT + LAG_WORDS
 BATCH_SIZE_BUCKETS = 16
 """Bucket *n* counts batches of 2**(n−1) to 2**n − 1 records; the last one all that are larger."""
 
@@ -73,20 +77,60 @@ class Counter(IntEnum):
     COMPARISONS = 37
     KEYS_SET_ASIDE = 38  # * in the backlog because they keep failing by themselves
     SKIPPED_UNCHANGED = 39
+    KEYS_LOOKED_AT = 40  # by repairs
+    INVOCATIONS_ACCEPTED = 41  # whole
+    FEEDS = 42  # *
+    FEEDS_PROVED = 43  # * of them listening, and known to be sent all events that the routes need
+
+
+GAUGES = frozenset(
+    {
+        Counter.DIRTY_KEYS,
+        Counter.KEYS_WAITING,
+        Counter.KEYS_IN_FLIGHT,
+        Counter.LAG_MS_MAX,
+        Counter.KEYS_SCANNED,
+        Counter.KEYS_TO_SCAN,
+        Counter.VERSION,
+        Counter.FENCE_MS,
+        Counter.KEYS_BACKLOG,
+        Counter.KEYS_SET_ASIDE,
+        Counter.FEEDS,
+        Counter.FEEDS_PROVED,
+    }
+)
+"""What is no count of what has happened: a difference of two of these says nothing."""
+
+
+class GapReason(IntEnum):
+    """Why changes may have gone unheard."""
+
+    NOT_STARTED = 0
+    """Nobody listened: the engine or a subscriber did not run, or a node had no feed yet."""
+    DISCONNECTED = 1
+    DIRTY_SET_FULL = 2
+    EVENTS_OFF = 3
+    """The server did not send all events that the routes need, or may not have."""
+    DATASET = 4
+    """The server holds another dataset than before, or may: flushed, loaded, synchronized anew."""
+    MOVED = 5
+    """The node is read from another server."""
 
 
 assert _COUNTERS_AT + len(Counter) <= _SIZES_AT
-assert _SIZES_AT + BATCH_SIZE_BUCKETS <= _ROW_WORDS
+assert _SIZES_AT + BATCH_SIZE_BUCKETS <= _GAPS_AT
+assert _GAPS_AT + len(GapReason) <= _LAGS_AT
 
 
 class StatusRow:
     """One child's words on the board."""
 
-    __slots__ = ("_words",)
+    __slots__ = ("_words", "lags")
 
     def __init__(self, words: memoryview) -> None:
         assert len(words) == _ROW_WORDS
         self._words = words
+        self.lags = LagRow(words[_LAGS_AT:])
 
     @property
     def pid(self) -> int:
@@ -134,6 +178,15 @@ class StatusRow:
     def batch_sizes(self) -> list[int]:
         """Return how many batches fell into each bucket of `BATCH_SIZE_BUCKETS`."""
         return [int(count) for count in self._words[_SIZES_AT : _SIZES_AT + BATCH_SIZE_BUCKETS]]
+
+    def count_gap(self, reason: GapReason) -> None:
+        """Count a gap, in all and by its reason."""
+        self._words[_COUNTERS_AT + Counter.GAPS] += 1
+        self._words[_GAPS_AT + reason] += 1
+
+    def gaps(self) -> dict[str, int]:
+        """Return how many gaps there were of each reason, by name in small letters."""
+        return {reason.name.lower(): int(self._words[_GAPS_AT + reason]) for reason in GapReason}
 
     def snapshot(self) -> dict[str, int]:
         """Return all counters by name, in small letters."""

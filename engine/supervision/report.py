@@ -13,7 +13,8 @@ from engine import __version__
 from engine.audit.deletions import Held
 from engine.clock import monotonic_ms, now_ms
 from engine.lifecycle import RouteStanding
-from engine.observe.rates import Rates, ScanProgress
+from engine.observe.history import History
+from engine.observe.scans import ScanProgress
 from engine.ring.counters import ChildState, Counter, StatusRow
 from engine.routing.routes import RouteTable
 from engine.supervision.children import Child, Children, Phase
@@ -27,28 +28,14 @@ _HIGHEST = frozenset(
 )
 """Counters whose total is the highest, not the sum."""
 
-GAUGES = frozenset(
-    {
-        *_HIGHEST,
-        Counter.DIRTY_KEYS,
-        Counter.KEYS_WAITING,
-        Counter.KEYS_IN_FLIGHT,
-        Counter.KEYS_SCANNED,
-        Counter.KEYS_TO_SCAN,
-        Counter.KEYS_BACKLOG,
-        Counter.KEYS_SET_ASIDE,
-    }
-)
-"""Counters that also fall: there is no rate of them."""
-_COUNTED = frozenset(counter.name.lower() for counter in Counter if counter not in GAUGES)
-
 
 class StatusReport:
-    """What the status says beside what is in shared memory: rates, scans, and how routes are, as invokers say it."""
+    """What the status says beside the counters of now: lags, lately, scans, and how routes are, as invokers say it."""
 
-    def __init__(self) -> None:
+    def __init__(self, rows: Sequence[StatusRow]) -> None:
         self._started_at_ms = now_ms()
-        self._rates, self._scan = Rates(_COUNTED), ScanProgress()
+        self._rows = rows
+        self._history, self._scan = History(monotonic_ms()), ScanProgress()
         self._standings: dict[int, Mapping[str, RouteStanding]] = {}
 
     def hear(self, number: int, standings: Iterable[RouteStanding]) -> None:
@@ -67,7 +54,7 @@ class StatusReport:
             "version": __version__,
             "started_at_ms": self._started_at_ms,
             **status,
-            "last_minute": self._rates.take_in(sums, moment_ms),
+            **self._history.describe(self._rows, moment_ms, status["updated_at_ms"]),
             "scan": self._scan.take_in(sums["keys_scanned"], sums["keys_to_scan"], moment_ms),
             **{name: value for other in others for name, value in other.items()},
         }
@@ -166,6 +153,7 @@ def _describe(child: Child, row: StatusRow, moment_ms: int) -> dict[str, Any]:
         "ring_bytes_waiting": child.backlog_bytes,
         "batch_sizes": row.batch_sizes(),
         "counters": row.snapshot(),
+        "gaps": row.gaps(),
     }
 
 

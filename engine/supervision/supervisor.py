@@ -151,7 +151,7 @@ class Supervisor:
         self._choices = choices.Choices(HeldFile.of(settings))
         self._manager = ServiceManager(os.environ)
         self._publisher = Publisher(status)
-        self._report = StatusReport()
+        self._report = StatusReport(self._memory.board.rows)
         self._exit_status: int | None = None
 
     def run(self) -> int:

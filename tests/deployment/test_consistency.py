@@ -291,7 +291,7 @@ def test_the_plan_counts_the_endpoints_of_the_template() -> None:
 def test_alarms_watch_what_the_engine_tells() -> None:
     """Each alarm on the engine is on a metric of its own, under the name that the host's service gives it."""
     alarms = [one for one in resources_of("AWS::CloudWatch::Alarm").values() if one["Namespace"] == "IngestEngine"]
-    known = {metrics.LAG_MS, metrics.RUNNING, *metrics.GAUGES, *metrics.COUNTERS}
+    known = {metrics.LAG_MS, metrics.RUNNING, *metrics.LAGS, *metrics.GAUGES, *metrics.COUNTERS}
     assert {"LagMs", "Gaps", "DeadLetters"} == {alarm["MetricName"] for alarm in alarms} <= known
     for alarm in alarms:
         assert alarm["Dimensions"] == [{"Name": "Engine", "Value": {"Ref": "AWS::StackName"}}]

@@ -127,3 +127,27 @@ def test_a_new_route_delivers_without_a_restart(start: Callable[..., Engine], sa
         engine.until(lambda: engine.status()["totals"]["records_delivered"] >= 2, "the second delivery")
     engine.process.send_signal(signal.SIGTERM)
     assert engine.process.wait(WAIT_S) == 0
+
+
+def test_lags_outlive_a_killed_process(start: Callable[..., Engine], sandbox: Sandbox) -> None:
+    """Every record's lag is counted by stage, the last minute's as well, and a killed invoker takes none with it."""
+    engine = start().until_ready()
+
+    def counted(stage: str) -> int:
+        return sum(count for _, count in engine.status()["lag"][stage]["buckets"])
+
+    with redis.Redis.from_url(sandbox.redis_url) as client:
+        for number in range(20):
+            client.hset(f"cart:{number}", "name", "Ada")
+        engine.until(lambda: counted("settled") == engine.status()["totals"]["records_delivered"] >= 20, "all lags")
+        invoker = next(one for one in engine.status()["children"] if one["role"] == "invoker")
+        os.kill(invoker["pid"], signal.SIGKILL)
+        client.hset("cart:1", "name", "Grace")
+        engine.until(lambda: counted("settled") >= 21, "the successor's lag")
+    engine.until(lambda: counted("captured") >= 21, "a pong behind each event")
+    status = engine.status()
+    assert counted("fetched") >= counted("invoked") >= 21
+    minute = status["last_minute"]
+    assert minute["lag_ms"]["settled"]["count"] == minute["counts"]["records_delivered"] >= 21
+    totals = status["totals"]
+    assert totals["feeds_proved"] == totals["feeds"] == 2

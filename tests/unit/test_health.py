@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from engine.observe.health import LATE_MS, Condition, health_of, lag_ms_of, nobody, seconds
-from engine.observe.rates import Rates, ScanProgress
+from engine.observe.scans import ScanProgress
 
 NOW_MS = 1_800_000_000_000
 
@@ -144,17 +144,6 @@ def test_nobody_runs() -> None:
 )
 def test_spans(ms: int, words: str) -> None:
     assert seconds(ms) == words
-
-
-def test_rates_are_of_the_last_minute() -> None:
-    """What came before the last minute counts no more; a young engine says how long it has counted."""
-    rates = Rates(frozenset({"events_read"}))
-    assert rates.take_in({"events_read": 5}, 0) == {"seconds": 0.0, "counts": {"events_read": 0}}
-    assert rates.take_in({"events_read": 25}, 10_000) == {"seconds": 10.0, "counts": {"events_read": 20}}
-    for second in range(11, 300):
-        found = rates.take_in({"events_read": 25 + 7 * second}, second * 1_000)
-    assert 60.0 <= found["seconds"] <= 62.0
-    assert found["counts"]["events_read"] == 7 * found["seconds"]
 
 
 def test_how_long_a_scan_takes() -> None:

@@ -12,7 +12,7 @@ from enum import Enum, auto
 
 from engine.model import Missed
 from engine.observe.logs import get_logger
-from engine.ring.counters import Counter, StatusRow
+from engine.ring.counters import GapReason, StatusRow
 
 log = get_logger(__name__)
 
@@ -48,13 +48,17 @@ class Gaps:
         """Open a gap, unless one of this cause is open; return since when it is."""
         return self._open.setdefault(cause, self.heard)
 
+    def open(self, cause: Cause, kind: GapReason, reason: str) -> None:
+        """Declare a gap, which goes on from here if none of its cause is open."""
+        self.declare(kind, reason, self.begin(cause).since_ms)
+
     def end(self, cause: Cause) -> Missed | None:
         """Close the gap of this cause; return what it missed, None where none was open."""
         return self._open.pop(cause, None)
 
-    def declare(self, reason: str, started_ms: int) -> None:
+    def declare(self, kind: GapReason, reason: str, started_ms: int) -> None:
         """Count a gap, and say so."""
-        self._row.add(Counter.GAPS, 1)
+        self._row.count_gap(kind)
         log.warning("gap", **self._who, reason=reason, started_ms=started_ms)
 
     def oldest(self) -> Missed | None:

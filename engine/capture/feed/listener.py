@@ -25,6 +25,7 @@ from engine.errors import RedisUnreachable
 from engine.redis.connecting import Connecting
 from engine.redis.connection import PRIMARY, RespConnection, pack
 from engine.redis.errors import not_redis, refusal, wrong_role
+from engine.ring.lags import LagRow, Stage
 
 PING_MS = 1_000
 SILENCE_MS_MIN = 2 * PING_MS
@@ -71,6 +72,10 @@ class Listener:
         """The number of the newest look that was begun, and of the newest that came to its end."""
         self.lookout = Lookout(subscription, flags)
         """What events do not tell."""
+        self._round_trip_ms = -1
+        """How long the newest ping was on its way, among the events; −1 once that was counted."""
+        self._events = 0
+        """That were read since."""
         self.failures = 0
         self.is_drained = False
         self.connection: RespConnection | None = None
@@ -136,6 +141,18 @@ class Listener:
             self.connection.send(canary)
         return is_elsewhere
 
+    @property
+    def is_proved(self) -> bool:
+        """Tell whether all that is published now is heard, as far as that can be known."""
+        return self.phase is Phase.LISTENING and self.watermark_ms > 0
+
+    def count_lag(self, lags: LagRow, events: int) -> None:
+        """Note how many events were read; count how long they may have been on their way, once a pong tells."""
+        self._events += events
+        if self._round_trip_ms >= 0:
+            lags.record(Stage.CAPTURED, self._round_trip_ms, self._events)
+            self._events, self._round_trip_ms = 0, -1
+
     def handle(self, reply: Any) -> bool:
         """Take in a reply that is no event; return True when it makes the subscription complete."""
         assert self.connection is not None
@@ -161,6 +178,7 @@ class Listener:
                 raise not_redis(self.connection.address, ValueError("a pong that is none of ours"))
             self._pings_out -= 1
             self._pongs += 1
+            self._round_trip_ms = self._heard_ms - self._pinged_ms
             self._pending_ms = int(reply[1])
             if not self._pings_out and self.lookout.are_events_missing():
                 self.watermark_ms = 0

@@ -141,7 +141,8 @@ class Lookout:
         was_misplaced, self._was_misplaced = self._was_misplaced, self._membership.is_misplaced
         if was_misplaced and not self._was_misplaced:
             # It is again what the feed takes it for: all since then may be missed.
-            self._changes.append(replace(change, reasons=("the node had another role", *change.reasons)))
+            reasons = ("the node had another role", *change.reasons)
+            self._changes.append(replace(change, reasons=reasons, is_dataset=True))
         elif is_news and not self._was_misplaced:
             self._changes.append(change)
         counts = self._is_verified() and not (was_misplaced or self._was_misplaced)

@@ -25,11 +25,12 @@ from engine.observe.logs import get_logger
 from engine.redis.connection import RespConnection
 from engine.redis.errors import not_redis
 from engine.redis.node import settings_for
-from engine.ring.counters import Counter
+from engine.ring.counters import Counter, GapReason
 from engine.routing.feeds import Feed
 
 log = get_logger(__name__)
 
+FULL = "more keys are dirty than the set may hold: capture.dirty_keys_max"
 DRAIN_SILENCE_MS_MAX = 2_000
 """A drain waits this long for a server that says nothing any more."""
 
@@ -68,13 +69,13 @@ class FeedReader:
         self._is_draining = False
         for one in missed:
             if one.since_ms != THE_BEGINNING_MS or one.slots:
-                self._gaps.declare("nobody listened", one.since_ms)
+                self._gaps.declare(GapReason.NOT_STARTED, "nobody listened", one.since_ms)
         self._hand(missed)
 
     def _subscription_to(self, feed: Feed) -> Subscription:
         scope = self._shared.scope
-        redis = settings_for(scope.redis, feed.node)
-        return Subscription(redis, scope.database, feed, scope.shard, scope.capture.read_bytes_max)
+        at = settings_for(scope.redis, feed.node)
+        return Subscription(at, scope.database, feed, scope.shard, scope.capture.read_bytes_max)
 
     @property
     def node(self) -> int:
@@ -89,6 +90,11 @@ class FeedReader:
     def has_listened(self) -> bool:
         """Tell whether the subscription was ever complete."""
         return self._listener.completions > 0
+
+    @property
+    def is_proved(self) -> bool:
+        """Tell whether all that is published now is heard, as far as that can be known."""
+        return self._listener.is_proved
 
     @property
     def is_closed(self) -> bool:
@@ -119,7 +125,7 @@ class FeedReader:
         self._subscription = self._subscription_to(feed)
         is_elsewhere = self._listener.follow(self._subscription, moment_ms)
         if is_elsewhere and was_listening:
-            self._gaps.declare("its node is read elsewhere", self._gaps.begin(Cause.DEAF).since_ms)
+            self._gaps.open(Cause.DEAF, GapReason.MOVED, "its node is read elsewhere")
         self._repair.follow(self._subscription, is_elsewhere=is_elsewhere)
         self._hand(missed)
 
@@ -144,12 +150,11 @@ class FeedReader:
 
     def _take_in(self, moment_ms: int) -> None:
         listener, shared = self._listener, self._shared
-        connection = listener.connection
-        assert connection is not None
+        assert listener.connection is not None
         try:
             intake = shared.take_in(listener.next_reply(), moment_ms)
         except hiredis.ProtocolError as error:
-            raise not_redis(connection.address, error) from error
+            raise not_redis(listener.connection.address, error) from error
         # What is dropped is missed by the feed that has read it, and by no other.
         has_room = not intake.dropped
         shared.dirty.forget(listener.lookout.own_keys)
@@ -160,11 +165,12 @@ class FeedReader:
         for reply in intake.others:
             if listener.handle(reply):
                 self._is_listening(moment_ms)
+        listener.count_lag(shared.row.lags, intake.read)
 
     def _missed_by(self, change: Change) -> None:
         """Declare a gap that the connection did not tell: flags that were switched, a keyspace that was flushed."""
         if not self._gaps.is_open(Cause.DEAF):
-            self._gaps.declare("; ".join(change.reasons), self._gaps.begin(Cause.DEAF).since_ms)
+            self._gaps.open(Cause.DEAF, _kind_of(change), "; ".join(change.reasons))
         if change.is_deaf:
             log.error("events_off", **self._subscription.who, hint="see redis.set_notifications")
         if not (change.is_deaf or change.is_unsettled):
@@ -184,13 +190,11 @@ class FeedReader:
 
     def _overflow(self) -> None:
         if not self._gaps.is_open(Cause.FULL):
-            reason = "more keys are dirty than the set may hold: capture.dirty_keys_max"
-            self._gaps.declare(reason, self._gaps.begin(Cause.FULL).since_ms)
+            self._gaps.open(Cause.FULL, GapReason.DIRTY_SET_FULL, FULL)
 
     def _end_gap(self, cause: Cause, from_look: int) -> None:
         """Have a repair find what was missed, beginning after this look."""
-        missed = self._gaps.end(cause)
-        if missed is not None:
+        if (missed := self._gaps.end(cause)) is not None:
             self._repair.request(missed)
             self._repair_from_look = from_look
 
@@ -235,7 +239,7 @@ class FeedReader:
         """Declare the gap once, and try again later, for ever; a drain takes what there is."""
         listener = self._listener
         if listener.phase is Phase.LISTENING:
-            self._gaps.declare("the connection was lost", self._gaps.begin(Cause.DEAF).since_ms)
+            self._gaps.open(Cause.DEAF, GapReason.DISCONNECTED, "the connection was lost")
         wait_ms = listener.lost(moment_ms)
         who, attempt = self._subscription.who, listener.failures
         log.warning("connection_lost", **who, error=str(error), attempt=attempt, retry_in_ms=wait_ms)
@@ -281,3 +285,7 @@ class FeedReader:
         wait_ms = self._listener.wait_ms(moment_ms)
         repair_ms = self._repair.wait_ms(moment_ms)
         return wait_ms if repair_ms is None else min(wait_ms, repair_ms)
+
+
+def _kind_of(change: Change) -> GapReason:
+    return GapReason.DATASET if change.is_dataset else GapReason.EVENTS_OFF

@@ -185,6 +185,7 @@ class Repair:
             # Whoever has looked at more keys than a SCAN does waits longer for the next step.
             scans = (self._scan.looked_at - self._shown[0]) // SCAN_COUNT
             self._due_ms += max(0, scans - 1) * self._step_ms
+            self._row.add(Counter.KEYS_LOOKED_AT, self._scan.looked_at - self._shown[0])
             self._show(self._scan.looked_at, self._scan.size)
             return True
         self._exchange.ask(commands, count, moment_ms)

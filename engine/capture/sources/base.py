@@ -33,6 +33,10 @@ class Source(Protocol):
         """Tell whether it was ever in working order: a subscriber is ready once all of its sources were."""
 
     @property
+    def is_proved(self) -> bool:
+        """Tell whether all that changes now is taken in, as far as that can be known."""
+
+    @property
     def is_closed(self) -> bool:
         """Tell whether it takes in no more, for good: a drain ends once that is true of all."""
 

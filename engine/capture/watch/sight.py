@@ -116,12 +116,14 @@ class Sight:
 class Change:
     """What is different between two looks.
 
-    ``is_deaf`` while events that are needed are not sent, ``is_unsettled`` while the dataset is being replaced.
+    ``is_deaf`` while events that are needed are not sent, ``is_unsettled`` while the dataset is being replaced;
+    ``is_dataset`` where it is, or may be, another than before.
     """
 
     reasons: tuple[str, ...] = ()
     is_deaf: bool = False
     is_unsettled: bool = False
+    is_dataset: bool = False
 
 
 def compare(before: Sight, now: Sight, needed_flags: str) -> Change:
@@ -130,12 +132,14 @@ def compare(before: Sight, now: Sight, needed_flags: str) -> Change:
     was_reset = (
         now.resets != before.resets or 0 <= now.commands < before.commands or 0 <= now.connections < before.connections
     )
-    found = (
+    of_events = (
         (is_deaf, "the server's notification flags were taken away"),
         (
             not is_deaf and (now.config_sets != before.config_sets or now.flags != before.flags),
             "the server's settings were changed, and its notification flags may have been off",
         ),
+    )
+    of_dataset = (
         (was_reset, "the server's statistics were reset, which hides what they count"),
         (
             not was_reset and now.replacements != before.replacements,
@@ -148,9 +152,10 @@ def compare(before: Sight, now: Sight, needed_flags: str) -> Change:
             "the key that stays is gone: the keyspace was flushed, swapped or replaced",
         ),
     )
-    reasons = [words for holds, words in found if holds]
-    reasons += _replaced(before.replication, now.replication)
-    return Change(tuple(reasons), is_deaf, now.replication.is_replacing)
+    found = [words for holds, words in of_dataset if holds]
+    found += _replaced(before.replication, now.replication)
+    reasons = (*(words for holds, words in of_events if holds), *found)
+    return Change(reasons, is_deaf, now.replication.is_replacing, bool(found))
 
 
 def _replaced(before: Replication, now: Replication) -> Iterable[str]:

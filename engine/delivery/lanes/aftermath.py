@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from engine.config import RouteSettings
 from engine.delivery.backlog.shelf import Shelf
@@ -15,10 +15,11 @@ from engine.delivery.lanes.lane import Lane
 from engine.delivery.lanes.retry import failed_entries, without
 from engine.delivery.lanes.shelving import Shelving
 from engine.delivery.lanes.verdict import Again, GivenUp, Restored, Rules, SetAside, reason_of
-from engine.delivery.lanes.work import Batch, Entry, such_as
+from engine.delivery.lanes.work import Batch, Entry, moments_of, such_as
 from engine.model import Failure, Outcome
 from engine.observe.logs import get_logger
 from engine.ring.counters import Counter, StatusRow
+from engine.ring.lags import Stage
 
 log = get_logger(__name__)
 
@@ -74,7 +75,8 @@ class Aftermath:
         if batch.claims is not None:
             batch.claims.accept(accepted)
             batch.claims = None
-        self._delivered(accepted, unix_ms)
+        self._delivered(accepted, batch.moments() if not failed else moments_of(accepted), unix_ms)
+        self._row.add(Counter.INVOCATIONS_ACCEPTED, not failed)
         if failed:
             self._row.add(Counter.INVOCATIONS_FAILED, 1)
             self._row.add(Counter.INVOCATIONS_THROTTLED, outcome.failure is Failure.THROTTLED)
@@ -95,14 +97,14 @@ class Aftermath:
             self.shelf.settled(self.keys, entries)
         self.keys.settle(entries)
 
-    def _delivered(self, entries: Sequence[Entry], unix_ms: int) -> None:
+    def _delivered(self, entries: Sequence[Entry], moments: Mapping[int, int], unix_ms: int) -> None:
         if not entries:
             return
-        lags = [unix_ms - entry[0].captured_ms for entry in entries]
         row = self._row
         row.add(Counter.RECORDS_DELIVERED, len(entries))
-        row.add(Counter.LAG_MS_SUM, max(0, sum(lags)))
-        row.set(Counter.LAG_MS_MAX, max(row.get(Counter.LAG_MS_MAX), *lags))
+        row.add(Counter.LAG_MS_SUM, sum(max(0, unix_ms - moment_ms) * count for moment_ms, count in moments.items()))
+        row.set(Counter.LAG_MS_MAX, max(row.get(Counter.LAG_MS_MAX), unix_ms - min(moments)))
+        row.lags.record_all(Stage.SETTLED, unix_ms, moments)
         self.settle(entries)
 
     def _failed(self, sent: Batch, failed: list[Entry], outcome: Outcome, moment_ms: int, unix_ms: int) -> None:

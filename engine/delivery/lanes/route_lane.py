@@ -25,6 +25,7 @@ from engine.delivery.unchanged import Unchanged
 from engine.model import Change, Outcome
 from engine.observe.logs import get_logger
 from engine.ring.counters import Counter
+from engine.ring.lags import Stage
 from engine.routing.routes import wants
 
 log = get_logger(__name__)
@@ -170,6 +171,8 @@ class RouteLane:
         unread = batch.entries[len(values) :]
         if unread:
             batch.entries = batch.entries[: len(values)]
+        if not batch.attempts:
+            row.lags.record_all(Stage.FETCHED, unix_ms, batch.moments())
         row.add(Counter.KEYS_FETCHED, len(values))
         row.add(Counter.KEYS_RETYPED, sum(1 for value in values if value.retyped))
         same, values = self.unchanged.sift(batch, values)
@@ -217,6 +220,8 @@ class RouteLane:
         row.add(Counter.INVOCATIONS, 1)
         row.add(Counter.PAYLOAD_BYTES, len(built.payload))
         row.record_batch_size(len(built.sent))
+        if not batch.attempts:
+            row.lags.record_all(Stage.INVOKED, now_ms(), batch.moments())
         self._hands.send(batch)
 
     # The way back

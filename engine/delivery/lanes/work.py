@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -31,6 +32,11 @@ def such_as(entries: Sequence[Entry]) -> list[str]:
     """Return the names of a few of these keys, for a log line; a long one is cut."""
     names = (key_text(change.key)[0] for change, _ in entries[:NAMED_KEYS_MAX])
     return [name if len(name) <= NAMED_KEY_CHARS_MAX else f"{name[: NAMED_KEY_CHARS_MAX - 1]}…" for name in names]
+
+
+def moments_of(entries: Sequence[Entry]) -> Mapping[int, int]:
+    """Return when these keys were captured (Unix ms), and how many at each moment: they come in reads, and are few."""
+    return Counter([change.captured_ms for change, _ in entries])
 
 
 class Reading(Protocol):
@@ -70,6 +76,13 @@ class Batch:
     """What it waits for: its node, and not its target."""
     claims: Claims | None = None
     """What is noted once it is accepted, of a route with `skip_unchanged`."""
+    _moments: tuple[int, Mapping[int, int]] = (0, {})
+
+    def moments(self) -> Mapping[int, int]:
+        """Return what `moments_of` says of its entries; counted once for as many as they are."""
+        if self._moments[0] != len(self.entries):
+            self._moments = len(self.entries), moments_of(self.entries)
+        return self._moments[1]
 
     def may_probe(self, now_ms: int) -> bool:
         """Tell whether it may be sent before it is due, to ask how the target is: it waits for nothing else."""

@@ -1,34 +1,13 @@
-"""What was counted over the last minute, and how long a scan will take, from readings of the totals.  (pure)"""
+"""How long a scan will take, from readings of how far it is.  (pure)"""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
 from typing import Any
 
 SPAN_MS = 60_000
 EVERY_MS = 2_000
 """Readings are at least so far apart: 31 of them are kept."""
-
-
-class Rates:
-    """Readings of counters that only grow; times are monotonic milliseconds."""
-
-    def __init__(self, counters: frozenset[str]) -> None:
-        self._counters = counters
-        self._readings: deque[tuple[int, Mapping[str, int]]] = deque()
-
-    def take_in(self, totals: Mapping[str, int], moment_ms: int) -> dict[str, Any]:
-        """Return what was counted since about a minute ago, or since the first reading: seconds, counts."""
-        now = {name: totals.get(name, 0) for name in self._counters}
-        readings = self._readings
-        while len(readings) > 1 and readings[1][0] <= moment_ms - SPAN_MS:
-            readings.popleft()
-        if not readings or moment_ms - readings[-1][0] >= EVERY_MS:
-            readings.append((moment_ms, now))
-        since_ms, then = readings[0]
-        counts = {name: max(0, now[name] - then[name]) for name in sorted(self._counters)}
-        return {"seconds": round((moment_ms - since_ms) / 1_000, 1), "counts": counts}
 
 
 class ScanProgress:
