@@ -178,6 +178,7 @@ class RespConnection:
             # Not `recv_into`: a socket with a timeout waits for it, MSG_DONTWAIT or not. Its descriptor never blocks.
             size = os.readv(self._sock.fileno(), (self._buffer,))
         except _WOULD_BLOCK:
+            self.is_full = False
             return False
         except OSError as error:
             self._fail(error)
@@ -199,6 +200,7 @@ class RespConnection:
             self._fail(error)
         finally:
             self._sock.settimeout(self._timeout_s)
+        self.is_full = False
         if filled or is_over:
             self._take(filled)
         return filled > 0
@@ -250,7 +252,7 @@ class RespConnection:
             if ready[0][1] & select.POLLOUT:
                 rest = rest[self.send_available(rest[:_SEND_CHUNK_BYTES]) :]
 
-    def send_available(self, chunk: memoryview) -> int:
+    def send_available(self, chunk: bytes | memoryview) -> int:
         """Send what the socket takes at once; return how many bytes that was."""
         if not self._is_tls:
             try:

@@ -95,12 +95,15 @@ class FakeConnection(ReadConnection):
         """Answer one command."""
         return self.cache.answer([str(word).encode() for word in command])
 
-    def begin(self, commands: bytes, count: int, reply_bytes_max: int) -> bool:
+    def begin(self, commands: bytes, count: int, reply_bytes_max: int) -> None:
         """Take commands."""
         self.asked = hiredis.Reader()
         self.asked.feed(commands)
         self.received_bytes = 32 * count
-        return False
+
+    def wants(self) -> int:
+        """Tell that there is nothing to wait for."""
+        return 0
 
     def go_on(self) -> list[Any] | None:
         """Answer them all at once."""

@@ -135,12 +135,15 @@ class NodeConnection(ReadConnection):
         """Connect."""
         return cls(cls.cluster.nodes[parse_url(redis.url).port - 1])
 
-    def begin(self, commands: bytes, count: int, reply_bytes_max: int) -> bool:
+    def begin(self, commands: bytes, count: int, reply_bytes_max: int) -> None:
         """Take commands."""
         self.asked = hiredis.Reader()
         self.asked.feed(commands)
         self.received_bytes = 0
-        return False
+
+    def wants(self) -> int:
+        """Tell that there is nothing to wait for."""
+        return 0
 
     def go_on(self) -> list[Any] | None:
         """Answer them all, one after the other."""

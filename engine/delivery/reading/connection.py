@@ -25,12 +25,14 @@ class ReadConnection(RespConnection):
     _count = 0
     _replies: list[Any]
 
-    def begin(self, commands: bytes, count: int, reply_bytes_max: int) -> bool:
-        """Have these packed commands sent, which ``count`` replies answer; return whether to wait before `go_on`."""
-        self._unsent, self._count, self._replies = memoryview(commands), count, []
+    def begin(self, commands: bytes, count: int, reply_bytes_max: int) -> None:
+        """Send these packed commands, which ``count`` replies answer, as far as that goes at once."""
+        self._count, self._replies = count, []
         self.received_bytes, self._received_bytes_max = 0, reply_bytes_max
-        self._send_what_fits()
-        return True
+        sent = self.send_available(commands) if len(commands) <= _SEND_CHUNK_BYTES else 0
+        if sent < len(commands):
+            self._unsent = memoryview(commands)[sent:]
+            self._send_what_fits()
 
     def go_on(self) -> list[Any] | None:
         """Send and receive what can be now; return the replies once all are here, None before.
@@ -59,7 +61,7 @@ class ReadConnection(RespConnection):
                 return None
 
     def wants(self) -> int:
-        """Return what to poll the socket for before `go_on` has something to do."""
+        """Return what to poll the socket for before `go_on` has something to do, 0 for nothing."""
         return select.POLLIN | select.POLLOUT if self._unsent else select.POLLIN
 
     def _send_what_fits(self) -> None:

@@ -16,16 +16,18 @@ from itertools import takewhile
 
 from engine.clock import monotonic_ms
 from engine.config import RedisSettings
+from engine.delivery.reading.asking import First
 from engine.delivery.reading.gather import Late, gather
 from engine.delivery.reading.job import Job, Key, Wish
 from engine.delivery.reading.node_reader import KEYS_MAX, REPLY_BYTES_MAX, NodeReader
 from engine.delivery.reading.questions import Fetched
+from engine.delivery.reading.quick import KEYS_MAX as QUICK_KEYS_MAX
+from engine.delivery.reading.quick import read_quickly
 from engine.delivery.reading.readers import Group, Readers
 from engine.delivery.reading.versions import Versions
 from engine.delivery.sockets import Sockets
 from engine.errors import RedisError, RedisUnreachable
 from engine.observe.logs import get_logger
-from engine.redis.address import mapped
 from engine.redis.cluster.redirects import LATER
 from engine.routing.nodes import Node, Topology
 
@@ -35,6 +37,8 @@ log = get_logger(__name__)
 
 PATIENCE_MS = 100
 """How long the others wait for a node that is slow, counted from the last one that answered."""
+IDLE_MS = 1_000
+"""A connection that answered within this time is taken for open: a server's ``timeout`` is in whole seconds."""
 REDIRECTS_MAX = 4
 """How often a key is asked for elsewhere before it waits."""
 CONNECT_WAIT_MS_MAX = 5_000
@@ -127,6 +131,7 @@ class Fetcher:
         self._keys_max = keys_max
         self._reply_bytes_max = reply_bytes_max
         self._loop = loop
+        self._idle_ms = IDLE_MS if loop is not None else 0
         self._late = Late(loop.sockets, self._answered) if loop is not None else None
         self._report_after_ms = 0
         self.version = version_floor
@@ -212,15 +217,28 @@ class Fetcher:
 
     def read(self, keys: Sequence[Key], wish: Wish) -> Read:
         """Return the values of these keys from all nodes that answer. For a loop it never raises `RedisError`."""
+        first: First | None = None
+        reader = self.readers.lone
+        patience_ms = PATIENCE_MS if self._loop is not None else None
+        if reader is not None and len(keys) <= QUICK_KEYS_MAX and not wish.include_expiry:
+            reader.drop_if_closed(self._idle_ms)
+            if reader.is_steady(len(keys)):
+                found = read_quickly(reader, keys, wish, patience_ms)
+                if not isinstance(found, First):
+                    self._note_version(reader)
+                    reader.answered()
+                    return Read(found, len(found))  # type: ignore[arg-type]
+                first = found
+                patience_ms = 0 if first.is_late else patience_ms
         groups, orphans = self.readers.group(keys)
         read = Read([None] * len(keys))
         if orphans:
             self._changed("a slot has no owner")
             read.holds.append(Hold(orphans, wait_ms=LATER_MS_MAX))
         for _ in range(REDIRECTS_MAX):
-            jobs = [job for group in groups if (job := self._start(keys, wish, group, read)) is not None]
-            late = gather(jobs, PATIENCE_MS if self._loop is not None else None)
-            groups = []
+            jobs = [job for group in groups if (job := self._start(keys, wish, group, read, first)) is not None]
+            late = gather(jobs, patience_ms)
+            groups, first = [], None
             for job in jobs:
                 groups += self._collect(job, read, is_late=job in late)
             if not groups:
@@ -228,17 +246,19 @@ class Fetcher:
         read.holds += [Hold(indexes, wait_ms=LATER_MS_MAX) for _, indexes, _, _ in groups]
         return read
 
-    def _start(self, keys: Sequence[Key], wish: Wish, group: Group, read: Read) -> Job | None:
+    def _start(self, keys: Sequence[Key], wish: Wish, group: Group, read: Read, first: First | None) -> Job | None:
         """Begin to ask a node for some of the keys; None where they have to wait for it."""
         reader, indexes, slots, asked = group
-        reader.drop_if_closed()
-        if self._loop is None:
-            reader.connect()
+        if first is None:
+            reader.drop_if_closed(self._idle_ms)
+            if self._loop is None:
+                reader.connect()
         if not reader.is_ready():
             read.holds.append(Hold(indexes, reader))
             return None
         mine = keys if len(indexes) == len(keys) else [keys[index] for index in indexes]
-        reader.job = Job(reader, mine, wish, indexes, slots, self.readers.slot_versions, asked_versions=asked)
+        versions = self.readers.slot_versions
+        reader.job = Job(reader, mine, wish, indexes, slots, versions, asked_versions=asked, first=first)
         return reader.job
 
     def _collect(self, job: Job, read: Read, *, is_late: bool) -> list[Group]:
@@ -257,41 +277,30 @@ class Fetcher:
         return self._followed(job, read) if job.redirects else []
 
     def _followed(self, job: Job, read: Read) -> list[Group]:
-        found: dict[tuple[NodeReader, bool], tuple[list[int], list[int], list[int]]] = {}
-        later: list[int] = []
-        for place, redirect, version in job.redirects:
-            index, slot = job.indexes[place], job.slots[place]
-            if redirect is LATER:
-                later.append(index)
-                continue
-            reader = self.readers.named(mapped(self._redis.node_addresses, redirect.address))
-            if redirect.is_moved:
-                self.readers.moved(slot, reader)
-            indexes, slots, asked = found.setdefault((reader, redirect.is_moved), ([], [], []))
-            if not redirect.is_moved:
-                asked.append(version)
-            indexes.append(index)
-            slots.append(slot)
-        if any(is_moved for _, is_moved in found):
+        groups, later, is_moved = self.readers.follow(job, self._redis.node_addresses)
+        if is_moved:
             self._changed("slots have moved")
         if later:
             wait_ms = self._loop.wait_ms(job.reader.refusals) if self._loop is not None else 0
             read.holds.append(Hold(later, wait_ms=min(wait_ms, LATER_MS_MAX)))
-        return [(reader, *group) for (reader, _), group in found.items()]
+        return groups
 
     def _over(self, job: Job) -> None:
         """Take in that a node has answered, or will not."""
         reader = job.reader
         reader.job = None
-        self.version = max(self.version, reader.versions.newest)
         job.note_versions()
-        if self._loop is not None and reader.node.number >= 0:
-            self._loop.given(reader.node.number, reader.versions.newest)
+        self._note_version(reader)
         if job.error is not None:
             self._failed(reader, job.error)
-            return
-        reader.failures = 0
-        reader.refusals = reader.refusals + 1 if any(one is LATER for _, one, _ in job.redirects) else 0
+        else:
+            reader.answered(is_refused=any(one is LATER for _, one, _ in job.redirects))
+
+    def _note_version(self, reader: NodeReader) -> None:
+        newest = reader.versions.newest
+        self.version = max(self.version, newest)
+        if self._loop is not None and reader.node.number >= 0:
+            self._loop.given(reader.node.number, newest)
 
     def _failed(self, reader: NodeReader, error: RedisError) -> None:
         """Have a node rest that can't be asked."""
@@ -343,6 +352,7 @@ class Fetcher:
             if reader.connection is None:
                 try:
                     if reader.look(moment_ms):
+                        reader.used_ms = moment_ms
                         self._loop.freed(reader)
                 except RedisError as error:
                     self._failed(reader, error)

@@ -59,7 +59,7 @@ def _is_over_in_time(job: Job, patience_ms: int | None) -> bool:
         if is_sending or wants != select.POLLIN:
             is_sending = wants != select.POLLIN
             poller.modify(_descriptor(job), wants)
-        wait_ms = (patience_ms or reader.read_timeout_ms) + job.heard_ms - monotonic_ms()
+        wait_ms = (reader.read_timeout_ms if patience_ms is None else patience_ms) + job.heard_ms - monotonic_ms()
         # What goes on coming is not waited for: it is here.
         if poller.poll(max(0, wait_ms)):
             if job.step():

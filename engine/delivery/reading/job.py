@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import hiredis
 
 from engine.clock import monotonic_ms
+from engine.delivery.reading.asking import Asking, First, has_redirects
 from engine.delivery.reading.connection import TooLarge
 from engine.delivery.reading.gone import QUESTIONS
 from engine.delivery.reading.questions import (
@@ -35,8 +36,7 @@ from engine.delivery.reading.questions import (
 from engine.delivery.reading.versions import SlotVersions, raised_us
 from engine.errors import RedisClosed, RedisError, RedisUnreachable
 from engine.redis.cluster.redirects import ASKING, LATER, LATER_WORDS, Redirect, redirect_of
-from engine.redis.connection import PRIMARY, is_replica
-from engine.redis.errors import lost, refusal, wrong_role
+from engine.redis.errors import lost, refusal
 
 if TYPE_CHECKING:
     from engine.delivery.reading.node_reader import NodeReader
@@ -81,7 +81,7 @@ class Job:
     and the version that its slot's owner was asked at). ``error`` says why there are no more.
 
     ``indexes`` are the caller's. With ``asked_versions``, the node is asked for keys that it does not own yet, by their
-    owner's leave: their versions are those of their owner.
+    owner's leave: their versions are those of their owner. With ``first`` its first pipeline was sent already.
     """
 
     def __init__(
@@ -94,6 +94,7 @@ class Job:
         slot_versions: SlotVersions | None = None,
         *,
         asked_versions: Sequence[int] = (),
+        first: First | None = None,
     ) -> None:
         self.reader = reader
         self.keys = keys
@@ -117,6 +118,7 @@ class Job:
         """What the node's was."""
         self._asked_versions = asked_versions
         self._is_redirected = False
+        self._asking = Asking(reader, first)
         self._steps = self._run()
 
     def step(self) -> bool:
@@ -255,7 +257,7 @@ class Job:
         ]
         if not gone:
             return
-        replies = yield from _replies(self.reader, b"".join(QUESTIONS), len(QUESTIONS))
+        replies = yield from self._asking.replies(b"".join(QUESTIONS), len(QUESTIONS))
         reader = self.reader
         is_taken_away = reader.found_gone.is_taken_away(len(gone), self._wish.age_ms, replies, reader.time_us)
         for value in gone:
@@ -267,16 +269,16 @@ class Job:
         count = len(keys)
         if self._asked_versions:
             questions = b"".join(ASKING + ask((key,), (kind,)) for key, kind in zip(keys, kinds, strict=True))
-            replies = yield from _replies(reader, TIME + questions, 1 + 2 * count)
+            replies = yield from self._asking.replies(TIME + questions, 1 + 2 * count)
             version = self._version_of(replies[0])
             replies = replies[2::2]
         elif not reader.is_cluster:
-            replies = yield from _replies_in_role(reader, TIME + ask(keys, kinds), 1 + count)
+            replies = yield from self._asking.replies_in_role(TIME + ask(keys, kinds), 1 + count)
             version = self._version_of(replies.pop(0))
         else:
             replies, version = yield from self._ask_with_epoch(ask(keys, kinds), count)
         if hiredis.ReplyError in map(type, replies):
-            self._is_redirected |= _is_redirected(reader, replies)
+            self._is_redirected |= has_redirects(reader, replies)
         return replies, version
 
     def _ask_with_epoch(self, questions: bytes, count: int) -> Generator[None, None, tuple[list[Any], int]]:
@@ -284,7 +286,7 @@ class Job:
         for _ in range(EPOCHS_MAX):
             before = reader.epoch
             head = TIME if before is not None else CLUSTER_INFO + TIME
-            replies = yield from _replies(reader, head + questions + CLUSTER_INFO, count + 2 + (before is None))
+            replies = yield from self._asking.replies(head + questions + CLUSTER_INFO, count + 2 + (before is None))
             if before is None:
                 before = self._epoch_in(replies.pop(0))
             reader.epoch = self._epoch_in(replies.pop())
@@ -297,8 +299,7 @@ class Job:
         reader = self.reader
         if isinstance(told, hiredis.ReplyError):
             raise refusal(reader.address, "tell its time, which orders the values", str(told))
-        seconds, microseconds = told
-        reader.time_us = int(seconds) * 1_000_000 + int(microseconds)
+        reader.take_time(told)
         if self._asked_versions:
             return 0
         floor, known = 0, self._slot_versions
@@ -323,46 +324,3 @@ class Job:
             raise refusal(self.reader.address, "tell its epoch, which orders the values", str(info))
         at = info.find(_MY_EPOCH) + len(_MY_EPOCH)
         return int(info[at : info.find("\r", at)])
-
-
-def _replies(reader: NodeReader, commands: bytes, count: int) -> Generator[None, None, list[Any]]:
-    """Ask a node, and return its replies."""
-    connection = reader.connection
-    assert connection is not None
-    if connection.begin(commands, count, reader.reply_bytes_max):
-        yield
-    while (replies := connection.go_on()) is None:
-        yield
-    return replies
-
-
-def _replies_in_role(reader: NodeReader, commands: bytes, count: int) -> Generator[None, None, list[Any]]:
-    """Ask a node, and return its replies; raise where it has to be a primary, and says in the end that it is none."""
-    last = reader.last_question
-    replies = yield from _replies(reader, commands + last, count + bool(last))
-    told = replies.pop() if last else None
-    if isinstance(told, hiredis.ReplyError):
-        raise refusal(reader.address, "tell its role", str(told))
-    if is_replica(told):
-        raise wrong_role(reader.address, PRIMARY)
-    return replies
-
-
-def _is_redirected(reader: NodeReader, replies: Sequence[Any]) -> bool:
-    """Tell whether some of these are redirects; raise what an error says of the server or the connection.
-
-    One that concerns its key alone raises nothing.
-    """
-    found = False
-    for reply in replies:
-        if isinstance(reply, hiredis.ReplyError):
-            text = str(reply)
-            if reader.is_cluster and redirect_of(text, reader.host) is not None:
-                found = True
-                continue
-            error = refusal(reader.address, "read keys", text)
-            # A command that is denied is denied for every key of its type: that is a right to grant, not a bad key.
-            is_denied = text.startswith("NOAUTH") or (text.startswith("NOPERM") and "to run the" in text)
-            if isinstance(error, RedisUnreachable) or is_denied:
-                raise error
-    return found

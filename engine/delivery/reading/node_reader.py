@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import hiredis
 
+from engine.clock import monotonic_ms
 from engine.config import RedisSettings
 from engine.delivery.reading.connection import ReadConnection
 from engine.delivery.reading.gone import FoundGone
@@ -79,12 +80,10 @@ class NodeReader:
         self.reply_bytes_max = reply_bytes_max
         self.expiry_question = EXPIRES_AT
         self.found_gone = FoundGone()
-        self.failures = 0
-        """How often in a row it could not be asked."""
-        self.refusals = 0
-        """How often in a row it did not answer for some of the keys."""
-        self.due_ms = 0
-        """When (monotonic) it is connected to again."""
+        self.failures = self.refusals = 0
+        """How often in a row it could not be asked, and how often it did not answer for some of the keys."""
+        self.due_ms = self.used_ms = 0
+        """When (monotonic) it is connected to again, and when it last answered."""
         self._role_question = HELLO
         self._name = name
         self._database = database
@@ -121,6 +120,11 @@ class NodeReader:
     def is_ready(self) -> bool:
         """Tell whether it may be asked now."""
         return self.connection is not None and self.job is None
+
+    def is_steady(self, keys: int) -> bool:
+        """Tell whether it may be asked for so many keys at once, as a lone server that has refused nothing lately."""
+        is_cut = keys > self.keys_now or self.keys_now < self._keys_max or self._doubles_after or self._closes[1]
+        return self.connection is not None and self.job is None and not (self.is_cluster or is_cut)
 
     def is_connecting(self) -> bool:
         """Tell whether a connection is being made."""
@@ -162,13 +166,23 @@ class NodeReader:
             self._role_question = HELLO if isinstance(connection.call("ROLE"), hiredis.ReplyError) else ROLE
         return connection
 
-    def drop_if_closed(self) -> None:
-        """Forget a connection that the server closed while it was idle (its ``timeout``): no failure, just old."""
+    def drop_if_closed(self, idle_ms: int) -> None:
+        """Forget a connection that the server closed while it was idle (its ``timeout``): no failure, just old.
+
+        One that has answered within ``idle_ms`` is taken for open.
+        """
+        if self.connection is None or self.job is not None or monotonic_ms() - self.used_ms < idle_ms:
+            return
         try:
-            if self.connection is not None and self.job is None:
-                self.connection.receive_available()
+            self.connection.receive_available()
         except RedisUnreachable:
             self.close()
+
+    def answered(self, *, is_refused: bool = False) -> None:
+        """Take in that it has answered; ``is_refused`` where not for all of the keys."""
+        self.failures = 0
+        self.refusals = self.refusals + 1 if is_refused else 0
+        self.used_ms = monotonic_ms()
 
     def failed(self, moment_ms: int, wait_ms: int) -> None:
         """Take in that it can't be asked; connect again after a while."""
@@ -193,6 +207,12 @@ class NodeReader:
             self.connection = None
 
     # What it is asked
+
+    def take_time(self, told: Sequence[str]) -> int:
+        """Take in what the node's clock told (its reply to ``TIME``); return it (µs)."""
+        seconds, microseconds = told
+        self.time_us = int(seconds) * 1_000_000 + int(microseconds)
+        return self.time_us
 
     def version_at(self, time_us: int, floor: int) -> int:
         """Return the version of what is read after this moment of the node's clock."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from engine.delivery.reading.job import Key
+from engine.delivery.reading.job import Job, Key
 from engine.delivery.reading.node_reader import NodeReader
 from engine.delivery.reading.versions import SlotVersions, Versions
+from engine.redis.address import mapped
+from engine.redis.cluster.redirects import LATER
 from engine.routing.nodes import SLOTS, Node, Topology, slot_of, slots_in
 
 Group = tuple[NodeReader, Sequence[int], Sequence[int], Sequence[int]]
@@ -32,6 +34,8 @@ class Readers:
         self._owners: list[NodeReader | None] = []
         self.slot_versions = SlotVersions()
         self.is_cluster = False
+        self.lone: NodeReader | None = None
+        """The only one, where there is no cluster."""
         self.use(topology)
 
     def all(self) -> list[NodeReader]:
@@ -57,6 +61,7 @@ class Readers:
             self._all[address] = self._at[node.address] = reader
             for slot in slots_in(node.slots):
                 self._owners[slot] = reader
+        self.lone = None if topology.is_cluster else next(iter(self._all.values()))
         return list(before.values())
 
     def _versions_of(self, node_id: str, floor: int = 0) -> Versions:
@@ -76,11 +81,32 @@ class Readers:
         """Take in that a slot is this node's from now on."""
         self._owners[slot] = reader
 
+    def follow(self, job: Job, node_addresses: Iterable[str]) -> tuple[list[Group], list[int], bool]:
+        """Return whom to ask for the keys that a job was sent on with, the indexes of those that are to be asked for
+        later, and whether slots have moved.
+        """
+        found: dict[tuple[NodeReader, bool], tuple[list[int], list[int], list[int]]] = {}
+        later: list[int] = []
+        for place, redirect, version in job.redirects:
+            index, slot = job.indexes[place], job.slots[place]
+            if redirect is LATER:
+                later.append(index)
+                continue
+            reader = self.named(mapped(node_addresses, redirect.address))
+            if redirect.is_moved:
+                self.moved(slot, reader)
+            indexes, slots, asked = found.setdefault((reader, redirect.is_moved), ([], [], []))
+            if not redirect.is_moved:
+                asked.append(version)
+            indexes.append(index)
+            slots.append(slot)
+        groups: list[Group] = [(reader, *group) for (reader, _), group in found.items()]
+        return groups, later, any(is_moved for _, is_moved in found)
+
     def group(self, keys: Sequence[Key]) -> tuple[list[Group], list[int]]:
         """Return who is asked for which of these keys, and the indexes of those that nobody has."""
-        if not self.is_cluster:
-            (reader,) = self._all.values()
-            return [(reader, range(len(keys)), (), ())], []
+        if self.lone is not None:
+            return [(self.lone, range(len(keys)), (), ())], []
         owners = self._owners
         groups: dict[NodeReader, tuple[list[int], list[int]]] = {}
         orphans: list[int] = []
