@@ -120,7 +120,8 @@ def _not_reached(node: Node, error: RedisUnreachable) -> RedisUnreachable:
     """Say of a node that others have named where it is, and what may be done if it is elsewhere from here."""
     if not node.address:
         return error
+    whose = "the cluster has a node" if node.id else "the primary is"
     return RedisUnreachable(
-        f"the cluster has a node at {node.address}, which can't be reached: {error.message}",
+        f"{whose} at {node.address}, which can't be reached: {error.message}",
         hint=f'if it is reached elsewhere from here, say where: redis.node_addresses = ["{node.address}=HOST:PORT"]',
     )

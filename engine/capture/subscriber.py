@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from engine.capture.dirty import DirtyKeys
 from engine.capture.feed.gaps import earliest
 from engine.capture.flush import Flusher
+from engine.capture.sentinel_watch import SentinelWatch
 from engine.capture.shared import CaptureScope, Shared
 from engine.capture.sources.base import Source
 from engine.capture.sources.make import source_of
@@ -36,6 +37,7 @@ from engine.lifecycle import (
 )
 from engine.model import NOTHING_HEARD, THE_BEGINNING_MS, Missed, Watermark
 from engine.observe.logs import get_logger
+from engine.redis.address import parse_url
 from engine.redis.connection import RespConnection
 from engine.ring.counters import ChildState, Counter
 from engine.ring.heard import HeardRow
@@ -112,6 +114,7 @@ class Subscriber:
         self._dirty = self._shared.dirty
         self._flusher = Flusher(spec.writers, spec.wakes, spec.ring, link.row)
         self._waiter = Waiter(link.fileno())
+        self._sentinels = SentinelWatch(spec.redis, spec.shard) if parse_url(spec.redis.url).service else None
         self._feeds: dict[FeedName, Source] = {}
         for feed in spec.feeds:
             number = feed.node.number
@@ -140,6 +143,7 @@ class Subscriber:
                         return error.exit_code
                     feed.lose(error, moment_ms)
                 feed.advance_repair(moment_ms)
+            self._ask_sentinels(moment_ms)
             self._note_ready()
             self._shared.notices.tell(moment_ms)
             is_flushed = self._flusher.flush(self._dirty)
@@ -175,10 +179,10 @@ class Subscriber:
 
     def _repair_since(self, since_ms: Mapping[int, int]) -> None:
         for feed in self._feeds.values():
-            missed = Missed(since_ms.get(feed.node, THE_BEGINNING_MS))
+            missed = Missed(since_ms.get(feed.node.number, THE_BEGINNING_MS))
             feed.find([missed])
             # If we die before it is done, our successor begins here.
-            self._heard_row.lower(feed.node, missed.since_ms)
+            self._heard_row.lower(feed.node.number, missed.since_ms)
 
     def _set_routes(self, table: RouteTable, missed: Sequence[Missed]) -> None:
         self._shared.set_routes(table)
@@ -202,6 +206,14 @@ class Subscriber:
                 self._feeds[name] = source_of(feed, self._shared, missed, _heard_before(missed), is_new=True)
         self._version = command.version
         self._link.report(TopologyInForce(command.version))
+
+    def _ask_sentinels(self, moment_ms: int) -> None:
+        """Have the nodes asked for where another primary is named than the one that all feeds are of."""
+        if self._sentinels is None or not self._feeds:
+            return
+        followed = next(iter(self._feeds.values())).node.address
+        if reason := self._sentinels.advance(followed, moment_ms):
+            self._shared.notices.topology_changed(reason, moment_ms)
 
     def _is_hopeless(self, error: RedisError) -> bool:
         """Tell, and report, an error at the start that only the user can mend; later on all of them may pass."""
@@ -231,14 +243,14 @@ class Subscriber:
         """Nothing is dirty here: put behind all that the rings hold up to when everything was heard, or found."""
         moved = [(feed, reached) for feed in self._feeds.values() if (reached := feed.reached()) is not None]
         watermarks = [
-            Watermark(reached.since_ms, reached.server_mark, feed.node, self._version) for feed, reached in moved
+            Watermark(reached.since_ms, reached.server_mark, feed.node.number, self._version) for feed, reached in moved
         ]
         if not moved or not self._flusher.mark(watermarks):
             return
         for feed, reached in moved:
             feed.marked = reached
             mark, clock_ms = reached.server_mark, reached.clock_ms
-            self._heard_row.set(feed.node, reached.since_ms, mark, clock_ms, self._version)
+            self._heard_row.set(feed.node.number, reached.since_ms, mark, clock_ms, self._version)
 
     def _start_drain(self) -> None:
         if self._is_draining:
@@ -257,6 +269,9 @@ class Subscriber:
                 return
             wait_ms = min(wait_ms, feed.wait_ms(moment_ms))
             connections += feed.sockets()
+        if self._sentinels is not None:
+            wait_ms = min(wait_ms, self._sentinels.wait_ms(moment_ms))
+            connections += self._sentinels.sockets()
         notice_ms = self._shared.notices.wait_ms(moment_ms)
         if notice_ms is not None:
             wait_ms = min(wait_ms, notice_ms)

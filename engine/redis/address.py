@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import parse_qs, unquote, urlsplit
 
 PORT, SENTINEL_PORT = 6_379, 26_379
@@ -14,7 +14,8 @@ SENTINEL = "+sentinel"
 class Address:
     """Where a server is; holds no secret.
 
-    With a ``service``, host and port are unknown: the ``sentinels`` (host, port) are asked for its primary.
+    With a ``service``, host and port are unknown: the ``sentinels`` (host, port) are asked for its primary. ``hosts``
+    are all that the URL names, where they are several: nodes of one cluster.
     """
 
     host: str
@@ -24,9 +25,15 @@ class Address:
     unix_path: str = ""
     service: str = ""
     sentinels: tuple[tuple[str, int], ...] = ()
+    hosts: tuple[tuple[str, int], ...] = ()
 
     def __str__(self) -> str:
-        return self.unix_path or self.service or join(self.host, self.port)
+        several = ",".join(join(*place) for place in self.hosts)
+        return self.unix_path or self.service or several or join(self.host, self.port)
+
+    def each(self) -> list[Address]:
+        """Return the address of each host that is named."""
+        return [replace(self, host=host, port=port, hosts=()) for host, port in self.hosts] or [self]
 
 
 def join(host: str, port: int) -> str:
@@ -65,6 +72,10 @@ def parse_url(url: str) -> Address:
     if service:
         sentinels = tuple(split(place, SENTINEL_PORT) for place in parts.netloc.split(","))
         return Address("", 0, database, scheme == "rediss", service=unquote(service), sentinels=sentinels)
+    places = parts.netloc.rpartition("@")[2].split(",")
+    if len(places) > 1:
+        hosts = tuple(split(place) for place in places)
+        return Address(*hosts[0], database, scheme == "rediss", hosts=hosts)
     return Address(parts.hostname or "127.0.0.1", parts.port or PORT, database, scheme == "rediss")
 
 

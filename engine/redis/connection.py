@@ -21,11 +21,11 @@ from msgspec.structs import replace
 
 from engine.clock import monotonic_ms
 from engine.config import RedisSettings
-from engine.errors import RedisUnreachable
+from engine.errors import RedisError, RedisUnreachable
 from engine.redis.address import Address, join, mapped, parse_url
 from engine.redis.credentials import Credentials, credentials_of, sentinel_credentials_of
 from engine.redis.dialing import dial
-from engine.redis.errors import lost, not_redis, refusal, wrong_role
+from engine.redis.errors import lost, nobody_answers, not_redis, refusal, wrong_role
 from engine.redis.sentinel import CONNECT_MS_MAX, at, primaries
 
 NOTHING: Any = False
@@ -41,6 +41,7 @@ _REPLICAS = frozenset({"slave", b"slave"})
 _ROLES = _REPLICAS | {"master", b"master"}
 IAM_LIFE_MS = 11 * 3_600_000
 """A connection that IAM let in is renewed after this time: AWS ends it after 12 hours."""
+ONE_RUNS = "one that runs is enough"
 _AGAIN_S = 0.1
 _SEND_CHUNK_BYTES = 1 << 16
 _WOULD_BLOCK = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -101,9 +102,10 @@ class RespConnection:
         """Connect, authenticate, select the database and give the connection its name.
 
         Where ``redis.url`` names Sentinels, connect to the primary of the service, as they name it now and as it says
-        itself. ``encoding`` "utf-8" decodes strings losslessly (what is not UTF-8 becomes surrogates), None leaves
-        bytes. ``readonly`` has a cluster's replica answer for its primary's slots. ``role`` (`PRIMARY` or `REPLICA`)
-        is what the server has to be. Raises `RedisUnreachable` or `RedisRefused`; no secret is in their text.
+        itself; where it names several hosts, to the first that answers. ``encoding`` "utf-8" decodes strings losslessly
+        (what is not UTF-8 becomes surrogates), None leaves bytes. ``readonly`` has a cluster's replica answer for its
+        primary's slots. ``role`` (`PRIMARY` or `REPLICA`) is what the server has to be. Raises `RedisUnreachable` or
+        `RedisRefused`; no secret is in their text.
         """
 
         def opened(address: Address) -> RespConnection:
@@ -123,7 +125,7 @@ class RespConnection:
             return connection
 
         address = parse_url(redis.url)
-        return _at_the_primary(redis, address, opened) if address.service else opened(address)
+        return _at_the_primary(redis, address, opened) if address.service else _at_any_host(address, opened)
 
     def _greet(self, credentials: Credentials, name: str, protocol: int, database: int) -> None:
         username, password, hint = credentials
@@ -319,6 +321,19 @@ def _text(word: bytes | str) -> str:
     return word if isinstance(word, str) else word.decode("utf-8", "replace")
 
 
+def _at_any_host(address: Address, opened: Callable[[Address], RespConnection]) -> RespConnection:
+    """Return the connection to the first of the hosts that answers; raise the only one's own error."""
+    if not address.hosts:
+        return opened(address)
+    problems: list[RedisError] = []
+    for host in address.each():
+        try:
+            return opened(host)
+        except RedisError as error:
+            problems.append(error)
+    raise nobody_answers("no host in redis.url answers", problems, ONE_RUNS)
+
+
 def _at_the_primary(
     redis: RedisSettings, address: Address, opened: Callable[[Address], RespConnection]
 ) -> RespConnection:
@@ -349,11 +364,21 @@ def _at_the_primary(
 
 def ask_sentinel(redis: RedisSettings, sentinel: Address, questions: Sequence[tuple[str, ...]]) -> list[Any]:
     """Return what a Sentinel replies to these commands; error replies are values. Raises `RedisError`."""
+    connection = open_sentinel(redis, sentinel)
+    try:
+        return connection.pipeline(b"".join(pack(*question) for question in questions), len(questions))
+    finally:
+        connection.close()
+
+
+def open_sentinel(redis: RedisSettings, sentinel: Address) -> RespConnection:
+    """Connect to a Sentinel, with its own credentials, and authenticate; raise `RedisError`."""
     limits = min(redis.connect_timeout_ms, CONNECT_MS_MAX), min(redis.read_timeout_ms, CONNECT_MS_MAX)
     patience = replace(redis, connect_timeout_ms=limits[0], read_timeout_ms=limits[1])
     connection = RespConnection(dial(sentinel, patience), sentinel, None, read_bytes=_SEND_CHUNK_BYTES)
     try:
         connection._greet(sentinel_credentials_of(redis), "engine", 2, 0)
-        return connection.pipeline(b"".join(pack(*question) for question in questions), len(questions))
-    finally:
+    except BaseException:
         connection.close()
+        raise
+    return connection

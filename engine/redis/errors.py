@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from engine.errors import RedisClosed, RedisError, RedisRefused, RedisUnreachable
 
@@ -126,6 +126,14 @@ def not_redis(address: object, error: Exception) -> RedisUnreachable:
         f"what answers at {address} does not speak the Redis protocol: {error}",
         hint="is redis.url right? The server's own port is wanted, not an HTTP or management port",
     )
+
+
+def nobody_answers(what: str, problems: Sequence[RedisError], hint: str) -> RedisError:
+    """Return the error for several servers of which none is of use: what is to be mended, if all of them say so."""
+    if problems and all(isinstance(problem, RedisRefused) for problem in problems):
+        return problems[0]
+    told = "; ".join(dict.fromkeys(error.message for error in problems))
+    return RedisUnreachable(f"{what}: {told}", hint=hint)
 
 
 def wrong_role(address: object, role: str) -> RedisUnreachable:

@@ -1,7 +1,8 @@
 """The nodes of a server as they are reached, and the one node of a server without cluster mode, found by asking.
 
-Whoever names a replica in ``redis.url`` has changes captured and read there. With ``redis.read_from = "replica"`` they
-are captured and read on a replica of the named primary that is in step with it, as long as there is one.
+Changes are captured and read at the primary, also where ``redis.url`` names a replica of it. With ``redis.read_from =
+"replica"`` they are at the named replica, or at a replica of the named primary that is in step with it, as long as
+there is one.
 """
 
 from __future__ import annotations
@@ -30,11 +31,17 @@ _LOOKS = 3
 """More connections that are made to a named replica, to see whether they all lead to the same."""
 
 
+_HOPS_MAX = 4
+"""Replicas of replicas that are asked for their primary."""
+_MEANT = 'name the primary in redis.url; redis.read_from = "replica" captures at a named replica'
+
+
 class Placed(NamedTuple):
-    """A node, and what its user should know, "" for nothing."""
+    """A node, what its user should know, "" for nothing, and why an engine that is not running yet is refused."""
 
     node: Node
     told: str = ""
+    fault: RedisError | None = None
 
 
 def settings_for(redis: RedisSettings, node: Node) -> RedisSettings:
@@ -43,6 +50,12 @@ def settings_for(redis: RedisSettings, node: Node) -> RedisSettings:
     All else stays: user, password, TLS, database, timeouts. A node without an address is what ``redis.url`` names.
     """
     return settings_at(redis, node.place) if node.place else redis
+
+
+def each_host(redis: RedisSettings) -> list[RedisSettings]:
+    """Return the settings that reach each host of ``redis.url`` alone."""
+    address = parse_url(redis.url)
+    return [settings_at(redis, str(host)) for host in address.each()] if address.hosts else [redis]
 
 
 def settings_at(redis: RedisSettings, address: str) -> RedisSettings:
@@ -93,11 +106,47 @@ def find_node(redis: RedisSettings, current: Node | None = None) -> Placed:
         if redis.read_from == "primary":
             return Placed(node)
         return on_a_replica(redis, node, current, replicas_in(info, redis.node_addresses))
-    if redis.read_from == "replica" and _LINK_UP not in info and (primary := _PRIMARY.search(info)):
-        place = mapped(redis.node_addresses, join(primary[1].decode(), int(primary[2])))
-        told = f"the replica {address} has lost its primary: changes are captured and read at {place} meanwhile"
-        return Placed(replace(node, address=place), told)
-    return _at_the_named_replica(redis, replace(node, reads_at=here or str(address)), current, server)
+    at_replica = replace(node, reads_at=here or str(address))
+    if redis.read_from == "primary":
+        try:
+            primary = _primary_above(redis, str(address), info)
+        except RedisError as error:
+            return _without_its_primary(redis, _at_the_named_replica(redis, at_replica, current, server).node, error)
+        told = f"{address} is a replica: changes are captured and read at its primary, {primary}; {_MEANT}"
+        return Placed(replace(node, address=primary), told)
+    if _LINK_UP not in info and (primary := _primary_in(info, redis)):
+        told = f"the replica {address} has lost its primary: changes are captured and read at {primary} meanwhile"
+        return Placed(replace(node, address=primary), told)
+    return _at_the_named_replica(redis, at_replica, current, server)
+
+
+def _without_its_primary(redis: RedisSettings, replica: Node, error: RedisError) -> Placed:
+    """Return the node at the replica that ``redis.url`` names, and refuse a start: it may be named by mistake."""
+    problem = f"{parse_url(redis.url)} is a replica, and its primary can't be captured: {error.message}"
+    told = f"{problem}: changes are captured and read at the replica meanwhile"
+    return Placed(replica, told, RedisRefused(problem, hint=_MEANT))
+
+
+def _primary_above(redis: RedisSettings, replica: str, info: bytes) -> str:
+    """Return where the primary is that a replica follows, with this ``INFO replication``; raise `RedisError`."""
+    for _ in range(_HOPS_MAX):
+        place = _primary_in(info, redis)
+        if not place:
+            raise RedisUnreachable(f"{replica} does not tell whom it follows")
+        connection = RespConnection.open(settings_at(redis, place), name="engine-planner", protocol=2)
+        try:
+            if connection.facts.get("role") != REPLICA:
+                return place
+            replica, info = place, _info(connection, "replication")
+        finally:
+            connection.close()
+    raise RedisUnreachable(f"{replica} is a replica too")
+
+
+def _primary_in(info: bytes, redis: RedisSettings) -> str:
+    """Return where a replica's primary is, of its ``INFO replication``, "" where it does not tell."""
+    found = _PRIMARY.search(info)
+    return mapped(redis.node_addresses, join(found[1].decode(), int(found[2]))) if found else ""
 
 
 def _at_the_named_replica(redis: RedisSettings, node: Node, current: Node, server: bytes) -> Placed:
@@ -113,15 +162,9 @@ def _at_the_named_replica(redis: RedisSettings, node: Node, current: Node, serve
     elif any(_server_at(settings_at(redis, node.reads_at)) not in (server, b"") for _ in range(_LOOKS)):
         raise RedisRefused(
             f"{address} leads to several replicas in turn, which are not all in step",
-            hint='name one of them in redis.url, or the primary with redis.read_from = "replica"',
+            hint="name one of them in redis.url, or the primary, which knows them",
         )
-    if redis.read_from == "replica":
-        return Placed(node)
-    told = (
-        f"{address} is a replica: changes are captured and read there, a little later than at its primary; "
-        'redis.read_from = "replica" says that this is meant'
-    )
-    return Placed(node, told)
+    return Placed(node)
 
 
 def _watched_by_sentinels(redis: RedisSettings, address: Address, current: Node) -> Placed:

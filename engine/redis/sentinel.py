@@ -6,15 +6,15 @@ failover: whoever connects looks at the role that the server itself tells, and a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import hiredis
 
-from engine.errors import RedisError, RedisRefused, RedisUnreachable
+from engine.errors import RedisError, RedisRefused
 from engine.redis.address import Address, join, split
-from engine.redis.errors import refusal
+from engine.redis.errors import nobody_answers, refusal
 
 CONNECT_MS_MAX = 1_000
 """A Sentinel that does not answer for this long is passed over: there are others."""
@@ -43,7 +43,7 @@ def primaries(address: Address, ask: Ask) -> Iterator[Named]:
     """Yield what each Sentinel names that answers and knows one; raise `RedisError` where none does."""
     problems: list[RedisError] = []
     named = 0
-    questions = [("SENTINEL", "GET-MASTER-ADDR-BY-NAME", address.service), ("SENTINEL", "MASTER", address.service)]
+    questions = [question_of(address), ("SENTINEL", "MASTER", address.service)]
     for sentinel in sentinels_of(address):
         try:
             place, about = ask(sentinel, questions)
@@ -58,10 +58,20 @@ def primaries(address: Address, ask: Ask) -> Iterator[Named]:
         if not named:
             _last_answered[address.sentinels] = (sentinel.host, sentinel.port)
         named += 1
-        host, port = (_text(word) for word in place)
-        yield Named(join(host, int(port)), int(_fields(about).get("config-epoch", 0)))
+        yield Named(place_in(place), int(_fields(about).get("config-epoch", 0)))
     if not named:
         raise _nobody(address, problems)
+
+
+def question_of(address: Address) -> tuple[str, ...]:
+    """Return what asks a Sentinel for a service's primary; `place_in` reads the answer."""
+    return ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", address.service)
+
+
+def place_in(answer: Sequence[bytes | str]) -> str:
+    """Return the ``host:port`` of the primary that a Sentinel names."""
+    host, port = (_text(word) for word in answer)
+    return join(host, int(port))
 
 
 def replicas(address: Address, ask: Ask) -> list[str]:
@@ -83,16 +93,9 @@ def replicas(address: Address, ask: Ask) -> list[str]:
     raise _nobody(address, problems)
 
 
-def _nobody(address: Address, problems: Iterable[RedisError]) -> RedisError:
-    found = list(problems)
-    for error in found:
-        # What is to be mended counts more than what may pass, if all of them say so.
-        if all(isinstance(problem, RedisRefused) for problem in found):
-            return error
-    told = "; ".join(dict.fromkeys(error.message for error in found))
-    return RedisUnreachable(
-        f"no Sentinel tells of {address.service!r}: {told}", hint="are the Sentinels in redis.url right?"
-    )
+def _nobody(address: Address, problems: Sequence[RedisError]) -> RedisError:
+    told = f"no Sentinel tells of {address.service!r}"
+    return nobody_answers(told, problems, "are the Sentinels in redis.url right?")
 
 
 def _refused(sentinel: Address, reply: str) -> RedisError:

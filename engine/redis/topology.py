@@ -18,9 +18,9 @@ from engine.config import RedisSettings
 from engine.errors import RedisError, RedisRefused, RedisUnreachable
 from engine.redis.address import join, mapped
 from engine.redis.cluster_replies import NodeLine, addresses_in, facts_in, nodes_in
-from engine.redis.connection import RespConnection, pack
-from engine.redis.errors import refusal
-from engine.redis.node import Placed, find_node, on_a_replica, replicas_in, settings_at
+from engine.redis.connection import ONE_RUNS, RespConnection, pack
+from engine.redis.errors import nobody_answers, refusal
+from engine.redis.node import Placed, each_host, find_node, on_a_replica, settings_at
 from engine.routing.nodes import SLOTS, Node, Topology, ranges_in_words, unowned_slots
 
 _LOCAL = "127.0.0.1"
@@ -30,10 +30,10 @@ _QUESTIONS = (("CLUSTER", "INFO"), ("CLUSTER", "NODES"), ("CLUSTER", "SLOTS"))
 class Found(msgspec.Struct, frozen=True):
     """What one node says of all. Its nodes have no numbers yet.
 
-    ``replicas`` are the addresses of a node's replicas that are well, by the node's id. ``epoch`` is the cluster's
-    newest, ``is_up`` whether it serves keys, as far as the asked node knows. ``failed`` are the ids of nodes that the
-    others hold for dead, ``members`` those of all that the cluster has not forgotten, replicas too. ``told`` is what
-    the user should know of replicas that are read.
+    ``replicas`` are the addresses of a cluster's replicas that are well, by the id of their node. ``epoch`` is the
+    cluster's newest, ``is_up`` whether it serves keys, as far as the asked node knows. ``failed`` are the ids of nodes
+    that the others hold for dead, ``members`` those of all that the cluster has not forgotten, replicas too. ``told``
+    is what the user should know of who was asked, and of replicas that are read.
     """
 
     topology: Topology
@@ -44,9 +44,13 @@ class Found(msgspec.Struct, frozen=True):
     members: tuple[str, ...] = ()
     asked: str = ""
     told: tuple[str, ...] = ()
+    refused: RedisError | None = None
+    """Why a start is refused, though a running engine goes on."""
 
-    def fault(self) -> RedisUnreachable | None:
-        """Return why a start has to wait for the cluster, None where it has not."""
+    def fault(self) -> RedisError | None:
+        """Return why a start has to wait for the cluster, or for somebody to name another server, else None."""
+        if self.refused is not None:
+            return self.refused
         unowned = unowned_slots(self.topology)
         if unowned:
             return RedisUnreachable(
@@ -74,8 +78,9 @@ def ask_topology(
     known = {node.id: node for node in (current or Topology()).nodes}
     found = _believed(redis, others, epoch_least)
     if not found.topology.is_cluster:
-        node, told = find_node(redis, known.get(""))
-        return replace(found, topology=Topology((replace(node, number=0),)), told=(told,) if told else ())
+        node, told, refused = find_node(redis, known.get(""))
+        topology = Topology((replace(node, number=0),))
+        return replace(found, topology=topology, told=(*found.told, *filter(None, [told])), refused=refused)
     if redis.read_from != "replica":
         return found
     placed = [
@@ -84,25 +89,38 @@ def ask_topology(
         else Placed(node)
         for node in found.topology.nodes
     ]
-    topology = replace(found.topology, nodes=tuple(node for node, _ in placed))
-    return replace(found, topology=topology, told=tuple(told for _, told in placed if told))
+    topology = replace(found.topology, nodes=tuple(one.node for one in placed))
+    return replace(found, topology=topology, told=(*found.told, *(one.told for one in placed if one.told)))
 
 
 def _believed(redis: RedisSettings, others: Sequence[str], epoch_least: int) -> Found:
     errors: list[RedisError] = []
     views: list[Found] = []
-    for settings in (redis, *(settings_at(redis, address) for address in others)):
+    hosts = each_host(redis)
+    for settings in (*hosts, *(settings_at(redis, address) for address in others)):
         try:
             found = _ask(settings)
         except RedisError as error:
             errors.append(error)
             continue
+        is_cluster = found.topology.is_cluster
+        if (is_cluster and found.is_up and found.epoch >= epoch_least) or (not is_cluster and len(hosts) == 1):
+            return _with_errors(found, errors)
         views.append(found)
-        if not found.topology.is_cluster or (found.is_up and found.epoch >= epoch_least):
-            return found
     if not views:
-        raise errors[0]
-    return max(views, key=lambda view: (view.epoch, view.is_up))
+        raise nobody_answers("no host in redis.url answers", errors, ONE_RUNS) if len(hosts) > 1 else errors[0]
+    best = max(views, key=lambda view: (view.topology.is_cluster, view.epoch, view.is_up))
+    if not best.topology.is_cluster:
+        raise RedisRefused(
+            f"redis.url names several hosts, and {best.asked} is no node of a cluster",
+            hint="name one server, or the Sentinels that watch it: redis+sentinel://HOST:PORT,HOST:PORT/SERVICE",
+        )
+    return _with_errors(best, errors)
+
+
+def _with_errors(found: Found, errors: Sequence[RedisError]) -> Found:
+    told = tuple(f"{error.message}; {found.asked} is asked for the nodes in its place" for error in errors)
+    return replace(found, told=told) if told else found
 
 
 def _ask(redis: RedisSettings) -> Found:
@@ -115,8 +133,7 @@ def _ask(redis: RedisSettings) -> Found:
                 hint="name its service too: redis+sentinel://HOST:PORT/SERVICE",
             )
         if mode != "cluster":
-            replicas = _replicas_of(connection, redis.node_addresses)
-            return Found(Topology(), {"": replicas}, asked=str(connection.address))
+            return Found(Topology(), asked=str(connection.address))
         replies = connection.pipeline(b"".join(pack(*question) for question in _QUESTIONS), len(_QUESTIONS))
         for reply in replies:
             if isinstance(reply, hiredis.ReplyError):
@@ -154,9 +171,3 @@ def _found(connection: RespConnection, node_addresses: Sequence[str], info: byte
         members=tuple(line.id for line in lines),
         asked=str(connection.address),
     )
-
-
-def _replicas_of(connection: RespConnection, node_addresses: Sequence[str]) -> tuple[str, ...]:
-    """Return the addresses of the replicas of a server without cluster mode that are in step; none where it is one."""
-    reply = connection.call("INFO", "replication")
-    return tuple(replicas_in(reply, node_addresses)) if isinstance(reply, bytes) else ()

@@ -10,8 +10,8 @@ from engine.redis.address import SENTINEL
 from engine.redis.url_options import BadRedisUrl, settings_in
 
 FORMS = (
-    "redis://HOST:PORT/DATABASE, rediss://… for TLS (or valkey://, valkeys://), unix:///PATH?db=DATABASE, or "
-    "redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DATABASE"
+    "redis://HOST:PORT/DATABASE (nodes of a cluster: redis://HOST:PORT,HOST:PORT), rediss://… for TLS (or valkey://, "
+    "valkeys://), unix:///PATH?db=DATABASE, or redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DATABASE"
 )
 DATABASE_MAX = 2**31 - 1
 
@@ -49,7 +49,9 @@ def split_url(url: str) -> RedisUrl:
     if scheme == "unix" and place:
         raise BadRedisUrl("names a host; the path of a socket follows three slashes")
     if scheme.endswith(SENTINEL):
-        _check_sentinels(place)
+        _check_list(place, "Sentinels")
+    elif "," in place:
+        _check_list(place, "hosts")
     elif scheme != "unix":
         _check_port(place)
     username, _, password = credentials.partition(":")
@@ -76,10 +78,10 @@ def _after_the_service(path: str) -> str:
     return rest
 
 
-def _check_sentinels(places: str) -> None:
+def _check_list(places: str, what: str) -> None:
     for place in places.split(","):
         if not place.partition(":")[0]:
-            raise BadRedisUrl("has no right list of Sentinels: HOST:PORT,HOST:PORT")
+            raise BadRedisUrl(f"has no right list of {what}: HOST:PORT,HOST:PORT")
         _check_port(place)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import time
 from typing import Literal
 
 from tests.chaos.faults_cluster import TWO_ENGINES, killed_children
 from tests.chaos.faults_process import restarted
 from tests.chaos.registry import fault
-from tests.chaos.rig import Run
+from tests.chaos.rig import NotStruck, Run
 
 sentinel_fault = functools.partial(fault, stage="sentinel", wait_s=120.0)
 
@@ -35,6 +36,18 @@ def killed(run: Run) -> str:
 @sentinel_fault("sentinel: SENTINEL FAILOVER")
 def told(run: Run) -> str:
     return failed_over(run, "SENTINEL FAILOVER")
+
+
+@sentinel_fault("sentinel: SENTINEL FAILOVER, and the writer stays where it was", write_mode="versioned")
+def outdated_writer(run: Run) -> str:
+    """Until a Sentinel demotes it, the old primary takes writes that are lost then; the new one's values are right."""
+    before, errors = run.watched.primary(), run.writer.errors
+    after, began, acknowledged = run.watched.failover("SENTINEL FAILOVER"), time.monotonic(), run.writer.acknowledged
+    run.wait(lambda: run.writer.errors > errors, "the old primary is demoted", 60.0)
+    written, took_s = run.writer.acknowledged - acknowledged, time.monotonic() - began
+    if not written:
+        raise NotStruck("the old primary took no writes")
+    return f"{before.address} → {after.address}, and {written} writes in {took_s:.1f} s at the old one"
 
 
 @sentinel_fault("sentinel: the primary is halted, replaced, and goes on", write_mode="versioned")

@@ -177,3 +177,28 @@ def test_a_failover(tmp_path: Path, how: Any) -> None:
             made.wait_until_ok()
             writer.wait_for_more()
         wait_until_equal(path, made)
+
+
+@pytest.mark.parametrize("known_by", ["checkpoint", "redis.node_addresses"])
+def test_a_start_without_the_named_node(tmp_path: Path, known_by: str) -> None:
+    """An engine starts again though the node in redis.url is dead: others are known, and one of them answers."""
+    with cluster(primaries=3, replicas=1, config={"cluster-require-full-coverage": "no"}) as made:
+        named, other, _ = made.primaries()
+        redis = f'node_addresses = ["unused:1={other.address}"]' if known_by == "redis.node_addresses" else ""
+        client = made.client()
+        with engine_on(tmp_path, made, asked=named, redis=redis) as path:
+            for number in range(50):
+                client.hset(f"cart:{number}", "n", "before")
+            wait_until_equal(path, made)
+            assert path.stop() == 0
+            made.failover(named, "kill")
+            made.wait_until_ok()
+            if known_by == "checkpoint":
+                client.hset("cart:3", "n", "meanwhile")
+            else:
+                for file in tmp_path.glob("checkpoint*"):
+                    file.unlink()
+            path.start()
+            assert "is asked instead" in path.log()
+            client.hset("cart:last", "n", "after")
+            wait_until_equal(path, made)

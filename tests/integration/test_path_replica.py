@@ -96,16 +96,36 @@ def test_a_replica_that_lags(tmp_path: Path, replicated: Watched) -> None:
 
 
 def test_a_named_replica_is_promoted(tmp_path: Path, replicated: Watched) -> None:
-    """A server that is named by its address is captured on, whether it becomes the primary or a replica."""
+    """A replica that is named, and meant, is captured on, whether it becomes the primary or a replica."""
     primary, replica, _ = replicated.nodes
     with whole_path(tmp_path) as path:
-        configure(path, f"redis://{replica.address}/0")
+        configure(path, f"redis://{replica.address}/0", 'read_from = "replica"')
         path.start()
-        wait_for(lambda: f"{replica.address} is a replica: changes are captured" in path.log(), "that is told")
+        assert is_read(replica)
         write_some(path, primary, "first")
         replica.call("REPLICAOF", "NO", "ONE")
         primary.call("REPLICAOF", *replica.address.split(":"))
         write_some(path, replica, "second")
+        wait_until(lambda: primary.client.info("replication")["master_link_status"] == "up", "it follows")
+        replica.call("REPLICAOF", *primary.address.split(":"))
+        primary.call("REPLICAOF", "NO", "ONE")
+        write_some(path, primary, "third")
+        assert path.stop() == 0
+
+
+def test_the_primary_of_a_named_replica(tmp_path: Path, replicated: Watched) -> None:
+    """Who names a replica by mistake has the primary captured; both may change their roles, and it is followed."""
+    primary, replica, _ = replicated.nodes
+    with whole_path(tmp_path) as path:
+        start(path, f"redis://{replica.address}/0", "")
+        assert f"{replica.address} is a replica: changes are captured and read at its primary" in path.log()
+        write_some(path, primary, "first")
+        assert is_read(primary)
+        assert clients(replica) == set()
+        replica.call("REPLICAOF", "NO", "ONE")
+        primary.call("REPLICAOF", *replica.address.split(":"))
+        write_some(path, replica, "second")
+        wait_for(lambda: is_read(replica), "the new primary is read")
         wait_until(lambda: primary.client.info("replication")["master_link_status"] == "up", "it follows")
         replica.call("REPLICAOF", *primary.address.split(":"))
         primary.call("REPLICAOF", "NO", "ONE")

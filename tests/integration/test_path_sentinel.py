@@ -69,6 +69,36 @@ def test_failover(tmp_path: Path, watched: Watched, how: Literal["SENTINEL FAILO
     watched.wait_until_ok()
 
 
+def test_writes_at_the_old_primary(tmp_path: Path, watched: Watched) -> None:
+    """The old primary takes writes until it is demoted; by then the engine has long left it, for listening and reading.
+
+    What it was sent before that, and was delivered, is put right by what the new primary holds. Here nobody demotes it.
+    """
+    watched.wait_until_ok()
+    before, client = watched.primary(), watched.client()
+    with whole_path(tmp_path) as path:
+        configure(path, watched.url)
+        never = "[capture]\ntopology_interval_ms = 3_600_000\n"
+        path.config.write_text(path.config.read_text().replace("[capture]\n", never))
+        path.start()
+        for number in range(20):
+            write(client, "old", number)
+        wait_for(lambda: is_whole(path, client, "old"), "everything at the destination")
+        before.call("ACL", "SETUSER", "default", "-replicaof", "-slaveof")
+        after = watched.failover("SENTINEL FAILOVER")
+        before.client.hset("old:3", "n", "too late")
+        wait_for(lambda: "topology_in_force" in path.log(), "the engine follows")
+        before.client.hset("old:4", "n", "unheard")
+        before.client.hset("old:5", "n", "unread")
+        after.client.hset("old:5", "n", "read")
+        wait_for(lambda: path.last()[b"old:5"] == {"n": "read"}, "a change at the new primary")
+        wait_for(lambda: is_whole(path, after.client, "old"), "what the new primary holds")
+        assert not any("un" in str(record["body"]) for record in path.records())
+        assert path.stop() == 0
+    before.call("ACL", "SETUSER", "default", "+replicaof", "+slaveof")
+    watched.wait_until_ok()
+
+
 def test_password_rotates(tmp_path: Path) -> None:
     """A password that changes while the engine runs takes no restart, and no change is lost: its file is read anew."""
     secret = tmp_path / "secret"

@@ -152,11 +152,14 @@ def test_commands_that_the_user_may_not_run(server_binary: Path) -> None:
 
 
 def test_a_replica_serves(server: ValkeyServer) -> None:
-    """Capturing from a replica is fine, and the plan says what it is."""
+    """Capturing from a replica that is meant is fine, and the plan says what it is; otherwise it is its primary."""
     client_of(server).config_set("repl-diskless-sync-delay", 0)
     with ValkeyServer(config={"replicaof": f"127.0.0.1 {server.port}"}) as replica:
         wait_for(lambda: client_of(replica).info("replication")["master_link_status"] == "up", "it is in step")
-        assert "replica" in plan(replica.url).server
+        assert "replica" in plan(replica.url, read_from="replica").server
+        followed = plan(replica.url)
+        assert "primary" in followed.server
+        assert any("is a replica: changes are captured" in warning for warning in followed.warnings)
 
 
 def test_nobody_there() -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from engine.config import RedisSettings
+from engine.capture.preflight import prepare_capture
+from engine.config import RedisSettings, Settings
 from engine.errors import RedisRefused, RedisUnreachable
 from engine.redis import connection as connection_module
 from engine.redis import node as node_module
@@ -17,6 +18,7 @@ from engine.redis.connection import PRIMARY, REPLICA, RespConnection
 from engine.redis.node import Placed, find_node, on_a_replica, role_of, settings_at, settings_for
 from engine.redis.sentinel import Named
 from engine.routing.nodes import Node
+from engine.routing.routes import RouteTable
 from tests.cluster import Node as Server
 from tests.cluster import Watched, sentinels, wait_until
 from tests.cluster.endpoint import leading_to
@@ -173,18 +175,50 @@ def test_replica_of_a_service(watched: Watched) -> None:
 
 
 def test_named_server(replicated: Watched) -> None:
-    """A named primary is captured as it is named; so is a named replica, which is told unless it is meant."""
+    """A named primary is captured as it is named; so is a named replica, where that is meant."""
     primary, replica, _ = replicated.nodes
-    assert find_node(settings(url_of(primary))) == (Node(), "")
-    found = find_node(settings(url_of(replica)))
-    assert found.node == Node(reads_at=replica.address)
-    assert f"{replica.address} is a replica: changes are captured and read there" in found.told
-    assert find_node(settings(url_of(replica), read_from="replica")) == (Node(reads_at=replica.address), "")
-    opened(settings_for(settings(url_of(replica)), found.node), role=role_of(found.node))
+    assert find_node(settings(url_of(primary))) == Placed(Node())
+    meant = settings(url_of(replica), read_from="replica")
+    found = find_node(meant)
+    assert found == Placed(Node(reads_at=replica.address))
+    opened(settings_for(meant, found.node), role=role_of(found.node))
     with pytest.raises(RedisUnreachable, match="is a primary, not the replica"):
         opened(settings(url_of(primary)), role=REPLICA)
     with pytest.raises(RedisUnreachable, match="is a replica, not the primary"):
         opened(settings(url_of(replica)), role=PRIMARY)
+
+
+def test_primary_of_a_named_replica(replicated: Watched) -> None:
+    """Who names a replica has its primary captured, also over a replica in between, and learns what it is called."""
+    primary, replica, second = replicated.nodes
+    found = find_node(settings(url_of(replica)), Node(number=7))
+    assert (found.node, found.fault) == (Node(number=7, address=primary.address), None)
+    assert f"{replica.address} is a replica: changes are captured and read at its primary" in found.told
+    assert primary.address in found.told
+    second.call("REPLICAOF", *replica.address.split(":"))
+    try:
+        assert find_node(settings(url_of(second))).node.address == primary.address
+    finally:
+        second.call("REPLICAOF", *primary.address.split(":"))
+        wait_until(lambda: second.client.info("replication")["master_link_status"] == "up", "the link is up")
+
+
+def test_primary_that_is_away(replicated: Watched) -> None:
+    """A start is refused by a line with its remedy; an engine that runs goes on at the replica, and says so."""
+    primary, replica, _ = replicated.nodes
+    redis = settings(url_of(replica), node_addresses=(f"{primary.address}=127.0.0.1:1",))
+    found = find_node(redis, Node(number=7))
+    assert found.node == Node(number=7, reads_at=replica.address)
+    assert "cannot connect to 127.0.0.1:1" in found.told
+    assert "captured and read at the replica meanwhile" in found.told
+    with pytest.raises(RedisRefused, match=f"{replica.address} is a replica, and its primary") as caught:
+        prepare_capture(Settings(redis=redis), RouteTable.build([]))
+    assert 'redis.read_from = "replica"' in caught.value.hint
+    replica.call("ACL", "SETUSER", "default", "-info")
+    try:
+        assert "does not tell whom it follows" in find_node(redis).told
+    finally:
+        replica.call("ACL", "SETUSER", "default", "+info")
 
 
 def test_replica_of_a_named_primary(replicated: Watched) -> None:
@@ -245,7 +279,7 @@ def test_several_replicas_behind_a_name(replicated: Watched) -> None:
     _, *replicas = replicated.nodes
     turns = itertools.cycle([replica.port for replica in replicas])
     with leading_to(lambda: next(turns)) as port, pytest.raises(RedisRefused) as caught:
-        find_node(settings(f"redis://127.0.0.1:{port}"))
+        find_node(settings(f"redis://127.0.0.1:{port}", read_from="replica"))
     assert f"127.0.0.1:{port} leads to several replicas in turn" in caught.value.message
 
 

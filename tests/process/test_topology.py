@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import redis
 from msgspec.structs import replace
 
 from engine.config import RedisSettings
-from engine.errors import RedisRefused
+from engine.errors import RedisRefused, RedisUnreachable
+from engine.redis.connection import RespConnection
 from engine.redis.node import settings_at
 from engine.redis.topology import ask_topology
 from engine.routing.nodes import Node, Topology, slot_of
@@ -140,21 +142,44 @@ def test_a_cluster_with_tls() -> None:
         assert {address for address, _ in found.values()} == {node.address for node in made.nodes}
 
 
+def test_several_hosts() -> None:
+    """Of the hosts in a URL any that answers is enough: those that do not are told, and so is none of them."""
+    with cluster(primaries=3) as made:
+        first, second, _ = made.nodes
+        whole = by_id(ask_topology(settings(made)).topology)
+        found = ask_topology(RedisSettings(url=f"redis://127.0.0.1:1,{first.address},{second.address}/0"))
+        assert by_id(found.topology) == whole
+        (told,) = found.told
+        assert "127.0.0.1:1" in told
+        assert f"{first.address} is asked for the nodes in its place" in told
+        connection = RespConnection.open(RedisSettings(url=f"redis://127.0.0.1:1,{second.address}"), name="test")
+        assert connection.address.port == second.port
+        connection.close()
+        with ValkeyServer() as other:
+            place = f"127.0.0.1:{other.port}"
+            assert by_id(ask_topology(RedisSettings(url=f"redis://{place},{first.address}")).topology) == whole
+            with pytest.raises(RedisRefused, match=f"names several hosts, and {place} is no node of a cluster"):
+                ask_topology(RedisSettings(url=f"redis://127.0.0.1:1,{place}"))
+    for ask in (ask_topology, lambda redis: RespConnection.open(redis, name="test")):
+        with pytest.raises(RedisUnreachable, match=r"no host in redis.url answers: .*127.0.0.1:1: .*127.0.0.1:2: "):
+            ask(RedisSettings(url="redis://127.0.0.1:1,127.0.0.1:2"))
+
+
 @every_server
 def test_a_server_without_cluster_mode_is_one_node(server_binary: Path) -> None:
-    """It has all slots and no id, and tells the replicas that are in step with it."""
+    """It has all slots and no id."""
     with ValkeyServer(binary=server_binary) as server:
         assert ask_topology(RedisSettings(url=server.url)).topology == Topology()
         config = {"replicaof": f"127.0.0.1 {server.port}", "repl-diskless-sync-delay": "0"}
         with ValkeyServer(binary=server_binary, config=config) as replica:
-
-            def is_told() -> bool:
-                return ask_topology(RedisSettings(url=server.url)).replicas == {"": (f"127.0.0.1:{replica.port}",)}
-
-            wait_until(is_told, "the replica is in step")
+            client = redis.Redis(port=replica.port)
+            wait_until(lambda: client.info("replication")["master_link_status"] == "up", "it is in step")
             found = ask_topology(RedisSettings(url=replica.url))
-            assert found.topology == Topology((Node(reads_at=f"127.0.0.1:{replica.port}"),))
+            assert found.topology == Topology((Node(address=f"127.0.0.1:{server.port}"),))
             assert "is a replica" in found.told[0]
+            found = ask_topology(RedisSettings(url=replica.url, read_from="replica"))
+            assert found.topology == Topology((Node(reads_at=f"127.0.0.1:{replica.port}"),))
+            assert not found.told
 
 
 def test_replicas_are_read() -> None:

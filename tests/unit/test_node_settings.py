@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from engine.config import RedisSettings
+from engine.redis.address import parse_url
 from engine.redis.connection import RespConnection
-from engine.redis.node import settings_for
+from engine.redis.node import each_host, settings_for
 from engine.routing.nodes import Node
 from tests.servers import server_of
 
@@ -27,6 +28,18 @@ NAMED = RedisSettings(url="rediss://seed:6379/3", username="u", password="p", tl
 def test_where(url: str, node: Node, reached: str) -> None:
     """A node is reached at its own address, or its replica's, as the named server is: same TLS, same database."""
     assert settings_for(RedisSettings(url=url), node).url == reached
+
+
+def test_several_hosts() -> None:
+    """Each host that a URL names is reached by itself, as all are: same TLS, same database."""
+    redis = RedisSettings(url="rediss://seed.test:7000,b,10.0.0.1:7/0")
+    address = parse_url(redis.url)
+    assert address.hosts == (("seed.test", 7000), ("b", 6379), ("10.0.0.1", 7))
+    assert str(address) == "seed.test:7000,b:6379,10.0.0.1:7"
+    reached = ["rediss://seed.test:7000", "rediss://b:6379", "rediss://10.0.0.1:7"]
+    assert [one.url for one in each_host(redis)] == reached
+    assert [one.tls_server_name for one in each_host(redis)] == ["", "", "seed.test"]
+    assert each_host(NAMED) == [NAMED]
 
 
 def test_all_else_stays() -> None:

@@ -27,6 +27,7 @@ from engine.redis.errors import not_redis
 from engine.redis.node import settings_for
 from engine.ring.counters import Counter, GapReason
 from engine.routing.feeds import Feed
+from engine.routing.nodes import Node
 
 log = get_logger(__name__)
 
@@ -78,9 +79,9 @@ class FeedReader:
         return Subscription(at, scope.database, feed, scope.shard, scope.capture.read_bytes_max)
 
     @property
-    def node(self) -> int:
-        """Return the number of its node."""
-        return self._subscription.feed.node.number
+    def node(self) -> Node:
+        """Return its node, as of the newest topology."""
+        return self._subscription.feed.node
 
     def has_more(self) -> bool:
         """Tell whether more may be here than a poll of the sockets shows."""

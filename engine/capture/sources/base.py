@@ -14,6 +14,7 @@ from engine.errors import RedisError
 from engine.model import Missed
 from engine.redis.connection import RespConnection
 from engine.routing.feeds import Feed
+from engine.routing.nodes import Node
 
 
 class Source(Protocol):
@@ -25,8 +26,8 @@ class Source(Protocol):
     marked: Missed
 
     @property
-    def node(self) -> int:
-        """Return the number of the feed's node."""
+    def node(self) -> Node:
+        """Return the feed's node, as of the newest topology."""
 
     @property
     def has_listened(self) -> bool:

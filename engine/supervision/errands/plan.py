@@ -31,6 +31,8 @@ RoutesOf = Callable[[Settings, Mapping[str, Mapping[str, str]]], tuple[RouteSett
 class Examination:
     """All findings, and the plan where nothing stands against it."""
 
+    settings: Settings = field(default_factory=Settings)
+    """What was examined: ``redis.url`` may be another host of the same cluster."""
     findings: list[Finding] = field(default_factory=list)
     plan: Plan | None = None
 
@@ -70,7 +72,7 @@ def make_plan(settings: Settings, previous: bytes | None, *, routes_of: RoutesOf
         from engine.audit.gone import note_dataset
         from engine.delivery.backlog.moves import rehome
 
-        note_dataset(settings, found.plan.database, tuple(RouteTable.decode(found.plan.table).routes.values()))
+        note_dataset(found.settings, found.plan.database, tuple(RouteTable.decode(found.plan.table).routes.values()))
 
         delivery = settings.delivery
         problem = rehome(delivery.backlog_folder, delivery.invokers, delivery.backlog_bytes_max)
@@ -82,7 +84,9 @@ def make_plan(settings: Settings, previous: bytes | None, *, routes_of: RoutesOf
 def compare_destinations(settings: Settings, database: int, table: bytes) -> Answer:
     """Find keys that the destinations of these routes hold and the server does not, and publish them."""
     from engine.audit.gone import publish_gone
+    from engine.supervision.errands.seeds import with_a_host_that_answers
 
+    settings, _ = with_a_host_that_answers(settings)
     report = publish_gone(settings, database, tuple(RouteTable.decode(table).routes.values()))
     held = {name: f"{route.gone:,} of {route.of:,} keys: {route.why}" for name, route in report.held.items()}
     return Findings(report.compared, report.published, report.unknown, held)
@@ -94,7 +98,12 @@ def examine(
     """Look at everything that the engine needs; the server's notification flags may be added to, unless
     ``changes_nothing``.
     """
-    found = Examination()
+    from engine.supervision.errands.seeds import with_a_host_that_answers
+
+    settings, told = with_a_host_that_answers(settings)
+    found = Examination(settings)
+    if told:
+        found.add(Verdict.NOTE, "redis.url", told)
     _examine_places(settings, found)
     table, is_redis_well = _read_routes(settings, routes_of, previous, found)
     capture = None

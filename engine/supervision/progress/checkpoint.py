@@ -45,7 +45,8 @@ class Checkpoint(msgspec.Struct, frozen=True):
     ``routes`` are those that have had what their ``starting_position`` promises, ``heard`` what each of them had and
     listened to (`Heard`). ``is_clean`` where nothing was in flight. Invocations may write until ``fence_after_ms``
     after their start (0: unknown), whatever the settings of the engine that reads this say.
-    ``versions`` has the highest of each node of a cluster, by its id.
+    ``versions`` has the highest of each node of a cluster, by its id. ``addresses`` are where its nodes were, of the
+    cluster that ``url`` led to (without credentials): a start asks them where that does not answer.
     ``watermark_ms``, ``server_mark`` and ``clocks`` are what formats before 3 say of the only node that they know.
     """
 
@@ -62,6 +63,8 @@ class Checkpoint(msgspec.Struct, frozen=True):
     clocks: Clocks = Clocks()
     nodes: dict[str, NodeKept] = {}
     versions: dict[str, int] = {}
+    url: str = ""
+    addresses: tuple[str, ...] = ()
 
     def by_node(self) -> dict[str, NodeKept]:
         """Return what is settled of each node, by its id."""

@@ -203,9 +203,15 @@ class Keeper:
         checkpoint = self._progress.checkpoint(
             version, now_ms(), moment_ms, is_clean=is_clean, fence_after_ms=fence_ms, clocks_of=Clocks.of
         )
-        given = {one.node.id: self._given.highest(one.node.number) for one in self._progress.nodes.all() if one.node.id}
-        versions = self._versions.keep(given, moment_ms, is_clean=is_clean)
-        problem = self._checkpoints.write(replace(checkpoint, versions=versions))
+        nodes = [one.node for one in self._progress.nodes.all() if one.node.id]
+        given = {node.id: self._given.highest(node.number) for node in nodes}
+        checkpoint = replace(
+            checkpoint,
+            versions=self._versions.keep(given, moment_ms, is_clean=is_clean),
+            url=self._settings.redis.url,
+            addresses=tuple(node.address for node in nodes),
+        )
+        problem = self._checkpoints.write(checkpoint)
         if problem and not self._is_refused:
             log.error("checkpoint_not_written", problem=problem)
         self._is_refused = bool(problem)

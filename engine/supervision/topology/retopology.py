@@ -133,8 +133,8 @@ def _may_change(settings: Settings, topology: Topology) -> bool:
     """Tell whether nodes may become others without anybody's noticing."""
     if topology.is_cluster or settings.redis.read_from == "replica" or "+sentinel:" in settings.redis.url:
         return True
-    # Its name may lead to a primary again.
-    return any(node.reads_at for node in topology.nodes)
+    # Its name led to a replica, and may lead to a primary again.
+    return any(node.place for node in topology.nodes)
 
 
 def _say(topology: Topology, before: Topology) -> None:

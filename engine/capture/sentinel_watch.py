@@ -1,0 +1,127 @@
+"""Whom a Sentinel names as the primary, asked twice a second, beside the loop.
+
+After a failover by command the old primary goes on leading, and taking writes, until a Sentinel demotes it eight
+seconds and more later. Nothing that it says of itself shows that another leads, so a Sentinel is asked. To ask is
+better than to wait for ``+switch-master``: who leads the failover names the new primary as soon as that is promoted,
+and announces it only when the replicas follow it too; and no message can be missed.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import hiredis
+
+from engine.capture.feed.exchange import Exchange
+from engine.config import RedisSettings
+from engine.errors import RedisError, RedisUnreachable
+from engine.observe.logs import get_logger
+from engine.redis.address import Address, mapped, parse_url
+from engine.redis.connecting import Connecting
+from engine.redis.connection import RespConnection, open_sentinel, pack
+from engine.redis.sentinel import CONNECT_MS_MAX, place_in, question_of
+
+log = get_logger(__name__)
+
+ASK_MS = 500
+RETRY_MS_MAX = 10_000
+AGAIN_MS_MIN, AGAIN_MS_MAX = 1_000, 60_000
+"""What goes on is said again, ever more seldom: whoever was asked may not have known it yet."""
+CONNECT_LOOK_MS = 50
+
+
+class SentinelWatch:
+    """One subscriber's. Each begins with another Sentinel, so that one that is cut off from the others misleads few."""
+
+    def __init__(self, redis: RedisSettings, shard: int) -> None:
+        self._redis = redis
+        self._address = parse_url(redis.url)
+        self._question = pack(*question_of(self._address))
+        self._turn = shard
+        self._attempt: Connecting[RespConnection] | None = None
+        self._exchange: Exchange | None = None
+        self._due_ms = 0
+        self._failures = 0
+        self._named = ""
+        self._again_ms = 0
+        self._again_wait_ms = AGAIN_MS_MIN
+
+    def advance(self, followed: str, moment_ms: int) -> str:
+        """Do what is due; return why the nodes should be asked for, "" for no reason.
+
+        ``followed`` is the ``host:port`` of the primary that is captured, or whose replica is.
+        """
+        try:
+            place = self._ask(moment_ms)
+        except RedisError as error:
+            log.debug("sentinel_silent", error=str(error), attempt=self._failures + 1)
+            self._lost(moment_ms)
+            return ""
+        return self._news(place, followed, moment_ms) if place else ""
+
+    def _ask(self, moment_ms: int) -> str:
+        """Return whom the Sentinel names, "" while no answer is there; raise `RedisError`."""
+        if self._exchange is None:
+            self._connect(moment_ms)
+        exchange = self._exchange
+        if exchange is None:
+            return ""
+        if not exchange.is_asking:
+            if moment_ms >= self._due_ms:
+                self._due_ms = moment_ms + ASK_MS
+                exchange.ask(self._question, 1, moment_ms)
+            return ""
+        replies = exchange.poll(moment_ms)
+        if replies is None:
+            return ""
+        if not replies[0] or isinstance(replies[0], hiredis.ReplyError):
+            raise RedisUnreachable(f"{exchange.connection.address} names no primary: {replies[0]}")
+        self._failures = 0
+        return mapped(self._redis.node_addresses, place_in(replies[0]))
+
+    def _connect(self, moment_ms: int) -> None:
+        if self._attempt is None and moment_ms >= self._due_ms:
+            self._attempt = Connecting(partial(open_sentinel, self._redis, self._sentinel()))
+        connection = self._attempt.poll() if self._attempt is not None else None
+        if connection is not None:
+            self._attempt, self._due_ms = None, moment_ms
+            self._exchange = Exchange(connection, min(self._redis.read_timeout_ms, CONNECT_MS_MAX))
+
+    def _sentinel(self) -> Address:
+        host, port = self._address.sentinels[self._turn % len(self._address.sentinels)]
+        return Address(host, port, 0, self._address.tls)
+
+    def _lost(self, moment_ms: int) -> None:
+        """Turn to the next Sentinel, at once until all have failed; then ever more seldom."""
+        self.close()
+        self._turn += 1
+        self._failures += 1
+        rounds, others = divmod(self._failures, len(self._address.sentinels))
+        self._due_ms = moment_ms if others else moment_ms + min(RETRY_MS_MAX, ASK_MS << min(rounds - 1, 10))
+
+    def _news(self, place: str, followed: str, moment_ms: int) -> str:
+        if place != self._named or place == followed:
+            self._named, self._again_ms, self._again_wait_ms = place, moment_ms, AGAIN_MS_MIN
+        if place == followed or moment_ms < self._again_ms:
+            return ""
+        self._again_ms = moment_ms + self._again_wait_ms
+        self._again_wait_ms = min(2 * self._again_wait_ms, AGAIN_MS_MAX)
+        return f"a Sentinel names {place} as the primary"
+
+    def wait_ms(self, moment_ms: int) -> int:
+        """Return how long until something is due that no readable socket announces."""
+        if self._attempt is not None:
+            return CONNECT_LOOK_MS
+        if self._exchange is not None and self._exchange.is_asking:
+            return ASK_MS
+        return max(1, self._due_ms - moment_ms)
+
+    def sockets(self) -> list[RespConnection]:
+        """Return the connections that something may come from."""
+        return [self._exchange.connection] if self._exchange is not None and self._exchange.is_asking else []
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._exchange is not None:
+            self._exchange.connection.close()
+        self._attempt = self._exchange = None
