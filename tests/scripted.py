@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from contextlib import suppress
 
 import hiredis
 
@@ -25,14 +26,17 @@ class Scripted:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
-            with connection:
-                reader = hiredis.Reader()
-                while data := connection.recv(1 << 16):
-                    reader.feed(data)
-                    while (command := reader.gets()) is not False:
-                        self.asked.append(command)
-                        answers = self.answers[command[0]]
-                        connection.sendall(answers.pop(0) if len(answers) > 1 else answers[0])
+            with connection, suppress(ConnectionError):
+                self._answer(connection)
+
+    def _answer(self, connection: socket.socket) -> None:
+        reader = hiredis.Reader()
+        while data := connection.recv(1 << 16):
+            reader.feed(data)
+            while (command := reader.gets()) is not False:
+                self.asked.append(command)
+                answers = self.answers[command[0]]
+                connection.sendall(answers.pop(0) if len(answers) > 1 else answers[0])
 
     def __enter__(self) -> Scripted:
         return self
