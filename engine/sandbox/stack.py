@@ -27,7 +27,10 @@ def default_functions(table: str) -> list[FunctionSpec]:
 
 
 class Sandbox:
-    """All three parts, and a table; a context manager. A port of 0 means a free one."""
+    """All three parts, and a table; a context manager. A port of 0 means a free one.
+
+    With ``redis_url`` that server is used, and none is started.
+    """
 
     def __init__(
         self,
@@ -40,18 +43,31 @@ class Sandbox:
         journal_payloads: bool = False,
         *,
         redis_config: Config | None = None,
+        redis_url: str = "",
     ) -> None:
         self.table = table
-        self.valkey = ValkeyServer(redis_port, config=redis_config)
+        self._redis_url = redis_url
+        self._valkey = None if redis_url else ValkeyServer(redis_port, config=redis_config)
         self.dynamodb = DynamoDbServer(dynamodb_port)
         self.lambda_runtime = LambdaRuntime(
             default_functions(table) if functions is None else functions, lambda_port, journal, journal_payloads
         )
 
     @property
+    def is_embedded(self) -> bool:
+        """Tell whether the server is one of ours."""
+        return self._valkey is not None
+
+    @property
+    def valkey(self) -> ValkeyServer:
+        """Return the embedded server, which there must be."""
+        assert self._valkey is not None
+        return self._valkey
+
+    @property
     def redis_url(self) -> str:
-        """Return the Valkey server's URL."""
-        return self.valkey.url
+        """Return the URL of the Valkey server, or of the one that is used in its place."""
+        return self._redis_url or self.valkey.url
 
     @property
     def dynamodb_endpoint(self) -> str:
@@ -88,7 +104,8 @@ class Sandbox:
         """Start everything, and make the table; raise SandboxError, with nothing left running, if a part fails."""
         try:
             # All processes first, then wait for each: the slowest alone decides how long it takes.
-            self.valkey.launch()
+            if self._valkey is not None:
+                self._valkey.launch()
             self.dynamodb.launch(self.dynamodb.bind())
             # Bound before it is started, so the functions can be told where their table will be.
             listener = self.lambda_runtime.bind()
@@ -96,7 +113,8 @@ class Sandbox:
                 sandbox_environment(lambda_endpoint=self.lambda_endpoint, dynamodb_endpoint=self.dynamodb_endpoint)
             )
             self.lambda_runtime.launch(listener)
-            self.valkey.wait_ready()
+            if self._valkey is not None:
+                self._valkey.wait_ready()
             self.dynamodb.wait_ready()
             self.dynamodb.create_table(self.table)
             self.lambda_runtime.wait_ready()
@@ -109,12 +127,13 @@ class Sandbox:
         """Stop everything; what is not there is passed over."""
         self.lambda_runtime.stop()
         self.dynamodb.stop()
-        self.valkey.close()
+        if self._valkey is not None:
+            self._valkey.close()
 
     def ended_parts(self) -> list[str]:
         """Return the names of the parts that are not running."""
-        parts: dict[str, ValkeyServer | Service] = {
-            "Valkey": self.valkey,
+        parts: dict[str, ValkeyServer | Service] = {} if self._valkey is None else {"Valkey": self._valkey}
+        parts |= {
             "DynamoDB": self.dynamodb,
             "the Lambda runtime": self.lambda_runtime,
         }

@@ -8,6 +8,12 @@ import sys
 LINE_BYTES_MAX = 16 * 1024
 
 
+def say(name: str, text: str) -> None:
+    """Write a line of our own about a function."""
+    sys.stderr.buffer.write(f"[{name}] {text}\n".encode(errors="backslashreplace"))
+    sys.stderr.buffer.flush()
+
+
 class LogLines(asyncio.Protocol):
     """Copies a worker's output to our standard error; longer lines are cut into several."""
 

@@ -14,11 +14,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from engine.sandbox import aws
 from engine.sandbox.functions import frames
-from engine.sandbox.functions.log import LogLines
+from engine.sandbox.functions.log import LogLines, say
+from engine.sandbox.functions.sources import Sources
 from engine.sandbox.functions.spec import MEMORY_MB, FunctionSpec
 from engine.sandbox.service import python_environment
 
@@ -61,6 +63,8 @@ class Worker:
         self._process = process
         self._reader = reader
         self._writer = writer
+        self.files: list[str] = []
+        """What the handler was imported from."""
 
     @classmethod
     async def start(cls, spec: FunctionSpec, environment: Mapping[str, str]) -> Worker:
@@ -98,6 +102,7 @@ class Worker:
         if head["kind"] == "failed":
             worker.kill()
             raise InitFailed(body)
+        worker.files = head.get("files", [])
         return worker
 
     def is_alive(self) -> bool:
@@ -143,10 +148,29 @@ class WorkerPool:
         self._workers: set[Worker] = set()
         self._under_way = 0
         self._room = asyncio.Event()
+        self._sources = Sources()
+        self._stale: set[Worker] = set()
+        """Busy ones that run what was imported before a file changed."""
 
     async def warm(self) -> None:
         """Start the first worker; raise InitFailed if the handler can't be imported."""
         self._idle.append(await self._start_worker())
+
+    async def reload(self) -> None:
+        """Import the handler anew where a file of it changed; what is under way ends as it began."""
+        changed = self._sources.changed()
+        if not changed:
+            return
+        names = ", ".join(sorted({Path(file).name for file in changed}))
+        for worker in self._idle:
+            self._discard(worker)
+        self._idle.clear()
+        self._stale |= self._workers
+        try:
+            self._idle.append(await self._start_worker())
+            say(self.spec.name, f"{names} changed: imported anew")
+        except InitFailed as failure:
+            say(self.spec.name, f"{names} changed, and {self.spec.handler} does not import: {failure}")
 
     def has_room(self) -> bool:
         """Return whether another invocation may start now."""
@@ -181,6 +205,8 @@ class WorkerPool:
     async def _start_worker(self) -> Worker:
         worker = await Worker.start(self.spec, self._environment)
         self._workers.add(worker)
+        if self.spec.reloads:
+            self._sources.note(worker.files)
         return worker
 
     def _take_idle(self) -> Worker | None:
@@ -195,6 +221,7 @@ class WorkerPool:
     def _discard(self, worker: Worker) -> None:
         worker.kill()
         self._workers.discard(worker)
+        self._stale.discard(worker)
 
     async def _run(self, worker: Worker, request_id: str, payload: bytes) -> Answer:
         deadline_ms = (time.time() + self.spec.timeout_s) * 1000
@@ -210,7 +237,10 @@ class WorkerPool:
             self._discard(worker)
             message = f"RequestId: {request_id} Error: Runtime exited with error: exit status {status}"
             return Answer(_error("Runtime.ExitError", message), error="Runtime.ExitError")
-        self._idle.append(worker)
+        if worker in self._stale:
+            self._discard(worker)
+        else:
+            self._idle.append(worker)
         if told["kind"] == "invalid":
             return Answer(body, invalid=True)
         return Answer(body, told["records"], told.get("error", ""))

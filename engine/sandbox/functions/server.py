@@ -27,6 +27,7 @@ from engine.sandbox.functions.spec import ACCEPT, FunctionSpec
 
 EVENTS_WAITING_MAX = 1_000
 BODY_BYTES_MAX = 64 * 1024 * 1024
+RELOAD_LOOK_S = 0.25
 _READ_BUFFER_BYTES = 1024 * 1024
 _KEEP_OPEN_S = 3_600.0
 _ACCEPTED = b'{"batchItemFailures": []}'
@@ -53,6 +54,13 @@ class LambdaServer:
             if failure is not None:
                 raise failure
         return ""
+
+    async def reload(self) -> None:
+        """Look again and again whether functions changed that reload."""
+        while pools := [pool for pool in self._pools.values() if pool.spec.reloads]:
+            await asyncio.sleep(RELOAD_LOOK_S)
+            for pool in pools:
+                await pool.reload()
 
     def close(self) -> None:
         """End all workers, and write the rest of the journal."""
@@ -215,7 +223,9 @@ async def serve(told: Mapping[str, Any]) -> None:
         )
         listener = await loop.create_server(http, sock=socket.socket(fileno=told["socket"]))
         lifeline.announce_ready()
+        reloading = asyncio.create_task(server.reload())
         await stopping.wait()
+        reloading.cancel()
         listener.close()
     finally:
         server.close()

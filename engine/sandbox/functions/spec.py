@@ -19,13 +19,17 @@ _HANDLER = re.compile(r"[A-Za-z_][\w.]*[:.][A-Za-z_]\w*")
 
 @dataclass(frozen=True, slots=True)
 class FunctionSpec:
-    """One function. The handler ``accept`` is a stand-in: the server accepts whatever comes, and runs nothing."""
+    """One function. The handler ``accept`` is a stand-in: the server accepts whatever comes, and runs nothing.
+
+    One that ``reloads`` is imported anew when a file changes that it was imported from.
+    """
 
     name: str
     handler: str
     concurrency_max: int = 10
     timeout_s: float = 30.0
     environment: Mapping[str, str] = field(default_factory=dict)
+    reloads: bool = False
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):

@@ -21,6 +21,7 @@ import orjson
 
 from engine.sandbox import lifeline
 from engine.sandbox.functions import frames
+from engine.sandbox.functions.sources import sources_of
 
 RESPONSE_BYTES_MAX = 6_291_556
 
@@ -60,7 +61,7 @@ def main() -> None:
         traceback.print_exc()
         frames.send(connection, {"kind": "failed"}, error_body(error, f"{type(error).__name__}: {error}"))
         sys.exit(1)
-    frames.send(connection, {"kind": "ready"})
+    frames.send(connection, {"kind": "ready", "files": sources_of(module)})
     while (frame := frames.receive(connection)) is not None:
         head, body = answer(handler, *frame)
         frames.send(connection, head, body)
