@@ -43,6 +43,9 @@ _RATES = {
     "invocations": "invocations",
     "invocations_failed": "failed",
 }
+_STAGES = {"captured": "captured", "fetched": "read", "invoked": "invoked", "settled": "delivered"}
+"""Stage of a change → what has happened to it by then."""
+_PERCENTILES = ("p50", "p90", "p99", "max")
 _STYLES = {Condition.WELL: "green", Condition.RECOVERING: "yellow", Condition.TROUBLE: "red"}
 _ID_CHARS = 8
 """So much of a node's id tells it apart for people."""
@@ -54,6 +57,8 @@ def status_view(status: Mapping[str, Any], health: Health, now_ms: int) -> Rende
     parts: list[RenderableType] = [_head(status, health)]
     if rates := _rates(status):
         parts.append(rates)
+    if lags := _lags(status):
+        parts.append(lags)
     if scan := _scan(status):
         parts.append(Text(scan, style="yellow"))
     parts += [_routes(status["routes"], now_ms), _children(status["children"])]
@@ -97,6 +102,25 @@ def _rates(status: Mapping[str, Any]) -> Text | None:
     rates = ", ".join(f"{_rate(counts.get(name, 0) / span_s)} {label}/s" for name, label in _RATES.items())
     over = "the last minute" if span_s >= 55 else f"the last {counted(round(span_s), 'second')}"
     return Text(f"over {over}: {rates}")
+
+
+def _lags(status: Mapping[str, Any]) -> RenderableType | None:
+    """Show how late changes of the last minute came to each stage; None where there were none."""
+    lags = (status.get("last_minute") or {}).get("lag_ms") or {}
+    if not lags:
+        return None
+    rows = table("lag until", *_PERCENTILES)
+    for column in rows.columns[1:]:
+        column.justify = "right"
+    for stage, label in _STAGES.items():
+        found = lags.get(stage)
+        if found:
+            rows.add_row(label, *(_milliseconds(found.get(name)) for name in _PERCENTILES))
+    return rows
+
+
+def _milliseconds(lag_ms: int | None) -> str:
+    return "–" if lag_ms is None else f"{lag_ms:,} ms"
 
 
 def _rate(per_s: float) -> str:
