@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 import msgspec
 
+Events = tuple[tuple[str, int], ...]
+"""Names and times of a key's events, the oldest first."""
+
 RouteMask = int
 """A set of routes: bit *n* stands for the route in slot *n* of the route table (0 to 62)."""
 
@@ -14,25 +17,34 @@ ROUTE_SLOTS_MAX = 63
 """Routes alive at once; a mask then fits a signed 64-bit word."""
 
 
-class Change(msgspec.Struct, array_like=True, gc=False):
-    """A dirty key on its way from a subscriber to an invoker: *this key changed*, not what it holds.
+class Change(msgspec.Struct, frozen=True, gc=False):
+    """What is known of a dirty key on its way to a ring: *it changed*, not what it holds.
 
+    Keys that changed alike share one.
     ``event`` is the newest event's name, as Redis names it; ``routes`` the routes that want the key;
     ``captured_ms`` when the oldest event that this change stands for was read from the socket (Unix
-    time, milliseconds). Without any route it is a watermark: everything that was published before ``captured_ms``
-    is in this ring, or settled. ``events`` are all events that it stands for, with their times, the oldest first, where
+    time, milliseconds). ``events`` are all events that it stands for, with their times, the oldest first, where
     a route wants each of them (``coalesce = false``).
     """
 
-    key: bytes
     event: str
     routes: RouteMask
     captured_ms: int
-    events: tuple[tuple[str, int], ...] = ()
+    events: Events = ()
 
-    def each(self) -> tuple[tuple[str, int], ...]:
-        """Return all events that are known, with their times; the newest one's name where none were kept apart."""
-        return self.events or ((self.event, self.captured_ms),)
+
+class Run(msgspec.Struct, array_like=True, gc=False):
+    """Keys that changed alike, on their way through a ring: a `Change` and whose it is.
+
+    Without any route it is a watermark: everything that was published before ``captured_ms`` is in this ring, or
+    settled.
+    """
+
+    event: str
+    routes: RouteMask
+    captured_ms: int
+    keys: list[bytes]
+    events: Events = ()
 
 
 EVERY_ROUTE: RouteMask = (1 << ROUTE_SLOTS_MAX) - 1

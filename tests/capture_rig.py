@@ -16,8 +16,8 @@ from engine.capture.subscriber import SubscriberSpec, run_subscriber
 from engine.capture.watch.sight import Sight
 from engine.config import CaptureSettings, RedisSettings, RingSettings, RouteSettings
 from engine.lifecycle import Channel, ChildLink, Message, channel_pair
-from engine.model import NOTHING_HEARD, Change, Missed
-from engine.ring.codec import decode_changes
+from engine.model import NOTHING_HEARD, Missed
+from engine.ring.codec import decode_runs
 from engine.ring.counters import Board, ChildState, Counter
 from engine.ring.heard import HeardTable
 from engine.ring.ring import RingSet
@@ -26,12 +26,13 @@ from engine.routing.feeds import Feed
 from engine.routing.nodes import Node
 from engine.routing.routes import RouteTable
 from engine.sandbox.valkey import ValkeyServer
+from tests.runs import One, each_of
 from tests.shard_plan import Shard, plan_shards
 
 WAIT_S = 20.0
 _fork = multiprocessing.get_context("fork")
 
-Taken = list[tuple[int, int, Change]]
+Taken = list[tuple[int, int, One]]
 """Changes as (shard, invoker, change)."""
 
 
@@ -203,7 +204,7 @@ class Capture:
         for shard, readers in enumerate(self.readers):
             for invoker, reader in enumerate(readers):
                 while (frame := reader.read()) is not None:
-                    taken += [(shard, invoker, change) for change in decode_changes(frame[0]) if change.routes]
+                    taken += [(shard, invoker, change) for change in each_of(decode_runs(frame[0])) if change.routes]
                     reader.release(frame[1])
         return taken
 

@@ -8,9 +8,8 @@ from benchmarks.stand.load import hset_distinct
 from engine.config import RedisSettings, RouteSettings
 from engine.delivery.lanes.batch import PayloadBuilder
 from engine.delivery.lanes.settle import Frame
-from engine.delivery.lanes.work import Entry
+from engine.delivery.lanes.work import Cause, Entry
 from engine.delivery.reading.fetch import Fetcher
-from engine.model import Change
 from engine.sandbox.valkey import ValkeyServer
 
 KEYS = 500
@@ -23,11 +22,9 @@ def measure_fetch(more_bytes: int = 0) -> float:
         hset_distinct(server.port, KEYS, "cart", more_bytes=more_bytes)
         fetcher = Fetcher(RedisSettings(url=server.url), 0, "bench")
         builder = PayloadBuilder(RouteSettings("bench", "f", batch_size=KEYS), 0, 6_000_000)
-        frame = Frame(0)
-        entries: list[Entry] = [
-            (Change(b"cart:%07d" % number, "hset", 1, 1_763_890_000_123), frame) for number in range(KEYS)
-        ]
-        keys = [(entry[0].key, entry[0].event) for entry in entries]
+        cause = Cause("hset", 1_763_890_000_123, Frame(0))
+        entries: list[Entry] = [(b"cart:%07d" % number, cause) for number in range(KEYS)]
+        keys = [(key, cause.event) for key, _ in entries]
         for _ in range(10):
             builder.build(entries, fetcher.fetch(keys))
         started = time.process_time()

@@ -6,8 +6,8 @@ import os
 import select
 import time
 
-from engine.model import Change
-from engine.ring.codec import decode_changes, encode_changes
+from engine.model import Run
+from engine.ring.codec import decode_runs, encode_runs
 from engine.ring.ring import RingSet
 from engine.ring.wake import Wake
 
@@ -31,7 +31,7 @@ def measure_ring(seconds: float = 2.0, events_per_frame: int = 256) -> float:
         wake.clear()
         while (frame := reader.read()) is not None:
             started = started or time.perf_counter()
-            events += len(decode_changes(frame[0]))
+            events += sum(len(run.keys) for run in decode_runs(frame[0]))
             reader.release(frame[1])
         ended = time.perf_counter()
     os.waitpid(pid, 0)
@@ -41,10 +41,10 @@ def measure_ring(seconds: float = 2.0, events_per_frame: int = 256) -> float:
 
 def _write(rings: RingSet, wake: Wake, seconds: float, events_per_frame: int) -> None:
     writer = rings.ring(0, 0).writer()
-    changes = [Change(b"cart:%d" % number, "hset", 1, 1_763_890_000_123) for number in range(events_per_frame)]
+    run = Run("hset", 1, 1_763_890_000_123, [b"cart:%d" % number for number in range(events_per_frame)])
     ends = time.perf_counter() + seconds
     while time.perf_counter() < ends:
-        if writer.offer(encode_changes(changes)):
+        if writer.offer(encode_runs([run])):
             wake.signal()
         else:
             time.sleep(0.001)

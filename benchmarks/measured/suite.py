@@ -74,7 +74,7 @@ class Effort(msgspec.Struct, frozen=True):
     cold_starts: int = 5
     pairs: int = 6
     hset_s: float = 1.5
-    waiting_keys: int = 350_000
+    waiting_keys: int = 700_000
     is_scaled: bool = True
     """Whether full load is measured with more shards and invokers too."""
 

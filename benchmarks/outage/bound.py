@@ -11,8 +11,8 @@ from engine.delivery.backlog.backlog import REMOVED_KEYS_MAX
 from engine.delivery.backlog.file import CACHE_BYTES_MAX
 from engine.delivery.backlog.shelf import ROWS_AT_ONCE
 from engine.delivery.backlog.walk import OUT_KEYS_MAX
-from engine.model import Change
-from engine.ring.codec import encode_changes
+from engine.model import Change, Run
+from engine.ring.codec import encode_runs
 
 MIB = 1 << 20
 ALLOCATOR_BLOCK_BYTES = 16
@@ -89,15 +89,15 @@ def total_of(parts: list[Part]) -> float:
 
 
 def change_in_ring_bytes(key_bytes: int) -> int:
-    """Return what a change takes in a ring, in a frame of many; rounded down."""
-    frame = encode_changes([Change(bytes(key_bytes), "hset", 1, 1_763_890_000_123)] * 256)
+    """Return what a change takes in a ring, in a run of many; rounded down."""
+    frame = encode_runs([Run("hset", 1, 1_763_890_000_123, [bytes(key_bytes)] * 256)])
     return len(frame) // 256
 
 
 def change_in_memory_bytes(key_bytes: int) -> int:
-    """Return what a change takes in memory, with its key, its time and its event's name."""
-    change = Change(bytes(key_bytes), "hset", 1, 1_763_890_000_123)
-    parts = (change, change.key, change.event, change.captured_ms)
+    """Return what a change takes in memory that no other key shares, with its key, its time and its event's name."""
+    change = Change("hset", 1, 1_763_890_000_123)
+    parts = (change, bytes(key_bytes), change.event, change.captured_ms)
     return sum(_block(sys.getsizeof(part)) for part in parts)
 
 

@@ -1,6 +1,7 @@
 """A subscriber's dirty keys: bounded, ordered, each key once, until a ring has taken them.  (pure)
 
-One dictionary an invoker. `DirtyKeys.take_in` is the hottest loop of the engine, which is why it works on the
+One dictionary an invoker, from a key to its `Change`, which keys that changed alike share: a new key costs a place in
+it, and nothing else. `DirtyKeys.take_in` is the hottest loop of the engine, which is why it works on the
 parser's replies itself: a call an event would cost as much as all the rest.
 """
 
@@ -13,7 +14,7 @@ from zlib import crc32
 
 import hiredis
 
-from engine.model import Change, RouteMask
+from engine.model import Change, Events, RouteMask
 from engine.routing.events import EVENT_CHARS_MAX, REPAIR, REPAIR_GONE, is_news
 from engine.routing.routes import ANY_NEWS, RouteTable
 
@@ -68,6 +69,11 @@ def _checked(reply: Any) -> Any:
     return reply
 
 
+def _telling(change: Change, events: Events) -> Change:
+    """Return the change with these events."""
+    return Change(change.event, change.routes, change.captured_ms, events)
+
+
 class DirtyKeys:
     """The dirty keys on their way to the rings; ``keys_max`` bounds them all together.
 
@@ -87,7 +93,7 @@ class DirtyKeys:
     ) -> None:
         assert invokers > 0
         self.buckets: list[dict[bytes, Change]] = [{} for _ in range(invokers)]
-        """Each invoker's keys, the oldest first."""
+        """Each invoker's keys and what is known of them, the oldest first."""
         self.long_bytes = [0] * invokers
         """How many bytes each invoker's long keys take."""
         self._prefix_bytes = prefix_bytes
@@ -129,6 +135,8 @@ class DirtyKeys:
         last: object = intake  # No event is equal to this.
         name = ""
         mask: RouteMask = 0
+        # By mask: what all new keys of this event, and of this read, share.
+        alike: dict[RouteMask, Change] = {}
         mask_of: Callable[[bytes], RouteMask] | None = None
         news = table.get(_ANY_NEWS)
         unwanted = coalesced = 0
@@ -155,6 +163,7 @@ class DirtyKeys:
                 else:
                     mask, mask_of, name = news[0], news[1], unknown
                 last = event
+                alike = {}
             key = channel[tail]
             if mask_of is not None and not (mask := mask_of(key)):
                 unwanted += 1
@@ -163,23 +172,26 @@ class DirtyKeys:
                 bucket = buckets[crc32(key) % invokers]
             if key in bucket:
                 known = bucket[key]
-                known.event = name
-                known.routes |= mask
+                if known.event != name or mask | known.routes != known.routes:
+                    bucket[key] = Change(name, mask | known.routes, known.captured_ms, known.events)
                 coalesced += 1
             elif (room > 0 and len(key) <= unasked_bytes) or self._admit(key, room, intake):
-                bucket[key] = Change(key, name, mask, now_ms)
+                if mask not in alike:
+                    alike[mask] = Change(name, mask, now_ms)
+                bucket[key] = alike[mask]
                 room -= 1
             if uncoalesced and mask & uncoalesced:
-                self._keep_apart(bucket.get(key), name, now_ms)
+                self._keep_apart(bucket, key, name, now_ms)
         intake.coalesced = coalesced
         intake.routed = free - room + coalesced + intake.dropped + intake.too_long
         intake.read = intake.routed + unwanted + intake.mappings
         return intake
 
-    def _keep_apart(self, change: Change | None, name: str, now_ms: int) -> None:
+    def _keep_apart(self, bucket: dict[bytes, Change], key: bytes, name: str, now_ms: int) -> None:
         """Note an event of a key by itself; past the bounds, of a key and of all, it is one with those before it."""
+        change = bucket.get(key)
         if change is not None and len(change.events) < self._events_max and self._events < self._keys_max:
-            change.events += ((name, now_ms),)
+            bucket[key] = _telling(change, (*change.events, (name, now_ms)))
             self._events += 1
 
     def _admit(self, key: bytes, room: int, intake: Intake) -> bool:
@@ -203,6 +215,7 @@ class DirtyKeys:
         A key that is dirty already keeps its event, and gets the routes that it lacks.
         """
         marked, left = 0, []
+        alike: dict[RouteMask, Change] = {}
         room, invokers = self._keys_max - len(self), len(self.buckets)
         for key in keys:
             mask, size = mask_of(key), len(key)
@@ -211,22 +224,26 @@ class DirtyKeys:
             invoker = crc32(key) % invokers
             known = self.buckets[invoker].get(key)
             if known is not None:
-                known.routes |= mask
+                if mask | known.routes != known.routes:
+                    routes = mask | known.routes
+                    self.buckets[invoker][key] = Change(known.event, routes, known.captured_ms, known.events)
             elif room <= 0 or (size > LONG_KEY_BYTES and sum(self.long_bytes) + size > LONG_KEYS_BYTES_MAX):
                 left.append(key)
                 continue
             else:
                 if size > LONG_KEY_BYTES:
                     self.long_bytes[invoker] += size
-                self.buckets[invoker][key] = Change(key, event, mask, now_ms)
+                self.buckets[invoker][key] = alike.setdefault(mask, Change(event, mask, now_ms))
                 room -= 1
             marked += 1
         return marked, left
 
-    def coalesce(self, change: Change) -> None:
-        """Have this change stand for all of its events together."""
+    def coalesce(self, invoker: int, key: bytes) -> Change:
+        """Have what is known of this key stand for all of its events together; return it."""
+        change = self.buckets[invoker][key]
         self._events -= len(change.events)
-        change.events = ()
+        self.buckets[invoker][key] = change = _telling(change, ())
+        return change
 
     def forget(self, keys: Iterable[bytes]) -> None:
         """Take these out again: they are nobody's data, and short."""
@@ -234,22 +251,21 @@ class DirtyKeys:
             change = self.buckets[crc32(key) % len(self.buckets)].pop(key, None)
             self._events -= len(change.events) if change else 0
 
-    def remove(self, invoker: int, changes: Sequence[Change]) -> None:
-        """Forget these changes, which were taken from this invoker's bucket: a ring has them now."""
+    def remove(self, invoker: int, keys: Sequence[bytes]) -> None:
+        """Forget these keys, which were taken from this invoker's bucket: a ring has them now."""
         bucket = self.buckets[invoker]
         if self._events:
-            self._events -= sum(len(change.events) for change in changes)
-        if len(changes) == len(bucket):
+            self._events -= sum(len(bucket[key].events) for key in keys)
+        if len(keys) == len(bucket):
             bucket.clear()
             self.long_bytes[invoker] = self._holes[invoker] = 0
             return
-        for change in changes:
-            del bucket[change.key]
+        for key in keys:
+            del bucket[key]
         if self.long_bytes[invoker]:
-            sizes = (len(change.key) for change in changes)
-            self.long_bytes[invoker] -= sum(size for size in sizes if size > LONG_KEY_BYTES)
+            self.long_bytes[invoker] -= sum(size for size in map(len, keys) if size > LONG_KEY_BYTES)
         # A dictionary keeps the places of what was removed, and walks over them before its first entry.
-        self._holes[invoker] += len(changes)
+        self._holes[invoker] += len(keys)
         if self._holes[invoker] > len(bucket):
             self.buckets[invoker] = dict(bucket)
             self._holes[invoker] = 0

@@ -1,20 +1,35 @@
-"""Dirty keys → frames → rings."""
+"""Dirty keys → frames of runs → rings."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 
 from engine.capture.dirty import DirtyKeys
 from engine.config import RingSettings
-from engine.model import Change, Watermark
-from engine.ring.codec import CHANGE_BYTES_MAX, encode_changes, encode_watermarks
+from engine.model import Change, Run, Watermark
+from engine.ring.codec import CHANGE_BYTES_MAX, encode_runs, encode_watermarks
 from engine.ring.counters import Counter, StatusRow
 from engine.ring.ring import RingWriter
 from engine.ring.wake import Wake
 
 _FRAMES_A_TAKE = 64
 """Frames made before the dirty set is touched again: to find its first key can mean a long walk."""
+
+
+def runs_of(keys: Sequence[bytes], changes: Sequence[Change]) -> list[Run]:
+    """Return these keys as runs, one for all that share a change, in the order of arrival; ``changes`` are by key."""
+    runs: dict[int, Run] = {}
+    last: Change | None = None
+    add: Callable[[bytes], None]
+    for key, change in zip(keys, changes, strict=True):
+        if change is not last:
+            last, run = change, runs.get(id(change))
+            if run is None:
+                run = runs[id(change)] = Run(change.event, change.routes, change.captured_ms, [], change.events)
+            add = run.keys.append
+        add(key)
+    return list(runs.values())
 
 
 class Flusher:
@@ -65,18 +80,19 @@ class Flusher:
         writer, frames = self._writers[invoker], 0
         self._stuck_at[invoker] = None
         while self._stuck_at[invoker] is None and dirty.buckets[invoker]:
-            changes = list(islice(dirty.buckets[invoker].values(), _FRAMES_A_TAKE * self._ring.frame_events_max))
+            bucket, count = dirty.buckets[invoker], _FRAMES_A_TAKE * self._ring.frame_events_max
+            keys, changes = list(islice(bucket, count)), list(islice(bucket.values(), count))
             written = 0
-            while written < len(changes):
-                frame = self._cut(changes, written, has_long=dirty.long_bytes[invoker] > 0)
-                payload = encode_changes(frame)
+            while written < len(keys):
+                end = self._cut(keys, written, has_long=dirty.long_bytes[invoker] > 0)
+                payload = encode_runs(runs_of(keys[written:end], changes[written:end]))
                 while len(payload) > self._ring.frame_bytes_max:
-                    if len(frame) == 1:
+                    if end - written == 1:
                         # Without its events it fits: capture.key_bytes_max is checked against ring.frame_bytes_max.
-                        assert frame[0].events
-                        dirty.coalesce(frame[0])
-                    frame = frame[: (len(frame) + 1) // 2]
-                    payload = encode_changes(frame)
+                        assert changes[written].events
+                        changes[written] = dirty.coalesce(invoker, keys[written])
+                    end = (written + end + 1) // 2
+                    payload = encode_runs(runs_of(keys[written:end], changes[written:end]))
                 # Before the offer: what is released in between only means one try more.
                 released = writer.released
                 if not writer.offer(payload):
@@ -84,20 +100,20 @@ class Flusher:
                     self._row.add(Counter.RING_FULL, 1)
                     break
                 frames += 1
-                written += len(frame)
-            dirty.remove(invoker, changes[:written] if written < len(changes) else changes)
+                written = end
+            dirty.remove(invoker, keys[:written] if written < len(keys) else keys)
             self._row.add(Counter.CHANGES_WRITTEN, written)
         self._row.add(Counter.FRAMES_WRITTEN, frames)
         return frames
 
-    def _cut(self, changes: list[Change], start: int, *, has_long: bool) -> list[Change]:
-        """Return the next frame's changes; with long keys among them, no more than fit."""
-        frame = changes[start : start + self._ring.frame_events_max]
+    def _cut(self, keys: list[bytes], start: int, *, has_long: bool) -> int:
+        """Return where the next frame's keys end; with long ones among them, no more than fit."""
+        end = min(len(keys), start + self._ring.frame_events_max)
         if not has_long:
-            return frame
+            return end
         size = 0
-        for count, change in enumerate(frame):
-            size += len(change.key) + CHANGE_BYTES_MAX
-            if size > self._ring.frame_bytes_max and count:
-                return frame[:count]
-        return frame
+        for index in range(start, end):
+            size += len(keys[index]) + CHANGE_BYTES_MAX
+            if size > self._ring.frame_bytes_max and index > start:
+                return index
+        return end

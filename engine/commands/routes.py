@@ -115,9 +115,9 @@ def _payload(route: RouteSettings, settings: Settings, key: bytes, event: str, *
 
     from engine.delivery.lanes.batch import PayloadBuilder
     from engine.delivery.lanes.settle import DURABLE
+    from engine.delivery.lanes.work import Cause
     from engine.delivery.reading.questions import Fetched
     from engine.delivery.reading.values import body_of
-    from engine.model import Change
     from engine.redis.address import parse_url
     from engine.routing.absence import heard_events
     from engine.routing.explain import type_after
@@ -131,5 +131,5 @@ def _payload(route: RouteSettings, settings: Settings, key: bytes, event: str, *
     database = parse_url(settings.redis.url).database
     builder = PayloadBuilder(route, database, settings.delivery.payload_bytes_max)
     deadline_ms = _A_MOMENT_MS + settings.delivery.deadline_ms
-    built = builder.build([(Change(key, name, 1, _A_MOMENT_MS), DURABLE)], [value], deadline_ms)
+    built = builder.build([(key, Cause(name, _A_MOMENT_MS, DURABLE))], [value], deadline_ms)
     return msgspec.json.decode(built.payload) if built.payload else None

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 
 from engine.delivery.lanes.settle import Frame, Ledger
-from engine.model import Change, Watermark
+from engine.model import Run, Watermark
 from engine.observe.logs import get_logger
-from engine.ring.codec import decode_changes, watermarks_of
+from engine.ring.codec import decode_runs, watermarks_of
 from engine.ring.ring import RingCorrupted, RingReader
 
 log = get_logger(__name__)
@@ -17,8 +17,8 @@ FRAMES_A_TURN_MAX = 64
 MARKS_OF_A_REPAIR = 3
 """Watermarks that are settled before a repair is believed: the first may have been on their way when it was wanted."""
 
-Distribute = Callable[[list[Change], Frame, bool], None]
-"""Takes the changes of a frame; the last tells whether somebody before us has read it too."""
+Distribute = Callable[[list[Run], Frame, bool], None]
+"""Takes the runs of a frame; the last tells whether somebody before us has read it too."""
 Report = Callable[[int, dict[int, int]], None]
 """Has looked for what changed in this shard, since when by node number (Unix ms of the node; since ever by default)."""
 
@@ -75,14 +75,14 @@ class Intake:
                     read = reader.read()
                     if read is None:
                         break
-                    changes, end = decode_changes(read[0]), read[1]
-                    watermarks = watermarks_of(changes)
+                    runs, end = decode_runs(read[0]), read[1]
+                    watermarks = watermarks_of(runs)
                 except RingCorrupted as error:
                     self._skip(index, error)
                     break
                 frame = ledger.add(end, watermarks)
                 if not watermarks:
-                    distribute(changes, frame, end <= self._seen_until[index])
+                    distribute(runs, frame, end <= self._seen_until[index])
             else:
                 more = True
         return more

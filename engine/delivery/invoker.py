@@ -42,7 +42,7 @@ from engine.lifecycle import (
     Stop,
     TopologyInForce,
 )
-from engine.model import FORCED, Change
+from engine.model import FORCED, Run
 from engine.observe.logs import get_logger
 from engine.ring.counters import ChildState, Counter
 from engine.ring.given import GivenRow
@@ -260,13 +260,13 @@ class Invoker:
         if standings != self._said and self._link.mention(standings):
             self._said = standings
 
-    def _distribute(self, changes: list[Change], frame: Frame, is_fenced: bool) -> None:
+    def _distribute(self, runs: list[Run], frame: Frame, is_fenced: bool) -> None:
         row, moment = self._row, monotonic_ms()
         is_fenced = is_fenced and moment < self._fence_ms
-        row.add(Counter.CHANGES_READ, len(changes))
+        row.add(Counter.CHANGES_READ, sum([len(run.keys) for run in runs]))
         merged = 0
-        for lane, mine in self._lanes.share_out(changes):
-            if lane.unchanged.is_on and (forced := [change.key for change in mine if change.routes & FORCED]):
+        for lane, mine in self._lanes.share_out(runs):
+            if lane.unchanged.is_on and (forced := [key for run in mine if run.routes & FORCED for key in run.keys]):
                 lane.force(forced)
             if is_fenced:
                 lane.add_fenced(mine, frame, self._fence_ms)

@@ -72,7 +72,7 @@ class Reads:
             wish = Wish(lane.include_expiry, lane.explained, chars_left=self._body_chars_max)
             if wish.explained is not None:
                 wish.age_ms = now_ms() - min(batch.moments())
-            read = self._fetcher.read([(change.key, change.event) for change, _ in batch.entries], wish)
+            read = self._fetcher.read([(key, cause.event) for key, cause in batch.entries], wish)
             self._link.row.set(Counter.VERSION, self._fetcher.version)
             values = read.values if read.is_whole() else self._put_off(lane, batch, read)  # type: ignore[assignment]
         if values:

@@ -55,7 +55,7 @@ def _oldest_of(lane: RouteLane) -> Iterator[int]:
     """Yield when the first keys of each place were captured that hold what is not delivered: about the oldest there."""
     keys = lane.keys
     for place in (keys.waiting, keys.held):
-        yield from (change.captured_ms for change, _ in islice(place.values(), 1))
+        yield from (cause.captured_ms for cause in islice(place.values(), 1))
     waiting = (batch for _, _, batch in islice(iter(keys.retries), BATCHES_LOOKED_AT))
     for batches in (lane.fences.flying, waiting):
-        yield from (batch.entries[0][0].captured_ms for batch in batches if batch.entries and not batch.aside)
+        yield from (batch.entries[0][1].captured_ms for batch in batches if batch.entries and not batch.aside)

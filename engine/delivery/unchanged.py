@@ -36,8 +36,8 @@ class Claims:
         """Note what was accepted, unless the table is another route's by now."""
         if self.table.is_open:
             places, note = self.places, self.table.note
-            for change, _ in entries:
-                place = places.get(change.key)
+            for key, _ in entries:
+                place = places.get(key)
                 if place is not None:
                     note(place)
 
@@ -124,7 +124,7 @@ class Unchanged:
         left: list[Fetched] = []
         for entry, value in zip(batch.entries, values, strict=True):
             if not value.error:
-                key = entry[0].key
+                key = entry[0]
                 place = place_of(key, _content(value, has_expiry=has_expiry))
                 if holds(place):
                     same.append(entry)
@@ -144,7 +144,7 @@ class Unchanged:
         if table is None:
             return
         places = self._places
-        mine = {change.key: places[change.key] for change, _ in batch.entries}
+        mine = {key: places[key] for key, _ in batch.entries}
         for tag, _ in mine.values():
             table.void(tag)
         batch.claims = Claims(table, mine)

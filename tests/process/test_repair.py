@@ -189,6 +189,6 @@ def test_a_mark_keeps_what_an_event_has_said() -> None:
     dirty = dirty_keys()
     assert dirty.mark([b"k"], lambda _key: 1, "hset", 5) == (1, [])
     assert dirty.mark([b"k", b"l"], lambda _key: 2, "repair", 9) == (2, [])
-    changes = {change.key: change for bucket in dirty.buckets for change in bucket.values()}
+    changes = {key: change for bucket in dirty.buckets for key, change in bucket.items()}
     assert (changes[b"k"].event, changes[b"k"].routes, changes[b"k"].captured_ms) == ("hset", 3, 5)
     assert (changes[b"l"].event, changes[b"l"].routes, changes[b"l"].captured_ms) == ("repair", 2, 9)

@@ -69,24 +69,24 @@ def test_dirty_keys_are_a_bounded_ordered_dictionary(
                 continue
             expected.routed += 1
             if key in model:
-                model[key].routes |= mask
-                model[key].event = event.decode()
+                known = model[key]
+                model[key] = Change(event.decode(), mask | known.routes, known.captured_ms)
                 expected.coalesced += 1
             elif len(key) > 20:
                 expected.too_long += 1
             elif len(model) >= keys_max:
                 expected.dropped += 1
             else:
-                model[key] = Change(key, event.decode(), mask, now_ms)
+                model[key] = Change(event.decode(), mask, now_ms)
         assert intake == expected
         assert len(dirty) == len(model) <= keys_max
         for invoker in range(invokers):
-            mine = [change for key, change in model.items() if crc32(key) % invokers == invoker]
-            assert list(dirty.buckets[invoker].values()) == mine
-            gone = mine[:taken]
+            mine = [(key, change) for key, change in model.items() if crc32(key) % invokers == invoker]
+            assert list(dirty.buckets[invoker].items()) == mine
+            gone = [key for key, _ in mine[:taken]]
             dirty.remove(invoker, gone)
-            for change in gone:
-                del model[change.key]
+            for key in gone:
+                del model[key]
 
 
 def test_what_is_no_event_is_handed_back() -> None:
@@ -105,9 +105,9 @@ def test_removal_stays_exact_over_many_small_steps() -> None:
     feed(dirty, [(b"%d" % number, b"hset") for number in range(1_000)])
     seen: list[bytes] = []
     while len(dirty):
-        some = list(dirty.buckets[0].values())[:7]
+        some = list(dirty.buckets[0])[:7]
         dirty.remove(0, some)
-        seen += [change.key for change in some]
+        seen += some
         if len(seen) == 700:
             feed(dirty, [(b"late", b"hset")])
     assert seen == [b"%d" % number for number in range(1_000)] + [b"late"]
@@ -121,8 +121,8 @@ def test_long_keys_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None
     assert feed(dirty, [(key, b"hset") for key in long]).dropped == 3
     assert feed(dirty, [(b"short", b"hset")]).dropped == 0
     for invoker in (0, 1):
-        dirty.remove(invoker, [*dirty.buckets[invoker].values()][:1])
+        dirty.remove(invoker, [*dirty.buckets[invoker]][:1])
     assert feed(dirty, [(long[5], b"hset")]).dropped == 0
     for invoker in (0, 1):
-        dirty.remove(invoker, [*dirty.buckets[invoker].values()])
+        dirty.remove(invoker, [*dirty.buckets[invoker]])
     assert dirty.long_bytes == [0, 0]

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from engine.model import Change
+from engine.model import Run
 from engine.ring import ring as ring_module
-from engine.ring.codec import decode_changes, encode_changes, watermarks_of
+from engine.ring.codec import decode_runs, encode_runs, watermarks_of
 from engine.ring.layout import HEADER_BYTES, READ, RELEASED, WORD_BYTES, WRITTEN
 from engine.ring.ring import Ring, RingCorrupted, RingReader, RingSet, RingWriter
 from engine.routing.nodes import NODES_MAX
@@ -162,13 +162,13 @@ def test_garbage_is_no_frame(start: int, garbage: bytes, written: int) -> None:
         reader.read()
 
 
-changes_of = st.lists(
+runs_in_a_frame = st.lists(
     st.builds(
-        Change,
-        key=st.binary(max_size=30),
+        Run,
         event=st.sampled_from(["hset", "del", "expired", "7", ""]),
         routes=st.integers(1, 2**63 - 1),
         captured_ms=st.integers(0, 2**45),
+        keys=st.lists(st.binary(max_size=30), max_size=4),
     ),
     max_size=8,
 )
@@ -191,30 +191,32 @@ def damaged(payload: bytes, rng: random.Random, blows: int) -> bytes:
 
 
 @FUZZ
-@given(changes_of, st.integers(0, 2**32), st.integers(0, 3))
+@given(runs_in_a_frame, st.integers(0, 2**32), st.integers(0, 3))
 @example([], 0, 1)
-@example([Change(b"", "no number", 0, 1)], 0, 0)
-@example([Change(b"", "7", 0, 1)], 0, 0)
-@example([Change(b"3", "7 1", 0, 1), Change(b"255", "0 1", 0, 2)], 0, 0)
-@example([Change(b"3", "7 1", 0, 1), Change(b"key", "hset", 1, 2)], 0, 0)
-@example([Change(b"256", "7 1", 0, 1)], 0, 0)
-@example([Change(b"-1", "7 1", 0, 1)], 0, 0)
-@example([Change(b"1", "-7 1", 0, 1)], 0, 0)
-def test_no_payload_crashes_its_reader(changes: list[Change], seed: int, blows: int) -> None:
-    """A damaged payload that gets past its checksum is an error of ours, or changes in every sense."""
-    payload = damaged(encode_changes(changes), random.Random(seed), blows)
+@example([Run("no number", 0, 1, [b""])], 0, 0)
+@example([Run("7", 0, 1, [b""])], 0, 0)
+@example([Run("7 1", 0, 1, [])], 0, 0)
+@example([Run("7 1", 0, 1, [b"3", b"4"])], 0, 0)
+@example([Run("7 1", 0, 1, [b"3"]), Run("0 1", 0, 2, [b"255"])], 0, 0)
+@example([Run("7 1", 0, 1, [b"3"]), Run("hset", 1, 2, [b"key"])], 0, 0)
+@example([Run("7 1", 0, 1, [b"256"])], 0, 0)
+@example([Run("7 1", 0, 1, [b"-1"])], 0, 0)
+@example([Run("-7 1", 0, 1, [b"1"])], 0, 0)
+def test_no_payload_crashes_its_reader(runs: list[Run], seed: int, blows: int) -> None:
+    """A damaged payload that gets past its checksum is an error of ours, or runs in every sense."""
+    payload = damaged(encode_runs(runs), random.Random(seed), blows)
     try:
-        decoded = decode_changes(payload)
+        decoded = decode_runs(payload)
         watermarks = watermarks_of(decoded)
     except RingCorrupted:
-        assert blows or not changes[0].routes, "only damage is refused"
+        assert blows or not runs[0].routes, "only damage is refused"
         return
     if not blows:
-        assert decoded == changes
-    for change in decoded:
-        assert type(change) is Change
-        assert (type(change.key), type(change.event)) == (bytes, str)
-        assert (type(change.routes), type(change.captured_ms)) == (int, int)
+        assert decoded == runs
+    for run in decoded:
+        assert type(run) is Run
+        assert (type(run.event), type(run.routes), type(run.captured_ms)) == (str, int, int)
+        assert {type(key) for key in run.keys} <= {bytes}
     for watermark in watermarks:
         assert 0 <= watermark.node < NODES_MAX
         assert {type(word) for word in watermark} == {int}

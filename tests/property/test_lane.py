@@ -7,7 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from engine.delivery.lanes.lane import Lane
 from engine.delivery.lanes.settle import Ledger
 from engine.delivery.lanes.work import Batch
-from engine.model import Change
+from engine.model import Run
 
 KEYS = st.sampled_from([b"a", b"b", b"c", b"d", b""])
 
@@ -41,7 +41,7 @@ class LaneMachine(RuleBasedStateMachine):
         self.end += 10
         moment = self.tick()
         self.arrived.extend((self.end, key, moment) for key in keys)
-        self.lane.add([Change(key, "hset", 1, 0) for key in keys], self.ledger.add(self.end), self.now_ms)
+        self.lane.add([Run("hset", 1, 0, [*keys])], self.ledger.add(self.end), self.now_ms)
 
     @rule()
     def take(self) -> None:
@@ -49,8 +49,8 @@ class LaneMachine(RuleBasedStateMachine):
         if batch is None:
             return
         self.lane.invocations += 1
-        flying = {entry[0].key for other, _ in self.flying for entry in other.entries}
-        mine = [entry[0].key for entry in batch.entries]
+        flying = {entry[0] for other, _ in self.flying for entry in other.entries}
+        mine = [entry[0] for entry in batch.entries]
         assert not flying & set(mine), "a key is in flight twice"
         assert len(mine) == len(set(mine)) and len(mine) <= 3
         self.flying.append((batch, self.tick()))
@@ -62,7 +62,7 @@ class LaneMachine(RuleBasedStateMachine):
         self.lane.invocations -= 1
         self.lane.settle(batch.entries)
         for entry in batch.entries:
-            self.settled_reads[entry[0].key] = max(read_at, self.settled_reads.get(entry[0].key, 0))
+            self.settled_reads[entry[0]] = max(read_at, self.settled_reads.get(entry[0], 0))
 
     @precondition(lambda self: self.flying)
     @rule(index=st.integers(0, 1), wait=st.integers(0, 5))

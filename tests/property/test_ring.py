@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from engine.errors import EngineError
-from engine.model import Change
+from engine.model import Run
 from engine.ring import ring as ring_module
-from engine.ring.codec import decode_changes, encode_changes
+from engine.ring.codec import decode_runs, encode_runs
 from engine.ring.layout import HEADER_BYTES, READ, RELEASED, WRITTEN, frame_bytes
 from engine.ring.ring import Ring, RingCorrupted, RingSet
 
@@ -154,14 +154,14 @@ def test_rings_of_a_set_share_no_byte() -> None:
 @given(
     st.lists(
         st.builds(
-            Change,
-            key=st.binary(max_size=50),
+            Run,
             event=st.text(max_size=10),
             routes=st.integers(0, 2**63 - 1),
             captured_ms=st.integers(0, 2**45),
+            keys=st.lists(st.binary(max_size=50), max_size=5),
         )
     )
 )
-def test_changes_survive_the_codec(changes: list[Change]) -> None:
+def test_runs_survive_the_codec(runs: list[Run]) -> None:
     """Keys of any bytes and all masks come out as they went in."""
-    assert decode_changes(encode_changes(changes)) == changes
+    assert decode_runs(encode_runs(runs)) == runs

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from zlib import crc32
 
 from engine.capture.dirty import DirtyKeys, interests
+from engine.capture.flush import runs_of
 from engine.capture.shared import forced
-from engine.model import Change, Missed, RouteMask, Watermark
-from engine.ring.codec import encode_changes, encode_watermarks
+from engine.model import Missed, RouteMask, Watermark
+from engine.ring.codec import encode_runs, encode_watermarks
 from engine.ring.ring import RingSet
 from engine.routing.events import REPAIR, REPAIR_GONE
 from engine.routing.routes import RouteTable
@@ -36,8 +37,8 @@ class Capture:
         self.table = table
         self._writers = [rings.ring(shard, 0).writer() for shard in range(SHARDS)]
         self.dirty = [self._dirty_keys() for _ in range(SHARDS)]
-        self.frames: list[list[tuple[int, list[Change]]]] = [[] for _ in range(SHARDS)]
-        """By shard: (end, changes) of what was written and not seen released."""
+        self.frames: list[list[tuple[int, list[bytes]]]] = [[] for _ in range(SHARDS)]
+        """By shard: (end, keys) of what was written and not seen released."""
         self._mark_due = [False] * SHARDS
 
     @staticmethod
@@ -92,11 +93,11 @@ class Capture:
         """Write what fits into the rings."""
         for shard, (dirty, writer) in enumerate(zip(self.dirty, self._writers, strict=True)):
             while bucket := dirty.buckets[0]:
-                changes = [change for change, _ in zip(bucket.values(), range(FRAME_CHANGES_MAX), strict=False)]
-                if not writer.offer(encode_changes(changes)):
+                keys = list(bucket)[:FRAME_CHANGES_MAX]
+                if not writer.offer(encode_runs(runs_of(keys, list(bucket.values())[:FRAME_CHANGES_MAX]))):
                     break
-                self.frames[shard].append((writer.written, changes))
-                dirty.remove(0, changes)
+                self.frames[shard].append((writer.written, keys))
+                dirty.remove(0, keys)
             if self._mark_due[shard] and not len(dirty):
                 mark = Watermark(self._world.true_ms, MARK)
                 self._mark_due[shard] = not writer.offer(encode_watermarks([mark]))

@@ -134,9 +134,9 @@ class FakeDispatcher:
         problem = self._sink.write(burial.letters)
         if not problem:
             buried = self._functions.destination.buried
-            for change, _ in burial.entries:
-                place = (self._table, change.key)
-                seq = self._sent.get(change.key, self._functions.cache.read.get(change.key, 0))
+            for key, _ in burial.entries:
+                place = (self._table, key)
+                seq = self._sent.get(key, self._functions.cache.read.get(key, 0))
                 buried[place] = max(seq, buried.get(place, 0))
         self._done.append(Buried(self._lane_id, burial, problem))
 
@@ -145,7 +145,7 @@ class FakeDispatcher:
         event = orjson.loads(batch.payload)
         records = event.get("records", [event])
         keys = [record["id"].encode() for record in records]
-        assert keys == [change.key for change, _ in batch.sent]
+        assert keys == [key for key, _ in batch.sent]
         self._sent.update((key, reads[key]) for key in keys)
         is_original = "records" not in event
         write_ms = delivery.invoke_timeout_ms if is_original else delivery.deadline_ms + delivery.deadline_margin_ms

@@ -84,8 +84,8 @@ class Judge:
             ring = rings.ring(shard, 0)
             frames = capture.frames[shard]
             while frames and frames[0][0] <= ring.released:
-                _, changes = frames.pop(0)
-                keys = {change.key for change in changes}
+                _, released = frames.pop(0)
+                keys = set(released)
                 suspects += [
                     ("released", place, seq)
                     for _, place, seq in self._unmarked[shard]
@@ -101,9 +101,7 @@ class Judge:
 
     def _seq_in(self, capture: Capture, shard: int, key: bytes) -> int:
         """Return the newest change of a key that no later frame or dirty set can stand for."""
-        is_later = key in capture.dirty[shard].buckets[0] or any(
-            change.key == key for _, changes in capture.frames[shard] for change in changes
-        )
+        is_later = key in capture.dirty[shard].buckets[0] or any(key in keys for _, keys in capture.frames[shard])
         return 0 if is_later else self._cache.seq[key]
 
     def new_rings(self) -> None:

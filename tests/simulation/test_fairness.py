@@ -21,7 +21,7 @@ from engine.delivery.lanes.route_lane import RouteLane
 from engine.delivery.lanes.settle import Ledger
 from engine.delivery.lanes.work import Batch
 from engine.delivery.reading.questions import Fetched
-from engine.model import Change, Failure, Outcome
+from engine.model import Failure, Outcome, Run
 from tests.lane_bench import ROUTE, UNIX_MS, lane_kit
 from tests.simulation.harness import Silent, unsync
 
@@ -123,13 +123,13 @@ class Play:
         heapq.heappush(self._events, (self.now_ms + every_ms, next(self._order), None))
 
     def _outcome(self, batch: Batch) -> Outcome:
-        bad = tuple(str(index) for index, entry in enumerate(batch.sent) if entry[0].key.startswith(b"poison"))
+        bad = tuple(str(index) for index, entry in enumerate(batch.sent) if entry[0].startswith(b"poison"))
         if bad and self.case.names_records:
             return Outcome(Failure.ITEMS, bad, "named")
         return Outcome(Failure.FUNCTION_ERROR, reason="raised") if bad else Outcome()
 
     def _mark(self, key: bytes) -> None:
-        self.lane.keys.add([Change(key, "hset", 1, UNIX_MS)], self.ledger.add(next(self._ends)), self.now_ms)
+        self.lane.keys.add([Run("hset", 1, UNIX_MS, [key])], self.ledger.add(next(self._ends)), self.now_ms)
 
     def _start(self) -> int:
         started = 0
@@ -140,12 +140,12 @@ class Play:
             if batch is None:
                 return started
             started += 1
-            values = [Fetched(change.key, "hash", "{}", "", 7) for change, _ in batch.entries]
+            values = [Fetched(key, "hash", "{}", "", 7) for key, _ in batch.entries]
             self.lane.send(batch, values, self.now_ms, UNIX_MS + self.now_ms)
             self._note(batch)
 
     def _note(self, batch: Batch) -> None:
-        keys = [change.key for change, _ in batch.entries]
+        keys = [key for key, _ in batch.entries]
         is_slow = any(key.startswith(b"poison") for key in keys)
         took_ms = self.case.slow_ms if is_slow else self.case.quick_ms
         heapq.heappush(self._events, (self.now_ms + took_ms, next(self._order), batch))

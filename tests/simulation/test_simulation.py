@@ -13,7 +13,7 @@ from engine.delivery.lanes.settle import Frame, Ledger
 from engine.delivery.lanes.shelving import Shelving
 from engine.delivery.lanes.work import Batch, Entry
 from engine.digests.table import DigestTable
-from engine.model import Change, Outcome
+from engine.model import Outcome, Run
 from tests.simulation import simulation as simulation_module
 from tests.simulation.destination import Broken
 from tests.simulation.functions import MODES
@@ -81,8 +81,8 @@ def test_it_finds_a_lost_invocation_that_is_not_waited_for(tmp_path: Path, monke
 def test_it_finds_a_successor_that_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An invoker that delivers at once what a killed one may have had in flight is found out."""
 
-    def add_fenced(self: Lane, changes: list[Change], frame: Frame, due_ms: int) -> None:
-        self.add(changes, frame, due_ms)
+    def add_fenced(self: Lane, runs: list[Run], frame: Frame, due_ms: int) -> None:
+        self.add(runs, frame, due_ms)
 
     monkeypatch.setattr(Lane, "add_fenced", add_fenced)
     assert "in flight twice" in faults_found(tmp_path)
@@ -107,7 +107,7 @@ def test_it_finds_rows_that_are_removed_too_early(tmp_path: Path, monkeypatch: p
     """An engine that forgets the row of a key that has changed again is found out."""
 
     def settled(self: Shelf, _lane: Lane, entries: list[Entry]) -> None:
-        self._backlog.remove(self.route, [change.key for change, _ in entries])
+        self._backlog.remove(self.route, [key for key, _ in entries])
 
     monkeypatch.setattr(Shelf, "settled", settled)
     assert faults_found(tmp_path)

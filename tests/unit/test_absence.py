@@ -8,9 +8,9 @@ from engine.capture.dirty import DirtyKeys, interests
 from engine.config import RouteSettings
 from engine.delivery.lanes.batch import PayloadBuilder
 from engine.delivery.lanes.settle import Frame
+from engine.delivery.lanes.work import Cause
 from engine.delivery.reading.gone import FOUND_GONE_MAX, WINDOW_US, FoundGone
 from engine.delivery.reading.questions import Fetched
-from engine.model import Change
 from engine.routing.routes import RouteTable
 
 PREFIX = b"__keyspace@0__:"
@@ -20,7 +20,7 @@ def is_delete(listed: str, event: str, *, is_taken_away: bool) -> bool:
     """Build the payload of one key that is gone; tell whether its delete is in it."""
     builder = PayloadBuilder(RouteSettings("r", "f", events=tuple(listed.split())), 0, 6_000_000)
     value = Fetched(b"k", "none", None, "", 7, is_taken_away=is_taken_away)
-    built = builder.build([(Change(b"k", event, 1, 1_000), Frame(0))], [value])
+    built = builder.build([(b"k", Cause(event, 1_000, Frame(0)))], [value])
     assert len(built.sent) + len(built.settled) == 1
     return bool(built.sent)
 
@@ -72,7 +72,7 @@ def test_an_event_that_nobody_wants_leaves_no_trace() -> None:
     heard = [(b"a", b"del"), (b"a", b"expire"), (b"b", b"del"), (b"c", b"future"), (b"d", b"expire"), (b"e", b"future")]
     replies = iter([[b"pmessage", b"*", PREFIX + key, event] for key, event in heard])
     dirty.take_in(lambda: next(replies, False), interests(table), 1)
-    assert {change.key: change.event for change in dirty.buckets[0].values()} == {
+    assert {key: change.event for key, change in dirty.buckets[0].items()} == {
         b"a": "del",
         b"b": "del",
         b"c": "future",
@@ -99,6 +99,6 @@ def test_changes_of_servers_to_come() -> None:
         + [[b"pmessage", b"*", PREFIX + b"b:1", b"hfuture"]]
     )
     intake = dirty.take_in(lambda: next(replies, False), interests(table), 1)
-    taken = {change.key: (change.event, change.routes) for change in dirty.buckets[0].values()}
+    taken = {key: (change.event, change.routes) for key, change in dirty.buckets[0].items()}
     assert taken == {b"a:hfuture": ("hfuture", 1), b"a:json.future": ("json.future", 1), b"a:hset": ("hset", 3)}
     assert (intake.read, intake.routed) == (10, 3)

@@ -14,8 +14,7 @@ from engine.delivery.backlog.shelf import Shelf
 from engine.delivery.lanes.lane import Lane
 from engine.delivery.lanes.retry import halves
 from engine.delivery.lanes.settle import DURABLE
-from engine.delivery.lanes.work import Batch, Entry
-from engine.model import Change
+from engine.delivery.lanes.work import Batch, Cause, Entry
 
 UNIX_MS = 1_000_000
 VERSION_1 = """
@@ -42,7 +41,7 @@ def backlog(folder: Path) -> Iterator[Backlog]:
 
 
 def entries(*keys: bytes) -> list[Entry]:
-    return [(Change(key, "hset", 1, 500), DURABLE) for key in keys]
+    return [(key, Cause("hset", 500, DURABLE)) for key in keys]
 
 
 def test_keys_set_aside_are_counted_over_a_restart(backlog: Backlog, folder: Path) -> None:
@@ -81,7 +80,7 @@ def test_what_was_cut_does_not_meet_again_on_disk(backlog: Backlog) -> None:
     for half in halves(Batch(entries(b"a", b"b", b"c", b"d"))):
         assert shelf.put_batch(half, half.entries) == ""
     shelf.take_back(lane, 9, 0, UNIX_MS)
-    found = [[change.key for change, _ in batch.entries] for _, _, batch in lane.retries]
+    found = [[key for key, _ in batch.entries] for _, _, batch in lane.retries]
     assert sorted(found) == [[b"a", b"b"], [b"c", b"d"]]
     assert not lane.waiting
 

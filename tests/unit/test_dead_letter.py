@@ -10,12 +10,12 @@ import pytest
 
 from engine.delivery.failures.dead_letter import DeadLetter, FileSink, encode_letter, letters_of
 from engine.delivery.lanes.settle import Frame
-from engine.delivery.lanes.work import Entry
-from engine.model import Change, Failure, Outcome
+from engine.delivery.lanes.work import Cause, Entry
+from engine.model import Failure, Outcome
 
 
 def entry(key: bytes) -> Entry:
-    return Change(key, "hset", 1, 1_000), Frame(0)
+    return key, Cause("hset", 1_000, Frame(0))
 
 
 def letter(key: str = "cart:1") -> DeadLetter:

@@ -11,9 +11,9 @@ from engine.delivery.dispatch import Prepared
 from engine.delivery.intake import MARKS_OF_A_REPAIR
 from engine.delivery.invoker import Invoker, InvokerSpec
 from engine.lifecycle import Message, RepairWanted
-from engine.model import Change, Watermark
+from engine.model import Run, Watermark
 from engine.ring import ring as ring_module
-from engine.ring.codec import encode_changes, encode_watermarks
+from engine.ring.codec import encode_runs, encode_watermarks
 from engine.ring.counters import Board, StatusRow
 from engine.ring.ring import Ring, RingSet
 from engine.ring.wake import Wake
@@ -58,7 +58,7 @@ class Rig:
         self.invoker._set_routes(self.table)
 
     def offer(self, *keys: bytes, slot: int = 0, event: str = "hset") -> None:
-        assert self.writer.offer(encode_changes([Change(key, event, 1 << slot, 1) for key in keys]))
+        assert self.writer.offer(encode_runs([Run(event, 1 << slot, 1, [*keys])]))
 
     def waiting(self) -> dict[str, set[bytes]]:
         return {lane.route.name: set(lane.keys.waiting) for lane in self.invoker._lanes.in_force.values()}

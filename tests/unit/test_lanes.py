@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -15,7 +15,7 @@ from engine.delivery.lanes.route_lane import RouteLane
 from engine.delivery.lanes.settle import Frame, Ledger
 from engine.delivery.lanes.work import Batch
 from engine.delivery.reading.questions import Fetched
-from engine.model import Change, Failure, Outcome
+from engine.model import Failure, Outcome, Run
 from engine.routing.routes import RouteTable
 from tests.lane_bench import ROUTE, UNIX_MS, lane_kit
 
@@ -50,13 +50,13 @@ class Rig:
 
     def mark(self, *keys: bytes, slot: int, event: str = "hset", at_ms: int = 0) -> None:
         frame = self.frame()
-        for lane, mine in self.lanes.share_out([Change(key, event, 1 << slot, UNIX_MS) for key in keys]):
+        for lane, mine in self.lanes.share_out([Run(event, 1 << slot, UNIX_MS, [*keys])]):
             lane.keys.add(mine, frame, at_ms)
 
     def send(self, lane: RouteLane, at_ms: int = 0, body: str | None = "{}") -> Batch:
         batch = lane.take(at_ms)
         assert batch is not None
-        lane.send(batch, [Fetched(change.key, "hash", body, "", 7) for change, _ in batch.entries], at_ms, UNIX_MS)
+        lane.send(batch, [Fetched(key, "hash", body, "", 7) for key, _ in batch.entries], at_ms, UNIX_MS)
         return batch
 
     def end(self, lane: RouteLane, batch: Batch, outcome: Outcome, at_ms: int) -> None:
@@ -85,12 +85,11 @@ def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
 
 def keys_of(batch: Batch | None) -> list[bytes]:
     assert batch is not None
-    return [change.key for change, _ in batch.entries]
+    return [key for key, _ in batch.entries]
 
 
 def events_of(lane: RouteLane) -> dict[bytes, str]:
-    entries: Iterable[Change] = (change for change, _ in lane.keys.waiting.values())
-    return {change.key: change.event for change in entries}
+    return {key: cause.event for key, cause in lane.keys.waiting.items()}
 
 
 def test_what_waits_goes_to_the_routes_that_want_it(rig: Rig) -> None:

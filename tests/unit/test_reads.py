@@ -20,7 +20,7 @@ from engine.delivery.reading.job import Job, Key
 from engine.delivery.reading.questions import Fetched
 from engine.delivery.reads import AWAY_MS, Reads
 from engine.delivery.sockets import Sockets
-from engine.model import Change, Failure, Outcome
+from engine.model import Failure, Outcome, Run
 from engine.ring.counters import Board, StatusRow
 from tests.lane_bench import DELIVERY, ROUTE, UNIX_MS, Hands, lane_kit
 
@@ -106,7 +106,7 @@ class Bench:
 
     def mark(self, *keys: bytes, event: str = "hset") -> None:
         self._end += 10
-        changes = [Change(key, event, 1, UNIX_MS) for key in keys]
+        changes = [Run(event, 1, UNIX_MS, [*keys])]
         self.lane.keys.add(changes, self.ledger.add(self._end), self.now_ms)
 
     def deliver(self) -> bool:
@@ -121,7 +121,7 @@ class Bench:
 
     def sent(self) -> list[dict[bytes, str]]:
         """Return what is sent and not answered: body by key."""
-        return [{change.key: body_of(batch) for change, _ in batch.sent} for batch in self.flying()]
+        return [{key: body_of(batch) for key, _ in batch.sent} for batch in self.flying()]
 
     def flying(self) -> list[Batch]:
         hands: Any = self.lane._hands._dispatcher
@@ -278,7 +278,7 @@ def test_keys_that_were_not_asked_for_are_next(bench: Bench) -> None:
     assert bench.sent()[0].keys() == {b"a", b"b"}
     bench.deliver()
     assert bench.sent()[1].keys() == {b"c"}
-    assert [change.key for _, _, batch in bench.lane.keys.retries for change, _ in batch.entries] == [b"away:1"]
+    assert [key for _, _, batch in bench.lane.keys.retries for key, _ in batch.entries] == [b"away:1"]
 
 
 def test_a_probe_asks_with_keys_that_can_be_read(bench: Bench) -> None:
@@ -296,4 +296,4 @@ def test_a_probe_asks_with_keys_that_can_be_read(bench: Bench) -> None:
     bench.lane.complete(batch, outcome, later_ms, UNIX_MS)
     probe = bench.lane.keys.take_probe(later_ms, 10)
     assert probe is not None
-    assert [change.key for change, _ in probe.entries] == [b"a"]
+    assert [key for key, _ in probe.entries] == [b"a"]

@@ -14,7 +14,7 @@ from engine.delivery.lanes.route_lane import RouteLane
 from engine.delivery.lanes.settle import Ledger
 from engine.delivery.lanes.work import Batch
 from engine.delivery.reading.questions import Fetched
-from engine.model import Change, Failure, Outcome
+from engine.model import Failure, Outcome, Run
 from engine.ring.counters import Counter
 from tests.lane_bench import ROUTE, UNIX_MS, Hands, lane_kit
 
@@ -41,13 +41,13 @@ class Bench:
 
     def mark(self, *keys: bytes, event: str = "hset", captured_ms: int = UNIX_MS) -> None:
         self._end += 10
-        self.lane.keys.add([Change(key, event, 1, captured_ms) for key in keys], self.ledger.add(self._end), 0)
+        self.lane.keys.add([Run(event, 1, captured_ms, [*keys])], self.ledger.add(self._end), 0)
 
     def send(self, at_ms: int = 0, body: str | None = "{}") -> Batch:
         """Take a batch, read it and send it."""
         batch = self.lane.take(at_ms)
         assert batch is not None
-        values = [Fetched(change.key, "hash", body, "", 7) for change, _ in batch.entries]
+        values = [Fetched(key, "hash", body, "", 7) for key, _ in batch.entries]
         self.lane.send(batch, values, at_ms, UNIX_MS + at_ms)
         return batch
 
@@ -126,7 +126,7 @@ def test_only_what_failed_is_sent_again(make: Make) -> None:
     assert bench.lane.keys.in_flight == {b"b"}
     again = bench.lane.take(5_000)
     assert again is not None
-    assert [change.key for change, _ in again.entries] == [b"b"]
+    assert [key for key, _ in again.entries] == [b"b"]
     assert again.attempts == 1
 
 
@@ -191,8 +191,8 @@ def test_what_is_too_old_is_given_up_alone(make: Make) -> None:
     bench.end(bench.send(), RAISED, 0)
     burial = bench.jobs[-1]
     assert isinstance(burial, Burial)
-    assert [change.key for change, _ in burial.entries] == [b"old"]
-    assert [change.key for _, _, batch in bench.lane.keys.retries for change, _ in batch.entries] == [b"new"]
+    assert [key for key, _ in burial.entries] == [b"old"]
+    assert [key for _, _, batch in bench.lane.keys.retries for key, _ in batch.entries] == [b"new"]
 
 
 def test_a_failed_batch_is_cut_in_two(make: Make) -> None:
@@ -239,7 +239,7 @@ def test_retries_wait_on_disk_past_the_bound(make: Make) -> None:
     assert len(bench.lane.shelf) == 2
     assert bench.lane.keys.in_flight == {b"a", b"b"}
     bench.lane.take_back(10_000)
-    taken = {change.key for _, _, batch in bench.lane.keys.retries for change, _ in batch.entries}
+    taken = {key for _, _, batch in bench.lane.keys.retries for key, _ in batch.entries}
     assert taken == {b"a", b"b", b"c", b"d"}
 
 
@@ -279,7 +279,7 @@ def test_a_new_function_is_tried_at_once(make: Make) -> None:
     assert not bench.lane.health.is_troubled
     taken = bench.lane.take(21)
     assert taken is not None
-    assert [change.key for change, _ in taken.entries] == [b"b"]
+    assert [key for key, _ in taken.entries] == [b"b"]
     assert b"a" in bench.lane.keys.in_flight
 
 
@@ -295,7 +295,7 @@ def test_keys_on_disk_have_their_turn_under_load(make: Make, monkeypatch: pytest
     while len(sent) < 30:
         bench.lane.take_back(0)
         batch = bench.send()
-        sent += [change.key for change, _ in batch.entries]
+        sent += [key for key, _ in batch.entries]
         bench.end(batch, Outcome(), 0)
         if len(sent) == 11:
             assert b"old" in bench.lane.keys.waiting

@@ -10,8 +10,8 @@ from engine.delivery.backlog.backlog import Backlog, BacklogRow
 from engine.delivery.backlog.shelf import Shelf
 from engine.delivery.lanes.lane import Lane
 from engine.delivery.lanes.settle import DURABLE, Frame, Ledger
-from engine.delivery.lanes.work import Batch
-from engine.model import Change
+from engine.delivery.lanes.work import Batch, Cause
+from engine.model import Run
 
 UNIX_MS = 1_000_000
 
@@ -36,7 +36,7 @@ def lane() -> Lane:
 
 def mark(lane: Lane, ledger: Ledger, end: int, *keys: bytes, event: str = "hset") -> Frame:
     frame = ledger.add(end)
-    lane.add([Change(key, event, 1, 500) for key in keys], frame, 0)
+    lane.add([Run(event, 1, 500, [*keys])], frame, 0)
     return frame
 
 
@@ -87,7 +87,7 @@ def test_what_is_held_goes_with_what_is_in_flight(lane: Lane, shelf: Shelf, back
     assert shelf.free_flying(lane, [batch]) == ""
     assert ledger.settled() == 20
     assert rows(backlog)[b"a"].event == "del"
-    assert batch.entries[0][1] is lane.held[b"a"][1] is DURABLE
+    assert batch.entries[0][1].frame is lane.held[b"a"].frame is DURABLE
 
 
 def test_an_answer_still_finds_its_records(lane: Lane, shelf: Shelf) -> None:
@@ -98,7 +98,7 @@ def test_an_answer_still_finds_its_records(lane: Lane, shelf: Shelf) -> None:
     batch.sent = batch.entries[::-1]
     assert shelf.free_flying(lane, [batch]) == ""
     assert batch.sent == batch.entries[::-1]
-    assert all(frame is DURABLE for _, frame in batch.sent)
+    assert all(cause.frame is DURABLE for _, cause in batch.sent)
 
 
 def test_a_row_goes_when_its_key_is_delivered(lane: Lane, shelf: Shelf, backlog: Backlog) -> None:
@@ -145,7 +145,7 @@ def test_a_disk_that_refuses_changes_nothing(
 
 def test_rows_come_back_once(lane: Lane, shelf: Shelf, backlog: Backlog) -> None:
     """A key on disk is not taken while memory has it, and a row that was taken stays until it is settled."""
-    assert shelf.put([(Change(key, "hset", 1, 500), DURABLE) for key in (b"a", b"b", b"c")]) == ""
+    assert shelf.put([(key, Cause("hset", 500, DURABLE)) for key in (b"a", b"b", b"c")]) == ""
     mark(lane, Ledger(), 10, b"a")
     for _ in range(2):
         shelf.take_back(lane, 10, 0, UNIX_MS)
@@ -159,11 +159,11 @@ def test_rows_come_back_once(lane: Lane, shelf: Shelf, backlog: Backlog) -> None
 
 def test_failed_rows_come_back_as_retries(lane: Lane, shelf: Shelf) -> None:
     """Rows with attempts keep them, and rows of different attempts never share a batch."""
-    entries = [(Change(key, "hset", 1, 500), DURABLE) for key in (b"a", b"b", b"c")]
+    entries = [(key, Cause("hset", 500, DURABLE)) for key in (b"a", b"b", b"c")]
     assert shelf.put(entries[:2], attempts=1) == ""
     assert shelf.put(entries[2:], attempts=2) == ""
     shelf.take_back(lane, 10, 0, UNIX_MS)
-    found = {batch.attempts: {change.key for change, _ in batch.entries} for _, _, batch in lane.retries}
+    found = {batch.attempts: {key for key, _ in batch.entries} for _, _, batch in lane.retries}
     assert found == {1: {b"a", b"b"}, 2: {b"c"}}
     assert lane.in_flight == {b"a", b"b", b"c"}
     assert not lane.waiting
@@ -171,7 +171,7 @@ def test_failed_rows_come_back_as_retries(lane: Lane, shelf: Shelf) -> None:
 
 def test_rows_wait_until_they_are_due(lane: Lane, shelf: Shelf) -> None:
     """A row is not taken before its time, and is then."""
-    assert shelf.put([(Change(b"a", "hset", 1, 500), DURABLE)], due_ms=UNIX_MS + 10) == ""
+    assert shelf.put([(b"a", Cause("hset", 500, DURABLE))], due_ms=UNIX_MS + 10) == ""
     shelf.take_back(lane, 10, 0, UNIX_MS + 9)
     assert not lane.waiting
     shelf.take_back(lane, 10, 0, UNIX_MS + 10)
@@ -181,7 +181,7 @@ def test_rows_wait_until_they_are_due(lane: Lane, shelf: Shelf) -> None:
 def test_routes_share_no_row(lane: Lane, shelf: Shelf, backlog: Backlog) -> None:
     """The same key of two routes is two rows: one's delivery settles nothing of the other."""
     other = Shelf(backlog, "people")
-    entry = (Change(b"a", "hset", 1, 500), DURABLE)
+    entry = (b"a", Cause("hset", 500, DURABLE))
     assert (shelf.put([entry]), other.put([entry])) == ("", "")
     shelf.settled(lane, [entry])
     assert (len(shelf), len(other)) == (0, 1)
@@ -190,14 +190,14 @@ def test_routes_share_no_row(lane: Lane, shelf: Shelf, backlog: Backlog) -> None
 def test_a_second_row_names_the_newest_event() -> None:
     """What merges into a key on disk holds its own frame until the newer event is there too."""
     lane, ledger = Lane(batch_size=2, window_ms=0, slots=1), Ledger()
-    lane.waiting[b"a"] = (Change(b"a", "hset", 1, 500), DURABLE)
+    lane.waiting[b"a"] = Cause("hset", 500, DURABLE)
     mark(lane, ledger, 10, b"a")
     assert ledger.settled() == 10
     mark(lane, ledger, 20, b"a", event="del")
     assert ledger.settled() is None
     batch = lane.take(0)
     assert isinstance(batch, Batch)
-    assert batch.entries[0][0].event == "del"
+    assert batch.entries[0][1].event == "del"
     lane.settle(batch.entries)
     assert ledger.settled() == 20
 

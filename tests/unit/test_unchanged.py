@@ -16,10 +16,10 @@ from engine.delivery.lanes.hands import Home, LaneKit
 from engine.delivery.lanes.lanes import adopt, inherit
 from engine.delivery.lanes.route_lane import RouteLane
 from engine.delivery.lanes.settle import Frame, Ledger
-from engine.delivery.lanes.work import Batch
+from engine.delivery.lanes.work import Batch, Cause
 from engine.delivery.reading.questions import Fetched
 from engine.digests.table import DigestTable
-from engine.model import Change, Failure, Outcome
+from engine.model import Failure, Outcome, Run
 from engine.ring.counters import Counter
 from tests.lane_bench import ROUTE, UNIX_MS, Hands, lane_kit
 from tests.simulation.harness import kill_table
@@ -49,7 +49,7 @@ class Bench:
 
     def mark(self, *keys: bytes, event: str = "hset") -> None:
         self._end += 10
-        self.lane.keys.add([Change(key, event, 1, UNIX_MS) for key in keys], self.ledger.add(self._end), self.at_ms)
+        self.lane.keys.add([Run(event, 1, UNIX_MS, [*keys])], self.ledger.add(self._end), self.at_ms)
 
     def send(self, body: str | None, **options: object) -> Batch | None:
         """Read what waits and send it; return what was sent, None where that was nothing."""
@@ -57,9 +57,7 @@ class Bench:
         batch = self.lane.take(self.at_ms)
         assert batch is not None
         kind = "none" if body is None else "hash"
-        values = [
-            msgspec.structs.replace(Fetched(change.key, kind, body, "", 7), **options) for change, _ in batch.entries
-        ]
+        values = [msgspec.structs.replace(Fetched(key, kind, body, "", 7), **options) for key, _ in batch.entries]
         before = len(self.jobs)
         self.lane.send(batch, values, self.at_ms, UNIX_MS)
         sent = self.jobs[before:]
@@ -142,7 +140,7 @@ def test_of_a_batch_only_what_changed_is_sent(make: Make) -> None:
     bench.lane.force([b"b"])
     batch = bench.send("{}")
     assert batch is not None
-    assert [change.key for change, _ in batch.sent] == [b"b"]
+    assert [key for key, _ in batch.sent] == [b"b"]
     assert bench.lane.keys.in_flight == {b"b"}
     bench.end(batch)
     assert bench.ledger.settled() == 20
@@ -211,7 +209,7 @@ def test_a_mark_reaches_what_is_in_flight(make: Make) -> None:
     bench.end(batch)
     batch = bench.send("1")
     assert batch is not None, "what was accepted before it was found missing is taken for what is there"
-    assert [change.key for change, _ in batch.sent] == [b"a"]
+    assert [key for key, _ in batch.sent] == [b"a"]
 
 
 def test_another_function_has_accepted_nothing(make: Make) -> None:
@@ -269,7 +267,7 @@ def test_keys_of_another_route_are_delivered(make: Make) -> None:
     """What another route leaves behind it may have sent something else meanwhile."""
     bench = make()
     assert bench.deliver("1")
-    inherit(bench.lane, (Change(b"a", "hset", 1, UNIX_MS), Frame(5)), 0)
+    inherit(bench.lane, (b"a", Cause("hset", UNIX_MS, Frame(5))), 0)
     batch = bench.send("1")
     assert batch is not None
     bench.end(batch)

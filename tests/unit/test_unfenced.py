@@ -15,10 +15,11 @@ from engine.config import AwsSettings, DeliverySettings, RouteSettings
 from engine.delivery.lanes.batch import PayloadBuilder
 from engine.delivery.lanes.retry import RetryPolicy
 from engine.delivery.lanes.settle import Frame
+from engine.delivery.lanes.work import Cause
 from engine.delivery.reading.questions import Fetched
 from engine.delivery.targets.answers import function_error, refuses_older_versions
 from engine.delivery.targets.probe import Probe, probe_functions
-from engine.model import Change, Failure
+from engine.model import Failure
 from engine.routing.routes import RouteTable
 from engine.supervision.reload import Reload
 from lambdas.aurora_mysql.settings import Settings as AuroraSettings
@@ -166,7 +167,7 @@ def test_a_reload_that_changes_only_the_promise_is_one() -> None:
 def test_the_batch_says_that_it_is_unfenced() -> None:
     """The function hears whether the engine counts on its promise, and payloads stay within their bound."""
     builder = PayloadBuilder(RouteSettings(name="r", function="f"), 0, 1_000)
-    entry = (Change(b"k", "set", 1, 5), Frame(1))
+    entry = (b"k", Cause("set", 5, Frame(1)))
     value = Fetched(b"k", "string", "{}", "", 7)
     fenced = builder.build([entry], [value], 9).payload
     unfenced = builder.build([entry], [value], 9, is_unfenced=True).payload

@@ -15,7 +15,7 @@ from engine.delivery.lanes.lanes import Lanes
 from engine.delivery.lanes.route_lane import RouteLane
 from engine.delivery.lanes.settle import Frame
 from engine.delivery.reading.questions import Fetched
-from engine.model import Change, Failure, Outcome
+from engine.model import Failure, Outcome, Run
 from engine.ring.counters import Counter
 from engine.routing.assignment import assign
 from engine.routing.nodes import Topology
@@ -52,14 +52,14 @@ def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
 
 
 def send(lane: RouteLane, at_ms: int = 0) -> Batch:
-    lane.keys.add([Change(b"k", "hset", 1, UNIX_MS)], Frame(10), at_ms)
+    lane.keys.add([Run("hset", 1, UNIX_MS, [b"k"])], Frame(10), at_ms)
     return sent(lane, at_ms)
 
 
 def sent(lane: RouteLane, at_ms: int) -> Batch:
     batch = lane.take(at_ms)
     assert batch is not None
-    lane.send(batch, [Fetched(change.key, "hash", "{}", "", 7) for change, _ in batch.entries], at_ms, UNIX_MS)
+    lane.send(batch, [Fetched(key, "hash", "{}", "", 7) for key, _ in batch.entries], at_ms, UNIX_MS)
     return batch
 
 

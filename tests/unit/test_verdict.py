@@ -5,8 +5,8 @@ from __future__ import annotations
 from engine.delivery.lanes.retry import RetryPolicy
 from engine.delivery.lanes.settle import Frame
 from engine.delivery.lanes.verdict import Again, GivenUp, Restored, Rules, SetAside, Stray
-from engine.delivery.lanes.work import Batch, Entry
-from engine.model import Change, Failure, Outcome
+from engine.delivery.lanes.work import Batch, Cause, Entry
+from engine.model import Failure, Outcome
 
 UNIX_MS = 1_000_000
 FOR_EVER = RetryPolicy(-1, -1)
@@ -17,7 +17,7 @@ TOO_LARGE = Outcome(Failure.OVERSIZE, reason="413")
 
 
 def entries(*keys: bytes, captured_ms: int = UNIX_MS) -> list[Entry]:
-    return [(Change(key, "hset", 1, captured_ms), Frame(1)) for key in keys]
+    return [(key, Cause("hset", captured_ms, Frame(1))) for key in keys]
 
 
 def test_an_error_of_the_function_is_an_attempt_and_an_outage_is_none() -> None:

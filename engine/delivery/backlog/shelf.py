@@ -16,8 +16,7 @@ from itertools import islice
 from engine.delivery.backlog.backlog import Backlog, BacklogRow
 from engine.delivery.lanes.lane import Lane
 from engine.delivery.lanes.settle import DURABLE
-from engine.delivery.lanes.work import LONG_AGO_MS, Batch, Entry
-from engine.model import Change
+from engine.delivery.lanes.work import LONG_AGO_MS, Batch, Cause, Entry, let_go, on_disk
 
 ROWS_AT_ONCE = 5_000
 """Rows in one transaction: some 20 ms, 75 ms in a large file, in which no other lane is served."""
@@ -38,17 +37,17 @@ class Shelf:
     def settled(self, lane: Lane, entries: Iterable[Entry]) -> None:
         """Forget the rows of keys whose delivery is settled, but for those that changed meanwhile."""
         if len(self):
-            free = [(change.key, frame) for change, frame in entries if change.key not in lane.held]
-            durable = [key for key, frame in free if frame is DURABLE]
-            self._backlog.remove(self.route, [key for key, frame in free if frame is not DURABLE], durable)
+            free = [(key, cause.frame is DURABLE) for key, cause in entries if key not in lane.held]
+            durable = [key for key, is_durable in free if is_durable]
+            self._backlog.remove(self.route, [key for key, is_durable in free if not is_durable], durable)
 
     def put(
         self, entries: Sequence[Entry], *, due_ms: int = 0, attempts: int = 0, reason: str = "", together: int = 0
     ) -> str:
         """Keep these on disk, as `BacklogRow` says; return "" when they are, else why not."""
         rows = [
-            BacklogRow(change.key, change.event, change.captured_ms, due_ms, attempts, reason, together)
-            for change, _ in entries
+            BacklogRow(key, cause.event, cause.captured_ms, due_ms, attempts, reason, together)
+            for key, cause in entries
         ]
         return self._backlog.put(self.route, rows)
 
@@ -58,17 +57,16 @@ class Shelf:
 
     def free(self, batch: Batch, reason: str = "") -> str:
         """Give every entry of a batch a row in place of its frame; return "" or why that can't be."""
-        bound = [entry for entry in batch.entries if entry[1] is not DURABLE]
+        bound = [entry for entry in batch.entries if entry[1].frame is not DURABLE]
         if not bound and not reason:
             return ""
         if problem := self.put_batch(batch, batch.entries if reason else bound, reason=reason):
             return problem
-        for _, frame in bound:
-            frame.open -= 1
-        freed = {change.key: (change, DURABLE) for change, _ in batch.entries}
-        batch.entries = [freed[change.key] for change, _ in batch.entries]
+        let_go(bound)
+        batch.entries = on_disk(batch.entries)
+        freed = dict(batch.entries)
         # Of a batch that is given up, more may have been sent than is left in it.
-        batch.sent = [freed.get(entry[0].key, entry) for entry in batch.sent]
+        batch.sent = [(key, freed.get(key, cause)) for key, cause in batch.sent]
         return ""
 
     def adopt(self, rows: Sequence[BacklogRow], deletes: Container[str]) -> str:
@@ -92,25 +90,23 @@ class Shelf:
         for batch in flying:
             if problem := self.free(batch):
                 return problem
-        bound = [entry for entry in lane.held.values() if entry[1] is not DURABLE]
+        bound = [entry for entry in lane.held.items() if entry[1].frame is not DURABLE]
         if not bound:
             return ""
         if problem := self.put(bound):
             return problem
-        for change, frame in bound:
-            frame.open -= 1
-            lane.held[change.key] = (change, DURABLE)
+        let_go(bound)
+        lane.held.update(on_disk(bound))
         return ""
 
     def move_waiting(self, lane: Lane, keys_max: int) -> str:
         """Move the oldest keys that only wait out of memory; return "" or why that can't be."""
-        taken = list(zip(lane.waiting.items(), range(keys_max), strict=False))
-        bound = [entry for (_, entry), _ in taken if entry[1] is not DURABLE]
+        taken = list(islice(lane.waiting.items(), keys_max))
+        bound = [entry for entry in taken if entry[1].frame is not DURABLE]
         if bound and (problem := self.put(bound)):
             return problem
-        for _, frame in bound:
-            frame.open -= 1
-        for (key, _), _ in taken:
+        let_go(bound)
+        for key, _ in taken:
             del lane.waiting[key]
         return ""
 
@@ -119,19 +115,19 @@ class Shelf:
 
         They stay in memory, where they take in what changes, as long as no more than ``waiting_keys_max`` wait there.
         """
-        behind = islice(lane.waiting.values(), after, None)
-        bound = list(islice((entry for entry in behind if entry[1] is not DURABLE), keys_max))
+        behind = islice(lane.waiting.items(), after, None)
+        bound = list(islice((entry for entry in behind if entry[1].frame is not DURABLE), keys_max))
         if not bound:
             return ""
         if problem := self.put(bound):
             return problem
         stays = len(lane.waiting) <= waiting_keys_max
-        for change, frame in bound:
-            frame.open -= 1
-            if stays:
-                lane.waiting[change.key] = (change, DURABLE)
-            else:
-                del lane.waiting[change.key]
+        let_go(bound)
+        if stays:
+            lane.waiting.update(on_disk(bound))
+        else:
+            for key, _ in bound:
+                del lane.waiting[key]
         return ""
 
     def take_back(self, lane: Lane, count: int, moment_ms: int, unix_ms: int, *, is_fresh: bool = False) -> None:
@@ -142,12 +138,12 @@ class Shelf:
         rows = self._backlog.take(self.route, count, unix_ms, _Busy(lane), is_fresh=is_fresh)
         again: dict[tuple[int, bool, int], list[Entry]] = {}
         for row in rows:
-            entry = (Change(row.key, row.event, 1, row.captured_ms), DURABLE)
+            cause = Cause(row.event, row.captured_ms, DURABLE)
             if row.attempts or row.together:
-                again.setdefault((row.attempts, bool(row.reason), row.together), []).append(entry)
+                again.setdefault((row.attempts, bool(row.reason), row.together), []).append((row.key, cause))
                 lane.in_flight.add(row.key)
             else:
-                lane.waiting[row.key] = entry
+                lane.waiting[row.key] = cause
         for (attempts, is_aside, together), entries in again.items():
             since_ms = LONG_AGO_MS if is_aside else moment_ms
             size = together or len(entries)

@@ -62,11 +62,11 @@ def letters_of(
     """
     failure = "" if outcome.failure is Failure.NONE else outcome.failure.name.lower()
     letters = []
-    for (change, _), record in zip(entries, records, strict=True):
-        text, encoding = key_text(change.key)
+    for (key, cause), record in zip(entries, records, strict=True):
+        text, encoding = key_text(key)
         letters.append(
             DeadLetter(
-                now_ms, route, function, text, change.event, change.captured_ms, attempts, outcome.reason, encoding,
+                now_ms, route, function, text, cause.event, cause.captured_ms, attempts, outcome.reason, encoding,
                 failure, record=msgspec.UNSET if record is None else msgspec.Raw(record),
             )
         )  # fmt: skip

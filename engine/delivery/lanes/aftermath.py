@@ -58,7 +58,7 @@ class Aftermath:
 
     def _stray(self, entries: Sequence[Entry]) -> None:
         """Leave these, whose invocation has ended, to the lanes that came after this one."""
-        self.keys.in_flight.difference_update(change.key for change, _ in entries)
+        self.keys.in_flight.difference_update([key for key, _ in entries])
         self.strays += entries
 
     def complete(self, batch: Batch, outcome: Outcome, moment_ms: int, unix_ms: int) -> None:
@@ -146,7 +146,7 @@ class Aftermath:
         """Have a key that can't be read wait on disk: what keeps it may pass, and holds up no other key meanwhile."""
         batch.attempts += 1
         policy = self._rules.policy
-        if policy.gives_up(batch.attempts) or policy.is_too_old(batch.entries[0][0].captured_ms, unix_ms):
+        if policy.gives_up(batch.attempts) or policy.is_too_old(batch.entries[0][1].captured_ms, unix_ms):
             batch.verdict = Outcome(reason=reason)
             self._give_up(GivenUp(batch), moment_ms, unix_ms)
             return

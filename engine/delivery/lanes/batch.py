@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import msgspec
 
 from engine.config import RouteSettings
-from engine.delivery.lanes.work import Entry, Events
+from engine.delivery.lanes.work import Cause, Entry, causes_of
 from engine.delivery.reading.questions import Fetched
 from engine.delivery.reading.values import key_text
-from engine.model import Change, OriginalRecord, Record
+from engine.model import Events, OriginalRecord, Record
 from engine.routing.absence import deleting_events, follows_evictions, heard_events, takes_news
 from engine.routing.events import is_news
 
@@ -41,11 +41,19 @@ class Built:
 
     def entries(self) -> list[Entry]:
         """Return what is sent, each entry once."""
-        return list({entry[0].key: entry for entry in self.sent}.values())
+        return list(dict(self.sent).items())
 
 
 class _Batch(msgspec.Struct):
     records: list[msgspec.Raw]
+
+
+class _Payload(msgspec.Struct, gc=False):
+    """A whole payload, as `_PREFIX` and the suffixes have it in pieces."""
+
+    records: list[Record]
+    deadline_ms: int
+    unfenced: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 _decode_batch = msgspec.json.Decoder(_Batch).decode
@@ -89,6 +97,17 @@ class PayloadBuilder:
         engine counts on the function to keep older values out.
         """
         assert len(entries) == len(fetched)
+        suffix = (_UNFENCED_SUFFIX if is_unfenced else _SUFFIX) % deadline_ms
+        payload = self._at_once(entries, fetched, deadline_ms, len(suffix), is_unfenced=is_unfenced)
+        if payload:
+            return Built(payload, list(entries))
+        built, parts = self._each(entries, fetched)
+        if parts:
+            built.payload = parts[0] if self._is_original else _PREFIX + b",".join(parts) + suffix
+        return built
+
+    def _each(self, entries: Sequence[Entry], fetched: Sequence[Fetched]) -> tuple[Built, list[bytes]]:
+        """Return what becomes of each entry, and the records of those that are sent, one by one."""
         built = Built()
         parts: list[bytes] = []
         room = self._payload_bytes_max - _FRAMING_BYTES
@@ -97,17 +116,17 @@ class PayloadBuilder:
                 found = built.unread if value.passes else built.refused
                 found.append((entry, f"cannot be read: {value.error}"))
                 continue
-            if value.body is None and not self._is_delete(entry[0].event, value):
+            if value.body is None and not self._is_delete(entry[1].event, value):
                 built.settled.append(entry)
                 continue
             if len(parts) >= self._records_max:
                 built.deferred.extend(entries[index:])
                 break
-            change = entry[0]
-            if change.events:
+            cause = entry[1]
+            if cause.events:
                 room, is_full = self._add_events(built, parts, entry, value, room)
             else:
-                part = self._record(_IDS[len(parts)], entry, value, change.event, change.captured_ms)
+                part = self._record(_IDS[len(parts)], entry, value, cause.event, cause.captured_ms)
                 is_full = len(part) > room
                 if not is_full:
                     room -= len(part) + 1
@@ -120,10 +139,47 @@ class PayloadBuilder:
                 is_begun = bool(built.left)
                 built.deferred.extend(entries[index + is_begun :])
                 break
-        if parts:
-            suffix = (_UNFENCED_SUFFIX if is_unfenced else _SUFFIX) % deadline_ms
-            built.payload = parts[0] if self._is_original else _PREFIX + b",".join(parts) + suffix
-        return built
+        return built, parts
+
+    def _at_once(
+        self,
+        entries: Sequence[Entry],
+        fetched: Sequence[Fetched],
+        deadline_ms: int,
+        suffix_bytes: int,
+        *,
+        is_unfenced: bool,
+    ) -> bytes:
+        """Return a payload with a record for each entry, made in one go; b"" where one wants to be looked at by itself.
+
+        It has the same bytes as one that is put together, and is refused by the same limits.
+        """
+        if self._is_original or not self._are_plain(entries, fetched):
+            return b""
+        try:
+            names = [key.decode() for key, _ in entries]
+        except UnicodeDecodeError:
+            return b""
+        database = self._database
+        records = [
+            Record(
+                record_id, name, name, value.body, cause.event, value.type, database, value.version, cause.captured_ms
+            )
+            for record_id, name, (_, cause), value in zip(_IDS, names, entries, fetched, strict=False)
+        ]
+        payload = _encode(_Payload(records, deadline_ms, is_unfenced or msgspec.UNSET))
+        room = self._payload_bytes_max - _FRAMING_BYTES
+        return payload if len(payload) - len(_PREFIX) - suffix_bytes <= room else b""
+
+    def _are_plain(self, entries: Sequence[Entry], fetched: Sequence[Fetched]) -> bool:
+        """Tell whether each entry has a text as its value, and one record that says no more than all do."""
+        if not 0 < len(entries) <= self._records_max or any(cause.events for cause, _ in causes_of(entries)):
+            return False
+        bodies = [value.body for value in fetched]
+        if None in bodies or sum(map(len, bodies)) > self._payload_bytes_max:  # type: ignore[arg-type]
+            return False
+        looks = {(value.error, value.body_encoding, value.expires_at_ms) for value in fetched}
+        return looks == {("", "", 0)}
 
     @property
     def explained(self) -> frozenset[str] | None:
@@ -143,8 +199,8 @@ class PayloadBuilder:
 
         Those are left for the next payload; where no event fits alone, the entry is refused.
         """
-        change = entry[0]
-        events = self._events_of(change)
+        key, cause = entry
+        events = self._events_of(cause)
         taken = 0
         for event, captured_ms in events:
             if len(parts) >= self._records_max:
@@ -161,13 +217,14 @@ class PayloadBuilder:
             taken += 1
         if 0 < taken < len(events):
             built.left.append((entry, events[taken:]))
-            change.events = events[:taken]
+            # Should it fail, it is sent again with these alone: the others are held behind it.
+            built.sent[-taken:] = [(key, cause.followed(cause.event, events[:taken]))] * taken
         return room, taken < len(events)
 
-    def _events_of(self, change: Change) -> Events:
+    def _events_of(self, cause: Cause) -> Events:
         """Return what a key's records tell of: its events that the route wants, or the newest for all."""
-        wanted = [one for one in change.events if self._events and (one[0] in self._events or self._is_news(one[0]))]
-        return tuple(wanted) or ((change.event, change.captured_ms),)
+        wanted = [one for one in cause.events if self._events and (one[0] in self._events or self._is_news(one[0]))]
+        return tuple(wanted) or ((cause.event, cause.captured_ms),)
 
     def _is_news(self, event: str) -> bool:
         return self._takes_news and is_news(event)
@@ -182,11 +239,7 @@ class PayloadBuilder:
     def _record(
         self, record_id: str, entry: Entry, value: Fetched, event: str, captured_ms: int, ordinal: int = 0
     ) -> bytes:
-        change = entry[0]
-        try:
-            text, encoding = change.key.decode(), ""
-        except UnicodeDecodeError:
-            text, encoding = key_text(change.key)
+        text, encoding = key_text(entry[0])
         record: Record | OriginalRecord
         if self._is_original:
             record = OriginalRecord(text, text, value.body)

@@ -79,7 +79,7 @@ class Hands:
     def bury(self, batch: Batch, told: Outcome, unix_ms: int) -> None:
         """Give these up: to the route's place for failures, in a thread; they are in flight until it has them."""
         route, records = self._route, records_in(batch.payload, len(batch.sent))
-        known = {entry[0].key: record for entry, record in zip(batch.sent, records, strict=True)}
-        record_of = [known.get(entry[0].key) for entry in batch.entries]
+        known = {key: record for (key, _), record in zip(batch.sent, records, strict=True)}
+        record_of = [known.get(key) for key, _ in batch.entries]
         letters = letters_of(route.name, route.function, batch.entries, record_of, batch.attempts, told, unix_ms)
         self._dispatcher.submit(Burial(batch.entries, batch.attempts, letters, told.reason))

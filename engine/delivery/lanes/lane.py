@@ -9,6 +9,8 @@ A key is in one of three places, and its newest change is never lost between the
 So a key is never in flight twice, which keeps its values in order, and waiting work is bounded by distinct
 keys.
 
+Keys come in runs and share a `Cause`: a run of keys that are all new to a lane goes into ``waiting`` at once.
+
 Keys that wait and batches that are retried take turns at the slots, and suspects (those that failed by themselves)
 leave some of them free as long as they go on failing: neither starves the other, however long invocations take.
 """
@@ -16,23 +18,12 @@ leave some of them free as long as they go on failing: neither starves the other
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
 
 from engine.delivery.lanes.settle import DURABLE, Frame
-from engine.delivery.lanes.work import Batch, Entry, Events, Retries
-from engine.model import Change
-from engine.routing.events import REPAIR, SAME_NAME
-
-
-def share_alike(changes: Iterable[Change]) -> Iterable[Change]:
-    """Give changes that have to wait one name and one time between them where they are alike: 96 bytes a key."""
-    moment_ms = 0
-    for change in changes:
-        change.event = SAME_NAME.get(change.event, change.event)
-        if change.captured_ms == moment_ms:
-            change.captured_ms = moment_ms
-        else:
-            moment_ms = change.captured_ms
-        yield change
+from engine.delivery.lanes.work import Batch, Cause, Entry, Retries, let_go
+from engine.model import Events, Run
+from engine.routing.events import REPAIR
 
 
 class Lane:
@@ -44,8 +35,8 @@ class Lane:
         self.slots = slots
         self.coalesces = True
         """Whether the events of a key become one record."""
-        self.waiting: dict[bytes, Entry] = {}
-        self.held: dict[bytes, Entry] = {}
+        self.waiting: dict[bytes, Cause] = {}
+        self.held: dict[bytes, Cause] = {}
         self.in_flight: set[bytes] = set()
         self.invocations = 0
         self.paused_until_ms = 0
@@ -54,48 +45,64 @@ class Lane:
         """Invocations under way of keys that failed by themselves before."""
         self.suspects_max = slots
         self._since_ms = 0
+        self._holes = 0
+        """Places in ``waiting`` of keys that were taken."""
         self._is_waitings_turn = False
 
-    def add(self, changes: Iterable[Change], frame: Frame, now_ms: int) -> int:
+    def add(self, runs: Iterable[Run], frame: Frame, now_ms: int) -> int:
         """Mark keys dirty; return how many merged into a change that was already there."""
-        waiting, in_flight = self.waiting, self.in_flight
-        if not waiting:
+        if not self.waiting:
             self._since_ms = now_ms
-        elif len(waiting) >= self.batch_size:
-            changes = share_alike(changes)
-        merged = opened = 0
-        for change in changes:
-            key = change.key
+        merged = 0
+        for run in runs:
+            keys, waiting = run.keys, self.waiting
+            cause = Cause.of(run, frame)
+            if not (self.in_flight.isdisjoint(keys) and waiting.keys().isdisjoint(keys)):
+                merged += self._add_each(keys, cause)
+                continue
+            before = len(waiting)
+            waiting.update(dict.fromkeys(keys, cause))
+            opened = len(waiting) - before
+            frame.open += opened
+            merged += len(keys) - opened
+        return merged
+
+    def _add_each(self, keys: Sequence[bytes], cause: Cause) -> int:
+        """Mark keys dirty of which some are here already; return how many those are."""
+        waiting, in_flight, frame = self.waiting, self.in_flight, cause.frame
+        merged = 0
+        for key in keys:
             place = waiting if key not in in_flight else self.held
             known = place.get(key)
             if known is None:
-                place[key] = (change, frame)
-                opened += 1
-            else:
-                if change.event != REPAIR:
-                    if not self.coalesces:
-                        known[0].events = known[0].each() + change.each()
-                    if known[1] is DURABLE and known[0].event != change.event:
-                        # What is on disk names another event: until this is settled, the ring remembers.
-                        place[key] = (known[0], frame)
-                        opened += 1
-                    known[0].event = change.event
-                merged += 1
-        frame.open += opened
+                place[key] = cause
+                frame.open += 1
+                continue
+            merged += 1
+            if cause.event == REPAIR or (known.event == cause.event and self.coalesces):
+                continue
+            newer = known.followed(cause.event, known.events if self.coalesces else known.each() + cause.each())
+            if known.frame is DURABLE and known.event != cause.event:
+                # What is on disk names another event: until this is settled, the ring remembers.
+                newer = newer.holding(frame)
+                frame.open += 1
+            place[key] = newer
         return merged
 
-    def add_fenced(self, changes: Iterable[Change], frame: Frame, due_ms: int) -> None:
+    def add_fenced(self, runs: Iterable[Run], frame: Frame, due_ms: int) -> None:
         """Mark keys dirty that somebody may still be delivering: they count as in flight until then."""
-        fresh: dict[bytes, Entry] = {}
-        for change in changes:
-            if change.key not in self.in_flight:
-                fresh[change.key] = (change, frame)
-                self.in_flight.add(change.key)
-            else:
-                self.add([change], frame, due_ms)
+        fresh: dict[bytes, Cause] = {}
+        for run in runs:
+            cause = Cause.of(run, frame)
+            for key in run.keys:
+                if key not in self.in_flight:
+                    fresh[key] = cause
+                    self.in_flight.add(key)
+                else:
+                    self._add_each([key], cause)
         frame.open += len(fresh)
         if fresh:
-            self.retry(Batch(list(fresh.values()), fence_ms=due_ms), due_ms)
+            self.retry(Batch(list(fresh.items()), fence_ms=due_ms), due_ms)
 
     @property
     def retrying_keys(self) -> int:
@@ -109,8 +116,8 @@ class Lane:
             if batch.verdict is not None:
                 self.retry(batch, batch.due_ms)
         left = [entry for batch in batches if batch.verdict is None for entry in batch.entries]
-        self.in_flight.difference_update(change.key for change, _ in left)
-        left += [*self.waiting.values(), *self.held.values()]
+        self.in_flight.difference_update([key for key, _ in left])
+        left += [*self.waiting.items(), *self.held.items()]
         self.waiting, self.held = {}, {}
         return left
 
@@ -185,10 +192,9 @@ class Lane:
 
     def settle(self, entries: Sequence[Entry]) -> None:
         """End the delivery of these keys; what changed meanwhile waits for the next."""
-        keys = [change.key for change, _ in entries]
+        keys = [key for key, _ in entries]
         self.in_flight.difference_update(keys)
-        for _, frame in entries:
-            frame.open -= 1
+        let_go(entries)
         if self.held:
             for key in keys:
                 again = self.held.pop(key, None)
@@ -202,14 +208,13 @@ class Lane:
 
     def hold_back(self, entry: Entry, events: Events) -> None:
         """Keep these events of a key in flight for its next delivery: they did not fit into this one."""
-        change, frame = entry
-        known = self.held.get(change.key)
+        key, cause = entry
+        known = self.held.get(key)
         if known is not None:
-            known[0].events = events + known[0].each()
+            self.held[key] = known.followed(known.event, events + known.each())
             return
-        name, moment_ms = events[-1][0], events[0][1]
-        self.held[change.key] = (Change(change.key, name, change.routes, moment_ms, events), frame)
-        frame.open += 1
+        self.held[key] = Cause(events[-1][0], events[0][1], cause.frame, events)
+        cause.frame.open += 1
 
     def pause(self, until_ms: int) -> None:
         """Start nothing before this time: the target is down or asks for less."""
@@ -222,27 +227,32 @@ class Lane:
         if len(self.waiting) <= keys_max:
             taken, self.waiting = self.waiting, {}
             self.in_flight.update(taken)
-            return list(taken.values())
-        keys = [key for key, _ in zip(self.waiting, range(keys_max), strict=False)]
+            self._holes = 0
+            return list(taken.items())
+        keys = list(islice(self.waiting, keys_max))
         self.in_flight.update(keys)
-        return [self.waiting.pop(key) for key in keys]
+        entries = list(zip(keys, map(self.waiting.pop, keys), strict=True))
+        # A dictionary keeps the places of what was removed, and walks over them before its first entry.
+        self._holes += len(keys)
+        if self._holes > len(self.waiting):
+            self.waiting, self._holes = dict(self.waiting), 0
+        return entries
 
     def fold_held(self, batch: Batch) -> None:
         """Let entries that are read before they are sent stand for the changes that came meanwhile."""
         if not self.held:
             return
         entries = batch.entries
-        for index, (change, frame) in enumerate(entries):
-            held = self.held.pop(change.key, None)
+        for index, (key, cause) in enumerate(entries):
+            held = self.held.pop(key, None)
             if held is None:
                 continue
             # What was read before this change is none of its values.
             batch.reading = None
-            if held[0].event != REPAIR:
-                if not self.coalesces:
-                    change.events = change.each() + held[0].each()
-                change.event = held[0].event
-            if frame is DURABLE:
-                entries[index] = (change, held[1])
+            if cause.frame is DURABLE:
+                cause = cause.holding(held.frame)
             else:
-                held[1].open -= 1
+                held.frame.open -= 1
+            if held.event != REPAIR:
+                cause = cause.followed(held.event, cause.events if self.coalesces else cause.each() + held.each())
+            entries[index] = key, cause

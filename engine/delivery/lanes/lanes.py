@@ -14,10 +14,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import deque
-from collections.abc import Iterator, Sequence
-from copy import copy
-
-import msgspec
+from collections.abc import Iterable, Iterator, Sequence
 
 from engine.delivery.backlog.rows import BacklogRow
 from engine.delivery.lanes.hands import LaneKit
@@ -25,7 +22,7 @@ from engine.delivery.lanes.route_lane import RouteLane
 from engine.delivery.lanes.settle import DURABLE
 from engine.delivery.lanes.shelving import SHELF_RETRY_MS
 from engine.delivery.lanes.work import Entry
-from engine.model import EVERY_ROUTE, Change, RouteMask
+from engine.model import EVERY_ROUTE, RouteMask, Run
 from engine.observe.logs import get_logger
 from engine.routing.events import REPAIR, REPAIR_GONE
 from engine.routing.routes import RouteTable, meaning
@@ -85,16 +82,16 @@ class Lanes:
         if gone or len(kept) < len(table.routes):
             self._sort_again()
 
-    def share_out(self, changes: list[Change]) -> Iterator[tuple[RouteLane, list[Change]]]:
-        """Yield each lane with the changes that are for it: objects of its own, for it changes them."""
-        orphans = [one for one in changes if one.routes & self._doubtful]
+    def share_out(self, runs: list[Run]) -> Iterator[tuple[RouteLane, list[Run]]]:
+        """Yield each lane with the runs that are for it."""
+        orphans = [one for one in runs if one.routes & self._doubtful]
         for slot, lane in self.in_force.items():
             bit = 1 << slot
             if not bit & self._doubtful:
-                mine = [one if one.routes == bit else copy(one) for one in changes if one.routes & bit]
-                mine += [copy(one) for one in orphans if not one.routes & bit and lane.wants(one.key, one.event)]
+                mine = [one for one in runs if one.routes & bit]
+                mine += _wanted(lane, [one for one in orphans if not one.routes & bit])
             else:
-                mine = [copy(one) for one in orphans if lane.wants(one.key, one.event)]
+                mine = _wanted(lane, orphans)
             if mine:
                 yield lane, mine
 
@@ -104,13 +101,13 @@ class Lanes:
         heirs = [one for one in self.in_force.values() if one.version >= lane.retired_by]
         unwanted = 0
         for entry in strays:
-            change, frame = entry
-            takers = [heir for heir in heirs if heir.wants(change.key, change.event)]
+            key, cause = entry
+            takers = [heir for heir in heirs if heir.wants(key, cause.event)]
             unwanted += not takers
             # What has a row on disk is found there.
-            for heir in takers if frame is not DURABLE else ():
+            for heir in takers if cause.frame is not DURABLE else ():
                 inherit(heir, entry, moment_ms)
-            frame.open -= 1
+            cause.frame.open -= 1
         if unwanted:
             log.warning("keys_of_no_route", route=lane.route.name, keys=unwanted)
 
@@ -186,12 +183,21 @@ def _is_kept(lane: RouteLane, table: RouteTable, slot: int) -> bool:
     return route is not None and meaning(route) == meaning(lane.route)
 
 
+def _wanted(lane: RouteLane, runs: Iterable[Run]) -> list[Run]:
+    """Return what of these the lane's route wants, key by key: they were marked for another one."""
+    mine: list[Run] = []
+    for run in runs:
+        keys = [key for key in run.keys if lane.wants(key, run.event)]
+        if keys:
+            mine.append(Run(run.event, run.routes, run.captured_ms, keys, run.events))
+    return mine
+
+
 def inherit(lane: RouteLane, entry: Entry, moment_ms: int) -> None:
     """Have the lane take a key of a retired one; which of the key's events was the last, nobody knows."""
-    change, frame = entry
-    key, event = change.key, change.event
+    key, cause = entry
+    event, frame, keys = cause.event, cause.frame, lane.keys
     lane.force([key])
-    keys = lane.keys
     place = keys.held if key in keys.in_flight else keys.waiting
     known = place.get(key)
     if known is not None or place is keys.held:
@@ -199,12 +205,12 @@ def inherit(lane: RouteLane, entry: Entry, moment_ms: int) -> None:
     elif len(lane.shelf) and lane.deletes and event not in lane.deletes:
         # Its row may say that the key went.
         event = REPAIR_GONE
-    keys.add([msgspec.structs.replace(change, event=event)], frame, moment_ms)
-    if known is not None and known[1] is not DURABLE and frame.end < known[1].end:
+    keys.add([Run(event, EVERY_ROUTE, cause.captured_ms, [key], cause.events)], frame, moment_ms)
+    if known is not None and known.frame is not DURABLE and frame.end < known.frame.end:
         # A key holds the oldest frame that mentions it.
-        place[key] = (known[0], frame)
+        place[key] = place[key].holding(frame)
         frame.open += 1
-        known[1].open -= 1
+        known.frame.open -= 1
 
 
 def adopt(lane: RouteLane, rows: Sequence[BacklogRow], moment_ms: int) -> str:
@@ -214,7 +220,7 @@ def adopt(lane: RouteLane, rows: Sequence[BacklogRow], moment_ms: int) -> str:
     if not problem:
         # What is in flight was read before, and what waits may be settled: neither must take the row with it.
         known = [row for row in rows if row.key in lane.keys.waiting or row.key in lane.keys.in_flight]
-        again = [Change(row.key, _as_known(lane, row.event), 1, row.captured_ms) for row in known]
+        again = [Run(_as_known(lane, row.event), EVERY_ROUTE, row.captured_ms, [row.key]) for row in known]
         lane.keys.add(again, DURABLE, moment_ms)
     return problem
 

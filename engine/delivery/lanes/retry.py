@@ -80,14 +80,14 @@ def failed_entries(batch: Batch, outcome: Outcome) -> tuple[list[Entry], Outcome
         reason = "batchItemFailures names a record that was not in the batch"
         return batch.entries, Outcome(Failure.BAD_ANSWER, reason=reason)
     # A key may have several records: where its events are not coalesced.
-    failed = {batch.sent[index][0].key: batch.sent[index] for index in sorted(indexes)}
+    failed = {batch.sent[index][0]: batch.sent[index] for index in sorted(indexes)}
     return list(failed.values()), outcome
 
 
 def without(entries: Sequence[Entry], failed: Sequence[Entry]) -> list[Entry]:
     """Return the entries that are not among the failed."""
-    keys = {entry[0].key for entry in failed}
-    return [entry for entry in entries if entry[0].key not in keys]
+    keys = {key for key, _ in failed}
+    return [entry for entry in entries if entry[0] not in keys]
 
 
 def halves(batch: Batch) -> tuple[Batch, Batch]:

@@ -22,7 +22,7 @@ from engine.delivery.lanes.verdict import Rules
 from engine.delivery.lanes.work import Batch, Entry
 from engine.delivery.reading.questions import Fetched
 from engine.delivery.unchanged import Unchanged
-from engine.model import Change, Outcome
+from engine.model import Outcome, Run
 from engine.observe.logs import get_logger
 from engine.ring.counters import Counter
 from engine.ring.lags import Stage
@@ -128,10 +128,10 @@ class RouteLane:
         """Have these be delivered whatever they hold: somebody has found that the destination lacks them."""
         self.unchanged.force(keys, self.fences.flying)
 
-    def add_fenced(self, changes: Iterable[Change], frame: Frame, due_ms: int) -> None:
+    def add_fenced(self, runs: Iterable[Run], frame: Frame, due_ms: int) -> None:
         """Mark keys dirty that a lane before this process may still be delivering."""
         self.fences.lose(due_ms)
-        self.keys.add_fenced(changes, frame, due_ms)
+        self.keys.add_fenced(runs, frame, due_ms)
 
     def take(self, now_ms: int, *, flush: bool = False) -> Batch | None:
         """Return the next batch that may start now; see to those whose fence they waited for has passed."""

@@ -65,7 +65,7 @@ class Shelving:
         """
         unix_ms = moment_ms + self._unix_ahead_ms
         wait_ms = self._aside_backoff.wait_ms(max(1, batch.attempts - self._aside_attempts + 1), random)
-        wait_ms = min(wait_ms, *(policy.left_ms(change.captured_ms, unix_ms) for change, _ in batch.entries))
+        wait_ms = min(wait_ms, *(policy.left_ms(cause.captured_ms, unix_ms) for _, cause in batch.entries))
         problem = self._shelf.put_batch(batch, batch.entries, due_ms=unix_ms + wait_ms, reason=batch.aside)
         if problem:
             self._row.add(Counter.BACKLOG_REFUSED, 1)

@@ -92,7 +92,7 @@ class Rules:
         if outcome.failure is Failure.OVERSIZE or self.policy.gives_up(batch.attempts):
             return [_given_up(batch, outcome)]
         answers: list[Answer] = []
-        old = [entry for entry in failed if self.policy.is_too_old(entry[0].captured_ms, unix_ms)]
+        old = [entry for entry in failed if self.policy.is_too_old(entry[1].captured_ms, unix_ms)]
         if old:
             late = batch.part(old)
             late.payload, late.sent = sent.payload, sent.sent

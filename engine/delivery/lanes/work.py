@@ -3,24 +3,88 @@
 from __future__ import annotations
 
 import heapq
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from engine.delivery.lanes.settle import Frame
+import msgspec
+
+from engine.delivery.lanes.settle import DURABLE, Frame
 from engine.delivery.reading.values import key_text
-from engine.model import Change, Outcome
+from engine.model import Events, Outcome, Run
+from engine.routing.events import SAME_NAME
 
 if TYPE_CHECKING:
     from engine.delivery.reading.questions import Fetched
     from engine.delivery.unchanged import Claims
 
-Entry = tuple[Change, Frame]
-"""A dirty key and the oldest frame of its ring that still needs it."""
 
-Events = tuple[tuple[str, int], ...]
-"""Names and times of a key's events, the oldest first."""
+class Cause(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """Why a key is dirty: its newest event, and when the oldest one that it stands for was captured (Unix ms).
+
+    ``frame`` is the oldest one of its ring that still needs the key; ``events`` are all that it stands for, where they
+    were kept apart. Keys of one run share a cause; one that changes again, or fares otherwise, gets another.
+    """
+
+    event: str
+    captured_ms: int
+    frame: Frame
+    events: Events = ()
+
+    @classmethod
+    def of(cls, run: Run, frame: Frame) -> Cause:
+        """Return what the keys of a run share in a lane, one name between all that wait for the same event."""
+        return cls(SAME_NAME.get(run.event, run.event), run.captured_ms, frame, run.events)
+
+    def each(self) -> Events:
+        """Return all events that are known, with their times; the newest one's name where none were kept apart."""
+        return self.events or ((self.event, self.captured_ms),)
+
+    def holding(self, frame: Frame) -> Cause:
+        """Return the same for a key that holds another frame."""
+        return Cause(self.event, self.captured_ms, frame, self.events)
+
+    def followed(self, event: str, events: Events) -> Cause:
+        """Return what it is after a newer event; ``events`` are all that it then stands for."""
+        return Cause(event, self.captured_ms, self.frame, events)
+
+
+Entry = tuple[bytes, Cause]
+"""A dirty key, and why it is."""
+
+
+def causes_of(entries: Iterable[Entry]) -> list[tuple[Cause, int]]:
+    """Return the causes of these keys, each with how many keys in a row share it."""
+    causes: list[tuple[Cause, int]] = []
+    last, count = None, 0
+    for _, cause in entries:
+        if cause is last:
+            count += 1
+            continue
+        if last is not None:
+            causes.append((last, count))
+        last, count = cause, 1
+    if last is not None:
+        causes.append((last, count))
+    return causes
+
+
+def let_go(entries: Iterable[Entry]) -> None:
+    """Have the frames of these keys wait for them no more."""
+    for cause, count in causes_of(entries):
+        cause.frame.open -= count
+
+
+def on_disk(entries: Iterable[Entry]) -> list[Entry]:
+    """Return these keys as keys that are on disk: they hold no frame."""
+    durable: list[Entry] = []
+    last: Cause | None = None
+    for key, cause in entries:
+        if cause is not last:
+            last, shared = cause, cause.holding(DURABLE)
+        durable.append((key, shared))
+    return durable
+
 
 NAMED_KEYS_MAX = 3
 NAMED_KEY_CHARS_MAX = 120
@@ -30,13 +94,16 @@ LONG_AGO_MS = 1
 
 def such_as(entries: Sequence[Entry]) -> list[str]:
     """Return the names of a few of these keys, for a log line; a long one is cut."""
-    names = (key_text(change.key)[0] for change, _ in entries[:NAMED_KEYS_MAX])
+    names = (key_text(key)[0] for key, _ in entries[:NAMED_KEYS_MAX])
     return [name if len(name) <= NAMED_KEY_CHARS_MAX else f"{name[: NAMED_KEY_CHARS_MAX - 1]}…" for name in names]
 
 
 def moments_of(entries: Sequence[Entry]) -> Mapping[int, int]:
     """Return when these keys were captured (Unix ms), and how many at each moment: they come in reads, and are few."""
-    return Counter([change.captured_ms for change, _ in entries])
+    moments: dict[int, int] = {}
+    for cause, count in causes_of(entries):
+        moments[cause.captured_ms] = moments.get(cause.captured_ms, 0) + count
+    return moments
 
 
 class Reading(Protocol):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from itertools import repeat
 from typing import Any
 
 import hiredis
@@ -90,14 +91,25 @@ KIND_OF_EVENT = _KindOfEvent(
 """The type that an event implies; `TYPE`, which asks for it, for every event that implies none."""
 
 
-def ask(keys: Iterable[bytes], kinds: Iterable[str]) -> bytes:
+def ask(keys: Sequence[bytes], kinds: Sequence[str]) -> bytes:
     """Return the packed commands that ask for each key what its kind wants to know."""
-    parts: list[bytes] = []
-    append = parts.append
-    for key, kind in zip(keys, kinds, strict=True):
-        head, tail = _COMMANDS[kind]
-        append(head % len(key) + key + tail)
-    return b"".join(parts)
+    if not keys:
+        return b""
+    asked = set(kinds)
+    if len(asked) > 1:
+        return b"".join([_command(key, kind) for key, kind in zip(keys, kinds, strict=True)])
+    # What stands between two keys is made once for each length of a key, and not for each key.
+    head, tail = _COMMANDS[asked.pop()]
+    heads = {size: head % size for size in set(map(len, keys))}
+    if len(heads) > 1:
+        return tail.join([heads[len(key)] + key for key in keys]) + tail
+    (start,) = heads.values()
+    return start + (tail + start).join(keys) + tail
+
+
+def _command(key: bytes, kind: str) -> bytes:
+    head, tail = _COMMANDS[kind]
+    return head % len(key) + key + tail
 
 
 def expiries_of(replies: Sequence[Any], kind: str, now_ms: int) -> list[int] | None:
@@ -117,6 +129,9 @@ def interpret_all(
     keys: Sequence[bytes], kinds: Sequence[str], replies: Sequence[Any], version: int
 ) -> tuple[list[Fetched], list[tuple[int, str]]]:
     """Return a value for each reply, and for those that are still open (index, kind of question to ask next)."""
+    values = _all_hashes(keys, kinds, replies, version)
+    if values is not None:
+        return values, []
     fetched: list[Fetched] = []
     append = fetched.append
     again: list[tuple[int, str]] = []
@@ -134,6 +149,19 @@ def interpret_all(
             answer = Fetched(key, "none", None, "", version, retyped=answer == TYPE)
         append(answer)
     return fetched, again
+
+
+def _all_hashes(
+    keys: Sequence[bytes], kinds: Sequence[str], replies: Sequence[Any], version: int
+) -> list[Fetched] | None:
+    """Return the values where all are hashes of text; None where one is not: it costs half of a look at each."""
+    if set(map(type, replies)) != {dict} or set(kinds) != {"hash"} or not all(replies):
+        return None
+    try:
+        bodies = [dumps(reply, None, SORTED).decode() for reply in replies]
+    except TypeError:
+        return None
+    return list(map(Fetched, keys, kinds, bodies, repeat(""), repeat(version)))
 
 
 def interpret(key: bytes, kind: str, reply: Any, version: int) -> Fetched | str:
