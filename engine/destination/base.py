@@ -88,14 +88,14 @@ def parse_destination(value: str) -> Target:
     """Return what a route's ``destination`` names; raise ValueError where it is none."""
     parts = urlsplit(value)
     if parts.scheme != "dynamodb":
-        raise ValueError(f"{value[:200]!r} is no destination: dynamodb:// is the only kind")
+        raise ValueError(f"{value[:200]!r} is not a destination: dynamodb:// is the only kind")
     if not _TABLE.fullmatch(parts.netloc) or parts.path.strip("/") or parts.fragment:
         raise ValueError(f"{value[:200]!r} names no DynamoDB table: 3 to 255 of a-z, A-Z, 0-9, _ - .")
     options = parse_qsl(parts.query, keep_blank_values=True)
     names = [name for name, _ in options]
     for name in names:
         if name not in _OPTIONS:
-            raise ValueError(f"{name[:100]!r} is no option of a destination: {', '.join(_OPTIONS)}")
+            raise ValueError(f"{name[:100]!r} is not an option of a destination: {', '.join(_OPTIONS)}")
         if names.count(name) > 1:
             raise ValueError(f"{name} stands there twice")
     return _target(parts.netloc, dict(options))

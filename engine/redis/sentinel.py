@@ -94,13 +94,13 @@ def replicas(address: Address, ask: Ask) -> list[str]:
 
 
 def _nobody(address: Address, problems: Sequence[RedisError]) -> RedisError:
-    told = f"no Sentinel tells of {address.service!r}"
+    told = f"no Sentinel knows {address.service!r}"
     return nobody_answers(told, problems, "are the Sentinels in redis.url right?")
 
 
 def _refused(sentinel: Address, reply: str) -> RedisError:
     if "unknown command" in reply.lower():
-        return RedisRefused(f"{sentinel} is no Sentinel", hint="for the server itself, write redis:// in redis.url")
+        return RedisRefused(f"{sentinel} is not a Sentinel", hint="for the server itself, write redis:// in redis.url")
     return refusal(sentinel, "name the primary", reply)
 
 

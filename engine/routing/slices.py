@@ -77,7 +77,7 @@ def parse_slice(text: str, host_name: str = "") -> Slice:
     """Return what ``I/K`` names, or ``ordinal/K`` on this host; raise `BadSlice`."""
     match = _FORM.fullmatch(text.strip())
     if match is None:
-        raise BadSlice("is no slice")
+        raise BadSlice("is not a valid slice")
     count = int(match[2])
     if not 1 <= count <= SLICES_MAX:
         raise BadSlice(f"asks for {count} slices: from 1 to {SLICES_MAX} are allowed")

@@ -44,7 +44,7 @@ def require_free(port: int, part: str) -> None:
 
 def _bind(port: int, part: str) -> socket.socket:
     if not 0 < port < 65_536:
-        raise SandboxError(f"{port} is no port for {part}", hint="1 to 65535, or 0 for a free one")
+        raise SandboxError(f"{port} is not a valid port for {part}", hint="1 to 65535, or 0 for a free one")
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         # Without this, connections of an earlier server that linger in TIME_WAIT count as "in use".

@@ -160,4 +160,6 @@ def _check_aws(draft: Draft) -> None:
     except ValueError:
         is_right = False
     if not is_right:
-        draft.say(draft.place("aws.lambda_endpoint_url"), "is no address of an endpoint", "as in http://127.0.0.1:9001")
+        draft.say(
+            draft.place("aws.lambda_endpoint_url"), "is not the address of an endpoint", "as in http://127.0.0.1:9001"
+        )

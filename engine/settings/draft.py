@@ -110,7 +110,7 @@ class Draft:
             if section == "routes":
                 self._read_routes(content, file)
             elif section not in SECTIONS:
-                self.say(f"{file}: {section}", "is no section", _hint_for_section(section))
+                self.say(f"{file}: {section}", "unknown section", _hint_for_section(section))
             elif not isinstance(content, dict):
                 self.say(f"{file}: {section}", f"must be a section, not {show(content)}", f"write [{section}]")
             else:
@@ -122,7 +122,7 @@ class Draft:
             if key in KEYS:
                 self.set(key, raw, place)
             else:
-                self.say(place, "is no setting", hint_for_key(key))
+                self.say(place, "unknown setting", hint_for_key(key))
 
     def _read_routes(self, content: object, file: str) -> None:
         if not isinstance(content, list) or not all(isinstance(table, dict) for table in content):
@@ -137,7 +137,7 @@ class Draft:
         values: dict[str, Any] = {}
         for name, raw in table.items():
             if name not in ROUTE_KEYS:
-                self.say(f"{place}: {name}", "is no option of a route", closest(name, ROUTE_KEYS))
+                self.say(f"{place}: {name}", "unknown option", closest(name, ROUTE_KEYS))
                 continue
             # One word needs no brackets: events = "changes".
             listed = [raw] if name == "events" and isinstance(raw, str) else raw

@@ -117,7 +117,7 @@ def _read_file(draft: Draft, path: str) -> None:
         draft.say(f"{path}:{line}", "is not UTF-8", "TOML is always UTF-8")
     except tomllib.TOMLDecodeError as error:
         place, message = _place_of(error, path, content)
-        draft.say(place, f"is no TOML: {message}", "texts need quotes; see https://toml.io")
+        draft.say(place, f"is not valid TOML: {message}", "texts need quotes; see https://toml.io")
     else:
         draft.is_whole = True
         draft.read_document(document, path)
@@ -150,10 +150,10 @@ def _read_variables(draft: Draft, environ: Mapping[str, str]) -> None:
         if name in _ENVIRONMENT:
             draft.set(_ENVIRONMENT[name], value, place, is_text=True)
         elif name.startswith("ENGINE_ROUTES"):
-            draft.say(place, "is no setting", "routes come from the file: [[routes]]")
+            draft.say(place, "unknown setting", "routes come from the file: [[routes]]")
         else:
             hint = closest(name, _ENVIRONMENT) or "variables are named ENGINE_<SECTION>_<KEY>"
-            draft.say(place, "is no setting", hint)
+            draft.say(place, "unknown setting", hint)
 
 
 def _read_flags(draft: Draft, flags: Mapping[str, object]) -> None:
@@ -164,7 +164,7 @@ def _read_flags(draft: Draft, flags: Mapping[str, object]) -> None:
         if key in KEYS:
             draft.set(key, value, place, is_text=True)
         else:
-            draft.say(place, "is no setting", hint_for_key(key) if "." in key else closest(key, KEYS))
+            draft.say(place, "unknown setting", hint_for_key(key) if "." in key else closest(key, KEYS))
 
 
 def _read_credentials(draft: Draft) -> None:
@@ -252,7 +252,7 @@ def _check_all_routes(draft: Draft) -> list[PlacedRoute]:
         for _, message, hint in check_events(draft.get("original.supported_commands")):
             draft.say(place, message, hint)
     elif draft.is_whole and not draft.route_count:
-        draft.say("routes", "there is none, so nothing would be delivered", _EXAMPLE_ROUTE)
+        draft.say("routes", "no route is configured", _EXAMPLE_ROUTE)
     mapped, problems = original.original_routes(draft.settings(), {})
     draft.problems += problems
     for place, route in draft.routes:
@@ -270,7 +270,7 @@ def _check_region(draft: Draft, mapped: list[PlacedRoute]) -> None:
             region = regions.pop()
             draft.set("aws.region", region, "the functions' ARNs")
         elif draft.is_whole:
-            message = "functions are in several regions" if regions else "there is none"
+            message = "functions are in several regions" if regions else "no region is configured"
             draft.say("aws.region", message, "set AWS_REGION, or aws.region in the file")
     if not draft.get("aws.lambda_endpoint_url"):
         draft.problems += check_regions(draft.routes, region)

@@ -90,7 +90,7 @@ def _read_port(environ: Mapping[str, str], problems: list[Problem]) -> int:
     hint = "a number from 1 to 65535"
     if port.startswith("tcp://"):
         hint += "; this one is what Kubernetes sets for a service named redis-master: set your own"
-    problems.append(Problem("environment: REDIS_MASTER_PORT", f"{port[:80]!r} is no port", hint))
+    problems.append(Problem("environment: REDIS_MASTER_PORT", f"{port[:80]!r} is not a valid port", hint))
     return 6379
 
 

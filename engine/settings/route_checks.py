@@ -122,7 +122,7 @@ def check_events(events: Sequence[str]) -> Iterator[Finding]:
         if len(event) > EVENT_CHARS_MAX:
             yield "events", f"{event[:40]!r}… is too long a name", f"allowed: {EVENT_CHARS_MAX} characters"
         elif event not in GROUPS and not class_of(event):
-            yield "events", f"{event!r} is no event of Redis or Valkey", _event_hint(event)
+            yield "events", f"{event!r} is not an event of Redis or Valkey", _event_hint(event)
 
 
 def _event_hint(event: str) -> str:

@@ -72,7 +72,7 @@ def _check_node_addresses(draft: Draft) -> None:
         announced, equals, reached = entry.partition("=")
         if not equals or not all(_is_place(text) for text in (announced, reached)):
             hint = "as in 10.0.0.1:6379=cache-1.example.com:6379: announced, then reached"
-            draft.say(draft.place("redis.node_addresses"), f"{entry[:80]!r} is no pair of addresses", hint)
+            draft.say(draft.place("redis.node_addresses"), f"{entry[:80]!r} is not a pair of addresses", hint)
 
 
 def _is_place(text: str) -> bool:

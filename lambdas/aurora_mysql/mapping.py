@@ -131,7 +131,7 @@ class _Object:
     def done(self) -> None:
         """See that nothing is left: a setting that is not known would be without effect."""
         if self._raw:
-            raise SetupError(f"{self.place} has {next(iter(self._raw))!r}, which is no setting")
+            raise SetupError(f"{self.place} has {next(iter(self._raw))!r}, which is not a setting")
 
 
 def _mapping(raw: _Object) -> TableMapping:

@@ -216,7 +216,7 @@ def _from_unix(text: str, units_per_second: int) -> datetime.datetime:
 def _number(raw: Raw) -> Decimal:
     text = _as_text(raw)
     if not _DECIMAL.fullmatch(text) or len(text) > NUMBER_CHARS_MAX:
-        raise ValueRefused(f"{_shown(text)} is no number")
+        raise ValueRefused(f"{_shown(text)} is not a number")
     return Decimal(text)
 
 

@@ -111,7 +111,7 @@ def _check_numbers(captured_ms: int, version: int, db: int, ordinal: int) -> Non
     if not 0 < version <= _BIGINT_MAX:
         raise RecordRefused(f"version is no positive number of 64 bits: {version}")
     if not 0 <= db <= _INT_MAX:
-        raise RecordRefused(f"db is no number of a database: {db}")
+        raise RecordRefused(f"db is not the number of a database: {db}")
     if not 0 <= ordinal <= _INT_MAX:
         raise RecordRefused(f"ordinal is no place among events: {ordinal}")
 
@@ -124,4 +124,4 @@ def _check_json(body: str) -> None:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")

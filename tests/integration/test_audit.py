@@ -285,7 +285,7 @@ def test_many_keys(pair: Pair) -> None:
         ('[[routes]]\nname = "bare"\nfunction = "f"\n', [], "routes: none names a destination"),
         ('[[routes]]\nname = "bare"\nfunction = "f"\n', ["--route", "bare"], "route 'bare': names no destination"),
         (PEOPLE, ["--route", "nobody"], "--route: no route is named 'nobody' (there is people)"),
-        (PEOPLE.replace("dynamodb://", "s3://"), [], "destination: 's3://engine-sandbox' is no destination"),
+        (PEOPLE.replace("dynamodb://", "s3://"), [], "destination: 's3://engine-sandbox' is not a destination"),
     ],
 )
 def test_wrong_usage(pair: Pair, routes: str, arguments: list[str], text: str) -> None:

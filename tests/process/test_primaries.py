@@ -107,7 +107,7 @@ def test_unknown_service(watched: Watched) -> None:
     """A service that the Sentinels do not know, and a server that is none, are told with their remedy."""
     with pytest.raises(RedisRefused, match="knows no service 'typo'"):
         opened(settings(watched.url.replace("/carts/", "/typo/")))
-    with pytest.raises(RedisRefused, match="is no Sentinel"):
+    with pytest.raises(RedisRefused, match="is not a Sentinel"):
         opened(settings(f"redis+sentinel://{watched.primary().address}/carts"))
 
 

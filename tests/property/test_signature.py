@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from engine.aws.signature import Signer
 
 TEXT = st.text(st.characters(codec="ascii", categories=("L", "N")), min_size=1, max_size=40)
+# A path would lose a segment of dots; the settings refuse such a name, as Lambda does.
+NAMES = st.text(min_size=1, max_size=60).filter(lambda name: name not in {".", ".."})
 MOMENTS = st.datetimes(datetime(2020, 1, 1), datetime(2035, 1, 1))
 
 
@@ -26,7 +28,7 @@ def by_botocore(url: str, body: bytes, credentials: Credentials, region: str, mo
 
 
 @given(
-    function=st.text(min_size=1, max_size=60),
+    function=NAMES,
     body=st.binary(max_size=200),
     keys=st.tuples(TEXT, TEXT),
     token=st.none() | TEXT,

@@ -52,9 +52,9 @@ def test_a_slice_is_read_as_it_is_written(count: int, data: st.DataObject) -> No
 @pytest.mark.parametrize(
     ("text", "host", "says"),
     [
-        ("", "", "is no slice"),
-        ("1", "", "is no slice"),
-        ("-1/3", "", "is no slice"),
+        ("", "", "is not a valid slice"),
+        ("1", "", "is not a valid slice"),
+        ("-1/3", "", "is not a valid slice"),
         ("0/0", "", "asks for 0 slices"),
         ("0/33", "", "asks for 33 slices"),
         ("3/3", "", "numbered from 0 to 2"),

@@ -287,7 +287,7 @@ def test_what_reads_the_state_needs_the_state_alone(
     [
         ("[supervision]\nstatus_file = 7\n", "engine.toml: supervision.status_file: must be a text"),
         ("[supervision]\nstatus_fiel = 'x'\n", "did you mean"),
-        ("[supervision\n", "is no TOML"),
+        ("[supervision\n", "is not valid TOML"),
     ],
 )
 def test_what_reads_the_state_says_what_is_wrong_with_where_it_is(home: Path, settings: str, words: str) -> None:

@@ -123,7 +123,7 @@ def test_destinations(value: str, target: Target) -> None:
         ("dynamodb://", "names no DynamoDB table"),
         ("dynamodb://carts/path", "names no DynamoDB table"),
         ("dynamodb://ca rts", "names no DynamoDB table"),
-        ("dynamodb://carts?mode=body", "'mode' is no option"),
+        ("dynamodb://carts?mode=body", "'mode' is not an option"),
         ("dynamodb://carts?item_mode=body&item_mode=body", "twice"),
         ("dynamodb://carts?item_mode=rows", "allowed are body, attributes"),
         ("dynamodb://carts?key_attribute=", "key_attribute is ''"),

@@ -89,7 +89,7 @@ def test_file_without_its_environment(here: Path) -> None:
     """A functionCfg in the working directory means nothing by itself; named in the settings, it counts."""
     (here / "functionCfg").write_text(LINE)
     environ = {"AWS_REGION": "us-east-1", "SUPPORTED_COMMANDS": "nonsense", "REDIS_SUB_CHANNEL": "nonsense"}
-    assert "there is none" in problem(environ)
+    assert "no route is configured" in problem(environ)
     settings = load(environ, "[original]\nfunction_cfg_file = 'functionCfg'\n")
     assert settings.original.mapping_prefix == "__meta_record__"
     assert [route.name for route in routes_of(settings, {})] == [KEY]

@@ -151,8 +151,8 @@ def test_iam_settings(tmp_path: Path) -> None:
         ('[redis]\niam = "dynamodb"\n', "redis.iam: must be one of '', 'elasticache', 'memorydb'"),
         ('[redis]\niam_cache_name = "carts"\n', "has no use without redis.iam"),
         ('[redis]\nsentinel_password = "hunter2"\n', "redis.sentinel_password: has no use"),
-        ('[redis]\nnode_addresses = ["10.0.0.1:6379"]\n', "is no pair of addresses"),
-        ('[redis]\nnode_addresses = ["10.0.0.1:6379=cache"]\n', "is no pair of addresses"),
+        ('[redis]\nnode_addresses = ["10.0.0.1:6379"]\n', "is not a pair of addresses"),
+        ('[redis]\nnode_addresses = ["10.0.0.1:6379=cache"]\n', "is not a pair of addresses"),
     ],
 )
 def test_wrong_settings(tmp_path: Path, text: str, words: str) -> None:

@@ -103,15 +103,15 @@ def test_nobody_knows() -> None:
     unknown = [None, hiredis.ReplyError("ERR No such master with that name")]
     with pytest.raises(RedisRefused, match=r"a:26379 knows no service 'typo' \(redis.url names it after"):
         list(primaries(address, asking({"a": unknown, "b": unknown})))
-    with pytest.raises(RedisUnreachable, match=r"no Sentinel tells of 'typo': .*did not answer"):
+    with pytest.raises(RedisUnreachable, match=r"no Sentinel knows 'typo': .*did not answer"):
         list(primaries(address, asking({"a": unknown, "b": DOWN})))
 
 
 def test_refusals() -> None:
-    """A server that is no Sentinel, and one that wants a password, are told with their remedies."""
+    """A server that is not a Sentinel, and one that wants a password, are told with their remedies."""
     address = parse_url("redis+sentinel://a/carts")
     no_sentinel = hiredis.ReplyError("ERR unknown command 'SENTINEL'")
-    with pytest.raises(RedisRefused, match="a:26379 is no Sentinel"):
+    with pytest.raises(RedisRefused, match="a:26379 is not a Sentinel"):
         list(primaries(address, asking({"a": [no_sentinel, no_sentinel]})))
     no_right = hiredis.ReplyError(
         "NOPERM User x has no permissions to run the 'sentinel|get-master-addr-by-name' command"

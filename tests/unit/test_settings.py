@@ -131,8 +131,8 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
     file = str(tmp_path / "engine.toml")
     said = {problem.place.replace(file, "FILE"): f"{problem.message} | {problem.hint}" for problem in found}
     expected = {
-        "FILE: shards": r"no section \| did you mean capture.shards\?",
-        "FILE: capture.shard": r"no setting \| did you mean shards\?",
+        "FILE: shards": r"unknown section \| did you mean capture.shards\?",
+        "FILE: capture.shard": r"unknown setting \| did you mean shards\?",
         "FILE: capture.read_bytes_max": "must be a whole number, not 'much'",
         "FILE: rings": r"did you mean ring\?",
         "FILE: ring.ring_bytes": r"power of two|fewer than 4 frames",
@@ -153,8 +153,8 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
     for place, pattern in expected.items():
         assert re.search(pattern, said[place]), (place, said[place])
     events = [str(problem) for problem in found if problem.place.endswith("events")]
-    assert "'hmset' is no event" in events[0] and "published as 'hset'" in events[0]
-    assert "'hste' is no event" in events[1] and "did you mean 'hset'" in events[1]
+    assert "'hmset' is not an event" in events[0] and "published as 'hset'" in events[0]
+    assert "'hste' is not an event" in events[1] and "did you mean 'hset'" in events[1]
     assert all("\n" not in str(problem) for problem in found)
 
 
@@ -162,7 +162,7 @@ def test_syntax_error_has_line_and_column(tmp_path: Path) -> None:
     """A mistake in the file's syntax is told with file, line and column, and nothing else is."""
     problem = only_problem(tmp_path, "[capture]\nshards = two\n")
     assert problem.place == f"{tmp_path}/engine.toml:2:10"
-    assert "no TOML" in problem.message
+    assert "not valid TOML" in problem.message
     assert only_problem(tmp_path, 'a = "\n').place == f"{tmp_path}/engine.toml:1:6"
     assert only_problem(tmp_path, "a = [\n1,").place == f"{tmp_path}/engine.toml:2:3"
 
@@ -214,7 +214,7 @@ def test_not_a_number(tmp_path: Path) -> None:
         ("[supervision]\nrestart_backoff_ms_max = 99\n", "supervision.restart_backoff_ms_max", "is more than"),
         ("[redis]\ntls_ca_file = 'ca.pem'\n", "redis.tls_ca_file", "does not ask for TLS"),
         ("[redis]\ntls_key_file = 'key.pem'\n", "redis.tls_key_file", "without a certificate"),
-        ("[aws]\nlambda_endpoint_url = '127.0.0.1:9001'\n", "aws.lambda_endpoint_url", "no address"),
+        ("[aws]\nlambda_endpoint_url = '127.0.0.1:9001'\n", "aws.lambda_endpoint_url", "not the address"),
         ("[aws]\nregion = 'us east'\n", "aws.region", "no region"),
         ("[log]\nlevel = 'loud'\n", "log.level", "must be one of"),
         ("[delivery]\ndead_letter_file = ' '\n", "delivery.dead_letter_file", "is empty"),
@@ -314,7 +314,7 @@ def test_region(tmp_path: Path) -> None:
     assert region(ROUTE, both) == "eu-west-1"
     assert region(ROUTE, {"AWS_REGION": "", "AWS_DEFAULT_REGION": "us-west-2"}) == "us-west-2"
     assert region(arn.format("eu-north-1") + ROUTE, {}) == "eu-north-1"
-    with pytest.raises(ConfigError, match=r"aws\.region: there is none \(set AWS_REGION"):
+    with pytest.raises(ConfigError, match=r"aws\.region: no region is configured \(set AWS_REGION"):
         region(ROUTE, {})
     with pytest.raises(ConfigError, match="several regions"):
         region(arn.format("eu-north-1") + arn.format("us-west-1"), {})

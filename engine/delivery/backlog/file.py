@@ -97,7 +97,7 @@ class BacklogFile:
         ask(f"PRAGMA page_size={PAGE_BYTES}")
         is_new = not ask("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if not is_new and ask("PRAGMA application_id").fetchone()[0] != _APPLICATION_ID:
-            raise NotABacklog(f"{self.path} is no backlog of this engine")
+            raise NotABacklog(f"{self.path} is not a backlog of this engine")
         if not is_new and (version := ask("PRAGMA user_version").fetchone()[0]) > VERSION:
             raise TooNew(f"{self.path} was written by a newer engine: version {version}, and this one reads {VERSION}")
         if ask("PRAGMA journal_mode=WAL").fetchone()[0] != "wal":

@@ -33,10 +33,12 @@ class FunctionSpec:
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
-            raise SandboxError(f"{self.name!r} is no function name", hint="letters, digits, - and _, at most 64")
+            raise SandboxError(
+                f"{self.name!r} is not a valid function name", hint="letters, digits, - and _, at most 64"
+            )
         if self.handler != ACCEPT and not _HANDLER.fullmatch(self.handler):
             raise SandboxError(
-                f"function {self.name}: {self.handler!r} is no handler", hint="module:function, or accept"
+                f"function {self.name}: {self.handler!r} is not a handler", hint="module:function, or accept"
             )
         if self.concurrency_max < 1 or not 0 < self.timeout_s <= 900:
             raise SandboxError(

@@ -175,7 +175,7 @@ def _read_routes(
         found.add_error("routes", error)
         return None, is_redis_well
     if not routes and not prefix:
-        problem = Problem("routes", "there are none", "add a [[routes]] table with a name and a function")
+        problem = Problem("routes", "no routes are configured", "add a [[routes]] table with a name and a function")
         found.add_error("routes", ConfigError([problem]))
         return None, is_redis_well
     found.add(Verdict.OK, "routes", ", ".join(route.name for route in routes) or "none yet")
@@ -196,7 +196,12 @@ def _examine_redis(
         capture = prepare_capture(msgspec.structs.replace(settings, redis=redis), table, is_running=is_running)
     except NotificationsOff as error:
         if changes_nothing and may_set:
-            found.add(Verdict.NOTE, "redis", error.message, "engine start adds what is missing, if it may")
+            found.add(
+                Verdict.NOTE,
+                "redis",
+                error.message,
+                "the engine adds missing flags at start, if its user has the right to",
+            )
         else:
             found.add_error("redis", error)
         for warning in (*error.warnings, *denied):
