@@ -97,11 +97,18 @@ class RepairWanted(msgspec.Struct, tag=True, frozen=True):
     """Invoker → supervisor → subscribers: changes may be lost; scan for them.
 
     ``since_ms`` is since when, by node number (Unix ms of the node), of a node that is not there since ever. They are
-    those of this ``shard``, of all shards where it is −1.
+    those of this ``shard``, of all shards where it is −1. The ``number`` is the supervisor's.
     """
 
     since_ms: dict[int, int] = {}
     shard: int = -1
+    number: int = 0
+
+
+class RepairTaken(msgspec.Struct, tag=True, frozen=True):
+    """Subscriber → supervisor: this repair is under way, and will be a successor's if we die before its end."""
+
+    number: int
 
 
 class RouteStanding(msgspec.Struct, frozen=True):
@@ -150,6 +157,7 @@ _OfChild = (
     | MappingChanged
     | PromiseBroken
     | RepairWanted
+    | RepairTaken
     | CompareWanted
     | Standings
     | Failed

@@ -28,6 +28,7 @@ from engine.lifecycle import (
     Compared,
     Drain,
     Failed,
+    RepairTaken,
     RepairWanted,
     RoutesInForce,
     SetFeeds,
@@ -172,6 +173,7 @@ class Subscriber:
                     self._set_feeds(command, moment_ms)
                 case RepairWanted(since_ms):
                     self._repair_since(since_ms)
+                    self._link.report(RepairTaken(command.number))
                 case Compared(number):
                     for feed in self._feeds.values():
                         feed.compared(number)

@@ -17,6 +17,7 @@ from engine.supervision.mains import Duty, Mains, run_main
 from engine.supervision.memory import SharedMemory
 from engine.supervision.process import Closable, bound_sends, fork_process
 from engine.supervision.progress.keeping import Keeper
+from engine.supervision.progress.repairs import Repairs
 from engine.supervision.topology.handover import Handover
 
 
@@ -31,10 +32,12 @@ class Forker:
         memory: SharedMemory,
         keeper: Keeper,
         handover: Handover,
+        repairs: Repairs,
         inherited: Callable[[], Iterable[Closable]],
     ) -> None:
         self._settings, self._planned, self._mains = settings, planned, mains
-        self._memory, self._keeper, self._handover, self._inherited = memory, keeper, handover, inherited
+        self._memory, self._keeper, self._handover, self._repairs = memory, keeper, handover, repairs
+        self._inherited = inherited
 
     def fork(self, child: Child, table: RouteTable) -> tuple[int, Channel]:
         """Fork this child with these routes; return its process id and our end of its channel. Raises OSError."""
@@ -62,6 +65,8 @@ class Forker:
     def _duty_of(self, child: Child, table: RouteTable) -> Duty:
         is_subscriber = child.role is Role.SUBSCRIBER
         topology, feeds = self._handover.born_with(child)
+        if is_subscriber:
+            self._repairs.succeed(child, (feed.node.number for feed in feeds[child.index]))
         return Duty(
             index=child.index,
             settings=self._settings,

@@ -27,6 +27,7 @@ from engine.lifecycle import (
     CompareWanted,
     Drain,
     Failed,
+    RepairTaken,
     RepairWanted,
     Standings,
 )
@@ -51,6 +52,7 @@ from engine.supervision.notify import ServiceManager
 from engine.supervision.process import Closable, kill, kill_all, reap
 from engine.supervision.progress.checkpoint import CheckpointFile
 from engine.supervision.progress.keeping import Keeper, fence_after_ms
+from engine.supervision.progress.repairs import Repairs
 from engine.supervision.report import StatusReport, describe, describe_held, drained, totals
 from engine.supervision.signals import SignalInbox
 from engine.supervision.status import Publisher, StatusFile
@@ -135,6 +137,7 @@ class Supervisor:
         self._selector = selectors.PollSelector()
         self._selector.register(inbox, selectors.EVENT_READ)
         self._channels = Channels(self._selector, lambda number: self._tell(messages.Severed(number)))
+        self._repairs = Repairs(self._channels.send, self._memory.heard)
         self._keeper = Keeper(settings, planned, self._memory, CheckpointFile(limits.checkpoint_file))
         # Where keys change hosts, nobody knows what another one delivered while this engine did not run.
         is_alone = parse_slice(settings.capture.slice).count == 1
@@ -144,8 +147,9 @@ class Supervisor:
         )
         self._changes = Changes(settings, planned, plan, load, ask, (planning, asking), self._keeper, watched)
         self._reload = self._changes.reload
+        handover = self._changes.handover
         self._forker = Forker(
-            settings, planned, mains, self._memory, self._keeper, self._changes.handover, self._inherited
+            settings, planned, mains, self._memory, self._keeper, handover, self._repairs, self._inherited
         )
         self._comparer, self._compare = Comparer(comparing), compare
         self._choices = choices.Choices(HeldFile.of(settings))
@@ -218,9 +222,9 @@ class Supervisor:
                 not_before_ms = monotonic_ms() + fence_after_ms(self._settings, routes)
                 self._comparer.want(number, message.number, not_before_ms)
             elif isinstance(message, RepairWanted):
-                everybody = self._children.subscribers
-                for one in everybody if message.shard < 0 else everybody[message.shard :][:1]:
-                    self._channels.send(one.number, message)
+                self._repairs.want(message, self._children.subscribers)
+            elif isinstance(message, RepairTaken):
+                self._repairs.taken(number, message.number)
             elif isinstance(message, Standings):
                 self._report.hear(number, message.routes)
             else:
@@ -275,6 +279,7 @@ class Supervisor:
             self._tell(messages.ForkFailed(child.number, error.strerror or "no reason given"))
             return
         self._channels.add(child.number, channel)
+        self._repairs.forked(child)
         self._tell(messages.Forked(child.number, pid))
         self._changes.forked(child)
         (log.warning if child.restarts else log.debug)(

@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.faults_process import kill_child, restarted
+from tests.chaos.faults_process import child, kill_child, replaced, restarted
 from tests.chaos.registry import fault
 from tests.chaos.rig import NotStruck, Run
 
@@ -122,6 +122,29 @@ def backlog_survives(run: Run) -> str:
     finally:
         run.start_functions()
     return f"{waiting} or more keys on disk, all killed; {restarted(engine, before)}"
+
+
+@fault("a damaged backlog, found while the subscriber hangs and then dies", **MANY_KEYS)
+def backlog_damaged(run: Run) -> str:
+    """Its keys are found by a scan, which is wanted of a subscriber that never takes the message."""
+    engine = run.engine
+    run.stop_functions()
+    try:
+        waiting = run.wait(lambda: engine.totals()["keys_backlog"], "keys wait on disk")
+        run.sleep(1.0)
+        run.writer.pause()
+        (_, subscriber), (name, invoker) = child(run, "subscriber"), child(run, "invoker")
+        os.kill(subscriber, signal.SIGSTOP)
+        os.kill(invoker, signal.SIGSTOP)
+        for path in engine.backlog.glob("*.sqlite*"):
+            path.write_bytes(b"no database" + path.read_bytes()[11:])
+        os.kill(invoker, signal.SIGKILL)
+        replaced(run, name, invoker)
+        run.wait(lambda: "backlog_lost" in engine.log(), "the damage is found")
+        os.kill(subscriber, signal.SIGKILL)
+    finally:
+        run.start_functions()
+    return f"{waiting} or more keys on disk, damaged"
 
 
 @fault(

@@ -1,0 +1,45 @@
+"""Repairs that subscribers are to do, until each has taken them: one that dies first leaves them to its successor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import count
+
+from msgspec.structs import replace
+
+from engine.lifecycle import Message, RepairWanted
+from engine.model import THE_BEGINNING_MS
+from engine.ring.heard import HeardTable
+from engine.supervision.children import Child
+
+
+class Repairs:
+    """By subscriber. ``send`` tells a child something, if it can be told; ``heard`` is what subscribers have heard."""
+
+    def __init__(self, send: Callable[[int, Message], None], heard: HeardTable) -> None:
+        self._send, self._heard = send, heard
+        self._numbers = count(1)
+        self._open: dict[int, dict[int, RepairWanted]] = {}
+
+    def want(self, message: RepairWanted, subscribers: tuple[Child, ...]) -> None:
+        """Have the shard that is meant, or all of them, repair; also one whose subscriber is dead just now."""
+        for child in subscribers if message.shard < 0 else subscribers[message.shard :][:1]:
+            wanted = replace(message, number=next(self._numbers))
+            self._open.setdefault(child.number, {})[wanted.number] = wanted
+            self._send(child.number, wanted)
+
+    def taken(self, child: int, number: int) -> None:
+        """Take in that a subscriber has begun, and that its own successors know where it began."""
+        self._open.get(child, {}).pop(number, None)
+
+    def succeed(self, child: Child, nodes: Iterable[int]) -> None:
+        """Have a subscriber that is about to be forked begin where these repairs begin: its predecessor is dead."""
+        row = self._heard.row(child.index)
+        for node in nodes:
+            for wanted in self._open.get(child.number, {}).values():
+                row.lower(node, wanted.since_ms.get(node, THE_BEGINNING_MS))
+
+    def forked(self, child: Child) -> None:
+        """Tell a new subscriber what is wanted: there may be nobody whom it succeeds."""
+        for wanted in self._open.get(child.number, {}).values():
+            self._send(child.number, wanted)
