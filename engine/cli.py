@@ -15,10 +15,24 @@ from engine.commands.repairing import audit, deletions, redrive
 from engine.commands.routes import routes
 from engine.commands.running import check, start
 from engine.commands.trying import demo, sandbox
-from engine.commands.watching import metrics, status
+from engine.commands.watching import metrics, status, upgrade_check
 from engine.errors import EngineError
 
-COMMANDS = (start, check, status, metrics, audit, deletions, redrive, routes, init, sandbox, demo, completion)
+COMMANDS = (
+    start,
+    check,
+    status,
+    metrics,
+    audit,
+    deletions,
+    redrive,
+    routes,
+    init,
+    upgrade_check,
+    sandbox,
+    demo,
+    completion,
+)
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 

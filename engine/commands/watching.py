@@ -1,4 +1,4 @@
-"""``engine status`` and ``engine metrics``: what a running engine says of itself. Both need its state folder alone."""
+"""``engine status``, ``metrics`` and ``upgrade-check``: they need an engine's state folder alone."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from engine.commands.base import (
     print_json,
     print_rich,
 )
+from engine.errors import EngineError
 
 
 @click.command(
@@ -54,6 +55,35 @@ def status(watch: bool, every_s: int, config: str | None, as_json: bool) -> int:
 
         print_rich(status_view(content, health, moment_ms))
     return 0
+
+
+@click.command(
+    "upgrade-check",
+    epilog=examples(
+        "engine upgrade-check                          # with the new version, before the old engine is stopped"
+    ),
+)
+@config_option
+@json_option
+def upgrade_check(config: str | None, as_json: bool) -> int:
+    """See whether this version reads the state that an older or newer one left; changes nothing.
+
+    Needs the state folder alone. Exits with 0 where a start would go on from this state, 1 where a newer version wrote
+    it.
+    """
+    from engine.observe.console import formats_view
+    from engine.supervision.errands.formats import newer_formats, state_files
+
+    settings = load_state(config)
+    files = [{**one._asdict(), "verdict": one.verdict} for one in state_files(settings)]
+    problems = newer_formats(settings)
+    if as_json:
+        print_json({"exit_code": int(bool(problems)), "files": files})
+    else:
+        print_rich(formats_view(files, settings.supervision.state_folder))
+    for problem in problems:
+        complain(EngineError(str(problem)))
+    return int(bool(problems))
 
 
 @click.command(

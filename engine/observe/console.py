@@ -103,3 +103,21 @@ def table(*columns: str) -> Table:
     for column in columns:
         made.add_column(column)
     return made
+
+
+def formats_view(files: Sequence[Mapping[str, Any]], folder: str) -> RenderableType:
+    """Return the state files, and whether this version reads them, for people."""
+    if not files:
+        return Text(f"there is no state in {folder}: a start is a first one")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("file", "format", "newest known", ""):
+        table.add_column(name, justify="right" if name in {"format", "newest known"} else "left", overflow="fold")
+    words = {
+        "current": "is read",
+        "older": "is read, and converted at the next write",
+        "newer": "was written by a newer version: a start is refused",
+        "unknown": "is damaged, or empty",
+    }
+    for one in shown_all(files):
+        table.add_row(one["path"], str(one["format"] or "–"), str(one["newest"]), words[one["verdict"]])
+    return table

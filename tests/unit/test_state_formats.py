@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import zlib
 from pathlib import Path
 
 import pytest
 
+from engine.cli import run_command
 from engine.config import DeliverySettings, Settings, SupervisionSettings
 from engine.delivery.backlog.file import VERSION, BacklogFile, TooNew, is_damage
 from engine.supervision.errands.formats import newer_formats, state_files
@@ -99,3 +101,20 @@ def test_damage_is_no_newer_format(tmp_path: Path) -> None:
     (tmp_path / "backlog" / "invoker-1-of-1.sqlite").touch()
     assert set(verdicts(tmp_path).values()) == {"unknown"}
     assert newer_formats(settings(tmp_path)) == []
+
+
+def test_the_command_needs_the_state_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``engine upgrade-check`` has no routes and no server; it exits with 1 for a newer state, and says which file."""
+    for name in [one for one in os.environ if one.startswith("ENGINE_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
+    assert run_command(["upgrade-check"]) == 0
+    assert "a first one" in capsys.readouterr().out
+    write_checkpoint(tmp_path, b'{"scope":"here","format":%d}' % (FORMAT + 1))
+    assert run_command(["upgrade-check"]) == 1
+    shown = capsys.readouterr()
+    assert "newer" in shown.out
+    assert str(tmp_path / "checkpoint") in shown.err
