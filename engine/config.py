@@ -132,6 +132,9 @@ class LogSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["text", "json"] = "text"
+    keys: bool = False
+    repeats_max: int = 10
+    repeats_interval_s: float = 10.0
 
 
 class OriginalSettings(Struct, frozen=True, forbid_unknown_fields=True):

@@ -13,6 +13,7 @@ import struct
 import msgspec
 
 from engine.model import Missed
+from engine.observe import logs
 from engine.ring.counters import ChildState, StatusRow
 from engine.routing.feeds import Feed
 from engine.routing.nodes import Topology
@@ -27,6 +28,12 @@ class Drain(msgspec.Struct, tag=True, frozen=True):
 
 class Stop(msgspec.Struct, tag=True, frozen=True):
     """Supervisor → child: exit at once."""
+
+
+class SetLogLevel(msgspec.Struct, tag=True, frozen=True):
+    """Supervisor → child: write log lines of this level and above; "" is the settings' level."""
+
+    level: str
 
 
 class SetRoutes(msgspec.Struct, tag=True, frozen=True):
@@ -149,7 +156,7 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
     hint: str = ""
 
 
-_OfSupervisor = Drain | Stop | SetRoutes | Compared | SetFeeds | SetTopology
+_OfSupervisor = Drain | Stop | SetLogLevel | SetRoutes | Compared | SetFeeds | SetTopology
 _OfChild = (
     RoutesInForce
     | TopologyInForce
@@ -240,8 +247,14 @@ class ChildLink:
         self.row = row
 
     def commands(self) -> list[Message]:
-        """Return what the supervisor wants; a dead one wants Stop."""
-        messages = self.channel.receive()
+        """Return what the supervisor wants; a dead one wants Stop. How much is logged is seen to here."""
+        messages: list[Message] = []
+        for message in self.channel.receive():
+            if isinstance(message, SetLogLevel):
+                logs.set_level(message.level)
+            else:
+                messages.append(message)
+        logs.flush()
         if self.channel.closed:
             messages.append(Stop())
         return messages

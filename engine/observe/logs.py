@@ -1,4 +1,8 @@
-"""Logs: keyed events on standard error, as text for people or JSON lines for machines."""
+"""Logs: keyed events on standard error, as text for people or JSON lines for machines.
+
+Each event is one line. Warnings and errors of one kind that come again and again are counted instead of written. Keys
+are named only where the settings ask for it, or at the level ``debug``; values never. The level may change at any time.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,40 @@ import logging
 import re
 import sys
 from collections.abc import MutableMapping
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import structlog
 
+from engine.clock import monotonic_ms
 from engine.config import LogSettings
+from engine.observe.repeats import Repeats
 from engine.text import shown
+
+KEYS_OF_USERS = "such_as"
+"""The field of an event that names keys."""
+_KIND = ("route", "function", "child", "node", "shard", "feed", "failure", "address")
+"""Fields that tell kinds of one event apart."""
+_COUNTED = frozenset({"warning", "error"})
+_SUMMARY = "_is_summary"
+
+
+class _Kind(NamedTuple):
+    level: str
+    event: str
+    module: str
+    fields: tuple[tuple[str, str], ...]
+
+
+class _State:
+    """Of this process; a child is forked with that of its supervisor."""
+
+    settings = LogSettings()
+    level = ""
+    """The level that counts for more than the settings', "" for none."""
+    repeats = Repeats(0, 0)
+
+
+_state = _State()
 
 _SECRET_IN_URL = re.compile(r"://[^@/\s]*@")
 
@@ -25,8 +57,65 @@ def get_logger(name: str) -> Any:
 
 def configure(settings: LogSettings, process: str) -> None:
     """Set up this process's logs; ``process`` says who speaks, as in ``subscriber 2/4``."""
+    _state.settings = settings
+    _state.repeats = Repeats(settings.repeats_max, round(settings.repeats_interval_s * 1_000))
+    _apply()
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(process=process)
+
+
+def level() -> str:
+    """Return the level in force."""
+    return _state.level or _state.settings.level
+
+
+def set_level(name: str) -> None:
+    """Write lines of this level and above from now on, whatever the settings say; "" is what those say."""
+    _state.level = name
+    _apply()
+
+
+def switch_level() -> None:
+    """Go to ``debug``, or back to what the settings say; a line says so."""
+    before = level()
+    set_level("" if _state.level else "debug")
+    get_logger(__name__).warning("log_level", now=level(), before=before)
+
+
+def flush() -> None:
+    """Write how many lines were left out of those kinds whose time is over; costs nothing where there are none."""
+    if not _state.repeats.left_out:
+        return
+    for kind, count in _state.repeats.ended(monotonic_ms()):
+        assert isinstance(kind, _Kind)
+        logger = structlog.get_logger(module=kind.module)
+        getattr(logger, kind.level)(kind.event, **dict(kind.fields), repeated=count, **{_SUMMARY: True})
+
+
+def _count_repeats(_logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Leave out a warning or an error of a kind that has been written often enough for now."""
+    if event.pop(_SUMMARY, False) or method not in _COUNTED:
+        return event
+    flush()
+    fields = tuple((name, str(event[name])) for name in _KIND if name in event)
+    if not _state.repeats.take(_Kind(method, event["event"], event.get("module", ""), fields), monotonic_ms()):
+        raise structlog.DropEvent
+    return event
+
+
+def _hide_keys(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Take the names of keys out, unless they were asked for."""
+    if KEYS_OF_USERS in event and not (_state.settings.keys or level() == "debug"):
+        del event[KEYS_OF_USERS]
+    return event
+
+
+def _apply() -> None:
+    settings = _state.settings
     processors: list[Any] = [
         structlog.contextvars.merge_contextvars,
+        _count_repeats,
+        _hide_keys,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _mask_credentials,
@@ -42,12 +131,10 @@ def configure(settings: LogSettings, process: str) -> None:
         ]
     structlog.configure(
         processors=processors,
-        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, settings.level.upper())),
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level().upper())),
         logger_factory=structlog.WriteLoggerFactory(file=_StandardError()),  # type: ignore[arg-type]
         cache_logger_on_first_use=False,
     )
-    structlog.contextvars.clear_contextvars()
-    structlog.contextvars.bind_contextvars(process=process)
 
 
 class _Quoted:

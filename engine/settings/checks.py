@@ -73,6 +73,8 @@ LIMITS: dict[str, Limits] = {
     "supervision.restart_backoff_ms_max": Limits(1, DAY_MS),
     "supervision.drain_timeout_s": Limits(0.1, 86_400),
     "supervision.checkpoint_interval_ms": Limits(50, 3_600_000),
+    "log.repeats_max": Limits(0, 1_000_000),
+    "log.repeats_interval_s": Limits(1, 3_600),
 }
 """Every number in the settings has limits."""
 

@@ -13,6 +13,7 @@ from engine import __version__
 from engine.audit.deletions import Held
 from engine.clock import monotonic_ms, now_ms
 from engine.lifecycle import RouteStanding
+from engine.observe import logs
 from engine.observe.history import History
 from engine.observe.scans import ScanProgress
 from engine.ring.counters import ChildState, Counter, StatusRow
@@ -53,6 +54,7 @@ class StatusReport:
             "pid": os.getpid(),
             "version": __version__,
             "started_at_ms": self._started_at_ms,
+            "log_level": logs.level(),
             **status,
             **self._history.describe(self._rows, moment_ms, status["updated_at_ms"]),
             "scan": self._scan.take_in(sums["keys_scanned"], sums["keys_to_scan"], moment_ms),

@@ -13,7 +13,7 @@ from engine.clock import monotonic_ms
 
 SAME_MS = 250
 """A signal that comes again so soon is the same one: `timeout` signals a command, and then the group that it is in."""
-HEARD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+HEARD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)
 
 
 class SignalInbox:

@@ -29,6 +29,7 @@ from engine.lifecycle import (
     Failed,
     RepairTaken,
     RepairWanted,
+    SetLogLevel,
     Standings,
 )
 from engine.observe import logs
@@ -173,6 +174,7 @@ class Supervisor:
             self._selector.close()
 
     def _turn(self) -> None:
+        logs.flush()
         self._manager.beat(monotonic_ms())
         self._obey_signals()
         for number in self._channels.numbers:
@@ -200,6 +202,10 @@ class Supervisor:
         for number in self._inbox.take():
             if number == signal.SIGHUP:
                 self._reload.want(monotonic_ms())
+            elif number == signal.SIGUSR1:
+                logs.switch_level()
+                for child in self._channels.numbers:
+                    self._channels.send(child, SetLogLevel(logs.level()))
             elif number in {signal.SIGTERM, signal.SIGINT}:
                 if self._children.is_draining:
                     log.warning("stopped", by=signal.Signals(number).name)

@@ -68,6 +68,22 @@ def test_a_signal_to_the_whole_group_is_one_drain(tmp_path: Path, way: str) -> N
         wait_for(lambda: not any(one.is_running() for one in family), "the end of all")
 
 
+def test_the_log_level_changes_without_a_restart(tmp_path: Path) -> None:
+    """SIGUSR1 to the whole group is one switch to debug, in every process, and the next one switches back."""
+    with whole_path(tmp_path) as path:
+        path.write_config(ROUTE)
+        launch_in_a_group(path)
+        assert path.engine is not None
+        os.killpg(path.engine.pid, signal.SIGUSR1)
+        wait_for(lambda: path.status().get("log_level") == "debug", "debug")
+        os.killpg(path.engine.pid, signal.SIGUSR1)
+        wait_for(lambda: path.status().get("log_level") == "info", "info")
+        assert path.log().count("log_level ") == 2
+        assert path.stop() == 0
+        for word in ("child_replaced", "child_ended"):
+            assert word not in path.log()
+
+
 def test_an_idle_child_waits_for_its_turn(tmp_path: Path) -> None:
     """Invokers with nothing to do stay until the subscribers have drained, whatever signal reaches them."""
     with whole_path(tmp_path) as path:

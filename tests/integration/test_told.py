@@ -33,6 +33,7 @@ def test_a_start_a_reload_a_failure_and_a_drain_say_what_matters(tmp_path: Path)
         )  # fmt: skip
         notes = [one for one in orjson.loads(checked.stdout)["findings"] if one["place"] == "route 'carts'"]
         assert ["hincrby" in notes[0]["message"], "evictions (allkeys-lru)" in notes[1]["message"]] == [True, True]
+        path.environment["ENGINE_LOG_KEYS"] = "true"
         path.start()
         assert path.engine is not None
         assert "will not see" in path.log() and "hincrby" in path.log()
