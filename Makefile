@@ -18,9 +18,16 @@ $(READY): pyproject.toml
 	  { echo "make: $(PYTHON) is older than Python 3.11: name a newer one, as in 'make PYTHON=python3.12 $(MAKECMDGOALS)'" >&2; exit 2; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { echo "make: this Python cannot make virtual environments: install its venv package (Debian, Ubuntu: apt-get install python3-venv)" >&2; exit 2; }
-	@echo "setting up $(VENV) (once, about a minute)"
+	@echo "setting up $(VENV) (once, one to three minutes)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[sandbox,dev]'
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -e '.[sandbox,dev]' > $(VENV)/setup.log 2>&1 & \
+	  pip=$$!; count=0; \
+	  while kill -0 $$pip 2>/dev/null; do \
+	    sleep 1; count=$$((count + 1)); \
+	    if [ $$((count % 5)) = 0 ]; then echo "  $$count s: $$(tail -n 1 $(VENV)/setup.log | cut -c 1-100)"; fi; \
+	  done; \
+	  wait $$pip || { tail -n 20 $(VENV)/setup.log >&2; echo "make: the setup failed; all of it: $(VENV)/setup.log" >&2; exit 1; }
+	@echo "$(VENV) is ready"
 	@touch $@
 
 demo: $(READY) ## The main job on embedded parts: hashes set in Valkey appear in a DynamoDB table, every key compared

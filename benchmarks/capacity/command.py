@@ -9,6 +9,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.capacity.assumed import settings_text
 from benchmarks.capacity.calibration import Calibration
 from benchmarks.capacity.plan import Deployment, Impossible, Wish, deploy
 from benchmarks.capacity.prices import FILE, Prices, PricesError, read_prices
@@ -123,6 +124,7 @@ def main(
         raise click.ClickException(str(error)) from error
     if as_json:
         told = {"plan": plan, "breaks_first": plan.breaks_first, "cost": plan.costs.total, "from": source}
+        told["settings"] = settings_text(plan)
         click.echo(msgspec.json.format(msgspec.json.encode(told)).decode())
         return
     table = Table(title=f"{rate:,.0f} changes/s of {keys:,.0f} keys, {value_bytes:,.0f} bytes", show_header=False)
@@ -130,6 +132,9 @@ def main(
         table.add_row(*row)
     console = Console(highlight=False)
     console.print(table)
+    console.print("Assumed settings, ready to paste into engine.toml:\n")
+    click.echo(settings_text(plan))
+    console.print(f"\nThe function needs {plan.concurrency:,} reserved concurrency at least.")
     console.print(f"by {source}; prices of {prices.as_of}, {prices.source} ({prices_file})")
 
 

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from benchmarks.capacity.assumed import settings_text
 from benchmarks.capacity.calibration import Calibration
 from benchmarks.capacity.command import main
 from benchmarks.capacity.hosts import BUSY_MAX, Work, cheapest, effective
@@ -20,6 +21,8 @@ from benchmarks.capacity.plan import Deployment, Impossible, Wish, deploy
 from benchmarks.capacity.prices import FILE, PricesError, read_prices
 from benchmarks.capacity.queueing import distinct_share, erlang_c, wait_ms
 from benchmarks.capacity.usl import Unidentifiable, Usl, fit
+from engine.config import RouteSettings, Settings
+from engine.settings.file import load_settings
 
 ROOT = Path(__file__).parents[2]
 PRICES = read_prices(ROOT / FILE)
@@ -227,3 +230,37 @@ def test_prices_that_cannot_be_are_refused(tmp_path: Path) -> None:
         read_prices(path)
     with pytest.raises(PricesError, match="can't be read"):
         read_prices(tmp_path / "none")
+
+
+@pytest.mark.parametrize("rate", [1_000, 50_000, 120_000])
+def test_assumed_settings_are_taken(rate: float, tmp_path: Path) -> None:
+    """What a plan says to paste is a settings file that the engine takes, with as many invocations as were planned.
+
+    What it does not change is the engine's default.
+    """
+    try:
+        plan = deploy(Wish(rate, 2_000_000, window_s=0.01), KNOWN, PRICES)
+    except Impossible as error:
+        pytest.skip(str(error))
+    file = tmp_path / "engine.toml"
+    name = 'name = "r"\nfunction = "arn:aws:lambda:eu-west-1:123456789012:function:f"\n'
+    file.write_text(settings_text(plan).replace("ordinal/", "0/") + "\n" + name)
+    found = load_settings(str(file), {"HOME": "/"}, {})
+    (route,) = found.routes
+    assert (found.capture.shards, found.delivery.invokers) == (plan.shards, plan.invokers)
+    assert plan.hosts * plan.invokers * route.parallelization_factor >= plan.concurrency
+    assert route.maximum_batching_window_in_seconds == 0.01
+    default = Settings()
+    assert found.ring == default.ring
+    assert found.capture.dirty_keys_max == default.capture.dirty_keys_max
+    assert found.delivery.waiting_keys_max == default.delivery.waiting_keys_max
+    assert found.delivery.payload_bytes_max == default.delivery.payload_bytes_max
+    assert route.batch_size == RouteSettings("r", "f").batch_size
+
+
+def test_the_command_prints_them() -> None:
+    """The settings stand below the table, and in the JSON."""
+    options = ["--rate", "5000", "--keys", "100000", "--from", "nowhere.json", "--prices", str(ROOT / FILE)]
+    assert "parallelization_factor = " in CliRunner().invoke(main, options).output
+    told = json.loads(CliRunner().invoke(main, [*options, "--json"]).output)
+    assert "parallelization_factor = " in told["settings"]
