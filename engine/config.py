@@ -18,10 +18,12 @@ class RedisSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """The server whose changes are captured.
 
     After loading, ``username`` and ``password`` hold what a file, the environment or the URL said, and
-    ``url`` holds no password any more. Files are read again at each connect. No representation shows a password.
+    ``url`` holds no password any more. ``databases`` holds several or none: of one alone the URL tells. Files are read
+    again at each connect. No representation shows a password.
     """
 
     url: str = "redis://127.0.0.1:6379/0"
+    databases: tuple[int, ...] | Literal["*"] = ()
     username: str = ""
     username_file: str = ""
     password: str = ""
@@ -151,6 +153,7 @@ class RouteSettings(Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     function: str
     keys: tuple[str, ...] = ("*",)
+    databases: tuple[int, ...] = ()
     events: tuple[str, ...] = ("hset",)
     payload: Literal["batch", "original"] = "batch"
     include_expiry: bool = False

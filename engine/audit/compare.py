@@ -43,7 +43,7 @@ class RouteAudit:
         options: AuditOptions,
         marker: Marker,
         *,
-        database: int,
+        database: int | None,
         mapping_prefix: str = "",
         is_of_slice: Callable[[bytes], bool] = lambda key: True,
         is_absence_known: bool = False,
@@ -67,7 +67,7 @@ class RouteAudit:
         self._is_wanted = wanted_keys(route, mapping_prefix, is_of_slice)
         self._judge = Judge(route, database, destination)
         self._event = _hint(route)
-        self._report = RouteReport(route.name, route.destination, is_absence_known)
+        self._report = RouteReport(route.name, route.destination, is_absence_known, are_several=database is None)
 
     def run(self) -> RouteReport:
         """Compare all; return what was found. Raises `RedisError` or `DestinationError`."""

@@ -175,7 +175,9 @@ class _Comparison:
     def _parts(self, search: _Search) -> list[Part]:
         """Return what was found on each node; one that came only now is as good as those that are known."""
         nodes = dict.fromkeys([*self._trust, *search.of])
-        return [Part(search.gone[node], search.of[node], self._trust.get(node, Trust())) for node in nodes]
+        return [
+            Part(search.gone[node], search.of[node], self._trust.get(node.partition("/")[0], Trust())) for node in nodes
+        ]
 
 
 def _any(searches: Sequence[_Search], key: bytes) -> bool:
@@ -202,7 +204,7 @@ class _Search:
     ) -> None:
         self.name = route.name
         is_of_slice = server.slice_test(parse_slice(settings.capture.slice))
-        self.is_wanted = wanted_keys(route, settings.original.mapping_prefix, is_of_slice)
+        self.is_wanted = wanted_keys(route, server.mapping_prefix(settings), is_of_slice)
         self._server = server
         self._destination = destination
         self._is_spared = is_spared
@@ -249,7 +251,7 @@ class _Search:
 
     def is_kept(self, key: bytes) -> bool:
         """Tell whether somebody refused that this key is deleted."""
-        return key in self._kept_before
+        return any(name in self._kept_before for name in self._server.names_of(key))
 
     def keep_all(self) -> None:
         """Have all that was found gone stay, from now on."""

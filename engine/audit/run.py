@@ -20,9 +20,11 @@ from engine.config import RouteSettings, Settings
 from engine.destination.base import Destination, parse_destination
 from engine.destination.dynamodb import DynamoDb
 from engine.destination.patience import Patience
+from engine.destination.stored import stored_keys
 from engine.errors import ConfigError, EngineError, Problem
 from engine.marks.standing import read_standing
 from engine.redis.address import parse_url
+from engine.redis.databases import known_inside
 from engine.routing.slices import parse_slice
 from engine.text import counted
 
@@ -62,6 +64,7 @@ def run_audit(settings: Settings, route_name: str | None, options: AuditOptions,
 
     Raises `ConfigError` where there is nothing to compare, `RedisError` or `DestinationError` where a side fails.
     """
+    settings = known_inside(settings)
     routes = chosen(settings.routes, route_name)
     tell = partial(_tell, progress)
     return audit_routes(
@@ -97,13 +100,17 @@ def audit_routes(
                     destination_of(route),
                     options,
                     marker,
-                    database=database,
-                    mapping_prefix=settings.original.mapping_prefix,
+                    database=server.database,
+                    mapping_prefix=server.mapping_prefix(settings),
                     is_of_slice=is_of_slice,
                     is_absence_known=is_absence_known(route, may_evict),
                     # A mark reaches every route: what was refused for one stays.
-                    is_spared=lambda key: is_spared(key) or any(key in keys for keys in kept.values()),
-                    is_refused=kept.get(route.name, NOBODYS_KEYS).__contains__,
+                    is_spared=lambda key: (
+                        is_spared(key) or any(name in keys for keys in kept.values() for name in server.names_of(key))
+                    ),
+                    is_refused=lambda key: any(
+                        name in kept.get(route.name, NOBODYS_KEYS) for name in server.names_of(key)
+                    ),
                     is_held=held.routes.get(route.name, NOTHING_HELD).is_undecided,
                     progress=progress,
                 ).run()
@@ -122,6 +129,7 @@ def open_destination(
     return DynamoDb(
         parse_destination(route.destination),
         region,
+        stored=stored_keys(route, settings),
         connections_max=2 * options.workers,
         patience=Patience(options.trouble_s_max, tell=tell),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 
 from engine.audit.deletions import ServerFacts, facts_of
 from engine.audit.scanning import AGAIN_S, ClusterScan
@@ -17,7 +18,7 @@ from engine.marks.standing import Standing, nodes_known
 from engine.redis.cluster.nodes import TROUBLE_MS_MAX, Nodes, Slices
 from engine.redis.connection import pack
 from engine.redis.eviction import QUESTIONS, may_evict
-from engine.routing.byte_classes import channel_prefix
+from engine.routing.databases import inside
 from engine.routing.nodes import Node
 from engine.routing.slices import Slice
 
@@ -29,12 +30,12 @@ _MODULE_TYPES = {"json": "ReJSON-RL"}
 
 
 class Server:
-    """One database of a server, or a cluster. Not thread-safe; raises `RedisError`."""
+    """The databases of a server that are captured, or a cluster. Not thread-safe; raises `RedisError`."""
 
     def __init__(self, settings: Settings, database: int, name: str) -> None:
-        self._prefix = channel_prefix(database)
         known = nodes_known(settings.supervision.status_file)
         self._nodes = Nodes(settings.redis, name, database=database, known=known)
+        self._prefix = self._nodes.databases.prefix
         self._slices = Slices(self._nodes, settings.original.mapping_prefix)
         self._redis, self._name = settings.redis, name
         self._skips = any(route.skip_unchanged for route in settings.routes)
@@ -47,7 +48,7 @@ class Server:
 
     def count(self) -> int:
         """Return how many keys there are."""
-        return sum(int(self._nodes.call(node, "count its keys", "DBSIZE")) for node in self._nodes.all)
+        return sum(int(self._nodes.call(node, "count its keys", "DBSIZE")) for node in self._nodes.parts)
 
     def may_evict(self) -> bool:
         """Tell whether the server evicts keys, or did: any of its nodes."""
@@ -64,8 +65,26 @@ class Server:
         return found
 
     def place_of(self, key: bytes) -> str:
-        """Return the id of the node that has this key."""
-        return self._nodes.owner(key).id
+        """Return the id of the node that has this key, and a slash and its database where there are several."""
+        owner = self._nodes.owner(key)
+        return owner.id if owner.database is None else f"{owner.id}/{owner.database}"
+
+    @property
+    def database(self) -> int | None:
+        """Return the database of all keys, None where each key says its own."""
+        return self._nodes.databases.only
+
+    def mapping_prefix(self, settings: Settings) -> str:
+        """Return how the original's mapping hashes begin, as keys are known here; "" where there are none."""
+        prefix = settings.original.mapping_prefix
+        return self._nodes.databases.at_home(prefix.encode()).decode() if prefix else ""
+
+    def names_of(self, key: bytes) -> tuple[bytes, bytes]:
+        """Return what a key is known by, and what it would be with one database, where there are several, or with
+        several: what was refused may date from then.
+        """
+        database, name = self._nodes.databases.split(key)
+        return key, name if self.database is None else inside(database, key)
 
     def slice_test(self, part: Slice) -> Callable[[bytes], bool]:
         """Return the test whether a key is of this slice."""
@@ -74,7 +93,7 @@ class Server:
     def scan(self, type_name: str = "") -> Iterator[list[bytes]]:
         """Yield every key that is there all the time, at least once, in small lists; of one type where it is given."""
         if not self._nodes.is_cluster:
-            return self._scan_node(self._nodes.all[0], type_name)
+            return chain.from_iterable(self._scan_node(node, type_name) for node in self._nodes.parts)
         return ClusterScan(self._nodes, lambda node: self._scan_node(node, type_name)).all_keys()
 
     def _scan_node(self, node: Node, type_name: str) -> Iterator[list[bytes]]:
@@ -82,7 +101,8 @@ class Server:
         cursor = b"0"
         while True:
             cursor, keys = self._nodes.call(node, "scan its keys", "SCAN", cursor, "COUNT", SCAN_COUNT, *of_type)
-            yield [key for key in keys if not is_own(key)]
+            found = [key for key in keys if not is_own(key)]
+            yield found if node.database is None else [inside(node.database, key) for key in found]
             if cursor == b"0":
                 return
 
@@ -118,7 +138,7 @@ class Server:
 
     def absent(self, keys: Sequence[bytes]) -> list[bytes]:
         """Return those of the keys that are not there."""
-        replies = self._nodes.ask("tell whether keys exist", [(key, pack("EXISTS", key)) for key in keys])
+        replies = self._nodes.ask("tell whether keys exist", [(key, self._nodes.about("EXISTS", key)) for key in keys])
         return [key for key, reply in zip(keys, replies, strict=True) if not reply]
 
     def marker(self, standing: Callable[[], Standing | None]) -> Marker:

@@ -12,6 +12,7 @@ from engine.delivery.reading.questions import KIND_OF_EVENT, TYPE, Fetched
 from engine.delivery.reading.values import key_text
 from engine.destination.base import Destination, Item
 from engine.routing.absence import follows_evictions, wants_absence
+from engine.routing.databases import named
 from engine.routing.events import expand_events
 from lambdas.contract import Record
 
@@ -86,6 +87,8 @@ class RouteReport:
     held: int = 0
     refused: int = 0
     took_ms: int = 0
+    are_several: bool = False
+    """Whether keys are known with their database."""
     findings: dict[Kind, Finding] = field(default_factory=lambda: {kind: Finding() for kind in Kind})
 
     @property
@@ -117,13 +120,14 @@ class RouteReport:
             )
         }
         for kind, finding in self.findings.items():
-            content[kind.value] = {"count": finding.count, "examples": [_example(key) for key in finding.examples]}
+            content[kind.value] = {"count": finding.count, "examples": [self._example(key) for key in finding.examples]}
         return content
 
-
-def _example(key: bytes) -> dict[str, str]:
-    text, encoding = key_text(key)
-    return {"id": text, "id_encoding": encoding} if encoding else {"id": text}
+    def _example(self, key: bytes) -> dict[str, str | int]:
+        database, name = named(None if self.are_several else 0, key)
+        text, encoding = key_text(name)
+        example: dict[str, str | int] = {"id": text, "id_encoding": encoding} if encoding else {"id": text}
+        return example | {"db": database} if self.are_several else example
 
 
 def kinds_of(events: Iterable[str]) -> frozenset[str]:
@@ -148,7 +152,8 @@ def is_absence_known(route: RouteSettings, may_evict: bool) -> bool:
 class Judge:
     """Compares values with items, for one route."""
 
-    def __init__(self, route: RouteSettings, database: int, destination: Destination) -> None:
+    def __init__(self, route: RouteSettings, database: int | None, destination: Destination) -> None:
+        """``database`` is that of all keys, None where each key says its own."""
         self.kinds = kinds_of(route.events)
         self._is_original = route.payload == "original"
         self._database = database
@@ -177,7 +182,8 @@ class Judge:
 
     def record(self, value: Fetched) -> Record:
         """Return what the function is given for this value."""
-        text, encoding = key_text(value.key)
+        database, name = named(self._database, value.key)
+        text, encoding = key_text(name)
         return Record(
             record_id="",
             id=text,
@@ -185,7 +191,7 @@ class Judge:
             body=value.body,
             # The original's payload has no type, and its function takes every value for a hash.
             type="hash" if self._is_original else value.type,
-            db=self._database,
+            db=database,
             id_encoding=encoding,
             body_encoding=value.body_encoding,
         )

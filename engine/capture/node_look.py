@@ -13,9 +13,11 @@ from engine.capture.watch.rights import unseen
 from engine.config import RedisSettings
 from engine.errors import NotificationsOff, RedisUnreachable
 from engine.redis.connection import RespConnection, pack
+from engine.redis.databases import check_selectable, in_a_cluster
 from engine.redis.errors import refusal
 from engine.redis.node import settings_for
 from engine.routing.assignment import imbalance
+from engine.routing.databases import databases_of
 from engine.routing.feeds import Feed
 from engine.routing.nodes import Node
 
@@ -59,7 +61,23 @@ class NodeLook:
         return look
 
     def _weigh(self, sample_keys_max: int) -> None:
+        """Take a sample of keys, of each database where there are several, and count them."""
+        home = self._connection.address.database
+        databases = databases_of(self._redis, home)
+        if not databases.are_several:
+            self._weigh_one(sample_keys_max)
+            return
+        if self._connection.facts.get("mode") == "cluster":
+            raise in_a_cluster(self._connection.address)
+        check_selectable(self._connection, databases.numbers, home)
+        for number in databases.numbers:
+            self._connection.call("SELECT", number)
+            self._weigh_one(-(-sample_keys_max // len(databases.numbers)))
+        self._connection.call("SELECT", home)
+
+    def _weigh_one(self, sample_keys_max: int) -> None:
         """Take a sample of keys, bounded in number and bytes, and note where none may be had."""
+        sample_keys_max += len(self.sample)
         size = 0
         while len(self.sample) < sample_keys_max and size < _SAMPLE_BYTES_MAX:
             count = min(_SAMPLE_AT_ONCE, sample_keys_max - len(self.sample))
@@ -74,7 +92,7 @@ class NodeLook:
                 self.sample.append(reply)
                 size += len(reply)
         keys = self._connection.call("DBSIZE")
-        self.keys = keys if isinstance(keys, int) else 0
+        self.keys += keys if isinstance(keys, int) else 0
 
     def describe(self) -> str:
         """Return in words what the server is, as far as it tells."""

@@ -20,10 +20,12 @@ from engine.config import RedisSettings, Settings
 from engine.errors import NotificationsOff, RedisRefused, RedisUnreachable
 from engine.redis.address import parse_url
 from engine.redis.connection import RespConnection
+from engine.redis.databases import in_a_cluster
 from engine.redis.eviction import QUESTIONS, is_replica, policy_of
 from engine.redis.node import settings_for
 from engine.redis.topology import Found, ask_topology
 from engine.routing.assignment import Feeds, assign, shards_needed
+from engine.routing.databases import Databases, databases_of
 from engine.routing.nodes import NODES_MAX, Node, Topology
 from engine.routing.routes import RouteTable
 from engine.routing.slices import parse_slice, scope_of
@@ -46,6 +48,7 @@ class CapturePlan(msgspec.Struct, frozen=True):
     is_whole: bool
     feeds: Feeds
     database: int
+    databases: tuple[int, ...]
     server: str
     warnings: tuple[str, ...]
     scope: str
@@ -61,7 +64,8 @@ def prepare_capture(settings: Settings, table: RouteTable, *, is_running: bool =
     redis, capture = settings.redis, settings.capture
     found = ask_topology(redis)
     address, part = parse_url(redis.url), parse_slice(capture.slice)
-    _check(found, address.database, is_running=is_running)
+    databases = databases_of(redis, address.database)
+    _check(found, address.database, is_running=is_running, are_several=databases.are_several)
     topology = numbered(found.topology)
     nodes = [node for node in topology.nodes if node.id not in found.failed]
     may_miss = is_running and topology.is_cluster
@@ -74,7 +78,7 @@ def prepare_capture(settings: Settings, table: RouteTable, *, is_running: bool =
             topology,
             shards_needed(topology, part, cores, mapping_prefix) if capture.shards == "auto" else capture.shards,
             part,
-            database=address.database,
+            databases=databases,
             weights={look.node.id: look.keys for look in looks},
             samples={look.node.id: look.sample for look in looks},
             mapping_prefix=mapping_prefix,
@@ -89,10 +93,11 @@ def prepare_capture(settings: Settings, table: RouteTable, *, is_running: bool =
             feeds == assigned,
             feeds,
             address.database,
-            _describe(looks, topology),
+            databases.numbers if databases.are_several else (),
+            _describe(looks, topology, databases),
             tuple(dict.fromkeys((*found.told, *_of_failed(found), *_warnings(settings, table, looks, feeds)))),
             # Any node may be named in the URL of a cluster, and another one tomorrow: its nodes are known by their ids.
-            scope=scope_of("cluster" if topology.is_cluster else f"{address}/{address.database}", part),
+            scope=scope_of("cluster" if topology.is_cluster else f"{address}/{databases.in_scope()}", part),
             server_ms={look.node.id: look.server_ms for look in looks},
         )
 
@@ -122,7 +127,9 @@ def evictions_of(redis: RedisSettings, topology: Topology | None = None) -> tupl
     return max(policies), replicas
 
 
-def _check(found: Found, database: int, *, is_running: bool) -> None:
+def _check(found: Found, database: int, *, is_running: bool, are_several: bool) -> None:
+    if found.topology.is_cluster and are_several:
+        raise in_a_cluster(found.asked)
     if found.topology.is_cluster and database:
         raise RedisRefused(
             f"{found.asked} is a node of a cluster, which has database 0 alone, and redis.url names {database}",
@@ -141,8 +148,9 @@ def _of_failed(found: Found) -> list[str]:
     ]
 
 
-def _describe(looks: Sequence[NodeLook], topology: Topology) -> str:
-    return looks[0].describe() + (f", {len(topology.nodes)} primaries" if topology.is_cluster else "")
+def _describe(looks: Sequence[NodeLook], topology: Topology, databases: Databases) -> str:
+    several = f", databases {databases.in_words()}" if databases.are_several else ""
+    return looks[0].describe() + (f", {len(topology.nodes)} primaries" if topology.is_cluster else several)
 
 
 @contextmanager

@@ -14,7 +14,6 @@ import hiredis
 from engine.config import RedisSettings
 from engine.redis.connection import NOTHING, UNPARSABLE, RespConnection, pack
 from engine.redis.errors import denial, not_redis, refusal
-from engine.routing.byte_classes import channel_prefix
 from engine.routing.feeds import Feed
 
 WAIT_S = 5.0
@@ -46,7 +45,8 @@ def rehearse(redis: RedisSettings, database: int, feeds: Sequence[Feed]) -> None
 
 def denied_repairs(connection: RespConnection, feeds: Sequence[Feed]) -> str:
     """Return a warning that names the commands of a repair which the user may not run, "" where all are allowed."""
-    pattern = feeds[0].patterns[0].removeprefix(channel_prefix(connection.address.database))
+    # The names alone: with several databases each of them is scanned by itself.
+    pattern = feeds[0].patterns[0].partition(b"__:")[2]
     commands = (
         ("SCAN", 0, "MATCH", pattern, "COUNT", 1), ("EXISTS", PROBE), ("DBSIZE",), ("OBJECT", "IDLETIME", PROBE)
     )  # fmt: skip

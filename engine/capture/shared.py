@@ -26,7 +26,7 @@ TOO_LONG_LOG_MS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class CaptureScope:
-    """Whose keys are captured, and how; ``database`` is the one whose keys they are."""
+    """Whose keys are captured, and how; ``database`` is whose they are, or, of several, that of the engine's own."""
 
     shard: int
     redis: RedisSettings

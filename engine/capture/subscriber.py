@@ -44,7 +44,7 @@ from engine.ring.counters import ChildState, Counter
 from engine.ring.heard import HeardRow
 from engine.ring.ring import RingWriter
 from engine.ring.wake import Wake
-from engine.routing.byte_classes import channel_prefix
+from engine.routing.databases import databases_of
 from engine.routing.feeds import Feed
 from engine.routing.routes import RouteTable
 
@@ -60,7 +60,8 @@ FeedName = tuple[int, bytes]
 
 @dataclass(frozen=True, slots=True)
 class SubscriberSpec:
-    """All that a subscriber is handed at its fork; ``shard`` counts from 0, ``database`` is the one that it captures.
+    """All that a subscriber is handed at its fork; ``shard`` counts from 0, ``database`` is the one of its
+    own keys, and of all keys unless ``redis`` names several.
 
     ``version`` is that of the topology, ``heard_row`` where it notes what it heard. By node number, ``missed`` is what
     nobody has heard in its place, to be found first, and ``heard`` what a gap would miss that begins at once.
@@ -91,12 +92,13 @@ def run_subscriber(spec: SubscriberSpec, link: ChildLink) -> int:
 
 
 def _shared(spec: SubscriberSpec, link: ChildLink) -> Shared:
+    databases = databases_of(spec.redis, spec.database)
     dirty = DirtyKeys(
-        prefix_bytes=len(channel_prefix(spec.database)),
+        prefix_bytes=len(databases.prefix),
         invokers=len(spec.writers),
         keys_max=spec.capture.dirty_keys_max,
         key_bytes_max=spec.capture.key_bytes_max,
-        mapping_prefix=spec.mapping_prefix.encode(),
+        mapping_prefix=databases.at_home(spec.mapping_prefix.encode()) if spec.mapping_prefix else b"",
         uncoalesced_events_max=spec.capture.uncoalesced_events_max,
     )
     scope = CaptureScope(spec.shard, spec.redis, spec.capture, spec.database, spec.mapping_prefix)

@@ -128,7 +128,7 @@ def _payload(route: RouteSettings, settings: Settings, key: bytes, event: str, *
     expires_at_ms = _A_MOMENT_MS + 3_600_000 if route.include_expiry and not is_delete else 0
     version = _A_MOMENT_MS * 1_000
     value = Fetched(key, kind, body, "", version, expires_at_ms=expires_at_ms, is_taken_away=is_delete)
-    database = parse_url(settings.redis.url).database
+    database = route.databases[0] if route.databases else parse_url(settings.redis.url).database
     builder = PayloadBuilder(route, database, settings.delivery.payload_bytes_max)
     deadline_ms = _A_MOMENT_MS + settings.delivery.deadline_ms
     built = builder.build([(key, Cause(name, _A_MOMENT_MS, DURABLE))], [value], deadline_ms)

@@ -48,6 +48,7 @@ from engine.ring.counters import ChildState, Counter
 from engine.ring.given import GivenRow
 from engine.ring.ring import RingReader
 from engine.ring.wake import Wake
+from engine.routing.databases import databases_of
 from engine.routing.nodes import Topology
 from engine.routing.routes import RouteTable
 
@@ -115,9 +116,16 @@ class Invoker:
         delivery = spec.delivery
         # The row is our predecessor's too, if we have one: what it had in flight may still be written.
         self._fence_ms = max(spec.fence_ms, self._row.get(Counter.FENCE_MS))
-        self._backlog = Backlog(delivery.backlog_folder, spec.index, spec.invokers, delivery.backlog_bytes_max)
+        databases = databases_of(spec.redis, spec.database)
+        self._backlog = Backlog(
+            delivery.backlog_folder,
+            spec.index,
+            spec.invokers,
+            delivery.backlog_bytes_max,
+            of_several=databases.are_several,
+        )
         self._kit = LaneKit(
-            spec.database, delivery, spec.aws, self._backlog, self._row, self._done, spec.wake, self._sockets,
+            databases.only, delivery, spec.aws, self._backlog, self._row, self._done, spec.wake, self._sockets,
             Home(spec.index, spec.invokers, spec.part),
         )  # fmt: skip
         self._draining = False

@@ -16,7 +16,9 @@ EXTRA_ATTRIBUTES = ("type", "event", "version", "db")
 ATTRIBUTE_CHARS_MAX = 255
 
 _TABLE = re.compile(r"[A-Za-z0-9_.-]{3,255}")
-_OPTIONS = ("item_mode", "key_attribute", "extra_attributes", "ttl_attribute", "version_attribute", "numbers")
+_OPTIONS = (
+    "item_mode", "key_attribute", "extra_attributes", "ttl_attribute", "version_attribute", "numbers", "database_in_key"
+)  # fmt: skip
 _OWN_ATTRIBUTES = {"ttl_attribute": "expires_at", "version_attribute": "version"}
 _FORM = 'as in "dynamodb://TABLE?item_mode=body&key_attribute=id"'
 
@@ -40,6 +42,7 @@ class Target:
     ttl_attribute: str = "expires_at"
     version_attribute: str = "version"
     numbers: bool = False
+    database_in_key: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +118,9 @@ def _target(table: str, options: Mapping[str, str]) -> Target:
     for option, name in own.items():
         if not 0 < len(name) <= ATTRIBUTE_CHARS_MAX or name in ("body", "obj_name", key):
             raise ValueError(f"{option} is {name[:100]!r}, which is empty, too long, or what another attribute has")
-    numbers = options.get("numbers", "off")
-    if numbers not in ("off", "on"):
-        raise ValueError(f"numbers is {numbers[:100]!r}: allowed are off, on")
-    return Target(table, mode, key, extra, **own, numbers=numbers == "on")
+    switches = {name: options.get(name, "off") for name in ("numbers", "database_in_key")}
+    for name, word in switches.items():
+        if word not in ("off", "on"):
+            raise ValueError(f"{name} is {word[:100]!r}: allowed are off, on")
+    is_on = {name: word == "on" for name, word in switches.items()}
+    return Target(table, mode, key, extra, **own, numbers=is_on["numbers"], database_in_key=is_on["database_in_key"])

@@ -12,9 +12,9 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from engine.delivery.reading.values import key_text
 from engine.destination.base import DestinationError, Item, Target
 from engine.destination.patience import Patience
+from engine.destination.stored import StoredKeys
 from lambdas.aws import refuse_half_answers
 from lambdas.contract import Record
 from lambdas.dynamodb.items import ItemError, checked_size, item_of, table_key
@@ -55,25 +55,6 @@ _SERVER_ERRORS = 500
 _Content = Mapping[str, Mapping[str, Any]]
 
 
-def stored_key(key: bytes) -> str:
-    """Return what a Redis key is called in the table; raise `ItemError` where it can't be stored."""
-    text, encoding = key_text(key)
-    return table_key(Record("", text, text, None, id_encoding=encoding))
-
-
-def redis_key(text: str) -> bytes | None:
-    """Return the Redis key that is stored under this name, None where none is."""
-    try:
-        if text.startswith("base64:"):
-            key = base64.b64decode(text.removeprefix("base64:"), validate=True)
-        else:
-            key = text.removeprefix("utf8:").encode()
-        return key if stored_key(key) == text else None
-    except ValueError:
-        # No base64, no UTF-8, or nothing that can be stored.
-        return None
-
-
 class DynamoDb:
     """A table. The client is made at its first use, so after a fork."""
 
@@ -85,7 +66,9 @@ class DynamoDb:
         connections_max: int = 10,
         make_client: Callable[[], Any] | None = None,
         patience: Patience | None = None,
+        stored: StoredKeys | None = None,
     ) -> None:
+        self._stored = stored or StoredKeys(in_key=target.database_in_key)
         self._patience = patience or Patience(TROUBLE_S_MAX)
         self._target = target
         self._region = region
@@ -115,7 +98,7 @@ class DynamoDb:
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, Item]:
         """Return the items that are there, by strongly consistent reads."""
-        names = dict.fromkeys(filter(None, map(_stored_key_or_none, keys)))
+        names = dict.fromkeys(filter(None, map(self._stored.name_or_none, keys)))
         wanted = [{self._target.key_attribute: {"S": name}} for name in names]
         items: dict[bytes, Item] = {}
         for start in range(0, len(wanted), KEYS_AT_ONCE):
@@ -150,9 +133,8 @@ class DynamoDb:
         return ""
 
     def _expected(self, record: Record, extra: tuple[str, ...]) -> _Content:
-        settings = self._settings.get(extra)
+        settings, target = self._settings.get(extra), self._target
         if settings is None:
-            target = self._target
             settings = self._settings[extra] = Settings(
                 table=target.table,
                 item_mode=target.item_mode,
@@ -162,13 +144,13 @@ class DynamoDb:
                 version_attribute=target.version_attribute,
                 numbers=target.numbers,
             )
-        content = item_of(table_key(record), record, settings)
+        content = item_of(table_key(record, with_database=target.database_in_key), record, settings)
         checked_size(content)
         return content
 
     def _item(self, content: _Content) -> Item | None:
         name = content.get(self._target.key_attribute, {}).get("S")
-        key = None if name is None else redis_key(name)
+        key = None if name is None else self._stored.key_of(name)
         if key is None:
             return None
         version = content.get(self._target.version_attribute, {}).get("N", "")
@@ -260,13 +242,6 @@ class DynamoDb:
             ),
         )
         return refuse_half_answers(client)
-
-
-def _stored_key_or_none(key: bytes) -> str | None:
-    try:
-        return stored_key(key)
-    except ItemError:
-        return None
 
 
 def _fields(content: _Content, added: Sequence[str], numbers: bool) -> dict[str, Any]:

@@ -24,7 +24,6 @@ from engine.marks.receivers import Receivers, receivers
 from engine.marks.standing import Standing
 from engine.redis.cluster.nodes import Nodes, Slices
 from engine.redis.connection import pack
-from engine.routing.byte_classes import channel_prefix
 from engine.routing.events import REPAIR
 from engine.routing.nodes import Node
 
@@ -102,7 +101,7 @@ class Marker:
         """``repairs_deliver`` all that they find: no route skips what it has accepted before."""
         self.problem: EngineError | None = None
         self._nodes = nodes
-        self._prefix = channel_prefix(nodes.database)
+        self._prefix = nodes.databases.prefix
         self._standing = standing
         self._slices = slices or Slices(nodes)
         self._settled_ms_max = settled_ms_max
@@ -173,7 +172,7 @@ class Marker:
         commands = [_CLIENTS]
         for index in part:
             key, event = marks[index]
-            commands += [pack("TOUCH", key), pack("PUBLISH", self._prefix + key, event)]
+            commands += [self._nodes.about("TOUCH", key), pack("PUBLISH", self._prefix + key, event)]
         commands += [_CLIENTS, pack("TIME")]
         first, *replies, last, moment = self._nodes.pipeline(node, commands)
         for what, reply in (*(("publish", reply) for reply in replies[1::2]), ("tell its time", moment)):

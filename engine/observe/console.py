@@ -74,14 +74,16 @@ def _audited_route(route: Mapping[str, Any]) -> RenderableType:
     return Group(head, rows)
 
 
-def _some_keys(examples: Sequence[Mapping[str, str]]) -> str:
+def _some_keys(examples: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(_some_key(example) for example in examples[:5])
 
 
-def _some_key(example: Mapping[str, str]) -> str:
+def _some_key(example: Mapping[str, Any]) -> str:
     """Return a key in one short line."""
     text = f"{example['id_encoding']}:{example['id']}" if "id_encoding" in example else example["id"]
     text = text or "''"
+    if "db" in example:
+        text = f"{text} in database {example['db']}"
     return text if len(text) <= _KEY_CHARS_MAX else text[:_KEY_CHARS_MAX] + "…"
 
 

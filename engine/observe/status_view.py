@@ -12,6 +12,7 @@ from rich.text import Text
 from engine.model import THE_BEGINNING_MS
 from engine.observe.console import table
 from engine.observe.health import Condition, Health, in_words, seconds, snapshots_under_way
+from engine.routing.databases import in_words as numbers_in_words
 from engine.text import counted, shown, shown_all
 
 _TOTALS = {
@@ -86,6 +87,8 @@ def _head(status: Mapping[str, Any], health: Health) -> Text:
     head.append(f"\nengine {status['version']}, process {status['pid']}: {status['state']}, up {up}")
     if status.get("slice", "0/1") != "0/1":
         head.append(f", slice {status['slice']}")
+    if len(databases := status.get("databases", ())) > 1:
+        head.append(f", databases {numbers_in_words(databases)}")
     settled_ms = status.get("settled_until_ms", 0)
     if settled_ms > THE_BEGINNING_MS:
         behind = seconds(max(0, status["updated_at_ms"] - settled_ms))
@@ -148,7 +151,8 @@ def _routes(routes: Sequence[Mapping[str, Any]], now_ms: int) -> RenderableType:
         cells: list[Text] = [Text(route["name"]), Text(route["function"]), state, Text(f"{waiting:,}")]
         cells.append(Text(f"{route.get('keys_backlog', 0):,}"))
         cells.append(Text(seconds(max(0, now_ms - oldest_ms)) if oldest_ms else "–"))
-        cells += [Text(" ".join(route["keys"])), Text(" ".join(route["events"])), Text(route.get("snapshot", ""))]
+        of = f" (databases {numbers_in_words(route['databases'])})" if route.get("databases") else ""
+        cells += [Text(" ".join(route["keys"]) + of), Text(" ".join(route["events"])), Text(route.get("snapshot", ""))]
         rows.add_row(*cells)
     errors = [_error_of(route, now_ms) for route in routes if route.get("error")]
     return Group(rows, *errors)

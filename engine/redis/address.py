@@ -79,6 +79,17 @@ def parse_url(url: str) -> Address:
     return Address(parts.hostname or "127.0.0.1", parts.port or PORT, database, scheme == "rediss")
 
 
+def with_database(url: str, database: int) -> str:
+    """Return the URL, which has lost its credentials, with this database in the place of its own."""
+    parts = urlsplit(url)
+    if parts.scheme == "unix":
+        return f"unix://{parts.path}" + (f"?db={database}" if database else "")
+    path = f"/{database}"
+    if parts.scheme.endswith(SENTINEL):
+        path = f"/{parts.path.strip('/').partition('/')[0]}{path}"
+    return f"{parts.scheme}://{parts.netloc}{path}"
+
+
 def mapped(node_addresses: Iterable[str], place: str) -> str:
     """Return where a server that announces itself at this ``host:port`` is reached (``redis.node_addresses``)."""
     known = dict(entry.split("=", 1) for entry in node_addresses)

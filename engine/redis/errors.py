@@ -53,7 +53,7 @@ def _hint(word: str, reply: str) -> str:
     if "unknown command" in reply.lower():
         return "the server is too old: Redis 6 or later, or Valkey, is needed"
     if "DB index is out of range" in reply:
-        return "redis.url names a database that the server does not have: see its setting databases"
+        return "redis.url or redis.databases names one that the server does not have: see its setting databases"
     return _HINTS.get(word, "see the server's log")
 
 

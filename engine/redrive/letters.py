@@ -16,17 +16,20 @@ from engine.routing.events import EVENTS_OF_ABSENCE, REPAIR, REPAIR_GONE
 class Letter:
     """A key to mark dirty: ``event`` is `REPAIR`, or `REPAIR_GONE` where the letter told of a key that is gone.
 
-    ``captured_ms`` is when its change was heard (Unix time), 0 where the letter does not say.
+    ``captured_ms`` is when its change was heard (Unix time), 0 where the letter does not say. ``db`` is the key's
+    database, None where the letter does not say.
     """
 
     key: bytes
     event: str
     route: str
     captured_ms: int = 0
+    db: int | None = None
 
 
 class _Record(msgspec.Struct):
     body: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    db: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Line(msgspec.Struct):
@@ -38,6 +41,7 @@ class _Line(msgspec.Struct):
     captured_at_ms: int = 0
     id_encoding: str = ""
     record: _Record | msgspec.UnsetType = msgspec.UNSET
+    db: int | msgspec.UnsetType = msgspec.UNSET
 
 
 _decode = msgspec.json.Decoder(_Line).decode
@@ -50,7 +54,15 @@ def read_letter(content: bytes) -> Letter | None:
         key = _key(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, binascii.Error, ValueError):
         return None
-    return Letter(key, REPAIR_GONE if _tells_of_absence(line) else REPAIR, line.route, line.captured_at_ms)
+    event = REPAIR_GONE if _tells_of_absence(line) else REPAIR
+    return Letter(key, event, line.route, line.captured_at_ms, _database(line))
+
+
+def _database(line: _Line) -> int | None:
+    told = line.db
+    if told is msgspec.UNSET and line.record is not msgspec.UNSET:
+        told = line.record.db
+    return None if told is msgspec.UNSET else told
 
 
 def _key(line: _Line) -> bytes:

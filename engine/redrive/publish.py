@@ -9,9 +9,11 @@ from engine.config import Settings
 from engine.errors import EngineError, RedisError
 from engine.marks.marker import Mark, Marker
 from engine.marks.standing import nodes_known, read_standing
+from engine.redis.address import parse_url
 from engine.redis.cluster.nodes import Nodes, Slices
 from engine.redis.connection import pack
 from engine.redrive.letters import Letter
+from engine.routing.databases import databases_of
 from engine.routing.events import REPAIR
 
 NAME = "engine-redrive"
@@ -37,6 +39,7 @@ class Publisher:
     def __init__(self, settings: Settings) -> None:
         self.problem: EngineError | None = None
         self._settings = settings
+        self._databases = databases_of(settings.redis, parse_url(settings.redis.url).database)
         self._nodes: Nodes | None = None
         self._marker: Marker | None = None
 
@@ -44,7 +47,7 @@ class Publisher:
         """Mark these letters' keys; return which of them the engine can't lose any more."""
         try:
             marker = self._ready()
-            sent = marker.mark([Mark(letter.key, letter.event) for letter in letters])
+            sent = marker.mark([Mark(self._inside(letter), letter.event) for letter in letters])
         except RedisError as error:
             self.problem = error
             return [False] * len(letters)
@@ -64,10 +67,12 @@ class Publisher:
                 return found
             self._ready()
             assert self._nodes is not None
-            questions = [(letters[index].key, pack("EXISTS", letters[index].key)) for index in values]
-            exist = self._nodes.ask("tell whether keys exist", questions)
+            keys = [self._inside(letters[index]) for index in values]
+            exist = self._nodes.ask(
+                "tell whether keys exist", [(key, self._nodes.about("EXISTS", key)) for key in keys]
+            )
             gone = [index for index, is_there in zip(values, exist, strict=True) if not is_there]
-            for node, places in self._nodes.by_owner([letters[index].key for index in gone]):
+            for node, places in self._nodes.by_owner([self._inside(letters[index]) for index in gone]):
                 began_ms = _began_ms(*self._nodes.pipeline(node, _AGE))
                 for index in (gone[place] for place in places):
                     found[index] = letters[index].captured_ms <= began_ms
@@ -75,6 +80,11 @@ class Publisher:
             self.problem = error
             return [False] * len(letters)
         return found
+
+    def _inside(self, letter: Letter) -> bytes:
+        """Return what the engine knows the letter's key by."""
+        databases = self._databases
+        return databases.inside(databases.home if letter.db is None else letter.db, letter.key)
 
     def _ready(self) -> Marker:
         if self._marker is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -10,10 +10,13 @@ import msgspec
 from engine.aws.failure_arns import check_on_failure, parse_failure_arn
 from engine.config import RouteSettings, Settings
 from engine.errors import ConfigError, Problem
+from engine.redis.address import parse_url
+from engine.redis.databases import known_inside
 from engine.redrive.file_source import FileSource
 from engine.redrive.letters import Letter, is_known, read_letter
 from engine.redrive.publish import Publisher
 from engine.redrive.source import Item, Source, SourceError
+from engine.routing.databases import databases_of
 
 _UNKNOWN_NAMED_MAX = 5
 
@@ -23,7 +26,8 @@ class Tally(msgspec.Struct):
 
     ``read`` were to be sent; ``sent`` can't be lost by the engine any more, and are removed; ``kept`` are the others,
     among them ``malformed`` lines that are no letters, letters of routes that are ``unknown``, and ``orphaned`` ones,
-    whose keys the server may have lost with their values. What was passed over
+    whose keys the server may have lost with their values, and letters of databases ``elsewhere``, which are not
+    captured. What was passed over
     (other routes than the one that was asked for, more than the most that was) is not counted.
     """
 
@@ -34,6 +38,7 @@ class Tally(msgspec.Struct):
     malformed: int = 0
     unknown: int = 0
     orphaned: int = 0
+    elsewhere: int = 0
     problems: list[str] = msgspec.field(default_factory=list)
 
 
@@ -87,9 +92,11 @@ def redrive(
     ``route`` limits it to the letters of one route, ``source`` to one place (a file, or an ARN), ``count_max`` to so
     many letters. Raises `ConfigError` where ``source`` is an ARN that can hold none.
     """
+    settings = known_inside(settings)
     sources = [_named_source(settings, source, route)] if source is not None else default_sources(settings, route)
     publisher = Publisher(settings)
-    drive = _Drive(publisher, _wanted(settings, route), count_max, observer or Nobody())
+    captured = {None, *databases_of(settings.redis, parse_url(settings.redis.url).database).numbers}
+    drive = _Drive(publisher, _wanted(settings, route), count_max, observer or Nobody(), captured)
     try:
         for one in sources:
             if not drive.is_over():
@@ -157,11 +164,14 @@ class _Drive:
         wanted: Callable[[str], bool | None],
         count_max: int | None,
         observer: Observer,
+        captured: Container[int | None],
     ) -> None:
+        """``captured`` are the databases of the engine, and None for a letter that does not say its own."""
         self.tallies: list[Tally] = []
         self._publisher = publisher
         self._wanted = wanted
         self._left = count_max
+        self._captured = captured
         self._observer = observer
         self._unknown: dict[str, None] = {}
 
@@ -211,12 +221,14 @@ class _Drive:
                 break
             letter = read_letter(item.content)
             is_wanted = letter is not None and self._wanted(letter.route)
-            if letter is not None and is_wanted:
+            is_elsewhere = letter is not None and letter.db not in self._captured
+            if letter is not None and is_wanted and not is_elsewhere:
                 chosen.append((item, letter))
             elif is_wanted is not None:
                 tally.read += 1
                 tally.malformed += letter is None
-                if letter is not None:
+                tally.elsewhere += is_elsewhere
+                if letter is not None and not is_elsewhere:
                     tally.unknown += 1
                     self._unknown[letter.route] = None
         return chosen
@@ -230,6 +242,11 @@ class _Drive:
             tally.problems.append(
                 f"{tally.source}: letters stay whose keys are gone, and are older than the server's start: "
                 f"{tally.orphaned} (it may have lost their values: what the letters hold may be the only copy)"
+            )
+        if tally.elsewhere:
+            tally.problems.append(
+                f"{tally.source}: letters of databases that are not captured stay: {tally.elsewhere} "
+                "(see redis.databases)"
             )
         if tally.unknown:
             names = ", ".join(map(repr, [*self._unknown][:_UNKNOWN_NAMED_MAX]))

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from engine.routing import glob
 from engine.routing.byte_classes import byte_class, channel_prefix, count_endings, cut
+from engine.routing.databases import FIRST, Databases
 from engine.routing.feeds import Feed
 from engine.routing.nodes import SLOTS, Node, Topology, slots_in
 from engine.routing.slices import ALL_BYTES, WHOLE, Slice
@@ -40,7 +41,7 @@ def assign(
     shards: int,
     part: Slice = WHOLE,
     *,
-    database: int = 0,
+    databases: Databases = FIRST,
     weights: Mapping[str, float] = {},
     samples: Mapping[str, Sequence[bytes]] = {},
     mapping_prefix: bytes = b"",
@@ -71,7 +72,7 @@ def assign(
         else:
             classes = cut(len(shards_of[node.id]), count_endings(samples.get(node.id, ())), own)
             feeds = [
-                _feed(node, index, members, WHOLE if by_nodes else part, database, mapping_prefix)
+                _feed(node, index, members, WHOLE if by_nodes else part, databases, mapping_prefix)
                 for index, members in enumerate(classes)
             ]
         for shard, feed in zip(shards_of[node.id], feeds, strict=True):
@@ -132,17 +133,17 @@ def _loads(nodes: Sequence[Node], weights: Mapping[str, float]) -> dict[str, flo
     return {id: weight + least for id, weight in known.items()}
 
 
-def _feed(node: Node, index: int, members: bytes, part: Slice, database: int, mapping_prefix: bytes) -> Feed:
+def _feed(node: Node, index: int, members: bytes, part: Slice, databases: Databases, mapping_prefix: bytes) -> Feed:
     """Return feed number ``index`` of a node. The first hears of every mapping hash: all hosts have the same routes."""
-    prefix = channel_prefix(database)
+    heads = databases.heads()
     if members == ALL_BYTES:
-        return Feed(node, (prefix + b"*",), ALL_BYTES, takes_empty_key=True)
-    patterns = [prefix + b"*[" + byte_class(members) + b"]"]
+        return Feed(node, tuple(head + b"*" for head in heads), ALL_BYTES, takes_empty_key=True)
+    patterns = [head + b"*[" + byte_class(members) + b"]" for head in heads]
     takes_empty_key = index == 0 and part.takes_empty_key
     if takes_empty_key:
-        patterns.append(prefix)
+        patterns += heads
     if index == 0 and mapping_prefix and not part.is_whole:
-        patterns.append(prefix + glob.escape(mapping_prefix) + b"*")
+        patterns.append(channel_prefix(databases.home) + glob.escape(mapping_prefix) + b"*")
     return Feed(node, tuple(patterns), members, takes_empty_key)
 
 

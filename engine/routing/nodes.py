@@ -42,6 +42,8 @@ class Node(msgspec.Struct, frozen=True):
     slots: tuple[tuple[int, int], ...] = ALL_SLOTS
     epoch: int = 0
     reads_at: str = ""
+    database: int | None = None
+    """The one that is meant, where a command concerns one of several."""
 
     @property
     def place(self) -> str:

@@ -177,15 +177,16 @@ def convert(raw: object, kind: Any, *, is_text: bool = False) -> Any:
 
 def _from_text(raw: str, kind: Any) -> Any:
     if get_origin(kind) is tuple:
-        return tuple(part.strip() for part in raw.split(",") if part.strip())
+        return msgspec.convert([part.strip() for part in raw.split(",") if part.strip()], kind, strict=False)
     if kind is bool:
         raw = {"yes": "true", "on": "true", "no": "false", "off": "false"}.get(raw.lower(), raw)
     if kind is int:
         return int(raw)
     if get_origin(kind) is Union:
-        with contextlib.suppress(ValueError):
-            return int(raw)
-        return msgspec.convert(raw.strip(), kind)
+        # A word that is allowed, or what the first of the types makes of it.
+        with contextlib.suppress(msgspec.ValidationError):
+            return msgspec.convert(raw.strip(), kind)
+        return _from_text(raw, get_args(kind)[0])
     return msgspec.convert(raw.strip() if kind is float else raw, kind, strict=False)
 
 
@@ -195,7 +196,7 @@ def describe(kind: Any) -> str:
         words = ", ".join(map(repr, get_args(kind)))
         return f"one of {words}" if "," in words else words
     if get_origin(kind) is tuple:
-        return "a list of texts"
+        return "a list of whole numbers" if int in get_args(kind) else "a list of texts"
     if get_origin(kind) is Union:
         return " or ".join(describe(one) for one in get_args(kind))
     return {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[kind]

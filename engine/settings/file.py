@@ -22,6 +22,7 @@ from engine.routing.slices import FORMS as FORMS_OF_SLICES
 from engine.routing.slices import BadSlice, parse_slice
 from engine.settings import original
 from engine.settings.checks import check_values
+from engine.settings.database_checks import check_databases, settle_databases
 from engine.settings.draft import KEYS, Draft, closest, hint_for_key
 from engine.settings.origins import connection_of
 from engine.settings.paths import root_paths, settle_state
@@ -69,6 +70,7 @@ def load(path: str | None, environ: Mapping[str, str], flags: Mapping[str, objec
     settle_state(draft, environ)
     _read_credentials(draft)
     _split_url(draft)
+    settle_databases(draft)
     _find_aws(draft, environ)
     _find_function_cfg(draft, environ)
     _settle_slice(draft)
@@ -258,6 +260,8 @@ def _check_all_routes(draft: Draft) -> list[PlacedRoute]:
     for place, route in draft.routes:
         draft.problems += check_route(place, route)
     draft.problems += check_together([*draft.routes, *mapped])
+    if not draft.problems:
+        draft.problems += check_databases(draft.settings(), draft.routes)
     return mapped
 
 

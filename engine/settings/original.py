@@ -11,8 +11,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from engine.config import RouteSettings, Settings
 from engine.errors import ConfigError, Problem
+from engine.redis.address import parse_url
 from engine.routing.events import COMMANDS_PUBLISHED_AS
 from engine.routing.glob import escape
 from engine.settings.draft import closest
@@ -225,10 +228,13 @@ def original_routes(
     for key, fields in hashes.items():
         mappings[key] = MappingHash(f"mapping hash {key!r}", dict(fields))
     routes: list[PlacedRoute] = []
+    # The original looked for its keys in one database; its payload does not say which.
+    home = (parse_url(settings.redis.url).database,) if settings.redis.databases else ()
     for key, mapping in mappings.items():
         route, found = mapping_route(key, mapping, original.supported_commands)
         problems += found
         if route:
+            route = replace(route, databases=home)
             routes.append((mapping.place, route))
     return routes, problems
 

@@ -17,6 +17,7 @@ from engine.observe import logs
 from engine.observe.history import History
 from engine.observe.scans import ScanProgress
 from engine.ring.counters import ChildState, Counter, StatusRow
+from engine.routing.databases import keys_shown
 from engine.routing.routes import RouteTable
 from engine.supervision.children import Child, Children, Phase
 
@@ -117,7 +118,8 @@ def describe(
                 "slot": slot,
                 "name": route.name,
                 "function": route.function,
-                "keys": list(route.keys),
+                "keys": list(keys_shown(route)),
+                "databases": list(route.databases),
                 "events": list(route.events),
                 "snapshot": snapshots.get(route.name, "none"),
             }

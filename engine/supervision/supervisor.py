@@ -15,11 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
 from setproctitle import setproctitle
 
 from engine.audit.held_file import HeldFile
 from engine.clock import monotonic_ms
-from engine.config import Settings
+from engine.config import RedisSettings, Settings
 from engine.digests.folder import keep_only
 from engine.errors import SupervisionError
 from engine.lifecycle import (
@@ -42,7 +43,7 @@ from engine.supervision.errands import choices
 from engine.supervision.errands.comparer import Comparer
 from engine.supervision.errands.errand import Errand
 from engine.supervision.errands.places import examine_places
-from engine.supervision.errands.planner import Answer, Plan, Refused, plan_at_start
+from engine.supervision.errands.planner import Answer, Plan, Refused, as_planned, plan_at_start
 from engine.supervision.errands.replanning import Planner
 from engine.supervision.forking import Forker
 from engine.supervision.locks import Locks
@@ -104,6 +105,8 @@ def run(
             return planned
         for warning in planned.warnings:
             log.warning("worth_knowing", message=warning)
+        asked, settings = settings.redis, as_planned(settings, planned)
+        load = partial(_load_as_planned, load, asked, settings.redis)
         watched = WatchedFile(Path(file) if file and settings.supervision.reload_on_change else None)
         return Supervisor(settings, planned, plan, load, mains, status, inbox, locks, compare, ask, watched).run()
     finally:
@@ -111,6 +114,12 @@ def run(
             locks.close()
         inbox.restore()
         status.remove()
+
+
+def _load_as_planned(load: Callable[[], Settings], asked: RedisSettings, planned: RedisSettings) -> Settings:
+    """Read the settings again; all databases are those of the start, as long as it is all that are wanted."""
+    fresh = load()
+    return replace(fresh, redis=planned) if fresh.redis == asked else fresh
 
 
 class Supervisor:
@@ -361,4 +370,6 @@ class Supervisor:
         describe_all = partial(
             describe, self._children, memory.board.rows, routes, part=part, snapshots=self._keeper.snapshots()
         )
-        return self._report.make(describe_all, self._keeper.standing(), describe_held(self._choices.held))
+        databases = {"databases": list(self._planned.databases or (self._planned.database,))}
+        held = describe_held(self._choices.held)
+        return self._report.make(describe_all, databases, self._keeper.standing(), held)

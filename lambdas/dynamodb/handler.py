@@ -55,6 +55,11 @@ def _single(event: Any) -> Record:
             "DYNAMO_WRITE_MODE=versioned needs batches: the original's single record has no version; "
             "set the route's payload to batch, or DYNAMO_WRITE_MODE to batch"
         )
+    if _settings().database_in_key:
+        raise SetupError(
+            "DYNAMO_DATABASE_IN_KEY=on needs batches: the original's single record does not say its database; "
+            "set the route's payload to batch, or DYNAMO_DATABASE_IN_KEY to off"
+        )
     return contract.single(event)
 
 
@@ -75,7 +80,7 @@ def write(settings: Settings, writer: Writer, records: Sequence[Record], time_le
     ids: dict[str, list[str]] = {}
     for record in records:
         try:
-            key = table_key(record)
+            key = table_key(record, with_database=settings.database_in_key)
         except ItemError as error:
             failed[record.record_id] = str(error)
             continue

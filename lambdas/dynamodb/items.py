@@ -1,7 +1,8 @@
 """Records → items in DynamoDB's own JSON.  (pure)
 
 The table's key is the Redis key as a string. A key that is not UTF-8 is stored as ``base64:…``; so that no two keys
-can meet, a key that itself begins with ``base64:`` or ``utf8:`` is stored with ``utf8:`` before it.
+can meet, a key that itself begins with ``base64:`` or ``utf8:`` is stored with ``utf8:`` before it. With
+``DYNAMO_DATABASE_IN_KEY`` the number of its database and a colon stand before all of that.
 """
 
 from __future__ import annotations
@@ -25,13 +26,15 @@ class ItemError(ValueError):
     """This record can't become an item; the text says why."""
 
 
-def table_key(record: Record) -> str:
+def table_key(record: Record, *, with_database: bool = False) -> str:
     """Return the record's key in the table; raise `ItemError` where DynamoDB would refuse it."""
     key = record.id
     if record.id_encoding == BASE64:
         key = "base64:" + key
     elif key.startswith(_KEY_PREFIXES):
         key = "utf8:" + key
+    if with_database:
+        key = f"{record.db}:{key}"
     if not key:
         raise ItemError("an empty key cannot be stored: DynamoDB refuses empty key attributes")
     if _bytes_in(key) > KEY_BYTES_MAX:

@@ -42,6 +42,7 @@ class Settings:
     version_attribute: str = "version"
     ttl_attribute: str = "expires_at"
     numbers: bool = False
+    database_in_key: bool = False
     tombstone_ttl_s: int = 86_400
     concurrency: int = 4
 
@@ -85,6 +86,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         environ.get("DYNAMO_VERSION_ATTRIBUTE", Settings.version_attribute),
         environ.get("DYNAMO_TTL_ATTRIBUTE", Settings.ttl_attribute),
         one_of(environ, "DYNAMO_NUMBERS", ("off", "on")) == "on",
+        one_of(environ, "DYNAMO_DATABASE_IN_KEY", ("off", "on")) == "on",
         number(environ, "DYNAMO_TOMBSTONE_TTL_S", Settings.tombstone_ttl_s, 60, 315_360_000),
         number(environ, "DYNAMO_CONCURRENCY", Settings.concurrency, 1, 256),
     )

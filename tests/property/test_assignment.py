@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from engine.routing.assignment import PATIENCE, Feeds, assign, nodes_of_slice
 from engine.routing.byte_classes import channel_prefix
+from engine.routing.databases import Databases
 from engine.routing.nodes import SLOTS, Node, Topology, as_ranges
 from engine.routing.slices import SLICES_MAX, Slice, shards_max
 from tests.shard_plan import plan_shards
@@ -142,7 +143,7 @@ def test_one_node_is_cut_as_ever(count: int, sample: list[bytes], data: st.DataO
     part = Slice(data.draw(st.integers(0, count - 1)), count)
     shards = data.draw(st.integers(1, min(64, shards_max(count))))
     plan = plan_shards(shards, 3, sample, part, b"map:")
-    feeds = assign(Topology(), shards, part, database=3, samples={"": sample}, mapping_prefix=b"map:")
+    feeds = assign(Topology(), shards, part, databases=Databases.one(3), samples={"": sample}, mapping_prefix=b"map:")
     assert [(feed.patterns, feed.last_bytes, feed.takes_empty_key) for (feed,) in feeds] == [
         (shard.patterns, shard.last_bytes, shard.takes_empty_key) for shard in plan
     ]

@@ -78,6 +78,7 @@ def test_letters_hold_the_record_as_it_was_sent() -> None:
         "reason": "it broke",
         "id_encoding": "base64",
         "failure": "function_error",
+        "db": 0,
     }
     assert msgspec.json.decode(second, type=DeadLetter) == letters[1]
 

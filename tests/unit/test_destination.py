@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from engine.delivery.reading.values import key_text
 from engine.destination.base import DestinationError, Item, Target, check_destination, parse_destination
-from engine.destination.dynamodb import DELETED_AT, DynamoDb, redis_key, stored_key
+from engine.destination.dynamodb import DELETED_AT, DynamoDb
 from engine.destination.patience import Patience
+from engine.destination.stored import StoredKeys
 from lambdas.contract import Record
 from lambdas.dynamodb.items import ItemError, item_of, table_key
 from lambdas.dynamodb.settings import Settings
@@ -82,11 +83,11 @@ def test_every_key_comes_back(prefix: bytes, rest: bytes) -> None:
     """A key's name in the table gives the key again, whatever its bytes, unless it can't be stored."""
     key = prefix + rest
     try:
-        name = stored_key(key)
+        name = StoredKeys().name_of(key)
     except ItemError:
         assert not key
         return
-    assert redis_key(name) == key
+    assert StoredKeys().key_of(name) == key
 
 
 @given(st.one_of(st.text(), st.text().map("base64:".__add__), st.text().map("utf8:".__add__)))
@@ -96,8 +97,8 @@ def test_every_key_comes_back(prefix: bytes, rest: bytes) -> None:
 @example("\ud800")
 def test_a_name_that_no_key_has_is_nobodys(name: str) -> None:
     """No two names give one key: a name either is what its key is stored as, or belongs to no key."""
-    key = redis_key(name)
-    assert key is None or stored_key(key) == name
+    key = StoredKeys().key_of(name)
+    assert key is None or StoredKeys().name_of(key) == name
 
 
 @pytest.mark.parametrize(

@@ -84,13 +84,18 @@ class Lookout:
     def _set_up_canary(self) -> bytes:
         """Have a canary in a slot of the node, where the server does not tell its flags."""
         subscription = self._subscription
-        self.own_keys.add(subscription.keepsake_key)
+        self._are_own(subscription.keepsake_key)
         if self.outlook.sight.flags is not None:
             self.canary = None
             return b""
         self.canary = Canary(subscription.database, self.flags, tag_of(subscription.feed.node))
-        self.own_keys.update(self.canary.keys)
+        self._are_own(*self.canary.keys)
         return self.canary.subscription() if self.canary.keys else b""
+
+    def _are_own(self, *names: bytes) -> None:
+        """Know these keys for an engine's own, in whichever database another engine has its."""
+        databases = self._subscription.databases
+        self.own_keys.update(databases.inside(number, name) for number in databases.numbers for name in names)
 
     def _note_membership(self, sight: Sight, moment_ms: int) -> None:
         reason = self._membership.take(self.outlook.sight, sight, moment_ms)

@@ -59,7 +59,7 @@ class FeedReader:
         self._shared = shared
         self._subscription = self._subscription_to(feed)
         self._listener = Listener(self._subscription, shared.flags, is_unknown=is_new)
-        prefix = scope.mapping_prefix.encode()
+        prefix = self._subscription.databases.at_home(scope.mapping_prefix.encode()) if scope.mapping_prefix else b""
         self._repair = Repair(self._subscription, shared.table, prefix, scope.capture, shared.row)
         self._comparison = Comparison(shared.table, shared.wishes)
         self._gaps = Gaps(self._subscription.who, heard, shared.row)

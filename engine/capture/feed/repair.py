@@ -217,7 +217,8 @@ class Repair:
         return ""
 
     def _mark(self, dirty: DirtyKeys, unix_ms: int) -> None:
-        keys = [key for key in self._unmarked if not self._is_nobodys(key)]
+        name_of = self._subscription.databases.split
+        keys = [key for key in self._unmarked if not (is_own(name_of(key)[1]) or self._is_mapping(key))]
         mask_of, missing = self._mask_of, self._missing
         flag = self._flag
         marked, self._unmarked = dirty.mark(
@@ -226,8 +227,8 @@ class Repair:
         self._marked += marked
         self._row.add(Counter.KEYS_REPAIRED, marked)
 
-    def _is_nobodys(self, key: bytes) -> bool:
-        return is_own(key) or (bool(self._mapping_prefix) and key.startswith(self._mapping_prefix))
+    def _is_mapping(self, key: bytes) -> bool:
+        return bool(self._mapping_prefix) and key.startswith(self._mapping_prefix)
 
     def _show(self, scanned: int, to_scan: int) -> None:
         """Show how far the scan is; other feeds of the subscriber count in the same words."""

@@ -20,11 +20,11 @@ from engine.capture.feed.subscription import Subscription
 from engine.capture.watch.sight import unix_ms_of
 from engine.capture.watch.trust import CONTAINERS, idle_limit_s, may_be_newer
 from engine.clock import monotonic_ms
+from engine.errors import RedisError
 from engine.model import Missed
 from engine.redis.address import parse_url
 from engine.redis.connection import pack
 from engine.redis.errors import refusal
-from engine.routing.byte_classes import channel_prefix
 from engine.routing.nodes import slots_in
 
 SCAN_COUNT = 500
@@ -54,7 +54,10 @@ class Scan:
         self.looked_at = self.size = 0
         """How many keys of how many were looked at, about."""
         self.subscription = subscription
-        self._pattern = subscription.feed.patterns[0].removeprefix(channel_prefix(subscription.database))
+        self._databases = subscription.databases
+        self._pattern = subscription.feed.patterns[0].removeprefix(self._databases.heads()[0])
+        self._left = list(self._databases.numbers)
+        """Those that are not scanned to their end; the first is under way."""
         self._is_among = is_among(missed)
         self._is_narrowed, self._stamps_strings = is_narrowed, stamps_strings
         self._cursor = b"0"
@@ -62,13 +65,29 @@ class Scan:
         """Those that are still to be listed; none where everything is scanned."""
 
     def begin(self) -> Questions[list[bytes]]:
-        """See how large the node is; return the empty key, which no class of last bytes matches, where it is there."""
-        size, has_empty = yield pack("DBSIZE") + pack("EXISTS", b""), 2
-        self.size = size if isinstance(size, int) else 0
+        """See how large the node is; return the empty keys, which no class of last bytes matches, that are there."""
+        found: list[bytes] = []
+        for number in self._databases.numbers:
+            size, has_empty = yield from self._in(number, pack("DBSIZE") + pack("EXISTS", b""), 2)
+            self.size += size if isinstance(size, int) else 0
+            if has_empty == 1 and self._is_wanted(b""):
+                found.append(self._databases.inside(number, b""))
         slots = list(slots_in(self.missed.slots)) if self.subscription.feed.node.id else []
         if slots and self.size // SCAN_COUNT > len(slots) // SLOTS_AT_ONCE:
             self._slots = slots
-        return [b""] if has_empty == 1 and self._is_wanted(b"") else []
+        return found
+
+    def _in(self, number: int, commands: bytes, count: int) -> Questions[list[Any]]:
+        """Ask in a database; where there is one alone, the connection is there."""
+        if not self._databases.are_several:
+            return (yield commands, count)
+        selected, *replies = yield pack("SELECT", number) + commands, count + 1
+        if isinstance(selected, hiredis.ReplyError):
+            raise self._refusal(selected)
+        return replies
+
+    def _refusal(self, reply: object) -> RedisError:
+        return refusal(parse_url(self.subscription.redis.url), "scan for a repair", str(reply))
 
     def step(self) -> Questions[list[bytes]]:
         """Look at some keys; return those that may have changed unheard. Raises `RedisError` for a refusal."""
@@ -76,14 +95,18 @@ class Scan:
             keys = yield from self._of_slots()
             self.is_over = keys is not None and not self._slots
             return keys or []
-        (reply,) = yield pack("SCAN", self._cursor, "MATCH", self._pattern, "COUNT", SCAN_COUNT), 1
+        number, question = self._left[0], pack("SCAN", self._cursor, "MATCH", self._pattern, "COUNT", SCAN_COUNT)
+        # Where a scan of a database goes on, the connection has been in it since its beginning.
+        (reply,) = (yield from self._in(number, question, 1)) if self._cursor == b"0" else (yield question, 1)
         if isinstance(reply, hiredis.ReplyError):
-            raise refusal(parse_url(self.subscription.redis.url), "scan for a repair", str(reply))
+            raise self._refusal(reply)
         self._cursor, keys = reply
         self.looked_at += SCAN_COUNT
         newer = yield from self._newer([key for key in keys if self._is_wanted(key)])
-        self.is_over = self._cursor == b"0"
-        return newer
+        if self._cursor == b"0":
+            self._left.pop(0)
+        self.is_over = not self._left
+        return [self._databases.inside(number, key) for key in newer] if self._databases.are_several else newer
 
     def _of_slots(self) -> Questions[list[bytes] | None]:
         """Return the keys of the next slots; None where the node does not list them, and is scanned instead."""

@@ -13,12 +13,16 @@ from engine.config import RedisSettings
 from engine.redis.address import parse_url
 from engine.redis.connection import READ_BYTES, RespConnection
 from engine.redis.node import role_of
+from engine.routing.databases import Databases, databases_of
 from engine.routing.feeds import Feed
 
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """What to listen to, and how; ``redis`` reaches the feed's node, ``shard`` counts from 0."""
+    """What to listen to, and how; ``redis`` reaches the feed's node, ``shard`` counts from 0.
+
+    ``database`` is the one of the engine's own keys.
+    """
 
     redis: RedisSettings
     database: int
@@ -31,6 +35,11 @@ class Subscription:
         """Return what names the feed in a log line."""
         place = self.feed.node.place
         return {"shard": self.shard + 1, **({"node": place} if place else {})}
+
+    @property
+    def databases(self) -> Databases:
+        """Return the databases whose keys the feed hears of."""
+        return databases_of(self.redis, self.database)
 
     @property
     def keepsake_key(self) -> bytes:
@@ -54,7 +63,10 @@ class Subscription:
             if sees_to_flags:
                 see_to_flags(connection, flags, may_set=self.redis.set_notifications)
             is_clustered = bool(self.feed.node.id)
-            sentry, sight = Sentry.begin(self._open("sentry"), self.keepsake_key, is_clustered=is_clustered)
+            several = self.databases if self.databases.are_several else None
+            sentry, sight = Sentry.begin(
+                self._open("sentry"), self.keepsake_key, is_clustered=is_clustered, databases=several
+            )
         except BaseException:
             connection.close()
             raise

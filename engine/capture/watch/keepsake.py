@@ -14,6 +14,7 @@ import hiredis
 
 from engine.capture.own_keys import STAYS, own_key
 from engine.redis.connection import pack
+from engine.routing.databases import Databases
 
 KEY = own_key("", STAYS).encode()
 """Where each slot is the server's own."""
@@ -47,3 +48,32 @@ class Keepsake:
         self._is_refused = any(text.startswith(_HOPELESS) for text in refused)
         word = replies[-1] if replies else None
         return word if isinstance(word, bytes) else None
+
+
+class Keepsakes:
+    """One in each of several databases, over a connection that is at ``home`` before and after."""
+
+    def __init__(self, key: bytes, databases: Databases) -> None:
+        self._home = databases.home
+        self._by_database = {number: Keepsake(key) for number in databases.numbers}
+        self._asked: list[tuple[Keepsake, int]] = []
+
+    def questions(self, server_ms: int) -> tuple[bytes, ...]:
+        """Return the packed commands; none where all were refused."""
+        commands: list[bytes] = []
+        self._asked = []
+        for number, keepsake in self._by_database.items():
+            questions = keepsake.questions(server_ms)
+            if questions:
+                self._asked.append((keepsake, len(questions)))
+                commands += [pack("SELECT", number), *questions]
+        return (*commands, pack("SELECT", self._home)) if commands else ()
+
+    def take(self, replies: Sequence[object]) -> bytes | None:
+        """Return the words of all databases in the answers; None where one is missing."""
+        words: list[bytes | None] = []
+        at = 0
+        for keepsake, count in self._asked:
+            words.append(keepsake.take(replies[at + 1 : at + 1 + count]))
+            at += 1 + count
+        return None if not words or None in words else b" ".join(word for word in words if word)

@@ -19,13 +19,14 @@ from typing import Any
 import hiredis
 
 from engine.capture.notifications import SETTING
-from engine.capture.watch.keepsake import KEY, Keepsake
+from engine.capture.watch.keepsake import KEY, Keepsake, Keepsakes
 from engine.capture.watch.membership import QUESTION as MEMBERSHIP
 from engine.capture.watch.membership import read_figures
 from engine.capture.watch.sight import QUESTIONS, Sight, flushes_in, read
 from engine.capture.watch.tripwire import Tripwire
 from engine.redis.connection import NOTHING, RespConnection, pack
 from engine.redis.errors import not_redis
+from engine.routing.databases import Databases
 
 _COMMANDS = tuple(pack(*question) for question in QUESTIONS)
 _OF_CLUSTERS = pack(*MEMBERSHIP)
@@ -34,15 +35,24 @@ _OF_CLUSTERS = pack(*MEMBERSHIP)
 class Sentry:
     """The second connection of a subscription; never blocks after it was opened. Raises `RedisError` when it breaks."""
 
-    def __init__(self, connection: RespConnection, keepsake_key: bytes = KEY, *, is_clustered: bool = False) -> None:
+    def __init__(
+        self,
+        connection: RespConnection,
+        keepsake_key: bytes = KEY,
+        *,
+        is_clustered: bool = False,
+        databases: Databases | None = None,
+    ) -> None:
         self.connection = connection
+        self._databases = databases
+        """Where there are several, to whichever of which a flush counts as ours: there is a key to watch in one."""
         self._keepsake_key = keepsake_key
         self._commands = (*_COMMANDS, _OF_CLUSTERS) if is_clustered else _COMMANDS
         self._replies: list[Any] = []
         self._expected = 0
         self._ignored = 0
         self._others: list[Any] = []
-        self._keepsake: Keepsake | None = None
+        self._keepsake: Keepsake | Keepsakes | None = None
         self._tripwire: Tripwire | None = None
         self._tried: Sight | None = None
         """A look that waits for what the tripwire says."""
@@ -50,16 +60,22 @@ class Sentry:
 
     @classmethod
     def begin(
-        cls, connection: RespConnection, keepsake_key: bytes = KEY, *, is_clustered: bool = False
+        cls,
+        connection: RespConnection,
+        keepsake_key: bytes = KEY,
+        *,
+        is_clustered: bool = False,
+        databases: Databases | None = None,
     ) -> tuple[Sentry, Sight]:
         """Take the first look over this connection, which waits for it, and closes the connection where it fails."""
-        sentry = cls(connection, keepsake_key, is_clustered=is_clustered)
+        sentry = cls(connection, keepsake_key, is_clustered=is_clustered, databases=databases)
         try:
             sight = sentry._look()
             if sight.is_blind:
                 # Whoever never sees the counts looks at a key from the first look on.
                 sight = sentry._look()
-            sight = sentry._watch(sight)
+            if databases is None:
+                sight = sentry._watch(sight)
         except BaseException:
             connection.close()
             raise
@@ -102,7 +118,8 @@ class Sentry:
         if self._keepsake is not None:
             sight = replace(sight, keepsake=self._keepsake.take(replies[asked:]))
         elif sight.is_blind:
-            self._keepsake = Keepsake(self._keepsake_key)
+            key, databases = self._keepsake_key, self._databases
+            self._keepsake = Keepsake(key) if databases is None else Keepsakes(key, databases)
         return sight
 
     def set_flags(self, flags: str) -> None:

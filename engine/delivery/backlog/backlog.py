@@ -38,6 +38,8 @@ REMOVED_KEYS_MAX = 50_000
 REMOVED_KEYS_LIMIT = 100_000
 """Removals kept while the disk refuses them; past it, keys that were delivered are delivered again."""
 REMOVED_BYTES_MAX = 16 << 20
+OF_SEVERAL = "-databases"
+"""In the name of a file whose keys are those of several databases."""
 PAUSE_MS = 1_000
 """How long a disk that failed is left alone by reads; puts always try."""
 
@@ -45,12 +47,13 @@ PAUSE_MS = 1_000
 class Backlog:
     """One invoker's keys on disk, by route. Any thread may use it, but only one at a time.
 
-    ``invoker`` counts from 0; ``bytes_max`` bounds the file together with its log.
+    ``invoker`` counts from 0; ``bytes_max`` bounds the file together with its log. ``of_several`` where keys are known
+    with their database: the two kinds of key are never in one file.
     """
 
-    def __init__(self, folder: str, invoker: int, invokers: int, bytes_max: int) -> None:
+    def __init__(self, folder: str, invoker: int, invokers: int, bytes_max: int, *, of_several: bool = False) -> None:
         assert 0 <= invoker < invokers
-        self._file = BacklogFile(path_of(folder, invoker, invokers), bytes_max)
+        self._file = BacklogFile(path_of(folder, invoker, invokers, of_several=of_several), bytes_max)
         self.damaged: list[str] = []
         """Damaged files that were moved aside: their keys are to be found by a repair. See `repaired`."""
         self._counts: dict[str, int] = {}
@@ -299,9 +302,9 @@ def _write_counts(connection: sqlite3.Connection, old: dict[str, int], new: dict
         connection.executemany(COUNT, changed)
 
 
-def path_of(folder: str, invoker: int, invokers: int) -> Path:
+def path_of(folder: str, invoker: int, invokers: int, *, of_several: bool = False) -> Path:
     """Return where an invoker has its file."""
-    return Path(folder) / f"invoker-{invoker + 1}-of-{invokers}.sqlite"
+    return Path(folder) / f"invoker-{invoker + 1}-of-{invokers}{OF_SEVERAL if of_several else ''}.sqlite"
 
 
 def _damaged(path: Path) -> list[Path]:

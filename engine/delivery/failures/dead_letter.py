@@ -13,6 +13,7 @@ import msgspec
 from engine.delivery.lanes.work import Entry
 from engine.delivery.reading.values import key_text
 from engine.model import Failure, Outcome
+from engine.routing.databases import named
 
 WRITE_BYTES_MAX = 1 << 20
 """What one system call is given to write at most, about."""
@@ -27,7 +28,8 @@ class DeadLetter(msgspec.Struct, omit_defaults=True):
 
     ``record`` is the record as it was sent to the function, and is absent where its value could not be read;
     ``failure`` is the kind of the last failure (`engine.model.Failure`, in small letters), empty where nothing was
-    invoked. ``truncated`` says that the place was too small for the record's body, or for the whole record.
+    invoked. ``db`` is the key's database. ``truncated`` says that the place was too small for the record's body, or for
+    the whole record.
     """
 
     at_ms: int
@@ -41,6 +43,7 @@ class DeadLetter(msgspec.Struct, omit_defaults=True):
     id_encoding: str = ""
     failure: str = ""
     truncated: bool = False
+    db: int | msgspec.UnsetType = msgspec.UNSET
     record: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -55,19 +58,21 @@ def letters_of(
     attempts: int,
     outcome: Outcome,
     now_ms: int,
+    database: int | None = 0,
 ) -> list[DeadLetter]:
     """Return the letters of these entries; ``records`` holds each one's JSON as it was sent, None where there is none.
 
-    ``outcome`` says why: its failure and its reason.
+    ``outcome`` says why: its failure and its reason. ``database`` is that of all keys, None where each says its own.
     """
     failure = "" if outcome.failure is Failure.NONE else outcome.failure.name.lower()
     letters = []
-    for (key, cause), record in zip(entries, records, strict=True):
+    for (known_as, cause), record in zip(entries, records, strict=True):
+        db, key = named(database, known_as)
         text, encoding = key_text(key)
         letters.append(
             DeadLetter(
                 now_ms, route, function, text, cause.event, cause.captured_ms, attempts, outcome.reason, encoding,
-                failure, record=msgspec.UNSET if record is None else msgspec.Raw(record),
+                failure, record=msgspec.UNSET if record is None else msgspec.Raw(record), db=db,
             )
         )  # fmt: skip
     return letters

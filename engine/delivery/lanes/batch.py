@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 
 import msgspec
 
@@ -13,6 +14,7 @@ from engine.delivery.reading.questions import Fetched
 from engine.delivery.reading.values import key_text
 from engine.model import Events, OriginalRecord, Record
 from engine.routing.absence import deleting_events, follows_evictions, heard_events, takes_news
+from engine.routing.databases import named, split
 from engine.routing.events import is_news
 
 _PREFIX, _SUFFIX, _UNFENCED_SUFFIX = b'{"records":[', b'],"deadline_ms":%d}', b'],"deadline_ms":%d,"unfenced":true}'
@@ -69,9 +71,12 @@ def records_in(payload: bytes, count: int) -> list[bytes | None]:
 
 
 class PayloadBuilder:
-    """Makes payloads for one route; ``payload_bytes_max`` is never exceeded."""
+    """Makes payloads for one route; ``payload_bytes_max`` is never exceeded.
 
-    def __init__(self, route: RouteSettings, database: int, payload_bytes_max: int) -> None:
+    ``database`` is that of all keys, None where each key says its own.
+    """
+
+    def __init__(self, route: RouteSettings, database: int | None, payload_bytes_max: int) -> None:
         self.deletes = deleting_events(route.events)
         """The events that say themselves that a missing key is a delete; none where the route wants no deletes."""
         self._follows_evictions = follows_evictions(route.events)
@@ -156,16 +161,22 @@ class PayloadBuilder:
         """
         if self._is_original or not self._are_plain(entries, fetched):
             return b""
+        databases: Iterable[int]
         try:
-            names = [key.decode() for key, _ in entries]
+            if self._database is None:
+                pairs = [split(key) for key, _ in entries]
+                databases, names = [number for number, _ in pairs], [name.decode() for _, name in pairs]
+            else:
+                databases, names = repeat(self._database), [key.decode() for key, _ in entries]
         except UnicodeDecodeError:
             return b""
-        database = self._database
         records = [
             Record(
                 record_id, name, name, value.body, cause.event, value.type, database, value.version, cause.captured_ms
             )
-            for record_id, name, (_, cause), value in zip(_IDS, names, entries, fetched, strict=False)
+            for record_id, name, database, (_, cause), value in zip(
+                _IDS, names, databases, entries, fetched, strict=False
+            )
         ]
         payload = _encode(_Payload(records, deadline_ms, is_unfenced or msgspec.UNSET))
         room = self._payload_bytes_max - _FRAMING_BYTES
@@ -239,7 +250,8 @@ class PayloadBuilder:
     def _record(
         self, record_id: str, entry: Entry, value: Fetched, event: str, captured_ms: int, ordinal: int = 0
     ) -> bytes:
-        text, encoding = key_text(entry[0])
+        database, key = named(self._database, entry[0])
+        text, encoding = key_text(key)
         record: Record | OriginalRecord
         if self._is_original:
             record = OriginalRecord(text, text, value.body)
@@ -251,7 +263,7 @@ class PayloadBuilder:
                 value.body,
                 event,
                 value.type,
-                self._database,
+                database,
                 value.version,
                 captured_ms,
                 ordinal=ordinal,

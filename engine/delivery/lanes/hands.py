@@ -32,9 +32,9 @@ class Home:
 
 @dataclass(frozen=True, slots=True)
 class LaneKit:
-    """What all lanes of an invoker share."""
+    """What all lanes of an invoker share; ``database`` is that of all keys, None where each key says its own."""
 
-    database: int
+    database: int | None
     delivery: DeliverySettings
     aws: AwsSettings
     backlog: Backlog
@@ -50,7 +50,7 @@ class Hands:
 
     def __init__(self, lane_id: int, route: RouteSettings, kit: LaneKit) -> None:
         delivery = kit.delivery
-        self._route = route
+        self._route, self._database = route, kit.database
         self._deadline_ms = delivery.deadline_ms
         self._builder = PayloadBuilder(route, kit.database, delivery.payload_bytes_max)
         self.deletes, self.explained = self._builder.deletes, self._builder.explained
@@ -81,5 +81,7 @@ class Hands:
         route, records = self._route, records_in(batch.payload, len(batch.sent))
         known = {key: record for (key, _), record in zip(batch.sent, records, strict=True)}
         record_of = [known.get(key) for key, _ in batch.entries]
-        letters = letters_of(route.name, route.function, batch.entries, record_of, batch.attempts, told, unix_ms)
+        letters = letters_of(
+            route.name, route.function, batch.entries, record_of, batch.attempts, told, unix_ms, self._database
+        )
         self._dispatcher.submit(Burial(batch.entries, batch.attempts, letters, told.reason))

@@ -29,6 +29,7 @@ from engine.delivery.sockets import Sockets
 from engine.errors import RedisError, RedisUnreachable
 from engine.observe.logs import get_logger
 from engine.redis.cluster.redirects import LATER
+from engine.routing.databases import databases_of, split
 from engine.routing.nodes import Node, Topology
 
 __all__ = ["Fetched", "Fetcher", "Hold", "Key", "Read", "ReadLoop", "Wish"]
@@ -126,7 +127,7 @@ class Fetcher:
         loop: ReadLoop | None = None,
     ) -> None:
         self._redis = redis
-        self._database = database
+        self._databases = databases_of(redis, database)
         self._name = name
         self._keys_max = keys_max
         self._reply_bytes_max = reply_bytes_max
@@ -136,15 +137,16 @@ class Fetcher:
         self._report_after_ms = 0
         self.version = version_floor
         """The highest that was given out (µs)."""
-        self.readers = Readers(self._make, topology or Topology(), floors or {"": version_floor})
+        floors = floors or {"": version_floor}
+        self.readers = Readers(self._make, topology or Topology(), floors, self._databases)
         if loop is not None:
             loop.sockets.expect(self)
             self.expire(monotonic_ms())
 
-    def _make(self, node: Node, is_cluster: bool, versions: Versions) -> NodeReader:
+    def _make(self, node: Node, is_cluster: bool, versions: Versions, database: int) -> NodeReader:
         return NodeReader(
             self._redis,
-            self._database,
+            database,
             self._name,
             node,
             keys_max=self._keys_max,
@@ -199,10 +201,12 @@ class Fetcher:
             except BaseException:
                 self.close()
                 raise
-            if len(left) == len(keys) and read.is_whole():
+            if len(left) == len(keys) and read.is_whole() and not self._databases.are_several:
                 return read.values  # type: ignore[return-value]
             for index, value in zip(left, read.values, strict=True):
                 values[index] = value
+                if value is not None:
+                    value.key = keys[index][0]
             if any(hold.reader is None for hold in read.holds):
                 raise RedisUnreachable("some keys are between nodes, or have none", hint="ask again")
             # What has neither a value nor a hold was not asked for any more.
@@ -257,6 +261,8 @@ class Fetcher:
             read.holds.append(Hold(indexes, reader))
             return None
         mine = keys if len(indexes) == len(keys) else [keys[index] for index in indexes]
+        if self._databases.are_several:
+            mine = [(split(key)[1], event) for key, event in mine]
         versions = self.readers.slot_versions
         reader.job = Job(reader, mine, wish, indexes, slots, versions, asked_versions=asked, first=first)
         return reader.job
@@ -332,7 +338,7 @@ class Fetcher:
         times = [
             reader.due_ms if reader.job is None else reader.job.heard_ms + reader.read_timeout_ms
             for reader in self.readers.all()
-            if reader.job is not None or not (reader.connection or reader.is_connecting())
+            if reader.job is not None or (reader.is_called_for and not (reader.connection or reader.is_connecting()))
         ]
         return min(times, default=None)
 
@@ -349,7 +355,7 @@ class Fetcher:
                 continue
             if reader.is_used_up(moment_ms):
                 reader.close()
-            if reader.connection is None:
+            if reader.connection is None and reader.is_called_for:
                 try:
                     if reader.look(moment_ms):
                         reader.used_ms = moment_ms

@@ -50,6 +50,9 @@ class NodeReader:
     waited for, `connect` does it at once.
     """
 
+    is_called_for = True
+    """Whether it is connected to before it is asked: not a database that no key was in yet."""
+
     def __init__(
         self,
         redis: RedisSettings,

@@ -1,4 +1,7 @@
-"""Who is asked for which key: a reader a node, and a table of whose each slot is."""
+"""Who is asked for which key: a reader a node, and a table of whose each slot is.
+
+Of a server of which several databases are captured, each has a reader of its own: a connection stays where it is.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from engine.delivery.reading.node_reader import NodeReader
 from engine.delivery.reading.versions import SlotVersions, Versions
 from engine.redis.address import mapped
 from engine.redis.cluster.redirects import LATER
+from engine.routing.databases import Databases, split
 from engine.routing.nodes import SLOTS, Node, Topology, slot_of, slots_in
 
 Group = tuple[NodeReader, Sequence[int], Sequence[int], Sequence[int]]
@@ -23,9 +27,16 @@ class Readers:
     """The readers of one topology; ``floors`` has, by node id, what versions have to be above."""
 
     def __init__(
-        self, make: Callable[[Node, bool, Versions], NodeReader], topology: Topology, floors: Mapping[str, int]
+        self,
+        make: Callable[[Node, bool, Versions, int], NodeReader],
+        topology: Topology,
+        floors: Mapping[str, int],
+        databases: Databases,
     ) -> None:
         self._make = make
+        self._databases = databases
+        self._of_database: dict[int, NodeReader] = {}
+        """Where there are several."""
         self._versions = {node_id: Versions(floor) for node_id, floor in floors.items()}
         self._all: dict[str, NodeReader] = {}
         """By the address that is connected to."""
@@ -47,6 +58,8 @@ class Readers:
         before, self._all, self._at = self._all, {}, {}
         self.is_cluster = topology.is_cluster
         self._owners = [None] * SLOTS
+        if self._databases.are_several:
+            return self._use_databases(topology, before)
         for node in topology.nodes:
             address = node.place
             reader = before.pop(address, None)
@@ -54,7 +67,7 @@ class Readers:
                 # Without cluster mode the same name may lead to another server now.
                 if reader is not None:
                     before[f"former {address}"] = reader
-                reader = self._make(node, topology.is_cluster, self._versions_of(node.id))
+                reader = self._make(node, topology.is_cluster, self._versions_of(node.id), self._databases.home)
             elif reader.node.id != node.id:
                 reader.versions = self._versions_of(node.id, reader.versions.newest)
             reader.node = node
@@ -62,6 +75,18 @@ class Readers:
             for slot in slots_in(node.slots):
                 self._owners[slot] = reader
         self.lone = None if topology.is_cluster else next(iter(self._all.values()))
+        return list(before.values())
+
+    def _use_databases(self, topology: Topology, before: dict[str, NodeReader]) -> list[NodeReader]:
+        """Read all databases of the one node; the same name may lead to another server now."""
+        (node,) = topology.nodes
+        for number in self._databases.numbers:
+            former = self._of_database.get(number)
+            # Versions order the values of a key, which is in one database: each has its own.
+            versions = former.versions if former is not None else Versions(self._versions_of(node.id).newest)
+            reader = self._make(node, False, versions, number)
+            reader.is_called_for = number == self._databases.home or (former is not None and former.is_called_for)
+            self._all[f"{node.place}/{number}"] = self._of_database[number] = reader
         return list(before.values())
 
     def _versions_of(self, node_id: str, floor: int = 0) -> Versions:
@@ -73,7 +98,8 @@ class Readers:
         """Return the reader of the node that others name so, a new one where nobody has named it before."""
         reader = self._at.get(address)
         if reader is None:
-            reader = self._make(Node(UNKNOWN, address, address, ()), self.is_cluster, Versions())
+            node = Node(UNKNOWN, address, address, ())
+            reader = self._make(node, self.is_cluster, Versions(), self._databases.home)
             self._all[address] = self._at[address] = reader
         return reader
 
@@ -107,6 +133,8 @@ class Readers:
         """Return who is asked for which of these keys, and the indexes of those that nobody has."""
         if self.lone is not None:
             return [(self.lone, range(len(keys)), (), ())], []
+        if self._databases.are_several:
+            return self._by_database(keys), []
         owners = self._owners
         groups: dict[NodeReader, tuple[list[int], list[int]]] = {}
         orphans: list[int] = []
@@ -121,3 +149,14 @@ class Readers:
             else:
                 groups[owner] = ([index], [slot])
         return [(owner, indexes, slots, ()) for owner, (indexes, slots) in groups.items()], orphans
+
+    def _by_database(self, keys: Sequence[Key]) -> list[Group]:
+        found: dict[int, list[int]] = {}
+        for index, (key, _) in enumerate(keys):
+            found.setdefault(split(key)[0], []).append(index)
+        groups: list[Group] = []
+        for number, indexes in found.items():
+            reader = self._of_database[number]
+            reader.is_called_for = True
+            groups.append((reader, indexes, (), ()))
+        return groups

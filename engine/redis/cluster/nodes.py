@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import hiredis
+from msgspec.structs import replace
 
 from engine.clock import monotonic_ms
 from engine.config import RedisSettings
@@ -19,10 +20,12 @@ from engine.errors import RedisError, RedisUnreachable
 from engine.redis.address import mapped, split
 from engine.redis.cluster.redirects import ASKING, Redirect, redirect_of
 from engine.redis.connection import RespConnection, pack
+from engine.redis.databases import in_a_cluster
 from engine.redis.errors import passes, refusal
 from engine.redis.node import settings_at
 from engine.redis.topology import ask_topology
 from engine.routing.assignment import nodes_of_slice, takes_whole_nodes
+from engine.routing.databases import databases_of
 from engine.routing.nodes import Node, Topology, slot_of
 from engine.routing.slices import Slice
 
@@ -54,8 +57,8 @@ class Nodes:
         self._redis = redis
         self._name = name
         self._database = database
-        self._connections: dict[str, RespConnection] = {}
-        """By the address of their node; "" is what ``redis.url`` names."""
+        self._connections: dict[tuple[str, int | None], RespConnection] = {}
+        """By the address of their node, "" for what ``redis.url`` names, and the database, None for the only one."""
         self._owners: list[Node | None] = []
         self._epoch = 0
         self.topology = known or Topology()
@@ -63,7 +66,11 @@ class Nodes:
         first = self._first()
         self.name = str(first.address)
         self.database = first.address.database if database is None else database
+        self.databases = databases_of(redis, self.database)
         self.is_cluster = first.facts.get("mode") == "cluster"
+        if self.is_cluster and self.databases.are_several:
+            self.close()
+            raise in_a_cluster(self.name)
         try:
             self.refresh()
         except BaseException:
@@ -92,8 +99,24 @@ class Nodes:
         """Return all nodes that have keys, or may get some, as they were when last asked."""
         return self.topology.nodes
 
+    @property
+    def parts(self) -> tuple[Node, ...]:
+        """Return all nodes; of a server of which several databases are captured, one for each of them."""
+        if not self.databases.are_several:
+            return self.all
+        return tuple(self._in(number) for number in self.databases.numbers)
+
+    def _in(self, database: int) -> Node:
+        return replace(self.topology.nodes[0], database=database)
+
+    def about(self, command: str, key: bytes) -> bytes:
+        """Return a packed command about a key, as the server knows it."""
+        return pack(command, self.databases.split(key)[1])
+
     def owner(self, key: bytes) -> Node:
         """Return the node that has this key; raise `RedisUnreachable` where none has it."""
+        if self.databases.are_several:
+            return self._in(self.databases.split(key)[0])
         if not self.is_cluster:
             return self.topology.nodes[0]
         node = self._owners[slot := slot_of(key)]
@@ -103,10 +126,10 @@ class Nodes:
 
     def by_owner(self, keys: Sequence[bytes]) -> list[tuple[Node, list[int]]]:
         """Return which of the keys, by their indexes, each node has."""
-        found: dict[str, tuple[Node, list[int]]] = {}
+        found: dict[tuple[str, int | None], tuple[Node, list[int]]] = {}
         for index, key in enumerate(keys):
             node = self.owner(key)
-            found.setdefault(node.id, (node, []))[1].append(index)
+            found.setdefault((node.id, node.database), (node, []))[1].append(index)
         return [*found.values()]
 
     def refresh(self) -> Topology:
@@ -125,7 +148,7 @@ class Nodes:
         try:
             return self._on(node).pipeline(b"".join(commands), len(commands) * replies_each)
         except RedisError:
-            self._drop(node.place)
+            self._drop(node)
             raise
 
     def is_named(self, node: Node) -> bool:
@@ -162,19 +185,20 @@ class Nodes:
         return self.pipeline(node, [ASKING + command for command in commands], replies_each=2)[1::2]
 
     def _on(self, node: Node) -> RespConnection:
-        return self._at(node.place, is_readonly=self.is_cluster and bool(node.reads_at))
+        return self._at(node.place, node.database, is_readonly=self.is_cluster and bool(node.reads_at))
 
-    def _at(self, address: str, *, is_readonly: bool = False) -> RespConnection:
-        if address not in self._connections:
+    def _at(self, address: str, database: int | None = None, *, is_readonly: bool = False) -> RespConnection:
+        if (address, database) not in self._connections:
             settings = settings_at(self._redis, address) if address else self._redis
-            self._connections[address] = self._opened(settings, is_readonly=is_readonly)
-        return self._connections[address]
+            self._connections[address, database] = self._opened(settings, database, is_readonly=is_readonly)
+        return self._connections[address, database]
 
-    def _opened(self, settings: RedisSettings, *, is_readonly: bool = False) -> RespConnection:
-        return RespConnection.open(settings, name=self._name, protocol=2, database=self._database, readonly=is_readonly)
+    def _opened(self, settings: RedisSettings, database: int | None, *, is_readonly: bool) -> RespConnection:
+        chosen = self._database if database is None else database
+        return RespConnection.open(settings, name=self._name, protocol=2, database=chosen, readonly=is_readonly)
 
-    def _drop(self, place: str) -> None:
-        connection = self._connections.pop(place, None)
+    def _drop(self, node: Node) -> None:
+        connection = self._connections.pop((node.place, node.database), None)
         if connection is not None:
             connection.close()
 
@@ -197,7 +221,7 @@ class Slices:
             ids = frozenset(node.id for node in nodes_of_slice(topology, part)) if by_nodes else None
             self._known = (topology, part, ids)
         ids = self._known[2]
-        return part.owns(key) if ids is None else self._nodes.owner(key).id in ids
+        return part.owns(self._nodes.databases.split(key)[1]) if ids is None else self._nodes.owner(key).id in ids
 
 
 def no_owner(slot: int) -> RedisUnreachable:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from engine.config import Settings
 from engine.routing.assignment import assign
+from engine.routing.databases import databases_of
 from engine.routing.nodes import Topology
 from engine.routing.slices import parse_slice
 from engine.supervision.errands.planner import Answer, Nodes
@@ -33,7 +34,7 @@ def ask_nodes(settings: Settings, database: int, before: Nodes) -> Answer:
         topology,
         len(before.feeds),
         parse_slice(settings.capture.slice),
-        database=database,
+        databases=databases_of(settings.redis, database),
         weights=weights,
         samples=samples,
         mapping_prefix=settings.original.mapping_prefix.encode(),

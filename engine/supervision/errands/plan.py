@@ -10,6 +10,8 @@ import msgspec
 
 from engine.config import RouteSettings, Settings
 from engine.errors import ConfigError, EngineError, NotificationsOff, Problem, RedisError
+from engine.redis.address import parse_url
+from engine.routing.databases import databases_of, route_inside
 from engine.routing.nodes import Topology, ranges_in_words
 from engine.routing.routes import RouteTable
 from engine.routing.unseen import notes_of
@@ -18,6 +20,8 @@ from engine.supervision.errands.findings import Finding, Verdict, finding
 from engine.supervision.errands.formats import newer_formats
 from engine.supervision.errands.places import examine_places, places_of
 from engine.supervision.errands.planner import Answer, Findings, Plan, Refusal
+from engine.supervision.progress.checkpoint import CheckpointFile
+from engine.supervision.progress.databases import database_of
 
 if TYPE_CHECKING:
     from engine.capture.preflight import CapturePlan
@@ -72,10 +76,13 @@ def make_plan(settings: Settings, previous: bytes | None, *, routes_of: RoutesOf
         from engine.audit.gone import note_dataset
         from engine.delivery.backlog.moves import rehome
 
-        note_dataset(found.settings, found.plan.database, tuple(RouteTable.decode(found.plan.table).routes.values()))
+        settings, database = found.settings, found.plan.database
+        note_dataset(settings, database, tuple(RouteTable.decode(found.plan.table).routes.values()))
 
-        delivery = settings.delivery
-        problem = rehome(delivery.backlog_folder, delivery.invokers, delivery.backlog_bytes_max)
+        delivery, kept = settings.delivery, CheckpointFile(settings.supervision.checkpoint_file).load()[0]
+        databases = databases_of(settings.redis, database)
+        were = database_of(kept.scope) if kept is not None else None
+        problem = rehome(delivery.backlog_folder, delivery.invokers, delivery.backlog_bytes_max, databases, were)
         if problem:
             return Refusal((Problem("delivery.backlog_folder", problem, "mend it, or move the folder away"),))
     return found.plan or found.refusal()
@@ -105,6 +112,12 @@ def examine(
     if told:
         found.add(Verdict.NOTE, "redis.url", told)
     _examine_places(settings, found)
+    try:
+        found.settings = settings = _with_databases(settings)
+    except RedisError as error:
+        # Nothing that follows has sense without them.
+        found.add_error("redis.databases", error)
+        return found
     table, is_redis_well = _read_routes(settings, routes_of, previous, found)
     capture = None
     if table is not None:
@@ -126,6 +139,7 @@ def examine(
             members=capture.members,
             is_whole=capture.is_whole,
             database=capture.database,
+            databases=capture.databases,
             server=capture.server,
             warnings=(*capture.warnings, *found.notes_of_routes()),
             scope=capture.scope,
@@ -133,6 +147,12 @@ def examine(
             node_ms=capture.server_ms,
         )
     return found
+
+
+def _with_databases(settings: Settings) -> Settings:
+    from engine.redis.databases import with_numbers
+
+    return msgspec.structs.replace(settings, redis=with_numbers(settings.redis))
 
 
 def _examine_places(settings: Settings, found: Examination) -> None:
@@ -169,8 +189,9 @@ def _read_routes(
         except RedisError as error:
             found.add_error("redis", error)
             is_redis_well = False
+    databases = databases_of(settings.redis, parse_url(settings.redis.url).database)
     try:
-        routes = routes_of(settings, mappings)
+        routes = tuple(route_inside(route, databases) for route in routes_of(settings, mappings))
     except ConfigError as error:
         found.add_error("routes", error)
         return None, is_redis_well

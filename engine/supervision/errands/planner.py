@@ -16,7 +16,9 @@ import msgspec
 from engine.clock import monotonic_ms
 from engine.config import LogSettings, Settings
 from engine.errors import ConfigError, EngineError, Problem
+from engine.redis.address import with_database
 from engine.routing.assignment import Feeds
+from engine.routing.databases import ALL
 from engine.routing.nodes import Topology
 from engine.supervision.process import Closable, fork_process, kill, run_guarded
 from engine.supervision.signals import SignalInbox
@@ -40,6 +42,9 @@ class Plan(msgspec.Struct, tag=True, frozen=True):
     members: tuple[str, ...] = ()
     """The ids of all nodes of a cluster, replicas and the dead too: by them it is known again."""
     database: int = 0
+    """That of the engine's own keys, and of all keys unless there are several."""
+    databases: tuple[int, ...] = ()
+    """Those that are captured, where there are several."""
     server: str = ""
     warnings: tuple[str, ...] = ()
     scope: str = ""
@@ -88,6 +93,15 @@ Answer = Plan | Refusal | Findings | Nodes
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
+
+
+def as_planned(settings: Settings, plan: Plan) -> Settings:
+    """Return the settings with the databases that ``"*"`` stood for when the server was asked."""
+    if settings.redis.databases != ALL:
+        return settings
+    url = with_database(settings.redis.url, plan.database)
+    redis = msgspec.structs.replace(settings.redis, url=url, databases=plan.databases)
+    return msgspec.structs.replace(settings, redis=redis)
 
 
 class Refused(EngineError):

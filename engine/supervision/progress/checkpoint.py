@@ -46,7 +46,8 @@ class Checkpoint(msgspec.Struct, frozen=True):
     listened to (`Heard`). ``is_clean`` where nothing was in flight. Invocations may write until ``fence_after_ms``
     after their start (0: unknown), whatever the settings of the engine that reads this say.
     ``versions`` has the highest of each node of a cluster, by its id. ``addresses`` are where its nodes were, of the
-    cluster that ``url`` led to (without credentials): a start asks them where that does not answer.
+    cluster that ``url`` led to (without credentials): a start asks them where that does not answer. ``databases`` are
+    the captured ones where there are several; of one the scope tells.
     ``watermark_ms``, ``server_mark`` and ``clocks`` are what formats before 3 say of the only node that they know.
     """
 
@@ -65,6 +66,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
     versions: dict[str, int] = {}
     url: str = ""
     addresses: tuple[str, ...] = ()
+    databases: tuple[int, ...] = ()
 
     def by_node(self) -> dict[str, NodeKept]:
         """Return what is settled of each node, by its id."""

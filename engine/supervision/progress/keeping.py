@@ -21,6 +21,7 @@ from engine.supervision.errands.planner import Plan
 from engine.supervision.memory import SharedMemory
 from engine.supervision.progress.checkpoint import Checkpoint, CheckpointFile
 from engine.supervision.progress.clocks import Clocks
+from engine.supervision.progress.databases import among_databases
 from engine.supervision.progress.nodes import NodeProgress
 from engine.supervision.progress.progress import RESTART_INTERVALS, Progress
 from engine.supervision.progress.versions import NodeVersions
@@ -42,7 +43,7 @@ class Keeper:
         self._settings = settings
         self._board, self._heard = memory.board, memory.heard
         self._checkpoints = checkpoints
-        shards, invokers = len(planned.feeds), settings.delivery.invokers
+        shards, invokers, self._databases = len(planned.feeds), settings.delivery.invokers, planned.databases
         self._rings_of = [[memory.rings.ring(shard, invoker) for invoker in range(invokers)] for shard in range(shards)]
         self._due_ms = 0
         self._is_refused = False
@@ -208,6 +209,7 @@ class Keeper:
         checkpoint = replace(
             checkpoint,
             versions=self._versions.keep(given, moment_ms, is_clean=is_clean),
+            databases=self._databases,
             url=self._settings.redis.url,
             addresses=tuple(node.address for node in nodes),
         )
@@ -218,13 +220,14 @@ class Keeper:
 
 
 def _under_its_new_name(found: Checkpoint, planned: Plan) -> Checkpoint:
-    """Return the checkpoint as that of the planned server, where it is of the same cluster: nodes know each other.
+    """Return the checkpoint as that of the planned server, where it is of the same cluster: nodes know each other; or
+    of other databases of the same server.
 
     A cluster has no name. Its checkpoint has that of the node in ``redis.url``, which may be another one today; and who
     was a primary then may be a replica now.
     """
     if not found.by_node().keys() & set(planned.members):
-        return found
+        return among_databases(found, planned.scope, planned.databases or (planned.database,))
     part = found.scope.removeprefix(server_of(found.scope))
     return replace(found, scope=server_of(planned.scope) + part)
 
