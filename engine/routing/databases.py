@@ -9,6 +9,7 @@ and where records, letters and items are made.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
 import msgspec
 from msgspec.structs import replace
@@ -110,10 +111,11 @@ def in_words(numbers: Sequence[int]) -> str:
     runs: list[list[int]] = []
     for number in numbers:
         if runs and runs[-1][-1] == number - 1:
-            runs[-1][1:] = [number]
+            runs[-1].append(number)
         else:
             runs.append([number])
-    return ", ".join("-".join(map(str, run)) for run in runs)
+    words = ([f"{run[0]}-{run[-1]}"] if len(run) > 2 else map(str, run) for run in runs)
+    return ", ".join(chain.from_iterable(words))
 
 
 def _digit_class(digits: bytes) -> bytes:

@@ -28,7 +28,7 @@ def settle_databases(draft: Draft) -> None:
         return
     try:
         url = draft.get("redis.url")
-        of_url = _named_by(url) if draft.is_set("redis.url") else None
+        of_url = None if draft.origin("redis.url") == "default" else _named_by(url)
     except ValueError:
         # Whoever checks the URL says so.
         draft.forget(KEY)
@@ -73,16 +73,12 @@ def _named_by(url: str) -> int | None:
     return address.database if path or "db=" in parts.query else None
 
 
-def check_databases(
-    settings: Settings, routes: Iterable[tuple[str, RouteSettings]], captured: tuple[int, ...] = ()
-) -> list[Problem]:
-    """Return what is wrong with the databases of routes; ``captured`` is what ``"*"`` stands for, once it is known."""
-    named = settings.redis.databases
-    if named == ALL:
-        numbers = captured
-    else:
+def check_databases(settings: Settings, routes: Iterable[tuple[str, RouteSettings]]) -> list[Problem]:
+    """Return what is wrong with the databases of routes; what ``"*"`` stands for may not be known yet."""
+    numbers: tuple[int, ...] = ()
+    if settings.redis.databases != ALL:
         numbers = databases_of(settings.redis, parse_url(settings.redis.url).database).numbers
-    are_several = named == ALL or len(numbers) > 1
+    are_several = len(numbers) != 1
     problems: list[Problem] = []
     stored: dict[str, tuple[str, tuple[int, ...]]] = {}
     for place, route in routes:

@@ -18,6 +18,7 @@ from engine.errors import ConfigError, Problem
 from engine.redis.address import parse_url
 from engine.routing.events import COMMANDS_PUBLISHED_AS
 from engine.routing.glob import escape
+from engine.settings.database_checks import check_databases
 from engine.settings.draft import closest
 from engine.settings.route_checks import PlacedRoute, check_options, check_regions, check_together
 
@@ -248,6 +249,7 @@ def routes_of(settings: Settings, mappings: Mapping[str, Mapping[str, str]]) -> 
     routes: list[PlacedRoute] = [(f'routes "{route.name}"', route) for route in settings.routes]
     routes += placed
     problems += check_together(routes)
+    problems += check_databases(settings, routes)
     if not settings.aws.lambda_endpoint_url:
         problems += check_regions(placed, settings.aws.region, "lambda")
     if problems:

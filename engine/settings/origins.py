@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from engine.routing.databases import in_words
 from engine.settings.draft import SECRET, Draft
 
 CONNECTION = (
     "redis.url",
+    "redis.databases",
     "redis.username",
     "redis.password",
     "redis.tls_ca_file",
@@ -28,5 +30,8 @@ def connection_of(draft: Draft) -> dict[str, str]:
 
 
 def _said(draft: Draft, key: str) -> str:
-    value = "set" if key in SECRET else str(draft.get(key))
+    value = draft.get(key)
+    if isinstance(value, tuple):
+        value = in_words(value) or "the one of the URL"
+    value = "set" if key in SECRET else str(value)
     return f"{value} ({draft.origin(key)})"

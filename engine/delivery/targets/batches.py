@@ -52,6 +52,7 @@ class _Named(msgspec.Struct):
     event: str = ""
     captured_at_ms: int = 0
     ordinal: int = 0
+    db: int = 0
 
 
 class _Records(msgspec.Struct):
@@ -79,7 +80,9 @@ def parts_of(payload: bytes) -> list[Part]:
         one = _decode_named(data)
         identity = f"{one.version}-{one.captured_at_ms}-{one.event}"
         # Several events of one read may be equal in all else.
-        parts.append(Part(one.record_id, one.id, f"{identity}-{one.ordinal}" if one.ordinal else identity, data))
+        identity += f"-{one.ordinal}" if one.ordinal else ""
+        # Keys of one name in two databases are two keys.
+        parts.append(Part(one.record_id, one.id, f"{one.db}:{identity}" if one.db else identity, data))
     return parts
 
 

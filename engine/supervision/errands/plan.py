@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from engine.aws.function_arns import is_function
 from engine.config import RouteSettings, Settings
 from engine.errors import ConfigError, EngineError, NotificationsOff, Problem, RedisError
 from engine.redis.address import parse_url
-from engine.routing.databases import databases_of, route_inside
+from engine.routing.databases import databases_of, in_words, route_inside
 from engine.routing.nodes import Topology, ranges_in_words
 from engine.routing.routes import RouteTable
 from engine.routing.unseen import notes_of
@@ -126,6 +127,7 @@ def examine(
             capture = _examine_redis(
                 settings, table, found, changes_nothing=changes_nothing, is_running=previous is not None
             )
+        _examine_databases(table, found)
         _examine_events(settings, table, capture.topology if capture is not None else Topology(), found)
         seen = aws.seen()
         found.findings += seen.findings
@@ -147,6 +149,19 @@ def examine(
             node_ms=capture.server_ms,
         )
     return found
+
+
+def _examine_databases(table: RouteTable, found: Examination) -> None:
+    """Name the routes that take several databases to a function of which nobody says that it keeps them apart."""
+    for route in table.routes.values():
+        if len(route.databases) > 1 and not route.destination and is_function(route.function):
+            found.add(
+                Verdict.NOTE,
+                f"route {route.name!r}",
+                f"takes databases {in_words(route.databases)} to one function: if it knows keys by their names alone, "
+                "those of one name overwrite each other",
+                "have it store db too (dynamodb: DYNAMO_DATABASE_IN_KEY=on), or give each database its own route",
+            )
 
 
 def _with_databases(settings: Settings) -> Settings:

@@ -134,7 +134,7 @@ def needs(settings: Settings, table: RouteTable, situation: Situation) -> list[N
         if settings.redis.read_from != "primary":
             found.append(Need("readonly"))
     else:
-        found += (_ROLE, Need("select")) if situation.database else (_ROLE,)
+        found += (_ROLE, Need("select")) if situation.database or settings.redis.databases else (_ROLE,)
     if any(route.include_expiry for route in table.routes.values()):
         expiry = ("PTTL",) if situation.is_old else ("PEXPIRETIME",)
         found.append(Need(expiry[0].lower(), (*expiry, PROBE), "so records can't say when their keys expire"))
