@@ -23,7 +23,7 @@ class RedisSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     url: str = "redis://127.0.0.1:6379/0"
-    databases: tuple[int, ...] | Literal["*"] = ()
+    databases: tuple[int, ...] | Literal["", "*"] = ""
     username: str = ""
     username_file: str = ""
     password: str = ""

@@ -33,7 +33,7 @@ def with_numbers(redis: RedisSettings) -> RedisSettings:
     finally:
         connection.close()
     if count == 1:
-        return replace(redis, databases=(), url=with_database(redis.url, 0))
+        return replace(redis, databases="", url=with_database(redis.url, 0))
     return replace(redis, databases=tuple(range(count)))
 
 

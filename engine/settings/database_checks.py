@@ -33,7 +33,7 @@ def settle_databases(draft: Draft) -> None:
         # Whoever checks the URL says so.
         draft.forget(KEY)
         return
-    if named == ALL:
+    if isinstance(named, str):
         return
     numbers = tuple(sorted(named))
     if of_url is not None and of_url not in numbers:
@@ -45,7 +45,7 @@ def settle_databases(draft: Draft) -> None:
         return
     home = numbers[0] if of_url is None else of_url
     draft.set("redis.url", with_database(url, home), draft.place("redis.url"))
-    draft.set(KEY, numbers if len(numbers) > 1 else (), place)
+    draft.set(KEY, numbers if len(numbers) > 1 else "", place)
 
 
 def _problem(named: tuple[int, ...] | str) -> tuple[str, str] | None:

@@ -26,12 +26,14 @@ def connection_of(draft: Draft) -> dict[str, str]:
 
     The URL has lost its credentials when this is asked; of a password only its origin is told.
     """
-    return {key: _said(draft, key) for key in CONNECTION if draft.is_set(key) or key in ALWAYS}
+    return {
+        key: _said(draft, key) for key in CONNECTION if (draft.is_set(key) and draft.get(key) != "") or key in ALWAYS
+    }
 
 
 def _said(draft: Draft, key: str) -> str:
     value = draft.get(key)
     if isinstance(value, tuple):
-        value = in_words(value) or "the one of the URL"
+        value = in_words(value)
     value = "set" if key in SECRET else str(value)
     return f"{value} ({draft.origin(key)})"

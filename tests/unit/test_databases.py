@@ -40,8 +40,8 @@ def problem(tmp_path: Path, redis: str, route: str = ROUTE) -> str:
 
 def test_one_database_is_the_urls(tmp_path: Path) -> None:
     """A list of one is the same as a URL that names it; several are sorted, and the URL has the engine's own."""
-    assert load(tmp_path, "databases = [7]") == ("redis://127.0.0.1:6379/7", ())
-    assert load(tmp_path, 'databases = [3]\nurl = "unix:///tmp/s?db=3"') == ("unix:///tmp/s?db=3", ())
+    assert load(tmp_path, "databases = [7]") == ("redis://127.0.0.1:6379/7", "")
+    assert load(tmp_path, 'databases = [3]\nurl = "unix:///tmp/s?db=3"') == ("unix:///tmp/s?db=3", "")
     assert load(tmp_path, "databases = [3, 1]") == ("redis://127.0.0.1:6379/1", (1, 3))
     assert load(tmp_path, 'databases = [3, 1]\nurl = "redis://h:1/3"') == ("redis://h:1/3", (1, 3))
     sentinels = 'databases = [1, 2]\nurl = "redis+sentinel://h:1,i:2/mine"'
