@@ -90,6 +90,11 @@ def audit_routes(
         may_evict = server.may_evict()
         is_spared = spared_keys(settings.routes, may_evict)
         held, kept = HeldFile.of(settings).load(), HeldFile.of(settings).load_kept()
+        kept_tests = [_are_among(keys, server) for keys in kept.values()]
+
+        def is_kept(key: bytes) -> bool:
+            return any(test(key) for test in kept_tests)
+
         marker = server.marker(lambda: read_standing(settings.supervision.status_file))
         is_of_slice = server.slice_test(parse_slice(settings.capture.slice))
         return AuditReport(
@@ -105,12 +110,8 @@ def audit_routes(
                     is_of_slice=is_of_slice,
                     is_absence_known=is_absence_known(route, may_evict),
                     # A mark reaches every route: what was refused for one stays.
-                    is_spared=lambda key: (
-                        is_spared(key) or any(name in keys for keys in kept.values() for name in server.names_of(key))
-                    ),
-                    is_refused=lambda key: any(
-                        name in kept.get(route.name, NOBODYS_KEYS) for name in server.names_of(key)
-                    ),
+                    is_spared=lambda key: is_spared(key) or is_kept(key),
+                    is_refused=_are_among(kept.get(route.name, NOBODYS_KEYS), server),
                     is_held=held.routes.get(route.name, NOTHING_HELD).is_undecided,
                     progress=progress,
                 ).run()
@@ -119,6 +120,11 @@ def audit_routes(
         )
     finally:
         server.close()
+
+
+def _are_among(kept: KeptKeys, server: Server) -> Callable[[bytes], bool]:
+    """Return the test whether a key is among these, under any name that it may have had."""
+    return lambda key: any(name in kept for name in server.names_of(key))
 
 
 def open_destination(
