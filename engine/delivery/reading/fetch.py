@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
 
 from engine.clock import monotonic_ms
 from engine.config import RedisSettings
@@ -29,7 +28,7 @@ from engine.delivery.sockets import Sockets
 from engine.errors import RedisError, RedisUnreachable
 from engine.observe.logs import get_logger
 from engine.redis.cluster.redirects import LATER
-from engine.routing.databases import databases_of, split
+from engine.routing.databases import Databases, databases_of, split
 from engine.routing.nodes import Node, Topology
 
 __all__ = ["Fetched", "Fetcher", "Hold", "Key", "Read", "ReadLoop", "Wish"]
@@ -205,13 +204,11 @@ class Fetcher:
                 return read.values  # type: ignore[return-value]
             for index, value in zip(left, read.values, strict=True):
                 values[index] = value
-                if value is not None:
-                    value.key = keys[index][0]
             if any(hold.reader is None for hold in read.holds):
                 raise RedisUnreachable("some keys are between nodes, or have none", hint="ask again")
             # What has neither a value nor a hold was not asked for any more.
             left = [left[place] for hold in read.holds for place in hold.indexes]
-        return list(takewhile(lambda value: value is not None, values))  # type: ignore[arg-type]
+        return _first_read(keys, values)
 
     # For a loop
 
@@ -260,9 +257,7 @@ class Fetcher:
         if not reader.is_ready():
             read.holds.append(Hold(indexes, reader))
             return None
-        mine = keys if len(indexes) == len(keys) else [keys[index] for index in indexes]
-        if self._databases.are_several:
-            mine = [(split(key)[1], event) for key, event in mine]
+        mine = _as_the_server_knows(keys, indexes, self._databases)
         versions = self.readers.slot_versions
         reader.job = Job(reader, mine, wish, indexes, slots, versions, asked_versions=asked, first=first)
         return reader.job
@@ -362,3 +357,20 @@ class Fetcher:
                         self._loop.freed(reader)
                 except RedisError as error:
                     self._failed(reader, error)
+
+
+def _as_the_server_knows(keys: Sequence[Key], indexes: Sequence[int], databases: Databases) -> Sequence[Key]:
+    """Return these keys by the names that they have in their database."""
+    mine = keys if len(indexes) == len(keys) else [keys[index] for index in indexes]
+    return [(split(key)[1], event) for key, event in mine] if databases.are_several else mine
+
+
+def _first_read(keys: Sequence[Key], values: Sequence[Fetched | None]) -> list[Fetched]:
+    """Return the values up to the first that was not read, each with its key as the caller knows it."""
+    found: list[Fetched] = []
+    for (key, _), value in zip(keys, values, strict=True):
+        if value is None:
+            break
+        value.key = key
+        found.append(value)
+    return found
