@@ -136,8 +136,7 @@ class Fetcher:
         self._report_after_ms = 0
         self.version = version_floor
         """The highest that was given out (µs)."""
-        floors = floors or {"": version_floor}
-        self.readers = Readers(self._make, topology or Topology(), floors, self._databases)
+        self.readers = Readers(self._make, topology or Topology(), floors or {"": version_floor}, self._databases)
         if loop is not None:
             loop.sockets.expect(self)
             self.expire(monotonic_ms())
