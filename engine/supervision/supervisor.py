@@ -370,6 +370,4 @@ class Supervisor:
         describe_all = partial(
             describe, self._children, memory.board.rows, routes, part=part, snapshots=self._keeper.snapshots()
         )
-        databases = {"databases": list(self._planned.databases or (self._planned.database,))}
-        held = describe_held(self._choices.held)
-        return self._report.make(describe_all, databases, self._keeper.standing(), held)
+        return self._report.make(describe_all, self._keeper.standing(), describe_held(self._choices.held))

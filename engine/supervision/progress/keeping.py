@@ -43,7 +43,7 @@ class Keeper:
         self._settings = settings
         self._board, self._heard = memory.board, memory.heard
         self._checkpoints = checkpoints
-        shards, invokers, self._databases = len(planned.feeds), settings.delivery.invokers, planned.databases
+        shards, invokers, self._planned = len(planned.feeds), settings.delivery.invokers, planned
         self._rings_of = [[memory.rings.ring(shard, invoker) for invoker in range(invokers)] for shard in range(shards)]
         self._due_ms = 0
         self._is_refused = False
@@ -110,7 +110,7 @@ class Keeper:
 
     def standing(self) -> dict[str, Any]:
         """Return up to when everything is settled (Unix ms by this host's clock), and the same of each node, by its own
-        clock.
+        clock; and of which databases that is said.
         """
         nodes, moment_ms, unix_ms = self._progress.nodes, monotonic_ms(), now_ms()
         host_ms = nodes.host_ms()
@@ -118,7 +118,11 @@ class Keeper:
             settled_ms = min((one.settled.since_ms for one in nodes.all()), default=unix_ms)
         else:
             settled_ms = host_ms + unix_ms - moment_ms
-        return {"settled_until_ms": settled_ms, "nodes": [self._standing_of(one, moment_ms) for one in nodes.all()]}
+        return {
+            "settled_until_ms": settled_ms,
+            "nodes": [self._standing_of(one, moment_ms) for one in nodes.all()],
+            "databases": list(self._planned.databases or (self._planned.database,)),
+        }
 
     def _standing_of(self, one: NodeProgress, moment_ms: int) -> dict[str, Any]:
         heard = [self._heard_of(shard, one.node.number)[1] for shard in one.parts]
@@ -209,7 +213,7 @@ class Keeper:
         checkpoint = replace(
             checkpoint,
             versions=self._versions.keep(given, moment_ms, is_clean=is_clean),
-            databases=self._databases,
+            databases=self._planned.databases,
             url=self._settings.redis.url,
             addresses=tuple(node.address for node in nodes),
         )
