@@ -291,14 +291,29 @@ def test_the_plan_counts_the_endpoints_of_the_template() -> None:
 def test_alarms_watch_what_the_engine_tells() -> None:
     """Each alarm on the engine is on a metric of its own, under the name that the host's service gives it."""
     alarms = [one for one in resources_of("AWS::CloudWatch::Alarm").values() if one["Namespace"] == "IngestEngine"]
-    known = {metrics.LAG_MS, metrics.RUNNING, *metrics.LAGS, *metrics.GAUGES, *metrics.COUNTERS}
-    assert {"LagMs", "Gaps", "DeadLetters"} == {alarm["MetricName"] for alarm in alarms} <= known
+    known = {metrics.LAG_MS, metrics.RUNNING, metrics.DELETIONS_HELD, *metrics.LAGS, *metrics.GAUGES, *metrics.COUNTERS}
+    watched = {"LagMs", "Gaps", "DeadLetters", "DeletionsHeld", "KeysBacklog"}
+    assert watched == {alarm["MetricName"] for alarm in alarms} <= known
+    runbooks = (ROOT / "docs" / "operate.md").read_text()
+    for alarm in resources_of("AWS::CloudWatch::Alarm").values():
+        _, _, section = alarm["AlarmDescription"].partition("docs/operate.md: ")
+        assert f"### {section}\n" in runbooks, alarm["AlarmDescription"]
     for alarm in alarms:
         assert alarm["Dimensions"] == [{"Name": "Engine", "Value": {"Ref": "AWS::StackName"}}]
     assert "METRICS_NAME='carts'" in user_data()
     assert "--name ${METRICS_NAME}" in (ROOT / "config/systemd/ingest-engine-metrics.service").read_text()
     default = next(one for one in cli.commands["metrics"].params if one.name == "namespace").default
     assert default == "IngestEngine"
+
+
+def test_the_dashboard_shows_metrics_that_there_are() -> None:
+    """The dashboard is JSON, and what it shows of the engine is what the engine reports."""
+    (dashboard,) = resources_of("AWS::CloudWatch::Dashboard").values()
+    text = resolved(dashboard["DashboardBody"]).replace("LagAlarmMs", "60000")
+    widgets = json.loads(text)["widgets"]
+    shown = {one[1] for widget in widgets for one in widget["properties"]["metrics"] if one[0] == "IngestEngine"}
+    assert len(shown) > 8
+    assert shown <= {metrics.LAG_MS, metrics.RUNNING, *metrics.GAUGES, *metrics.COUNTERS}
 
 
 def test_nobody_logs_in_over_the_network() -> None:
