@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from prometheus_client.parser import text_string_to_metric_families
 
 from engine.cli import cli
+from engine.console.prometheus import exposition
 from engine.observe import metrics
+from engine.ring.counters import Counter
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
@@ -76,7 +79,8 @@ def _commands(command: click.Command, path: tuple[str, ...]) -> Iterator[tuple[t
 def metrics_page() -> str:
     """Return every metric for CloudWatch."""
     rows = [(metrics.RUNNING, "gauge"), (metrics.LAG_MS, "gauge"), (metrics.DELETIONS_HELD, "gauge")]
-    rows += [(name, "gauge") for name in metrics.GAUGES] + [(name, "counter") for name in metrics.COUNTERS]
+    rows += [(name, "gauge") for name in (*metrics.LAGS, *metrics.GAUGES)]
+    rows += [(name, "counter") for name in metrics.COUNTERS]
     lines = [
         "# Metrics",
         "",
@@ -87,10 +91,34 @@ def metrics_page() -> str:
     return "\n".join([*lines, ""])
 
 
+def prometheus_page() -> str:
+    """Return every metric of ``/metrics``, as it says it itself."""
+    status = {
+        "version": "", "slice": "", "state": "ready", "started_at_ms": 0, "updated_at_ms": 2, "settled_until_ms": 2,
+        "shards": 1, "children": [], "nodes": [], "totals": {one.name.lower(): 0 for one in Counter},
+        "routes": [{"name": "", "function": "", "failing_since_ms": 0, "keys_waiting": 0, "keys_in_flight": 0,
+                    "keys_backlog": 0}],
+    }  # fmt: skip
+    body, _ = exposition(status, (), 0, "")
+    lines = [
+        "# Prometheus",
+        "",
+        "What the console answers to `/metrics`.",
+        "",
+        "| metric | type | what it is |",
+        "|---|---|---|",
+    ]
+    for family in text_string_to_metric_families(body.decode()):
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        lines.append(f"| `{name}` | {family.type} | {family.documentation} |")
+    return "\n".join([*lines, ""])
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "reference/settings.md": settings_page,
     "reference/commands.md": commands_page,
     "reference/metrics.md": metrics_page,
+    "reference/prometheus.md": prometheus_page,
 }
 
 

@@ -129,6 +129,17 @@ class SupervisionSettings(Struct, frozen=True, forbid_unknown_fields=True):
     checkpoint_interval_ms: int = 1_000
 
 
+class ConsoleSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """The process that shows the engine by HTTP; none where ``listen`` is ""."""
+
+    listen: str = ""
+    token_file: str = ""
+    tls_cert_file: str = ""
+    tls_key_file: str = ""
+    connections_max: int = 64
+    request_timeout_s: float = 10.0
+
+
 class LogSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """What the engine says of itself, on standard error."""
 
@@ -180,6 +191,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     delivery: DeliverySettings = field(default_factory=DeliverySettings)
     aws: AwsSettings = field(default_factory=AwsSettings)
     supervision: SupervisionSettings = field(default_factory=SupervisionSettings)
+    console: ConsoleSettings = field(default_factory=ConsoleSettings)
     log: LogSettings = field(default_factory=LogSettings)
     original: OriginalSettings = field(default_factory=OriginalSettings)
     routes: tuple[RouteSettings, ...] = ()

@@ -75,6 +75,8 @@ LIMITS: dict[str, Limits] = {
     "supervision.checkpoint_interval_ms": Limits(50, 3_600_000),
     "log.repeats_max": Limits(0, 1_000_000),
     "log.repeats_interval_s": Limits(1, 3_600),
+    "console.connections_max": Limits(1, 10_000),
+    "console.request_timeout_s": Limits(0.1, 600),
 }
 """Every number in the settings has limits."""
 

@@ -22,6 +22,7 @@ from engine.routing.slices import FORMS as FORMS_OF_SLICES
 from engine.routing.slices import BadSlice, parse_slice
 from engine.settings import original
 from engine.settings.checks import check_values
+from engine.settings.console_checks import check_console
 from engine.settings.database_checks import check_databases, settle_databases
 from engine.settings.draft import KEYS, Draft, closest, hint_for_key
 from engine.settings.origins import connection_of
@@ -78,6 +79,7 @@ def load(path: str | None, environ: Mapping[str, str], flags: Mapping[str, objec
     mapped = _check_all_routes(draft)
     _check_region(draft, mapped)
     check_server(draft)
+    check_console(draft)
     if draft.problems:
         raise ConfigError(draft.problems)
     return Loaded(draft.settings(), connection_of(draft))

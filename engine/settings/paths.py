@@ -25,6 +25,7 @@ STATE_FILES = {
 PATHS = (
     *("redis.username_file", "redis.password_file", "redis.sentinel_password_file"),
     *("redis.tls_ca_file", "redis.tls_cert_file", "redis.tls_key_file"),
+    *("console.token_file", "console.tls_cert_file", "console.tls_key_file"),
     "original.function_cfg_file",
     STATE_FOLDER,
     *STATE_FILES,

@@ -40,6 +40,7 @@ from engine.supervision import messages
 from engine.supervision.channels import Channels
 from engine.supervision.children import Child, Children, Phase, in_words
 from engine.supervision.errands import choices
+from engine.supervision.errands.attendant import console_of
 from engine.supervision.errands.comparer import Comparer
 from engine.supervision.errands.errand import Errand
 from engine.supervision.errands.places import examine_places
@@ -162,6 +163,7 @@ class Supervisor:
             settings, planned, mains, self._memory, self._keeper, handover, self._repairs, self._inherited
         )
         self._comparer, self._compare = Comparer(comparing), compare
+        self._console = console_of(settings, self._inherited)
         self._choices = choices.Choices(HeldFile.of(settings))
         self._manager = ServiceManager(os.environ)
         self._publisher = Publisher(status)
@@ -178,6 +180,7 @@ class Supervisor:
             return self._exit_status
         finally:
             self._stop_errands()
+            self._console.stop()
             kill_all(child.pid for child in self._children.all if child.pid)
             self._channels.close()
             self._selector.close()
@@ -193,6 +196,7 @@ class Supervisor:
         self._look()
         self._turn_changes()
         self._turn_comparer()
+        self._console.turn(monotonic_ms())
         for decision in self._children.decide(monotonic_ms()):
             self._do(decision)
         if self._children.phase is not Phase.STARTING:
@@ -246,7 +250,7 @@ class Supervisor:
                 self._changes.hear(number, message)
 
     def _note_end(self, pid: int, status: int) -> None:
-        if any(errand.ended(pid) for errand in self._errands):
+        if any(errand.ended(pid) for errand in self._errands) or self._console.ended(pid):
             return
         child = self._children.by_pid(pid)
         if child is None:
@@ -308,14 +312,11 @@ class Supervisor:
     def _inherited(self) -> tuple[Closable, ...]:
         """Return what a new process must not keep open of ours."""
         helpers = (errand.process for errand in self._errands if errand.process is not None)
-        return (self._inbox, self._status, self._locks, *self._channels.ends, *helpers)
+        return (self._inbox, self._status, self._locks, self._console, *self._channels.ends, *helpers)
 
     def _announce(self) -> None:
-        part, shards, routes = (
-            self._settings.capture.slice,
-            len(self._children.subscribers),
-            self._changes.route_names(),
-        )
+        part, routes = self._settings.capture.slice, self._changes.route_names()
+        shards = len(self._children.subscribers)
         invokers = len(self._children.invokers)
         log.info("ready", server=self._planned.server, slice=part, shards=shards, invokers=invokers, routes=routes)
         self._manager.ready(f"{shards} shards of slice {part}, routes {routes}")

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import psutil
 import pytest
 import redis
 
+from engine.sandbox.ports import free_port
 from engine.sandbox.stack import Sandbox
 
 WAIT_S = 45.0
@@ -31,12 +33,13 @@ def sandbox() -> Iterator[Sandbox]:
 class Engine:
     """``engine start`` in a process of its own."""
 
-    def __init__(self, folder: Path, sandbox: Sandbox, **route: str) -> None:
+    def __init__(self, folder: Path, sandbox: Sandbox, console: str = "", **route: str) -> None:
         self.folder, self.config = folder, folder / "engine.toml"
         self.config.write_text(
             f'[redis]\nurl = "{sandbox.redis_url}"\n'
             f'[supervision]\nstatus_file = "{folder}/status.json"\ncheckpoint_file = "{folder}/checkpoint"\n'
             f'[delivery]\ndead_letter_file = "{folder}/dead_letters"\nbacklog_folder = "{folder}/backlog"\n'
+            f'[console]\nlisten = "{console}"\n'
         )
         self.add_route(**{"name": "carts", "function": "dynamodb", "keys": "cart:*", **route})
         self.errors = folder / "errors"
@@ -88,6 +91,13 @@ def start(tmp_path: Path, sandbox: Sandbox) -> Iterator[Callable[..., Engine]]:
 
 def is_running(process: psutil.Process) -> bool:
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+def title_of(process: psutil.Process) -> str:
+    try:
+        return "".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 def test_a_killed_engine_leaves_nothing(start: Callable[..., Engine]) -> None:
@@ -151,3 +161,31 @@ def test_lags_outlive_a_killed_process(start: Callable[..., Engine], sandbox: Sa
     assert minute["lag_ms"]["settled"]["count"] == minute["counts"]["records_delivered"] >= 21
     totals = status["totals"]
     assert totals["feeds_proved"] == totals["feeds"] == 2
+
+
+def test_a_killed_console_hurts_nobody(start: Callable[..., Engine]) -> None:
+    """A console that is killed is replaced, and no other process is; it ends with its supervisor."""
+    port = free_port("the console")
+    engine = start(console=f"127.0.0.1:{port}").until_ready()
+
+    def console() -> psutil.Process | None:
+        return next((one for one in engine.children() if title_of(one) == "engine: console"), None)
+
+    def answers() -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=20) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    engine.until(answers, "the console answers")
+    first, others = console(), [child["pid"] for child in engine.status()["children"]]
+    assert first is not None
+    first.kill()
+    engine.until(lambda: console() not in (None, first) and answers(), "another console answers")
+    assert [child["pid"] for child in engine.status()["children"]] == others
+    second = console()
+    assert second is not None
+    engine.process.kill()
+    engine.process.wait(WAIT_S)
+    engine.until(lambda: not is_running(second), "no orphan")

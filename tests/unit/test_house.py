@@ -28,6 +28,7 @@ FLOORS = {
     "engine.destination": 4,
     "engine.capture": 3,
     "engine.delivery": 3,
+    "engine.console": 2,
     "engine.lifecycle": 2,
     "engine.digests": 1,
     "engine.redis": 1,

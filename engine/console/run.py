@@ -1,0 +1,84 @@
+"""The console's process: it listens as soon as it may, and answers until the supervisor is gone."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+
+from engine.clock import now_ms
+from engine.config import Settings
+from engine.console.address import parse
+from engine.console.listening import listen, tls
+from engine.errors import EngineError
+from engine.observe.logs import get_logger
+
+log = get_logger(__name__)
+
+RETRY_S = 5.0
+"""How soon a port that was in use is tried again."""
+
+
+def run_console(settings: Settings, lifeline: int) -> int:
+    """Answer until the other end of the lifeline is closed; return the exit status."""
+    console = settings.console
+    address = parse(console.listen)
+    ready = _listen(lambda: (listen(address), tls(console)), lifeline)
+    if ready is None:
+        return 0
+    sock, context = ready
+
+    # Only now: who waits for a port needs none of this.
+    import asyncio
+
+    from engine.console.server import Console, serve
+    from engine.console.source import Source
+
+    source = Source(settings.supervision.status_file, now_ms)
+    token = _token_reader(console.token_file)
+    checks_host = not (address.path or console.token_file)
+    handlers = Console(source, settings.ring.ring_bytes, console.request_timeout_s, token, checks_host=checks_host)
+    scheme = "" if address.path else "https://" if context else "http://"
+    log.info("console", listen=f"{scheme}{address}")
+    asyncio.run(serve(handlers, console, sock, context, lifeline))
+    return 0
+
+
+def _listen(
+    make: Callable[[], tuple[socket.socket, ssl.SSLContext | None]], lifeline: int
+) -> tuple[socket.socket, ssl.SSLContext | None] | None:
+    """Return what listens, tried for as long as it takes; None where the supervisor is gone before."""
+    said = ""
+    while True:
+        try:
+            return make()
+        except EngineError as error:
+            if error.message != said:
+                said = error.message
+                log.error("console_unavailable", error=error.message, hint=error.hint)
+        if select.select([lifeline], [], [], RETRY_S)[0]:
+            return None
+
+
+def _token_reader(path: str) -> Callable[[], str]:
+    """Return what reads the token, again whenever its file has changed; one that cannot be read stays as it was."""
+    if not path:
+        return lambda: ""
+    known: tuple[int, str] = (0, "")
+
+    def read() -> str:
+        nonlocal known
+        try:
+            changed_ns = Path(path).stat().st_mtime_ns
+            if changed_ns != known[0]:
+                text = Path(path).read_text("utf-8").strip()
+                known = (changed_ns, text or known[1])
+        except (OSError, UnicodeDecodeError):
+            pass
+        # Nobody knows a token that was never read.
+        return known[1] or os.urandom(16).hex()
+
+    return read

@@ -1,0 +1,102 @@
+"""A process beside the children that nobody depends on: it is replaced when it ends, and hurts nobody by that."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+from collections.abc import Callable, Iterable
+
+from engine.clock import monotonic_ms
+from engine.config import LogSettings, Settings, SupervisionSettings
+from engine.delivery.lanes.retry import Backoff
+from engine.observe import logs
+from engine.supervision.process import Closable, fork_process, kill
+
+log = logs.get_logger(__name__)
+
+HEALTHY_MS = 30_000
+"""One that lived for this long is replaced with the shortest backoff."""
+
+
+def console_of(settings: Settings, inherited: Callable[[], Iterable[Closable]]) -> Attendant:
+    """Return what keeps the console running, where the settings want one."""
+
+    def work(lifeline: int) -> int:
+        from engine.console.run import run_console
+
+        return run_console(settings, lifeline)
+
+    wanted = work if settings.console.listen else None
+    return Attendant("console", settings.log, settings.supervision, inherited, wanted)
+
+
+class Attendant:
+    """``work`` is given the lifeline, a descriptor that is at its end once the supervisor is gone; None: no process."""
+
+    def __init__(
+        self,
+        name: str,
+        log_settings: LogSettings,
+        limits: SupervisionSettings,
+        inherited: Callable[[], Iterable[Closable]],
+        work: Callable[[int], int] | None,
+    ) -> None:
+        self._name, self._log_settings, self._inherited, self._work = name, log_settings, inherited, work
+        self._backoff = Backoff(limits.restart_backoff_ms_min, limits.restart_backoff_ms_max)
+        self.pid = 0
+        self._lifeline = -1
+        self._failures = 0
+        self._forked_ms = self._due_ms = 0
+
+    def turn(self, moment_ms: int) -> None:
+        """Start the process, where there is none and it is time."""
+        main = self._work
+        if main is None or self.pid or moment_ms < self._due_ms:
+            return
+        self._forked_ms = moment_ms
+        theirs, ours = os.pipe()
+
+        def work() -> int:
+            os.close(ours)
+            return main(theirs)
+
+        try:
+            self.pid = fork_process(self._name, work, self._log_settings, self._inherited())
+            self._lifeline = ours
+        except OSError as error:
+            os.close(ours)
+            log.error("fork_failed", child=self._name, error=error.strerror)
+            self._retry(moment_ms)
+        finally:
+            os.close(theirs)
+
+    def ended(self, pid: int) -> bool:
+        """Take in that a process was reaped; tell whether it was this one."""
+        if not pid or pid != self.pid:
+            return False
+        log.warning("attendant_ended", child=self._name, pid=pid)
+        self.pid = 0
+        self.close()
+        moment_ms = monotonic_ms()
+        if moment_ms - self._forked_ms >= HEALTHY_MS:
+            self._failures = 0
+        self._retry(moment_ms)
+        return True
+
+    def _retry(self, moment_ms: int) -> None:
+        self._failures += 1
+        self._due_ms = moment_ms + self._backoff.wait_ms(self._failures, random.random)
+
+    def stop(self) -> None:
+        """End it for good; it is reaped with the children."""
+        if self.pid:
+            kill(self.pid)
+        self.close()
+
+    def close(self) -> None:
+        """Close our end of the lifeline."""
+        lifeline, self._lifeline = self._lifeline, -1
+        if lifeline >= 0:
+            with contextlib.suppress(OSError):
+                os.close(lifeline)
