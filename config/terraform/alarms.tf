@@ -1,8 +1,8 @@
-# Each alarm has a section in docs/operate.md. Missing data of the engine is an alarm: it reports once a minute.
+# Each alarm has a section in docs/runbooks.md. Missing data of the engine is an alarm: it reports once a minute.
 
 resource "aws_cloudwatch_metric_alarm" "lag" {
   alarm_name          = "${var.name} lag"
-  alarm_description   = "The destinations are behind, or the engine reports nothing. docs/operate.md: Lag is high"
+  alarm_description   = "The destinations are behind, or the engine reports nothing. docs/runbooks.md#late"
   namespace           = "IngestEngine"
   metric_name         = "LagMs"
   dimensions          = { Engine = var.name }
@@ -19,9 +19,9 @@ resource "aws_cloudwatch_metric_alarm" "lag" {
 
 resource "aws_cloudwatch_metric_alarm" "counted" {
   for_each = {
-    Gaps          = "Changes may have gone unheard, and a scan looks for them. docs/operate.md: Gaps"
-    DeadLetters   = "Records were given up on. docs/operate.md: Dead letters appear"
-    DeletionsHeld = "Deletions wait for a decision. docs/operate.md: Deletions are held"
+    Gaps          = "Changes may have gone unheard, and a scan looks for them. docs/runbooks.md#gap-repair"
+    DeadLetters   = "Records were given up on. docs/runbooks.md#dead-letters"
+    DeletionsHeld = "Deletions wait for a decision. docs/runbooks.md#deletions-held"
   }
   alarm_name          = "${var.name} ${each.key}"
   alarm_description   = each.value

@@ -19,6 +19,11 @@ TASK = CONFIG / "ecs" / "task-definition.json"
 SERVICE = CONFIG / "ecs" / "service.json"
 TASK_ROLE = CONFIG / "ecs" / "task-role.json"
 DOCKERFILE = ROOT / "Dockerfile"
+RUNBOOKS = {
+    title.lower().replace(" ", "-")
+    for title in re.findall(r"^## (.+)$", (ROOT / "docs" / "runbooks.md").read_text(), re.MULTILINE)
+}
+"""The topics that have a section there, as links name them."""
 UNITS = sorted((CONFIG / "systemd").glob("*.service"))
 
 FALSE: set[str] = set()

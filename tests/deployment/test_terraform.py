@@ -18,7 +18,7 @@ import pytest
 
 from engine.cli import cli
 from engine.observe import metrics
-from tests.deployment.documents import CONFIG, TASK_ROLE, task
+from tests.deployment.documents import CONFIG, RUNBOOKS, TASK_ROLE, task
 
 MODULE = CONFIG / "terraform"
 FILES = sorted(MODULE.glob("*.tf"))
@@ -115,7 +115,6 @@ def test_alarms_watch_what_the_engine_reports() -> None:
     known = {metrics.LAG_MS, metrics.DELETIONS_HELD, *metrics.GAUGES, *metrics.COUNTERS}
     watched = {"LagMs", *re.findall(r"^    (\w+) += \"", text, re.MULTILINE)}
     assert {"LagMs", "Gaps", "DeadLetters", "DeletionsHeld"} == watched <= known
-    runbooks = (CONFIG.parent / "docs" / "operate.md").read_text()
-    sections = re.findall(r"docs/operate\.md: ([^\"]+)\"", text)
-    assert len(sections) == 4
-    assert all(f"### {section}\n" in runbooks for section in sections)
+    topics = re.findall(r"docs/runbooks\.md#([a-z-]+)\"", text)
+    assert len(topics) == 4
+    assert set(topics) <= RUNBOOKS

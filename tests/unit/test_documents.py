@@ -146,3 +146,12 @@ def test_modules_that_are_named_exist() -> None:
         lost += [name for name in files if not (ROOT / name).exists()]
         wrong += [f"{path.relative_to(ROOT)}: {name}" for name in lost]
     assert wrong == []
+
+
+def test_every_topic_of_the_health_line_has_a_runbook() -> None:
+    """What `engine status` may name has a section, whose link is the topic itself."""
+    source = (ROOT / "engine" / "observe" / "health.py").read_text()
+    topics = set(re.findall(r'Finding\((?:Condition\.\w+|condition|finding\.condition), "([a-z-]+)"', source))
+    assert {"late", "route-failing", "not-running"} <= topics
+    titles = re.findall(r"^## (.+)$", (ROOT / "docs" / "runbooks.md").read_text(), re.MULTILINE)
+    assert topics <= {title.lower().replace(" ", "-") for title in titles}
