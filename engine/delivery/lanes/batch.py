@@ -186,11 +186,12 @@ class PayloadBuilder:
         """Tell whether each entry has a text as its value, and one record that says no more than all do."""
         if not 0 < len(entries) <= self._records_max or any(cause.events for cause, _ in causes_of(entries)):
             return False
-        bodies = [value.body for value in fetched]
-        if None in bodies or sum(map(len, bodies)) > self._payload_bytes_max:  # type: ignore[arg-type]
-            return False
-        looks = {(value.error, value.body_encoding, value.expires_at_ms) for value in fetched}
-        return looks == {("", "", 0)}
+        size = 0
+        for value in fetched:
+            if value.body is None or value.error or value.body_encoding or value.expires_at_ms:
+                return False
+            size += len(value.body)
+        return size <= self._payload_bytes_max
 
     @property
     def explained(self) -> frozenset[str] | None:

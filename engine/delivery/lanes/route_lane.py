@@ -174,7 +174,7 @@ class RouteLane:
         if not batch.attempts:
             row.lags.record_all(Stage.FETCHED, unix_ms, batch.moments())
         row.add(Counter.KEYS_FETCHED, len(values))
-        row.add(Counter.KEYS_RETYPED, sum(1 for value in values if value.retyped))
+        row.add(Counter.KEYS_RETYPED, sum([value.retyped for value in values]))
         same, values = self.unchanged.sift(batch, values)
         self._aftermath.settle(same)
         built = self._hands.build(batch.entries, values, is_unfenced=self.fences.is_unfenced)
