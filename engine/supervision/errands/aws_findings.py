@@ -13,11 +13,15 @@ from dataclasses import dataclass, field
 from engine.clock import monotonic_ms
 from engine.config import RouteSettings, Settings
 from engine.errors import EngineError, Problem
+from engine.routing.databases import inside
 from engine.supervision.errands.findings import Finding, Verdict, finding
 
 DESTINATION = ": destination"
 SEGMENTS_OF_A_LOOK = 1_000_000
 """A scan in so many parts, of which one is read, costs next to nothing."""
+
+_NOBODYS = b"engine"
+"""A name that is asked for, whether or not it is there."""
 
 SHARE_OF_READY_TIMEOUT = 0.75
 """The rest is for Redis, and for what a planner does after it has looked."""
@@ -131,7 +135,7 @@ def look_at_destinations(settings: Settings, routes: Sequence[RouteSettings]) ->
         place = f"route {route.name!r}{DESTINATION}"
         try:
             destination = open_destination(route, settings, AuditOptions(workers=1))
-            destination.get([b"engine"])
+            destination.get([inside(route.databases[0], _NOBODYS) if route.databases else _NOBODYS])
             next(destination.scan(0, SEGMENTS_OF_A_LOOK), None)
         except EngineError as error:
             seen.findings.append(finding(Verdict.NOTE, place, error.message, error.hint))
