@@ -79,9 +79,13 @@ def start(
 def check(shards: str | None, slice_: str | None, redis_url: str | None, config: str | None, as_json: bool) -> int:
     """See whether everything that the engine needs is there and allowed; changes nothing.
 
+    It also looks at margins: for how long the server's output buffers bear a stall at the rate that it measures for
+    a second, memory, replicas, clocks, open files, room on disk, the functions' time limits and concurrency.
+
     Exits with 0 where a start would work, 1 where something is missing, 2 where the settings are wrong.
     """
     from engine.settings.original import routes_of
+    from engine.supervision.doctor.examination import diagnose
     from engine.supervision.errands.plan import Examination, examine
 
     flags = {"capture.shards": shards, "capture.slice": slice_, "redis.url": redis_url}
@@ -90,6 +94,7 @@ def check(shards: str | None, slice_: str | None, redis_url: str | None, config:
         settings, connection = load(config, given)
         found = examine(settings, routes_of, changes_nothing=True)
         found.put_first(connection)
+        found.findings += diagnose(found)
     except ConfigError as error:
         found = Examination()
         found.add_error("settings", error)
