@@ -61,7 +61,16 @@ class RedisSettings(Struct, frozen=True, forbid_unknown_fields=True):
 class CaptureSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Subscribers: where changes come from, how the keyspace is cut, and what one of them may hold."""
 
-    source: Literal["keyspace"] = "keyspace"
+    source: Literal["keyspace", "stream"] = "keyspace"
+    streams: tuple[str, ...] = ()
+    consumer_group: str = "engine"
+    key_field: str = ""
+    event_field: str = "event"
+    fields: tuple[str, ...] = ()
+    read_entries_max: int = 1_000
+    unsettled_entries_max: int = 1_000_000
+    claim_idle_ms: int = 60_000
+    after_ack: Literal["keep", "delete", "trim"] = "keep"
     shards: int | Literal["auto"] = 2
     slice: str = "0/1"
     topology_interval_ms: int = 10_000

@@ -143,6 +143,12 @@ class Standings(msgspec.Struct, tag=True, frozen=True):
     routes: tuple[RouteStanding, ...]
 
 
+class StreamsSettled(msgspec.Struct, tag=True, frozen=True):
+    """Subscriber → supervisor: by stream, an id up to which everything is acknowledged."""
+
+    settled: dict[str, str]
+
+
 class Compared(msgspec.Struct, tag=True, frozen=True):
     """Supervisor → subscriber: what this wish of yours asked for is done, and what it found was published."""
 
@@ -167,6 +173,7 @@ _OfChild = (
     | RepairTaken
     | CompareWanted
     | Standings
+    | StreamsSettled
     | Failed
 )
 Message = _OfSupervisor | _OfChild

@@ -9,6 +9,7 @@ import hiredis
 
 from engine.capture.notifications import Flags, see_to_flags, try_canary
 from engine.capture.rehearsal import denied_repairs, rehearse
+from engine.capture.sources.stream.checks import check_streams
 from engine.capture.watch.rights import unseen
 from engine.config import RedisSettings
 from engine.errors import NotificationsOff, RedisUnreachable
@@ -122,6 +123,12 @@ class NodeLook:
             error.warnings = tuple(filter(None, warnings))
             raise
         return tuple(filter(None, warnings))
+
+    def try_streams(self, feeds: Sequence[Feed]) -> tuple[str, ...]:
+        """See that the streams of these feeds may be read; raise `RedisError` where they may not."""
+        for feed in feeds:
+            check_streams(self._connection, feed.streams)
+        return ()
 
     def _see_to_notifications(self, needed: str) -> str:
         may_set = self._redis.set_notifications

@@ -16,7 +16,7 @@ import msgspec
 
 from engine.capture.node_look import NodeLook
 from engine.capture.notifications import needed_flags
-from engine.config import RedisSettings, Settings
+from engine.config import CaptureSettings, RedisSettings, Settings
 from engine.errors import NotificationsOff, RedisRefused, RedisUnreachable
 from engine.redis.address import parse_url
 from engine.redis.connection import RespConnection
@@ -28,7 +28,8 @@ from engine.routing.assignment import Feeds, assign, shards_needed
 from engine.routing.databases import Databases, databases_of
 from engine.routing.nodes import NODES_MAX, Node, Topology
 from engine.routing.routes import RouteTable
-from engine.routing.slices import parse_slice, scope_of
+from engine.routing.slices import Slice, parse_slice, scope_of
+from engine.routing.streams import assign_streams, streams_of
 
 _NODES_AT_ONCE = 16
 
@@ -69,21 +70,26 @@ def prepare_capture(settings: Settings, table: RouteTable, *, is_running: bool =
     topology = numbered(found.topology)
     nodes = [node for node in topology.nodes if node.id not in found.failed]
     may_miss = is_running and topology.is_cluster
-    with looks_at(redis, nodes, capture.sample_keys_max, may_miss=may_miss) as looks:
+    sample_keys_max = capture.sample_keys_max if capture.source == "keyspace" else 0
+    with looks_at(redis, nodes, sample_keys_max, may_miss=may_miss) as looks:
         if not looks:
             raise RedisUnreachable(f"no node of the cluster of {found.asked} can be reached", hint="it is tried again")
         mapping_prefix = settings.original.mapping_prefix.encode()
         cores = len(os.sched_getaffinity(0))
-        assigned = assign(
-            topology,
-            shards_needed(topology, part, cores, mapping_prefix) if capture.shards == "auto" else capture.shards,
-            part,
-            databases=databases,
-            weights={look.node.id: look.keys for look in looks},
-            samples={look.node.id: look.sample for look in looks},
-            mapping_prefix=mapping_prefix,
-            may_cut=capture.shards != "auto",
-        )
+        shards = shards_needed(topology, part, cores, mapping_prefix) if capture.shards == "auto" else capture.shards
+        if streams := streams_of(capture):
+            assigned = assign_streams(topology, shards, part, streams, database=address.database)
+        else:
+            assigned = assign(
+                topology,
+                shards,
+                part,
+                databases=databases,
+                weights={look.node.id: look.keys for look in looks},
+                samples={look.node.id: look.sample for look in looks},
+                mapping_prefix=mapping_prefix,
+                may_cut=capture.shards != "auto",
+            )
         # Nobody is ready before it listens, and a node that is dead is listened to when it is back.
         feeds = tuple(tuple(feed for feed in feeds if feed.node.id not in found.failed) for feeds in assigned)
         return CapturePlan(
@@ -97,9 +103,14 @@ def prepare_capture(settings: Settings, table: RouteTable, *, is_running: bool =
             _describe(looks, topology, databases),
             tuple(dict.fromkeys((*found.told, *_of_failed(found), *_warnings(settings, table, looks, feeds)))),
             # Any node may be named in the URL of a cluster, and another one tomorrow: its nodes are known by their ids.
-            scope=scope_of("cluster" if topology.is_cluster else f"{address}/{databases.in_scope()}", part),
+            scope=_scope_of("cluster" if topology.is_cluster else f"{address}/{databases.in_scope()}", capture, part),
             server_ms={look.node.id: look.server_ms for look in looks},
         )
+
+
+def _scope_of(server: str, capture: CaptureSettings, part: Slice) -> str:
+    """Return what the checkpoint is true of: what is settled of streams says nothing of all keys."""
+    return scope_of(server, part) + (" streams" if capture.source == "stream" else "")
 
 
 def numbered(topology: Topology) -> Topology:
@@ -192,7 +203,10 @@ def _warnings(settings: Settings, table: RouteTable, looks: Sequence[NodeLook], 
     def try_all(look: NodeLook) -> None:
         on_node = [feed for of_shard in feeds for feed in of_shard if feed.node.id == look.node.id]
         try:
-            warnings = look.try_all(on_node, needed) if on_node else ()
+            if settings.capture.source == "stream":
+                warnings = look.try_streams(on_node)
+            else:
+                warnings = look.try_all(on_node, needed) if on_node else ()
         except NotificationsOff as error:
             off.append(error)
             warnings = error.warnings

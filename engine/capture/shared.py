@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -16,7 +16,7 @@ from engine.lifecycle import Message
 from engine.model import FORCED, RouteMask
 from engine.observe.logs import get_logger
 from engine.ring.counters import Counter, StatusRow
-from engine.routing.events import REPAIR_GONE
+from engine.routing.events import ENTRY, NAMED, REPAIR_GONE
 from engine.routing.routes import RouteTable
 
 log = get_logger(__name__)
@@ -58,6 +58,11 @@ class Shared:
         self.notices = Notices(report)
         self.wishes = count(1)
         """Numbers of comparisons: whoever asks takes the next, and one that is done says it of all before."""
+        self.streams_settled: Mapping[bytes, bytes] = {}
+        """By stream, an id up to which everything was acknowledged before this process was there."""
+        self.settled_mark: Callable[[int], int] = lambda _node: 0
+        """Return the mark of the newest watermark of a node that all rings have settled."""
+        self._streams_shown: dict[int, tuple[int, int]] = {}
         self._too_long_said_ms = -TOO_LONG_LOG_MS
         self.set_routes(table)
 
@@ -67,7 +72,11 @@ class Shared:
         self.flags = needed_flags(table, self.scope.mapping_prefix)
         self.dirty.uncoalesced = table.uncoalesced()
         self._wanted = interests(table)
-        self._for_repairs, self._for_deletes = table.for_repairs().mask, table.for_deletes().mask
+        repairs = table.for_repairs()
+        self._for_repairs, self._for_deletes = repairs.mask, table.for_deletes().mask
+        if self.scope.capture.source == "stream":
+            mask_of = repairs.mask if repairs.some else None
+            self._wanted |= {event.encode(): (repairs.always, mask_of, event) for event in (NAMED, ENTRY)}
 
     def take_in(self, next_reply: Callable[[], Any], moment_ms: int) -> Intake:
         """Take in what one read of a feed brought, and count it; raise `hiredis.ProtocolError`."""
@@ -96,6 +105,13 @@ class Shared:
         if left:
             self.row.add(Counter.EVENTS_DROPPED, 1)
         return not left
+
+    def show_streams(self, node: int, behind: int, unsettled: int) -> None:
+        """Show how many entries of a node's streams are not read, and not acknowledged."""
+        self._streams_shown[node] = behind, unsettled
+        shown = self._streams_shown.values()
+        self.row.set(Counter.ENTRIES_BEHIND, sum(one[0] for one in shown))
+        self.row.set(Counter.ENTRIES_UNSETTLED, sum(one[1] for one in shown))
 
     @property
     def is_calm(self) -> bool:

@@ -64,7 +64,8 @@ class SubscriberSpec:
     own keys, and of all keys unless ``redis`` names several.
 
     ``version`` is that of the topology, ``heard_row`` where it notes what it heard. By node number, ``missed`` is what
-    nobody has heard in its place, to be found first, and ``heard`` what a gap would miss that begins at once.
+    nobody has heard in its place, to be found first, and ``heard`` what a gap would miss that begins at once. By
+    stream, ``streams_settled`` is an id up to which everything is acknowledged.
     """
 
     shard: int
@@ -81,6 +82,7 @@ class SubscriberSpec:
     missed: Mapping[int, tuple[Missed, ...]] = field(default_factory=dict)
     heard: Mapping[int, Missed] = field(default_factory=dict)
     version: int = 0
+    streams_settled: Mapping[str, str] = field(default_factory=dict)
 
 
 def run_subscriber(spec: SubscriberSpec, link: ChildLink) -> int:
@@ -102,7 +104,10 @@ def _shared(spec: SubscriberSpec, link: ChildLink) -> Shared:
         uncoalesced_events_max=spec.capture.uncoalesced_events_max,
     )
     scope = CaptureScope(spec.shard, spec.redis, spec.capture, spec.database, spec.mapping_prefix)
-    return Shared(scope, spec.table, dirty, link.row, link.report)
+    shared = Shared(scope, spec.table, dirty, link.row, link.report)
+    shared.streams_settled = {name.encode(): settled.encode() for name, settled in spec.streams_settled.items()}
+    shared.settled_mark = lambda node: min(writer.watermark(node).server_mark for writer in spec.writers)
+    return shared
 
 
 class Subscriber:

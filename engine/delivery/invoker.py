@@ -70,7 +70,8 @@ class InvokerSpec:
 
     Versions are higher than ``version_floor``, those of a cluster's nodes than ``floors`` (by node id), and than what
     ``given`` has of a predecessor. Before ``fence_ms`` (monotonic) an invocation of the engine that ran
-    before this one may still write. Keys are read from the nodes of ``topology``.
+    before this one may still write. Keys are read from the nodes of ``topology``. ``entry_fields`` are wanted of
+    entries of streams, none for all.
     """
 
     index: int
@@ -89,6 +90,7 @@ class InvokerSpec:
     floors: Mapping[str, int] = field(default_factory=dict)
     given: GivenRow | None = None
     part: str = "0/1"
+    entry_fields: frozenset[str] = frozenset()
 
 
 def run_invoker(spec: InvokerSpec, link: ChildLink) -> int:
@@ -144,6 +146,7 @@ class Invoker:
             self._lanes.all,
             delivery.payload_bytes_max,
             spec.given.set if spec.given is not None else lambda _node, _version: None,
+            spec.entry_fields,
         )
         self._relief = Relief()
         self._damaged = 0

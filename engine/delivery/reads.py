@@ -50,10 +50,12 @@ class Reads:
         lanes: Callable[[], Iterable[RouteLane]],
         body_chars_max: int,
         given: Callable[[int, int], None] = lambda _node, _version: None,
+        entry_fields: frozenset[str] = frozenset(),
     ) -> None:
         self._link = link
         self._lanes = lanes
         self._body_chars_max = body_chars_max
+        self._entry_fields = entry_fields
         self._newest: dict[tuple[NodeReader, RouteLane], Batch] = {}
         """Batches that may take in more keys which wait for the same node."""
         self._fetcher = make(ReadLoop(sockets, wake, wait_ms, self._failed, self._changed, self._freed, given))
@@ -69,7 +71,7 @@ class Reads:
         reading, batch.reading = batch.reading, None
         values = reading.found() if reading is not None else ()
         if not values:
-            wish = Wish(lane.include_expiry, lane.explained, chars_left=self._body_chars_max)
+            wish = Wish(lane.include_expiry, lane.explained, chars_left=self._body_chars_max, fields=self._entry_fields)
             if wish.explained is not None:
                 wish.age_ms = now_ms() - min(batch.moments())
             read = self._fetcher.read([(key, cause.event) for key, cause in batch.entries], wish)

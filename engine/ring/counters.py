@@ -81,6 +81,11 @@ class Counter(IntEnum):
     INVOCATIONS_ACCEPTED = 41  # whole
     FEEDS = 42  # *
     FEEDS_PROVED = 43  # * of them listening, and known to be sent all events that the routes need
+    ENTRIES_ACKNOWLEDGED = 44  # of streams, as those below
+    ENTRIES_MALFORMED = 45
+    ENTRIES_MISSED = 46  # deleted or trimmed before anybody had read them
+    ENTRIES_UNSETTLED = 47  # * read, and not acknowledged
+    ENTRIES_BEHIND = 48  # * not read yet
 
 
 GAUGES = frozenset(
@@ -97,6 +102,8 @@ GAUGES = frozenset(
         Counter.KEYS_SET_ASIDE,
         Counter.FEEDS,
         Counter.FEEDS_PROVED,
+        Counter.ENTRIES_UNSETTLED,
+        Counter.ENTRIES_BEHIND,
     }
 )
 """What is no count of what has happened: a difference of two of these says nothing."""
@@ -115,6 +122,8 @@ class GapReason(IntEnum):
     """The server holds another dataset than before, or may: flushed, loaded, synchronized anew."""
     MOVED = 5
     """The node is read from another server."""
+    ENTRIES_REMOVED = 6
+    """Entries of a stream were removed before anybody had read them, or a group, or a stream."""
 
 
 assert _COUNTERS_AT + len(Counter) <= _SIZES_AT

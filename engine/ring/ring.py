@@ -132,6 +132,10 @@ class RingWriter:
         """Return the position up to which frames are settled."""
         return self._ring.released
 
+    def watermark(self, node: int) -> Watermark:
+        """Return the newest watermark of this node that is settled."""
+        return self._ring.watermark(node)
+
     def offer(self, payload: bytes | bytearray | memoryview) -> bool:
         """Write one frame; return False when there is no room: the caller still owns the payload."""
         ring, start = self._ring, self._written

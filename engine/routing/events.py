@@ -153,10 +153,16 @@ REPAIR = "repair"
 REPAIR_GONE = "repair_gone"
 """The same for a key that a destination holds and the server does not."""
 
+NAMED = "named"
+"""Stands for the event of a key that an entry of a stream names without saying what happened to it."""
+
+ENTRY = "entry"
+"""The event of an entry of a stream that carries its record."""
+
 IGNORED = frozenset({"overwritten", "type_changed"})
 """What Redis 8 publishes beside the event of the change itself."""
 
-SAME_NAME = {event: event for event in (*_CLASS_OF, REPAIR, REPAIR_GONE)}
+SAME_NAME = {event: event for event in (*_CLASS_OF, REPAIR, REPAIR_GONE, NAMED, ENTRY)}
 """An event's name in the one place where it is kept; every message that is decoded brings another copy."""
 
 FLAGS_IN_A = frozenset("g$lshzxetd")

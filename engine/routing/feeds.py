@@ -10,12 +10,16 @@ from engine.routing.nodes import Node, slot_of
 
 
 class Feed(msgspec.Struct, frozen=True):
-    """A node, whole or a part of it: ``patterns`` for PSUBSCRIBE, ``last_bytes`` say which keys they match."""
+    """A node, whole or a part of it: ``patterns`` for PSUBSCRIBE, ``last_bytes`` say which keys they match.
+
+    ``streams`` are those on the node that are read, where changes come from streams.
+    """
 
     node: Node
     patterns: tuple[bytes, ...]
     last_bytes: bytes
     takes_empty_key: bool
+    streams: tuple[bytes, ...] = ()
 
     def owns(self, key: bytes) -> bool:
         """Tell whether the key is the node's, and its channel matches the patterns."""

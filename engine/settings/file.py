@@ -35,6 +35,7 @@ from engine.settings.route_checks import (
     check_together,
 )
 from engine.settings.server_checks import check_server
+from engine.settings.stream_checks import check_streams
 
 _FILE_BYTES_MAX = 4_194_304
 _ENVIRONMENT = {f"ENGINE_{key.replace('.', '_').upper()}": key for key in KEYS} | {"ENGINE_SLICE": "capture.slice"}
@@ -80,6 +81,7 @@ def load(path: str | None, environ: Mapping[str, str], flags: Mapping[str, objec
     _check_region(draft, mapped)
     check_server(draft)
     check_console(draft)
+    check_streams(draft)
     if draft.problems:
         raise ConfigError(draft.problems)
     return Loaded(draft.settings(), connection_of(draft))

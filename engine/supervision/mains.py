@@ -24,6 +24,7 @@ class Duty:
 
     ``feeds`` are what the subscriber listens to, ``topology`` the nodes, ``nodes`` those, by number, that each shard
     has feeds on. By node number, ``missed`` is what nobody has heard, ``heard`` what a gap from now on would miss.
+    By stream, ``streams_settled`` is an id up to which everything is acknowledged.
     Versions are higher than ``version_floor``, those of a cluster's nodes than ``floors`` (by node id), and than what
     ``given`` has of a predecessor. Before ``fence_ms`` (monotonic) an invocation of a predecessor may still write.
     """
@@ -40,6 +41,7 @@ class Duty:
     heard_table: HeardTable
     missed: Mapping[int, tuple[Missed, ...]] = field(default_factory=dict)
     heard: Mapping[int, Missed] = field(default_factory=dict)
+    streams_settled: Mapping[str, str] = field(default_factory=dict)
     version_floor: int = 0
     floors: Mapping[str, int] = field(default_factory=dict)
     given: GivenTable | None = None
@@ -86,6 +88,7 @@ def subscribe(duty: Duty, link: ChildLink) -> int:
         heard_row=duty.heard_table.row(duty.index),
         missed=duty.missed,
         heard=duty.heard,
+        streams_settled=duty.streams_settled,
     )
     return run_subscriber(spec, link)
 
@@ -112,6 +115,7 @@ def invoke(duty: Duty, link: ChildLink) -> int:
         given=duty.given.rows[duty.index] if duty.given is not None else None,
         fence_ms=duty.fence_ms,
         part=settings.capture.slice,
+        entry_fields=frozenset(() if "*" in settings.capture.fields else settings.capture.fields),
     )
     return run_invoker(spec, link)
 

@@ -32,6 +32,7 @@ from engine.ring.counters import Counter, StatusRow
 from engine.routing.events import REPAIR
 from engine.routing.routes import RouteTable
 from engine.routing.slices import parse_slice
+from engine.routing.streams import streams_of
 
 log = get_logger(__name__)
 
@@ -58,6 +59,7 @@ class Repair:
         self._subscription = subscription
         self._mask_of = table.for_repairs().mask
         self._mapping_prefix = mapping_prefix
+        self._streams = frozenset(streams_of(capture))
         self._by_idle_time = capture.repair_by_idle_time
         self._step_ms = max(1, SCAN_COUNT * 1_000 // capture.repair_keys_per_s_max)
         self._row = row
@@ -218,7 +220,7 @@ class Repair:
 
     def _mark(self, dirty: DirtyKeys, unix_ms: int) -> None:
         name_of = self._subscription.databases.split
-        keys = [key for key in self._unmarked if not (is_own(name_of(key)[1]) or self._is_mapping(key))]
+        keys = [key for key in self._unmarked if not (is_own(name_of(key)[1]) or self._is_nobodys(key))]
         mask_of, missing = self._mask_of, self._missing
         flag = self._flag
         marked, self._unmarked = dirty.mark(
@@ -227,8 +229,8 @@ class Repair:
         self._marked += marked
         self._row.add(Counter.KEYS_REPAIRED, marked)
 
-    def _is_mapping(self, key: bytes) -> bool:
-        return bool(self._mapping_prefix) and key.startswith(self._mapping_prefix)
+    def _is_nobodys(self, key: bytes) -> bool:
+        return key in self._streams or (bool(self._mapping_prefix) and key.startswith(self._mapping_prefix))
 
     def _show(self, scanned: int, to_scan: int) -> None:
         """Show how far the scan is; other feeds of the subscriber count in the same words."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from engine.capture.feed.reader import FeedReader
 from engine.capture.shared import Shared
 from engine.capture.sources.base import Source
+from engine.capture.sources.stream.source import StreamSource
 from engine.model import NOTHING_HEARD, Missed
 from engine.routing.feeds import Feed
 
@@ -19,4 +20,7 @@ def source_of(
     ``missed`` is what nobody has heard in its place, to be found first; ``heard`` what a gap would miss that begins at
     once. ``is_new`` where the node was not there when the engine was started.
     """
+    if shared.scope.capture.source == "stream":
+        # What was missed waits in the streams, and in their groups.
+        return StreamSource(feed, shared, heard)
     return FeedReader(feed, shared, missed, heard, is_new=is_new)

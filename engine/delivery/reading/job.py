@@ -59,13 +59,15 @@ class Wish:
     """What is to be known of keys, besides their values.
 
     With ``explained``: whether keys that are gone after other events than these were taken away; changes are ``age_ms``
-    old at most. No more is read once the bodies, from all nodes together, are longer than ``chars_left``.
+    old at most. No more is read once the bodies, from all nodes together, are longer than ``chars_left``. ``fields``
+    are wanted of an entry of a stream, all where there are none.
     """
 
     include_expiry: bool = False
     explained: Container[str] | None = None
     age_ms: int = 0
     chars_left: int | None = None
+    fields: frozenset[str] = frozenset()
 
     def is_enough(self, values: Sequence[Fetched]) -> bool:
         """Take in what was read; tell whether it is enough."""
@@ -195,7 +197,7 @@ class Job:
         # First, so that no value is older than its expiry: what changes in between has an event of its own.
         expiries = (yield from self._expiries(names)) if self._wish.include_expiry else ()
         replies, version = yield from self._ask(names, kinds)
-        fetched, again = interpret_all(names, kinds, replies, version)
+        fetched, again = interpret_all(names, kinds, replies, version, self._wish.fields)
         if again:
             yield from self._settle(fetched, again)
         for value, expires_at_ms in zip(fetched, expiries, strict=False):

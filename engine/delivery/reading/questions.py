@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from itertools import repeat
 from typing import Any
 
@@ -10,7 +10,9 @@ import hiredis
 import msgspec
 
 from engine.delivery.reading.values import SORTED, body_of, document_of, dumps
-from engine.routing.events import EVENTS_BY_CLASS
+from engine.redis.connection import pack
+from engine.routing.events import ENTRY, EVENTS_BY_CLASS, NAMED
+from engine.routing.streams import entry_of
 
 TYPE = "?"
 """The question for a key's type."""
@@ -53,6 +55,7 @@ _ANSWERS: dict[str, Any] = {
     "json": (str, _NONE),
     TYPE: (str,),
     EXISTS: (int,),
+    ENTRY: (list,),
 }
 """The types of an answer that is not an error; None is a key that is gone."""
 _VALUE_KINDS = frozenset(_COMMANDS) - {TYPE, EXISTS, EXPIRES_AT, EXPIRES_IN}
@@ -86,7 +89,9 @@ class _KindOfEvent(dict[str, str]):
 
 
 KIND_OF_EVENT = _KindOfEvent(
-    (event, kind) for letter, kind in _KIND_OF_CLASS.items() for event in EVENTS_BY_CLASS[letter]
+    {event: kind for letter, kind in _KIND_OF_CLASS.items() for event in EVENTS_BY_CLASS[letter]}
+    # Most keys are hashes: one that is not says so, and is asked again.
+    | {NAMED: "hash", ENTRY: ENTRY}
 )
 """The type that an event implies; `TYPE`, which asks for it, for every event that implies none."""
 
@@ -96,7 +101,7 @@ def ask(keys: Sequence[bytes], kinds: Sequence[str]) -> bytes:
     if not keys:
         return b""
     asked = set(kinds)
-    if len(asked) > 1:
+    if len(asked) > 1 or ENTRY in asked:
         return b"".join([_command(key, kind) for key, kind in zip(keys, kinds, strict=True)])
     # What stands between two keys is made once for each length of a key, and not for each key.
     head, tail = _COMMANDS[asked.pop()]
@@ -108,8 +113,20 @@ def ask(keys: Sequence[bytes], kinds: Sequence[str]) -> bytes:
 
 
 def _command(key: bytes, kind: str) -> bytes:
+    if kind == ENTRY:
+        stream, entry_id = entry_of(key)
+        return pack("XRANGE", stream, entry_id, entry_id)
     head, tail = _COMMANDS[kind]
     return head % len(key) + key + tail
+
+
+def _keep(replies: Iterable[Any], fields: Container[str]) -> None:
+    """Take out of each entry that was read all fields but these."""
+    for reply in replies:
+        if reply.__class__ is list and reply:
+            flat = reply[0][1]
+            pairs = zip(flat[::2], flat[1::2], strict=True)
+            reply[0][1] = [text for name, value in pairs if name in fields for text in (name, value)]
 
 
 def expiries_of(replies: Sequence[Any], kind: str, now_ms: int) -> list[int] | None:
@@ -126,9 +143,18 @@ def expiries_of(replies: Sequence[Any], kind: str, now_ms: int) -> list[int] | N
 
 
 def interpret_all(
-    keys: Sequence[bytes], kinds: Sequence[str], replies: Sequence[Any], version: int
+    keys: Sequence[bytes],
+    kinds: Sequence[str],
+    replies: Sequence[Any],
+    version: int,
+    fields: Container[str] = (),
 ) -> tuple[list[Fetched], list[tuple[int, str]]]:
-    """Return a value for each reply, and for those that are still open (index, kind of question to ask next)."""
+    """Return a value for each reply, and for those that are still open (index, kind of question to ask next).
+
+    ``fields`` are wanted of an entry of a stream, all where there are none.
+    """
+    if fields:
+        _keep(replies, fields)
     values = _all_hashes(keys, kinds, replies, version)
     if values is not None:
         return values, []
@@ -170,6 +196,8 @@ def interpret(key: bytes, kind: str, reply: Any, version: int) -> Fetched | str:
         return _refused(key, kind, str(reply), version)
     if not isinstance(reply, _ANSWERS[kind]):
         return _unknown(key, kind, f"a {type(reply).__name__}", version)
+    if kind == ENTRY:
+        return _entry(key, reply, version)
     if kind == TYPE:
         return _typed(key, reply, version)
     if kind == EXISTS:
@@ -181,6 +209,18 @@ def interpret(key: bytes, kind: str, reply: Any, version: int) -> Fetched | str:
     except (AttributeError, TypeError, ValueError) as error:
         return _unknown(key, kind, str(error), version)
     return Fetched(key, kind, body, encoding, version)
+
+
+def _entry(key: bytes, reply: Any, version: int) -> Fetched:
+    """Return an entry's fields as a hash's; one that is not there any more can't be delivered, ever."""
+    if not reply:
+        return Fetched(key, "none", None, "", version, error="the entry was deleted or trimmed before it was delivered")
+    try:
+        ((_, flat),) = reply
+        body, encoding = body_of("hash", dict(zip(flat[::2], flat[1::2], strict=True)))
+    except (AttributeError, TypeError, ValueError) as error:
+        return _unknown(key, ENTRY, str(error), version)
+    return Fetched(key, ENTRY, body, encoding, version)
 
 
 def _gone(key: bytes, version: int) -> Fetched:
@@ -204,6 +244,8 @@ def _typed(key: bytes, name: str, version: int) -> Fetched | str:
 
 
 def _refused(key: bytes, kind: str, text: str, version: int) -> Fetched | str:
+    if kind == ENTRY:
+        return Fetched(key, ENTRY, None, "", version, error=text[:ERROR_CHARS_MAX], passes=True)
     # RedisJSON has words of its own for WRONGTYPE.
     if text.startswith("WRONGTYPE") or (kind == "json" and "wrong Redis type" in text):
         return TYPE

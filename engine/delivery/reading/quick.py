@@ -51,7 +51,7 @@ def read_quickly(reader: NodeReader, keys: Sequence[Key], wish: Wish, patience_m
         raise
     if replies is None:
         return First()
-    values = _plain(names, kinds, replies)
+    values = _plain(names, kinds, replies, wish.fields)
     if not values or (wish.explained is not None and _has_gone_unexplained(keys, values, wish.explained)):
         return First(replies)
     # Not before: no version is given out for nothing.
@@ -65,12 +65,14 @@ def _silent(reader: NodeReader) -> RedisError:
     return lost(reader.address, TimeoutError("timed out"), reader.read_timeout_ms / 1_000, "see redis.read_timeout_ms")
 
 
-def _plain(names: Sequence[bytes], kinds: Sequence[str], replies: Sequence[Any]) -> list[Fetched]:
+def _plain(
+    names: Sequence[bytes], kinds: Sequence[str], replies: Sequence[Any], fields: Container[str]
+) -> list[Fetched]:
     """Return the values in these replies, without their version; none where there is more to them."""
     count = len(names)
     if hiredis.ReplyError in map(type, replies) or (len(replies) > 1 + count and is_replica(replies[-1])):
         return []
-    values, again = interpret_all(names, kinds, replies[1 : 1 + count], 0)
+    values, again = interpret_all(names, kinds, replies[1 : 1 + count], 0, fields)
     return [] if again else values
 
 

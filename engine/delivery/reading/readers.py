@@ -13,7 +13,9 @@ from engine.delivery.reading.versions import SlotVersions, Versions
 from engine.redis.address import mapped
 from engine.redis.cluster.redirects import LATER
 from engine.routing.databases import Databases, split
+from engine.routing.events import ENTRY
 from engine.routing.nodes import SLOTS, Node, Topology, slot_of, slots_in
+from engine.routing.streams import entry_of
 
 Group = tuple[NodeReader, Sequence[int], Sequence[int], Sequence[int]]
 """A reader, the indexes of the keys to ask it for, their slots (none without cluster mode), and, by key, the version
@@ -138,8 +140,8 @@ class Readers:
         owners = self._owners
         groups: dict[NodeReader, tuple[list[int], list[int]]] = {}
         orphans: list[int] = []
-        for index, (key, _) in enumerate(keys):
-            slot = slot_of(key)
+        for index, (key, event) in enumerate(keys):
+            slot = slot_of(key if event != ENTRY else entry_of(key)[0])
             owner = owners[slot]
             if owner is None:
                 orphans.append(index)

@@ -10,6 +10,7 @@ from engine.routing.assignment import assign
 from engine.routing.databases import databases_of
 from engine.routing.nodes import Topology
 from engine.routing.slices import parse_slice
+from engine.routing.streams import assign_streams, streams_of
 from engine.supervision.errands.planner import Answer, Nodes
 from engine.supervision.topology.registry import is_same, with_owners
 
@@ -29,6 +30,10 @@ def ask_nodes(settings: Settings, database: int, before: Nodes) -> Answer:
     epoch = max(before.epoch, found.epoch)
     if is_same(topology, before.topology) and before.is_whole:
         return Nodes(before.topology, before.feeds, epoch, found.told)
+    if streams := streams_of(settings.capture):
+        part = parse_slice(settings.capture.slice)
+        feeds = assign_streams(topology, len(before.feeds), part, streams, database=database)
+        return Nodes(topology, feeds, epoch, found.told)
     weights, samples = _weigh(settings, topology)
     feeds = assign(
         topology,

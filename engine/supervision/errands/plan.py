@@ -15,6 +15,7 @@ from engine.redis.address import parse_url
 from engine.routing.databases import databases_of, in_words, route_inside
 from engine.routing.nodes import Topology, ranges_in_words
 from engine.routing.routes import RouteTable
+from engine.routing.streams import for_entries, streams_of
 from engine.routing.unseen import notes_of
 from engine.supervision.errands.aws_findings import AwsLook
 from engine.supervision.errands.findings import Finding, Verdict, finding
@@ -128,7 +129,8 @@ def examine(
                 settings, table, found, changes_nothing=changes_nothing, is_running=previous is not None
             )
         _examine_databases(table, found)
-        _examine_events(settings, table, capture.topology if capture is not None else Topology(), found)
+        if settings.capture.source == "keyspace":
+            _examine_events(settings, table, capture.topology if capture is not None else Topology(), found)
         seen = aws.seen()
         found.findings += seen.findings
         table = table.with_unfenced(seen.refusing)
@@ -215,6 +217,9 @@ def _read_routes(
         found.add_error("routes", ConfigError([problem]))
         return None, is_redis_well
     found.add(Verdict.OK, "routes", ", ".join(route.name for route in routes) or "none yet")
+    streams = streams_of(settings.capture)
+    if streams and settings.capture.fields:
+        routes = tuple(for_entries(route, streams) for route in routes)
     return RouteTable.build(routes, previous), is_redis_well
 
 
@@ -247,7 +252,8 @@ def _examine_redis(
         found.add_error("redis", error)
         return None
     capture = msgspec.structs.replace(capture, warnings=(*capture.warnings, *denied))
-    found.add(Verdict.OK, "redis", f"{capture.server} answers and notifies")
+    notifies = " and notifies" if settings.capture.source == "keyspace" else ""
+    found.add(Verdict.OK, "redis", f"{capture.server} answers{notifies}")
     for line in _lines_of(capture):
         found.add(Verdict.OK, "node", line)
     for warning in capture.warnings:

@@ -16,14 +16,16 @@ from engine.capture.notifications import SETTING, canary_letters, needed_flags
 from engine.capture.own_keys import CANARY_PREFIX
 from engine.capture.rehearsal import PROBE
 from engine.capture.watch.trust import Software
-from engine.config import Settings
+from engine.config import CaptureSettings, Settings
 from engine.errors import RedisError, RedisUnreachable
 from engine.redis.address import parse_url
 from engine.redis.connection import RespConnection, ask_sentinel, pack
 from engine.redis.node import settings_for
 from engine.redis.sentinel import sentinels_of
 from engine.redis.topology import ask_topology
+from engine.routing.glob import escape
 from engine.routing.routes import RouteTable
+from engine.routing.streams import streams_of
 
 Trial = tuple[str | int, ...]
 SERVICE = "SERVICE"
@@ -67,6 +69,29 @@ ALWAYS = (
     Need("publish", ("PUBLISH", PROBE, ""), f"{_MARKS}, and comparisons delete nothing"),
 )
 """What every server and every route ask for."""
+
+_LEFT = "so entries that another consumer has left are not taken over"
+STREAMS = (
+    Need("time"),
+    Need("info"),
+    Need("type"),
+    Need("xreadgroup"),
+    Need("xack"),
+    Need("xgroup|create"),
+    Need("xgroup|setid"),
+    Need("xinfo|stream"),
+    Need("xautoclaim", ("XAUTOCLAIM", PROBE, "g", "c", 0, "0"), _LEFT),
+    Need("client|setname"),
+)
+"""What every server asks for where changes come from streams, in place of `ALWAYS`."""
+
+_UNFOUND = "so keys whose entries were removed unread are not found"
+_NAMED = (
+    Need("scan", ("SCAN", 0, "COUNT", 1), _UNFOUND),
+    Need("exists", ("EXISTS", PROBE), _UNFOUND),
+    Need("dbsize", ("DBSIZE",), _UNFOUND),
+)
+_AFTER_ACK = {"delete": Need("xdel", ("XDEL", PROBE, "0-1")), "trim": Need("xtrim", ("XTRIM", PROBE, "MINID", "0-1"))}
 
 CLUSTER = (
     Need("cluster|info"),
@@ -126,7 +151,12 @@ class Situation:
 
 def needs(settings: Settings, table: RouteTable, situation: Situation) -> list[Need]:
     """Return all rights that the engine needs, each once."""
-    found = [*ALWAYS, *READS, *_of_server(settings, table, situation)]
+    capture = settings.capture
+    if capture.source == "stream":
+        found = [*STREAMS, *_of_streams(capture), *_of_reads(situation)]
+        found += [Need("config|get")] if situation.has_config else []
+    else:
+        found = [*ALWAYS, *READS, *_of_server(settings, table, situation)]
     if situation.has_json:
         found.append(_JSON)
     if situation.is_cluster:
@@ -147,11 +177,22 @@ def needs(settings: Settings, table: RouteTable, situation: Situation) -> list[N
     return [*rights.values()]
 
 
-def _of_server(settings: Settings, table: RouteTable, situation: Situation) -> Iterator[Need]:
+def _of_reads(situation: Situation) -> Iterator[Need]:
     software = situation.software
     if not (software.family == "redis" and software.version < (7, 2)):
         trial = ("CLIENT", "NO-TOUCH", "ON")
         yield Need("client|no-touch", trial, "so the engine's reads count as uses, and keep keys from being evicted")
+
+
+def _of_streams(capture: CaptureSettings) -> Iterator[Need]:
+    yield from (*READS, *_NAMED) if capture.key_field else (Need("xrange"),)
+    if capture.after_ack in _AFTER_ACK:
+        yield _AFTER_ACK[capture.after_ack]
+
+
+def _of_server(settings: Settings, table: RouteTable, situation: Situation) -> Iterator[Need]:
+    software = situation.software
+    yield from _of_reads(situation)
     if not software.stamps_strings:
         yield Need("object|encoding", ("OBJECT", "ENCODING", PROBE), _NARROWED)
     if situation.has_config:
@@ -168,8 +209,10 @@ def command_of(settings: Settings, situation: Situation, rights: Iterable[Need])
     name = settings.redis.username or "engine"
     # The empty key is one, and no star stands for it.
     keys = "~*" if situation.is_old else "%R~* %R~"
-    if not situation.has_config and not situation.is_old:
+    if not situation.has_config and not situation.is_old and settings.capture.source == "keyspace":
         keys += f" ~{CANARY_PREFIX}*"
+    for stream in streams_of(settings.capture) if not situation.is_old else ():
+        keys += f" ~{escape(stream).decode()}"
     granted = " ".join(f"+{need.right}" for need in sorted(rights, key=lambda need: need.right))
     return f"ACL SETUSER {name} reset on >PASSWORD {keys} &* {granted}"
 

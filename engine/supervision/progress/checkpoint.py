@@ -45,9 +45,10 @@ class Checkpoint(msgspec.Struct, frozen=True):
     ``routes`` are those that have had what their ``starting_position`` promises, ``heard`` what each of them had and
     listened to (`Heard`). ``is_clean`` where nothing was in flight. Invocations may write until ``fence_after_ms``
     after their start (0: unknown), whatever the settings of the engine that reads this say.
-    ``versions`` has the highest of each node of a cluster, by its id. ``addresses`` are where its nodes were, of the
-    cluster that ``url`` led to (without credentials): a start asks them where that does not answer. ``databases`` are
-    the captured ones where there are several; of one the scope tells.
+    ``versions`` has the highest of each node of a cluster, by its id; ``streams``, by name, an id up to which
+    everything is acknowledged. ``addresses`` are where its nodes were, of the cluster that ``url`` led to (without
+    credentials): a start asks them where that does not answer. ``databases`` are the captured ones where there are
+    several; of one the scope tells.
     ``watermark_ms``, ``server_mark`` and ``clocks`` are what formats before 3 say of the only node that they know.
     """
 
@@ -64,6 +65,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
     clocks: Clocks = Clocks()
     nodes: dict[str, NodeKept] = {}
     versions: dict[str, int] = {}
+    streams: dict[str, str] = {}
     url: str = ""
     addresses: tuple[str, ...] = ()
     databases: tuple[int, ...] = ()

@@ -37,7 +37,10 @@ UNFENCED_MS = 1
 
 
 class Keeper:
-    """The checkpoint in force, and what it means for new children."""
+    """The checkpoint in force, and what it means for new children.
+
+    ``streams`` has, by name, an id up to which everything is acknowledged.
+    """
 
     def __init__(self, settings: Settings, planned: Plan, memory: SharedMemory, checkpoints: CheckpointFile) -> None:
         self._settings = settings
@@ -75,6 +78,7 @@ class Keeper:
             found.versions if is_known and found is not None else {},
             0 if self._progress.is_clean else RESTART_INTERVALS * interval_us,
         )
+        self.streams: dict[str, str] = dict(found.streams) if is_known and found is not None else {}
         self._given = memory.given
         self.floors = self._versions.floors
         self._fence_after_ms = _fence_of(settings, table)
@@ -214,6 +218,7 @@ class Keeper:
             checkpoint,
             versions=self._versions.keep(given, moment_ms, is_clean=is_clean),
             databases=self._planned.databases,
+            streams=dict(self.streams),
             url=self._settings.redis.url,
             addresses=tuple(node.address for node in nodes),
         )

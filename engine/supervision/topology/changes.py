@@ -6,7 +6,15 @@ from collections.abc import Callable, Iterable
 
 from engine.clock import monotonic_ms
 from engine.config import Settings
-from engine.lifecycle import MappingChanged, Message, PromiseBroken, RoutesInForce, TopologyChanged, TopologyInForce
+from engine.lifecycle import (
+    MappingChanged,
+    Message,
+    PromiseBroken,
+    RoutesInForce,
+    StreamsSettled,
+    TopologyChanged,
+    TopologyInForce,
+)
 from engine.observe import logs
 from engine.routing.routes import RouteTable
 from engine.supervision.children import Child
@@ -68,6 +76,8 @@ class Changes:
                 self.handover.confirmed(number, version)
             case TopologyChanged(reason):
                 self._retopology.want(reason, monotonic_ms())
+            case StreamsSettled(settled):
+                self._keeper.streams.update(settled)
             case MappingChanged() | PromiseBroken():
                 self.reload.want(monotonic_ms())
 

@@ -1,0 +1,1 @@
+"""The ``stream`` source: consumer groups on streams that applications write."""

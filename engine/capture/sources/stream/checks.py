@@ -1,0 +1,50 @@
+"""What has to be true of the streams before the start; run in the planner."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import hiredis
+
+from engine.errors import RedisRefused
+from engine.redis.connection import REPLICA, RespConnection, pack
+from engine.redis.errors import refusal
+
+PROBE_GROUP = "__engine_probe__"
+"""A group that nobody has."""
+
+
+def check_streams(connection: RespConnection, streams: Sequence[bytes]) -> None:
+    """See that these are streams, or nothing yet, that a group may read; nothing is changed. Raises `RedisError`."""
+    address = connection.address
+    if streams and connection.facts.get("role") == REPLICA:
+        raise RedisRefused(
+            f"{address} is a replica, and groups are kept by the primary", hint="name the primary in redis.url"
+        )
+    for stream in streams:
+        name = stream.decode()
+        kind: Any = connection.call("TYPE", stream)
+        if isinstance(kind, hiredis.ReplyError):
+            raise refusal(address, f"tell what {name} is", str(kind))
+        if kind not in (b"none", b"stream"):
+            raise RedisRefused(
+                f"{address}: the key {name}, which capture.streams names, is a {kind.decode()}, not a stream",
+                hint="name another, or rename the key",
+            )
+        _try(connection, name, stream)
+
+
+def _try(connection: RespConnection, name: str, stream: bytes) -> None:
+    """Try the commands on the stream itself, with a group that nobody has."""
+    trials = {
+        "read": pack("XREADGROUP", "GROUP", PROBE_GROUP, "engine", "COUNT", 1, "STREAMS", stream, ">"),
+        "look at": pack("XINFO", "STREAM", stream, "FULL", "COUNT", 1),
+        "acknowledge entries of": pack("XACK", stream, PROBE_GROUP, "0-1"),
+        # With an id that is none, so that none is made.
+        "make groups of": pack("XGROUP", "CREATE", stream, PROBE_GROUP, "none"),
+    }
+    replies = connection.pipeline(b"".join(trials.values()), len(trials))
+    for what, reply in zip(trials, replies, strict=True):
+        if isinstance(reply, hiredis.ReplyError) and str(reply).startswith(("NOPERM", "ERR unknown")):
+            raise refusal(connection.address, f"{what} the stream {name}", str(reply))

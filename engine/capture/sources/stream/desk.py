@@ -1,0 +1,164 @@
+"""What becomes of entries, and of groups that are missing: one desk for all streams of a feed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from engine.capture.shared import Shared
+from engine.capture.sources.stream.entries import Shape, parsed
+from engine.capture.sources.stream.followed import THE_START, Followed
+from engine.capture.sources.stream.ledger import Ledger
+from engine.capture.sources.stream.standing import Standing
+from engine.observe.logs import get_logger
+from engine.ring.counters import Counter, GapReason
+
+log = get_logger(__name__)
+
+SAY_MS = 10_000
+"""How often malformed entries, and those that were deleted, are told of; all are counted."""
+SHOWN_MAX = 3
+
+
+class Desk:
+    """Entries go from here into the dirty set and the ledger. ``who`` names the feed in log lines."""
+
+    def __init__(self, shared: Shared, consumer: str, who: Mapping[str, object]) -> None:
+        scope = shared.scope
+        self.capture = scope.capture
+        self.consumer = consumer
+        self.shape = Shape(scope.capture, scope.database)
+        # The clock's microseconds: no predecessor can have had as many marks.
+        self.ledger = Ledger(time.monotonic_ns() // 1_000)
+        self.moment_ms = 0
+        """The turn's."""
+        self.has_gap = False
+        """Whether entries that named keys were removed unread: all keys may have changed."""
+        self._shared, self._row, self._who = shared, shared.row, who
+        self._said_ms: dict[str, int] = {}
+
+    # Entries
+
+    def taken(self, stream: Followed, entries: Sequence[Any]) -> None:
+        """Take in new entries."""
+        stream.account.received += len(entries)
+        self._take(stream, entries, ())
+
+    def pending(self, stream: Followed, entries: Sequence[Any]) -> None:
+        """Take in entries of our own that were delivered before, and never acknowledged."""
+        count = self._take(stream, entries, stream.known)
+        if stream.is_counting:
+            stream.account.received += count
+            stream.found += count
+
+    def pending_read(self, stream: Followed) -> None:
+        """Take in that there are no more of those."""
+        if stream.found and stream.is_rechecked:
+            hint = "engines need a capture.slice or a capture.consumer_group of their own"
+            log.error("consumer_shared", **self._of(stream), consumer=self.consumer, entries=stream.found, hint=hint)
+
+    def claimed(self, stream: Followed, entries: Sequence[Any]) -> None:
+        """Take in entries that another consumer has left."""
+        count = self._take(stream, entries, self.ledger.known(stream.name))
+        if count:
+            log.info("entries_claimed", **self._of(stream), entries=count)
+
+    def _take(self, stream: Followed, entries: Sequence[Any], known: Collection[bytes]) -> int:
+        shared = self._shared
+        taken = self.shape.take(stream.name, entries, known)
+        intake = shared.take_in(taken.next_reply(), self.moment_ms)
+        has_room = not intake.dropped
+        for key, event in intake.marks:
+            has_room = shared.mark_dirty(key, event.decode()) and has_room
+        if not has_room:
+            # Nothing is acknowledged, so all of it is read again.
+            self.forget(stream)
+            stream.read_pending((), is_counting=False)
+            return len(taken.ids)
+        self.ledger.take(stream.name, taken.ids)
+        if taken.malformed:
+            self._row.add(Counter.ENTRIES_MALFORMED, len(taken.malformed))
+            hint = f"each entry names a key in its field {self.capture.key_field}: capture.key_field"
+            self._say("entry_malformed", stream, taken.malformed, hint)
+        if taken.gone:
+            self._row.add(Counter.ENTRIES_MISSED, len(taken.gone))
+            self.has_gap = True
+            self._say("entry_gone", stream, taken.gone, "entries are deleted before they are acknowledged")
+        return len(taken.ids)
+
+    def forget(self, stream: Followed) -> None:
+        """Let nothing of this stream be acknowledged that was taken in until now."""
+        self.ledger.forget([stream.name])
+        stream.acks = []
+
+    def acknowledged(self, stream: Followed, count: int) -> None:
+        """Take in that the server knows of so many."""
+        self.ledger.acknowledged(stream.name, count)
+        self._row.add(Counter.ENTRIES_ACKNOWLEDGED, count)
+
+    # Groups
+
+    def looked(self, stream: Followed, standing: Standing) -> None:
+        """Take in how a group stands, after everything that was received."""
+        stream.standing, stream.settled = standing, standing.settled
+        if self.capture.after_ack == "trim":
+            stream.trim_to = standing.settled
+        is_counted = standing.read is None or standing.read == standing.added
+        stream.is_miscounted = standing.is_at_end and not is_counted and stream.may_mend
+        missing = stream.account.look(standing)
+        if stream.cursor is not None:
+            return
+        if missing and not stream.is_rechecked:
+            # Delivered to us, and never received? Then they are pending.
+            stream.is_rechecked = True
+            stream.read_pending(self.ledger.known(stream.name), is_counting=True)
+            return
+        stream.is_rechecked = False
+        if missing:
+            self._tell_missing(stream, standing, missing)
+            stream.account.close(missing)
+
+    def _tell_missing(self, stream: Followed, standing: Standing, missing: int) -> None:
+        if not stream.account.is_removed:
+            others = [name.decode("utf-8", "replace") for name in standing.others[:SHOWN_MAX]]
+            hint = "a group is one engine's: choose another capture.consumer_group"
+            log.error("entries_read_by_others", **self._of(stream), entries=missing, consumers=others, hint=hint)
+            return
+        self._row.count_gap(GapReason.ENTRIES_REMOVED)
+        self._row.add(Counter.ENTRIES_MISSED, missing)
+        self.has_gap = True
+        hint = "let writers keep more entries (MAXLEN, MINID)"
+        log.error("entries_removed_unread", **self._of(stream), entries=missing, hint=hint)
+
+    def place_of_group(self, stream: Followed, last: bytes | None) -> bytes:
+        """Return from where a group is made that is not there; ``last`` is the stream's newest id, None for no stream.
+
+        What was acknowledged is not read again, unless the stream is another one.
+        """
+        self.forget(stream)
+        stream.read_pending((), is_counting=False)
+        if not stream.settled:
+            is_whole = any(route.starting_position == "TRIM_HORIZON" for route in self._shared.table.routes.values())
+            log.info("group_made", **self._of(stream), at="the beginning" if is_whole else "the end")
+            return THE_START if is_whole else b"$"
+        self._row.count_gap(GapReason.ENTRIES_REMOVED)
+        if last is not None and parsed(last) >= parsed(stream.settled):
+            log.error("group_deleted", **self._of(stream), made_anew_from=stream.settled.decode())
+            return stream.settled
+        # Whatever was not read of the former stream is not there any more.
+        stream.settled = b""
+        self.has_gap = True
+        log.error("stream_deleted", **self._of(stream), hint="its group is made anew, at the beginning")
+        return THE_START
+
+    # Words
+
+    def _of(self, stream: Followed) -> dict[str, object]:
+        return {**self._who, "stream": stream.text}
+
+    def _say(self, what: str, stream: Followed, ids: Sequence[bytes], hint: str) -> None:
+        if self.moment_ms - self._said_ms.get(what, -SAY_MS) >= SAY_MS:
+            self._said_ms[what] = self.moment_ms
+            shown = [entry_id.decode() for entry_id in ids[:SHOWN_MAX]]
+            log.error(what, **self._of(stream), entries=len(ids), such_as=shown, hint=hint)

@@ -1,0 +1,56 @@
+"""One stream that is followed: how far it has been read, what is to be acknowledged, and how its group stands."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from engine.capture.sources.stream.standing import Account, Standing
+
+THE_START = b"0-0"
+
+
+@dataclass(slots=True)
+class Followed:
+    """What is known of a stream, over all connections."""
+
+    name: bytes
+    settled: bytes = b""
+    """An id up to which everything is acknowledged; b"" where nothing is known."""
+    has_group: bool = False
+    make_at: bytes = b""
+    """From where a group is to be made, b"" where none is."""
+    sets_back: bool = False
+    """Whether the group is to begin at the stream's start again."""
+    cursor: bytes | None = THE_START
+    """Up to where our own pending entries were read again; None once all were, and new ones are read."""
+    known: Collection[bytes] = ()
+    """Entries that are passed over while pending ones are read."""
+    is_counting: bool = False
+    """Whether pending entries that are not known were received by nobody: they are not those of a predecessor."""
+    found: int = 0
+    """How many of those there were."""
+    is_rechecked: bool = False
+    """Whether pending entries are read, or were, because some are missing."""
+    is_miscounted: bool = False
+    """Whether the server's count of what the group has passed is to be set right."""
+    may_mend: bool = True
+    acks: list[bytes] = field(default_factory=list)
+    trim_to: bytes = b""
+    claim_from: bytes = THE_START
+    account: Account = field(default_factory=Account)
+    standing: Standing | None = None
+
+    @property
+    def text(self) -> str:
+        """Return the name for people."""
+        return self.name.decode("utf-8", "replace")
+
+    def read_pending(self, known: Collection[bytes], *, is_counting: bool) -> None:
+        """Have our own pending entries be read before new ones, but for the ``known``."""
+        self.cursor, self.known, self.is_counting, self.found = THE_START, known, is_counting, 0
+
+    def lose_group(self) -> None:
+        """Take in that the group, or the stream, is not there."""
+        self.has_group, self.standing, self.account = False, None, Account()
+        self.claim_from, self.is_rechecked, self.trim_to, self.is_miscounted = THE_START, False, b"", False
