@@ -5,6 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
+from typing import Any
+
+from msgspec.structs import replace
 
 from engine.audit.deletions import ServerFacts, facts_of
 from engine.audit.scanning import AGAIN_S, ClusterScan
@@ -12,7 +15,7 @@ from engine.capture.own_keys import is_own
 from engine.clock import monotonic_ms
 from engine.config import Settings
 from engine.delivery.reading.fetch import Fetched, Fetcher, Key
-from engine.errors import RedisUnreachable
+from engine.errors import RedisError, RedisUnreachable
 from engine.marks.marker import Marker
 from engine.marks.standing import Standing, nodes_known
 from engine.redis.cluster.nodes import TROUBLE_MS_MAX, Nodes, Slices
@@ -51,9 +54,17 @@ class Server:
         return sum(int(self._nodes.call(node, "count its keys", "DBSIZE")) for node in self._nodes.parts)
 
     def may_evict(self) -> bool:
-        """Tell whether the server evicts keys, or did: any of its nodes."""
+        """Tell whether the server evicts keys, or did: any of its nodes; of a replica its primary tells."""
         # Where INFO is refused, nothing is known.
-        return any(may_evict(self._nodes.pipeline(node, QUESTIONS)) for node in self._nodes.all)
+        return any(may_evict(self._from_primary(node)) for node in self._nodes.all)
+
+    def _from_primary(self, node: Node) -> list[Any]:
+        if not node.reads_at:
+            return self._nodes.pipeline(node, QUESTIONS)
+        try:
+            return self._nodes.pipeline(replace(node, reads_at=""), QUESTIONS)
+        except RedisError:
+            return []
 
     def datasets(self) -> dict[str, ServerFacts]:
         """Return which dataset each node holds, by the node's id, as far as it tells."""

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 Stage = Literal["server", "cluster", "sentinel"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
+ENGINE_SECRET = "engine-secret"
+
 _faults: dict[str, Fault] = {}
 
 
@@ -79,6 +81,10 @@ class Fault:
     """Of each primary of a cluster."""
     partitions: bool = False
     """Whether ``run.cluster.partition(node)`` is wanted: all that nodes and clients say goes through proxies."""
+    tls: bool = False
+    """Whether a cluster has no plain port, and wants certificates of its clients: Debian's Redis alone can."""
+    users: Sequence[str] = ()
+    """``user`` lines of a cluster, whose default user is off then; the engine is ``engine``, with `ENGINE_SECRET`."""
     only_on: Sequence[str] = ()
     """The servers, by their names in `tests.servers`, that have what it needs; none named: all."""
     not_on: Sequence[str] = ()

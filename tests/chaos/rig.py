@@ -283,7 +283,7 @@ class Run:
 
     def _settings(self, folder: Path, redis_url: str, number: int) -> dict[str, dict[str, Any]]:
         settings = {section: dict(keys) for section, keys in SETTINGS.items()}
-        settings["redis"]["url"] = redis_url
+        settings["redis"] |= {"url": redis_url, **self.site.access(self.folder)}
         settings["delivery"]["backlog_folder"] = str(folder / "backlog")
         settings["delivery"]["dead_letter_file"] = str(folder / "dead_letters.jsonl")
         settings["supervision"]["status_file"] = str(folder / "status.json")

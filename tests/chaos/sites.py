@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import redis
@@ -12,7 +13,7 @@ from redis.crc import key_slot
 from engine.sandbox.valkey import ValkeyServer
 from tests.chaos.links import ClusterLink, Link, OneLink, connect
 from tests.chaos.oracle import Truth, may_look_unnoticed, read_all
-from tests.chaos.registry import Fault
+from tests.chaos.registry import ENGINE_SECRET, Fault
 from tests.cluster import Cluster, Watched, cluster, sentinels
 from tests.servers import chosen, chosen_binary
 
@@ -30,6 +31,9 @@ class Site(Protocol):
 
     def url(self) -> str:
         """Return what engines are told; the passwords are in it."""
+
+    def access(self, folder: Path) -> Mapping[str, Any]:
+        """Return what else of ``[redis]`` an engine needs to get in; files for it are put into this folder."""
 
     def link(self) -> Link:
         """Return the writer's way to them."""
@@ -59,6 +63,9 @@ class OneServer:
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
 
+    def access(self, folder: Path) -> Mapping[str, Any]:
+        return {}
+
     def link(self) -> Link:
         return OneLink(self.port)
 
@@ -83,6 +90,8 @@ class ClusterSite:
                 next(iter(chosen())),
                 primaries=fault.primaries,
                 replicas=fault.replicas,
+                tls=fault.tls,
+                users=fault.users or False,
                 config=fault.server_config,
                 proxied=fault.partitions,
             )
@@ -92,7 +101,20 @@ class ClusterSite:
         self.cluster.wait_until_ok()
 
     def url(self) -> str:
-        return f"redis://{self.cluster.nodes[0].address}"
+        scheme = "rediss" if self._fault.tls else "redis"
+        return f"{scheme}://{self.cluster.nodes[0].address}"
+
+    def access(self, folder: Path) -> Mapping[str, Any]:
+        found: dict[str, Any] = {}
+        if self._fault.users:
+            secret = folder / "secret"
+            secret.write_text(f"{ENGINE_SECRET}\n")
+            found |= {"username": "engine", "password_file": str(secret)}
+        if self._fault.tls:
+            options = self.cluster.options
+            found |= {"tls_ca_file": options["ssl_ca_certs"]}
+            found |= {"tls_cert_file": options["ssl_certfile"], "tls_key_file": options["ssl_keyfile"]}
+        return found
 
     def link(self) -> Link:
         return ClusterLink(lambda: [node.announced_port for node in self.cluster.alive()], self.cluster.options)
@@ -129,6 +151,9 @@ class SentinelSite:
 
     def url(self) -> str:
         return self.watched.url
+
+    def access(self, folder: Path) -> Mapping[str, Any]:
+        return {}
 
     def link(self) -> Link:
         return OneLink(self.watched.primary().port)

@@ -11,6 +11,7 @@ from collections.abc import Collection
 
 from engine.sandbox import ports
 from tests.chaos.proxies.loop import Door, LoopThread
+from tests.chaos.proxies.redis_proxy import ClockShift
 
 _CHUNK = 1 << 16
 
@@ -28,6 +29,7 @@ class Net:
         self._clients_too = self._peers_too = True
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._shifts: dict[int, int] = {}
 
     # For other threads
 
@@ -51,6 +53,10 @@ class Net:
     def heal(self) -> None:
         """Connect all with all again."""
         self._thread.call(self._set, frozenset(), True, True)
+
+    def shift_clock(self, node: int, seconds: int) -> None:
+        """Have the node on this port tell clients another time by so much: in replies to ``TIME``, and nowhere else."""
+        self._thread.call(self._shifts.__setitem__, node, seconds)
 
     def close(self) -> None:
         """End everything."""
@@ -90,7 +96,8 @@ class Net:
         try:
             await self._until_open(source, port)
             far_reader, far = await asyncio.open_connection(ports.HOST, port)
-            both = [self._carry(reader, far, source, port), self._carry(far_reader, writer, source, port)]
+            clock = ClockShift() if source not in self._node_by_source else None
+            both = [self._carry(reader, far, source, port), self._carry(far_reader, writer, source, port, clock)]
             tasks = [asyncio.ensure_future(one) for one in both]
             try:
                 await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -104,10 +111,19 @@ class Net:
                 if one is not None:
                     one.transport.abort()
 
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, source: str, port: int) -> None:
+    async def _carry(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        source: str,
+        port: int,
+        clock: ClockShift | None = None,
+    ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(_CHUNK):
                 await self._until_open(source, port)
+                if clock is not None:
+                    data = clock.rewrite(data, self._shifts.get(port, 0))
                 writer.write(data)
                 await writer.drain()
 

@@ -238,6 +238,11 @@ class Cluster:
         assert self.net is not None
         self.net.heal()
 
+    def shift_clock(self, node: Node, seconds: int) -> None:
+        """Have a node tell clients another time by so much (``proxied=True``)."""
+        assert self.net is not None
+        self.net.shift_clock(node.port, seconds)
+
     # Its life
 
     def create(self, primaries: int, replicas: int) -> None:

@@ -31,6 +31,7 @@ FALSE: set[str] = set()
 
 _STANDS_FOR = {
     "Cache.PrimaryEndPoint.Address": "cache.example",
+    "Cache.ConfigurationEndPoint.Address": "clustercfg.cache.example",
     "AWS::Region": "eu-west-1",
     "AWS::Partition": "aws",
     "AWS::AccountId": "123456789012",

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import redis
 
+from engine.routing.nodes import slots_in
+from tests.cluster import cluster
 from tests.deployment.documents import resource
 from tests.support import ROUTE, wait_for, whole_path
 
@@ -49,6 +51,37 @@ def test_the_engine_s_user_may_do_what_the_engine_does(tmp_path: Path) -> None:
         client.hset("cart:3", "n", 1)
         path.start()
         wait_for(lambda: b"cart:3" in path.last(), "what was missed")
+        assert "NOPERM" not in path.log()
+
+
+def test_the_engine_s_user_in_a_cluster(tmp_path: Path) -> None:
+    """The same user is enough in a cluster, on each of its nodes: for moved slots, failovers and what was missed."""
+    access = " ".join(resource("EngineUser")["AccessString"].split())
+    flags = {"notify-keyspace-events": resource("CacheParameters")["Properties"]["notify-keyspace-events"]}
+    with (
+        cluster(primaries=2, replicas=1, users=[f"engine {access} >secret"], config=flags) as made,
+        whole_path(tmp_path) as path,
+    ):
+        client = made.client()
+        url = f'url = "redis://127.0.0.1:{made.nodes[0].port}"'
+        head = HEAD.format(port=0, folder=path.folder).replace('url = "redis://127.0.0.1:0/0"', url)
+        path.config.write_text(head + ROUTE.replace('["*", "del", "expired"]', '["changes"]'))
+        path.start()
+        for number in range(50):
+            client.hset(f"cart:{number}", "n", 1)
+        wait_for(lambda: len(path.last()) == 50, "all carts")
+        first, second = made.primaries()
+        slots = slots_in(made.slots_of(first))
+        made.move_slots(list(slots)[:50], first, second)
+        made.failover(second, "CLUSTER FAILOVER")
+        for number in range(50):
+            client.hset(f"cart:{number}", "n", 2)
+        wait_for(lambda: all(value == {"n": "2"} for value in path.last().values()), "all carts again")
+        path.stop()
+        client.hset("cart:0", "n", 3)
+        path.start()
+        wait_for(lambda: path.last()[b"cart:0"] == {"n": "3"}, "what was missed")
+        path.stop()
         assert "NOPERM" not in path.log()
 
 

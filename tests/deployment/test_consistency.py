@@ -100,6 +100,20 @@ def test_a_cache_that_is_there_is_used(tmp_path: Path, monkeypatch: pytest.Monke
     assert "AWS::EC2::VPCEndpoint" in made - kept
 
 
+def test_a_new_cache_is_one_server_or_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one shard the host is told of its primary endpoint and a database, with more of the other endpoint."""
+    told = {
+        frozenset({"HasShards"}): "rediss://cache.example:6379/0",
+        frozenset(): "rediss://clustercfg.cache.example:6379",
+    }
+    for conditions, url in told.items():
+        monkeypatch.setattr(documents, "FALSE", set(conditions))
+        settings = load(settings_of_template(), tmp_path, {"ENGINE_REDIS_PASSWORD": "secret"})
+        assert settings.redis.url == url
+        assert resolved(resource("Cache")["ClusterMode"]) == ("disabled" if conditions else "enabled")
+        assert resolved(resource("CacheParameters")["Properties"]["cluster-enabled"]) == ("no" if conditions else "yes")
+
+
 def test_the_parameter_group_notifies_of_what_the_routes_need(tmp_path: Path) -> None:
     """The flags of the parameter group are those that the engine asks for, and no others."""
     settings = load(settings_of_template(), tmp_path)

@@ -70,6 +70,25 @@ def test_all_nodes_count_and_are_scanned(made: Cluster) -> None:
         assert {server.place_of(key) for key in KEYS} == {node.id for node in made.primaries()}
 
 
+def test_primaries_tell_what_their_replicas_may_lose() -> None:
+    """Where replicas are read, their primary knows whether keys were evicted; while it is away, nobody does."""
+    with cluster(primaries=1, replicas=1) as made:
+        (primary,) = made.primaries()
+        (replica,) = made.replicas_of(primary)
+        url = f"redis://{replica.address}"
+        server = Server(Settings(redis=RedisSettings(url=url, read_from="replica")), 0, "engine-audit")
+        with contextlib.closing(server):
+            assert [node.reads_at for node in server._nodes.all] == [replica.address]
+            assert not server.may_evict()
+            primary.client.config_set("maxmemory-policy", "allkeys-lru")
+            primary.client.config_set("maxmemory", "100mb")
+            assert server.may_evict()
+            primary.client.config_set("maxmemory", "0")
+            assert not server.may_evict()
+            primary.kill()
+            assert server.may_evict()
+
+
 def test_a_slot_whose_keys_move_one_by_one(made: Cluster) -> None:
     """Keys of both nodes are found, those that moved are no absent ones, and those that never were are."""
     source, target = made.primaries()[:2]
