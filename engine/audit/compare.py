@@ -22,6 +22,7 @@ from engine.delivery.reading.questions import KIND_OF_EVENT, TYPE
 from engine.destination.base import Destination
 from engine.marks.marker import Mark, Marker
 from engine.routing.events import REPAIR, REPAIR_GONE, expand_events
+from engine.text import counted
 
 KEYS_AT_ONCE = 100
 """Of one question to the destination."""
@@ -133,7 +134,7 @@ class RouteAudit:
         for _ in range(self._options.rounds):
             if not suspects:
                 return
-            self._progress(f"looking again at {len(suspects):,} keys", 0, None)
+            self._progress(f"looking again at {counted(len(suspects), 'key')}", 0, None)
             self._sleep(self._options.settle_ms / 1_000)
             keys = [*suspects]
             for start in range(0, len(keys), 5 * KEYS_AT_ONCE):

@@ -18,6 +18,7 @@ from engine.errors import RedisUnreachable
 from engine.redis.cluster.nodes import TROUBLE_MS_MAX, Nodes, no_owner
 from engine.redis.connection import pack
 from engine.routing.nodes import SLOTS, Node, Topology, slot_of, slots_gained, slots_in
+from engine.text import counted
 
 PASSES_MAX = 20
 """Slots that moved in each of so many passes are given up."""
@@ -126,7 +127,8 @@ class ClusterScan:
                     raise
             if passes == PASSES_MAX:
                 raise RedisUnreachable(
-                    f"{len(self._ledger.todo)} slots moved whenever they were scanned", hint="run this again later"
+                    f"{counted(len(self._ledger.todo), 'slot')} moved whenever they were scanned",
+                    hint="run this again later",
                 )
             if self._ledger.todo:
                 self._sleep(AGAIN_S)

@@ -30,6 +30,7 @@ from engine.routing.nodes import NODES_MAX, Node, Topology
 from engine.routing.routes import RouteTable
 from engine.routing.slices import Slice, parse_slice, scope_of
 from engine.routing.streams import assign_streams, streams_of
+from engine.text import counted
 
 _NODES_AT_ONCE = 16
 
@@ -161,7 +162,9 @@ def _of_failed(found: Found) -> list[str]:
 
 def _describe(looks: Sequence[NodeLook], topology: Topology, databases: Databases) -> str:
     several = f", databases {databases.in_words()}" if databases.are_several else ""
-    return looks[0].describe() + (f", {len(topology.nodes)} primaries" if topology.is_cluster else several)
+    return looks[0].describe() + (
+        f", {counted(len(topology.nodes), 'primary', 'primaries')}" if topology.is_cluster else several
+    )
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from engine.redis.cluster.nodes import Nodes, Slices
 from engine.redis.connection import pack
 from engine.routing.events import REPAIR
 from engine.routing.nodes import Node
+from engine.text import counted
 
 KEYS_AT_ONCE = 500
 LOOK_S = 0.2
@@ -208,14 +209,16 @@ class Marker:
 
     def _complain_unheard(self, count: int, total: int) -> None:
         self.problem = NotListening(
-            f"no engine at {self._nodes.name} heard of {count} of {total} keys: none runs, or one of its "
+            f"no engine at {self._nodes.name} heard of {count:,} of {counted(total, 'key')}: none runs, or one of its "
             "subscribers is reconnecting",
             hint="see engine status, then run this again: nothing is lost meanwhile",
         )
 
     def _complain_unsettled(self, count: int, why: tuple[str, str]) -> None:
         if self.problem is None:
-            self.problem = NotSettled(f"{count} keys were sent, and are not known to be settled: {why[0]}", hint=why[1])
+            self.problem = NotSettled(
+                f"sent, and not known to be settled: {counted(count, 'key')}; {why[0]}", hint=why[1]
+            )
 
 
 def _who(first: object, last: object) -> Receivers | None:

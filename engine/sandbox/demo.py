@@ -27,6 +27,7 @@ from rich.table import Table
 
 from engine.sandbox.errors import SandboxError
 from engine.sandbox.stack import Sandbox
+from engine.text import counted
 
 CARTS = 2_000
 CHANGES = 8_000
@@ -255,7 +256,7 @@ def verdict(console: Console, differences: list[str], keys: int, stopped: int) -
     """Print what was proved; return the exit status."""
     if differences:
         shown = ", ".join(differences[:5])
-        console.print(f"[red]{len(differences):,} of {keys:,} keys differ[/red], first: {shown}")
+        console.print(f"[red]{len(differences):,} of {counted(keys, 'key')} differ[/red], first: {shown}")
         return 1
     if keys < CARTS // 2 or stopped != 0:
         console.print(f"[red]the run is not sound[/red]: {keys:,} keys, the engine ended with {stopped}")

@@ -20,6 +20,7 @@ from engine.routing.events import (
     close_events,
 )
 from engine.routing.glob import has_open_class
+from engine.text import counted
 
 NAME_CHARS_MAX = 255
 PATTERNS_MAX = 100
@@ -96,7 +97,7 @@ def _check_names(route: RouteSettings) -> Iterator[Finding]:
 
 def _check_keys(keys: Sequence[str]) -> Iterator[Finding]:
     if not 0 < len(keys) <= PATTERNS_MAX:
-        yield "keys", f"has {len(keys)} patterns", f'1 to {PATTERNS_MAX}; ["*"] is every key'
+        yield "keys", f"has {counted(len(keys), 'pattern')}", f'1 to {PATTERNS_MAX}; ["*"] is every key'
     for pattern in keys:
         try:
             size = len(pattern.encode())

@@ -62,6 +62,7 @@ from engine.supervision.status import Publisher, StatusFile
 from engine.supervision.topology.changes import Changes
 from engine.supervision.topology.retopology import AskNodes
 from engine.supervision.topology.watched import WatchedFile
+from engine.text import counted
 
 log = logs.get_logger(__name__)
 
@@ -319,7 +320,7 @@ class Supervisor:
         shards = len(self._children.subscribers)
         invokers = len(self._children.invokers)
         log.info("ready", server=self._planned.server, slice=part, shards=shards, invokers=invokers, routes=routes)
-        self._manager.ready(f"{shards} shards of slice {part}, routes {routes}")
+        self._manager.ready(f"{counted(shards, 'shard')} of slice {part}, routes {routes}")
         self._publisher.hurry()
 
     def _finish(self, left: tuple[str, ...]) -> None:

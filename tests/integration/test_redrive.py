@@ -99,7 +99,7 @@ def test_a_subscriber_hears_of_every_key(server: ValkeyServer, settings: Setting
         (b"__keyspace@0__:gone", b"repair_gone"),
     ]
     assert (summary.sent, summary.kept, summary.exit_code) == (3, 1, 1)
-    assert "1 keys were sent, and are not known to be settled" in summary.problems[0]
+    assert "sent, and not known to be settled: 1 key;" in summary.problems[0]
     assert buried(settings) == 1
 
 

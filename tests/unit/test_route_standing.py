@@ -66,6 +66,16 @@ def test_a_failing_route_says_why_and_since_when(make: Make) -> None:
     assert (found.failing_since_ms, found.error, found.oldest_ms) == (0, "timeout: slow", 0)
 
 
+def test_the_lag_of_a_failing_route_is_never_younger_than_its_failure(make: Make) -> None:
+    """Of keys that are on disk because they fail, nobody knows the age: what failed first has waited since then."""
+    bench = make(batch_size=1)
+    bench.mark(b"a")
+    bench.end(bench.send(), RAISED, 1_000)
+    bench.lane.keys.clear()
+    bench.mark(b"b", captured_ms=UNIX_MS + 5_000)
+    assert standing(bench, 9_000).oldest_ms == UNIX_MS + 1_000
+
+
 @pytest.fixture
 def backlog(tmp_path: Path) -> Iterator[Backlog]:
     backlog = Backlog(str(tmp_path / "backlog"), 0, 1, 1 << 26)

@@ -25,6 +25,7 @@ from engine.delivery.calls import calls_of
 from engine.delivery.targets.answers import ACCEPTED, REQUEST_TIMEOUT, short, with_hint
 from engine.errors import Problem
 from engine.model import Failure, Outcome
+from engine.text import counted
 
 THROTTLES = frozenset(
     {
@@ -303,6 +304,6 @@ def _outcome_of(refusals: Sequence[Refusal], records: int, is_lost: bool) -> Out
     if not refusals:
         return ACCEPTED
     worst = min(refusals, key=lambda one: _WORST.index(one.failure))
-    reason = short(f"{len(refusals)} of {records} records: {worst.reason}")
+    reason = short(f"{len(refusals)} of {counted(records, 'record')}: {worst.reason}")
     ids = tuple(one.record_id for one in refusals)
     return Outcome(worst.failure, ids, reason, is_lost=is_lost)

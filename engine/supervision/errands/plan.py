@@ -24,6 +24,7 @@ from engine.supervision.errands.places import examine_places, places_of
 from engine.supervision.errands.planner import Answer, Findings, Plan, Refusal
 from engine.supervision.progress.checkpoint import CheckpointFile
 from engine.supervision.progress.databases import database_of
+from engine.text import counted
 
 if TYPE_CHECKING:
     from engine.capture.preflight import CapturePlan
@@ -97,7 +98,7 @@ def compare_destinations(settings: Settings, database: int, table: bytes) -> Ans
 
     settings, _ = with_a_host_that_answers(settings)
     report = publish_gone(settings, database, tuple(RouteTable.decode(table).routes.values()))
-    held = {name: f"{route.gone:,} of {route.of:,} keys: {route.why}" for name, route in report.held.items()}
+    held = {name: f"{route.gone:,} of {counted(route.of, 'key')}: {route.why}" for name, route in report.held.items()}
     return Findings(report.compared, report.published, report.unknown, held)
 
 
