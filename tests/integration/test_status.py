@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,9 @@ def test_a_watch_in_a_pipe_is_a_line_each_time(tmp_path: Path) -> None:
         path.write_config(ROUTE.replace("gate", "accept"), shards=1, invokers=1)
         path.start()
         command = [sys.executable, "-m", "engine", "status", "--watch", "--config", str(path.config)]
-        watching = subprocess.Popen(command, env=path.environment, stdout=subprocess.PIPE, text=True)
+        # A shell's background jobs ignore interrupts, and so would what a test that is one starts.
+        heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        watching = subprocess.Popen(command, env=path.environment, stdout=subprocess.PIPE, text=True, preexec_fn=heed)
         assert watching.stdout is not None
         try:
             lines = iter(watching.stdout.readline, "")
