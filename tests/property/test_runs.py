@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from engine.capture.flush import runs_of
 from engine.config import RouteSettings
+from engine.delivery.lanes import batch
 from engine.delivery.lanes.batch import PayloadBuilder
 from engine.delivery.lanes.lane import Lane
 from engine.delivery.lanes.settle import Frame, Ledger
-from engine.delivery.lanes.work import Cause, causes_of
-from engine.delivery.reading.questions import TYPE, Fetched, ask, interpret, interpret_all
+from engine.delivery.lanes.work import Cause, Entry, causes_of
+from engine.delivery.reading.questions import MANY, TYPE, Fetched, ask, interpret, interpret_all
 from engine.model import Change, Run
 from tests.runs import dirty_in, each_of
 
@@ -134,9 +135,28 @@ values = st.builds(
 )
 
 
+plain = st.builds(
+    Fetched,
+    key=st.just(b""),
+    type=st.sampled_from(["hash", "string"]),
+    body=st.text(max_size=30),
+    body_encoding=st.just(""),
+    version=st.integers(1, 2**53),
+)
+names = st.text(max_size=5).map(str.encode)
+CAUSE = Cause("hset", 1_000, Frame(0))
+
+
+def call_of(found: list[tuple[bytes, Fetched]]) -> tuple[list[Entry], list[Fetched]]:
+    return [(key, CAUSE) for key, _ in found], [value for _, value in found]
+
+
 @given(
-    st.lists(st.tuples(st.one_of(st.text(max_size=5).map(str.encode), st.binary(max_size=3)), values), max_size=8),
-    st.integers(150, 1_500),
+    st.one_of(
+        st.lists(st.tuples(st.one_of(names, st.binary(max_size=3)), values), max_size=8),
+        st.lists(st.tuples(names, plain), min_size=MANY, max_size=8),
+    ),
+    st.one_of(st.integers(150, 2_500), st.integers(-3, 3)),
     st.integers(1, 8),
     st.booleans(),
     st.integers(0, 2**45),
@@ -144,13 +164,16 @@ values = st.builds(
 def test_a_payload_that_is_made_at_once_is_the_one_that_is_put_together(
     found: list[tuple[bytes, Fetched]], limit: int, batch_size: int, is_unfenced: bool, deadline_ms: int
 ) -> None:
-    """The same bytes, and the same becomes of each key."""
+    """The same bytes, and the same becomes of each key, also where all fit by a byte, or do not."""
+    if limit < 100:
+        whole = PayloadBuilder(RouteSettings("r", "f", batch_size=batch_size), 3, 1_000_000)
+        records = whole._each(*call_of(found))[1]
+        limit += sum(map(len, records)) + len(records) - 1 + batch._FRAMING_BYTES
     builder = PayloadBuilder(RouteSettings("r", "f", batch_size=batch_size), 3, limit)
-    cause = Cause("hset", 1_000, Frame(0))
-    call = ([(key, cause) for key, _ in found], [value for _, value in found], deadline_ms)
-    built = builder.build(*call, is_unfenced=is_unfenced)
+    entries, told = call_of(found)
+    built = builder.build(entries, told, deadline_ms, is_unfenced=is_unfenced)
     with patch.object(builder, "_at_once", lambda *_, **__: b""):
-        assert builder.build(*call, is_unfenced=is_unfenced) == built
+        assert builder.build(entries, told, deadline_ms, is_unfenced=is_unfenced) == built
 
 
 @given(KEYS, st.lists(st.sampled_from(["hash", "string", "zset", TYPE]), min_size=12, max_size=12), st.booleans())
@@ -169,7 +192,10 @@ replies = st.one_of(
 )
 
 
-@given(st.lists(replies, max_size=5))
+hashes = st.dictionaries(st.text(max_size=3), texts, max_size=3)
+
+
+@given(st.one_of(st.lists(replies, max_size=9), st.lists(hashes, min_size=MANY, max_size=9)))
 def test_replies_mean_what_each_means(answers: list[Any]) -> None:
     """Values that are made at once are those that each reply gives; what is open is asked again."""
     keys = [b"%d" % number for number in range(len(answers))]

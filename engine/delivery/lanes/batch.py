@@ -10,7 +10,7 @@ import msgspec
 
 from engine.config import RouteSettings
 from engine.delivery.lanes.work import Cause, Entry, causes_of
-from engine.delivery.reading.questions import Fetched
+from engine.delivery.reading.questions import MANY, Fetched
 from engine.delivery.reading.values import key_text
 from engine.model import Events, OriginalRecord, Record
 from engine.routing.absence import deleting_events, follows_evictions, heard_events, takes_news
@@ -103,9 +103,10 @@ class PayloadBuilder:
         """
         assert len(entries) == len(fetched)
         suffix = (_UNFENCED_SUFFIX if is_unfenced else _SUFFIX) % deadline_ms
-        payload = self._at_once(entries, fetched, deadline_ms, len(suffix), is_unfenced=is_unfenced)
-        if payload:
-            return Built(payload, list(entries))
+        if len(entries) >= MANY:
+            payload = self._at_once(entries, fetched, deadline_ms, len(suffix), is_unfenced=is_unfenced)
+            if payload:
+                return Built(payload, list(entries))
         built, parts = self._each(entries, fetched)
         if parts:
             built.payload = parts[0] if self._is_original else _PREFIX + b",".join(parts) + suffix
@@ -184,7 +185,7 @@ class PayloadBuilder:
 
     def _are_plain(self, entries: Sequence[Entry], fetched: Sequence[Fetched]) -> bool:
         """Tell whether each entry has a text as its value, and one record that says no more than all do."""
-        if not 0 < len(entries) <= self._records_max or any(cause.events for cause, _ in causes_of(entries)):
+        if len(entries) > self._records_max or any(cause.events for cause, _ in causes_of(entries)):
             return False
         size = 0
         for value in fetched:

@@ -57,7 +57,7 @@ class Lane:
         for run in runs:
             keys, waiting = run.keys, self.waiting
             cause = Cause.of(run, frame)
-            if not (self.in_flight.isdisjoint(keys) and waiting.keys().isdisjoint(keys)):
+            if len(keys) == 1 or not (self.in_flight.isdisjoint(keys) and waiting.keys().isdisjoint(keys)):
                 merged += self._add_each(keys, cause)
                 continue
             before = len(waiting)

@@ -69,8 +69,11 @@ def causes_of(entries: Iterable[Entry]) -> list[tuple[Cause, int]]:
     return causes
 
 
-def let_go(entries: Iterable[Entry]) -> None:
+def let_go(entries: Sequence[Entry]) -> None:
     """Have the frames of these keys wait for them no more."""
+    if len(entries) == 1:
+        entries[0][1].frame.open -= 1
+        return
     for cause, count in causes_of(entries):
         cause.frame.open -= count
 

@@ -28,6 +28,8 @@ EXPIRES_AT = "expires-at"
 EXPIRES_IN = "expires-in"
 """The question in how many milliseconds a key expires, for older servers."""
 ERROR_CHARS_MAX = 200
+MANY = 4
+"""From so many keys on it is less work to do for all at once what can be, than for each."""
 
 # Each as (what stands before the key, with a place for its length; what stands after it).
 _COMMANDS: dict[str, tuple[bytes, bytes]] = {
@@ -98,10 +100,7 @@ KIND_OF_EVENT = _KindOfEvent(
 
 def ask(keys: Sequence[bytes], kinds: Sequence[str]) -> bytes:
     """Return the packed commands that ask for each key what its kind wants to know."""
-    if not keys:
-        return b""
-    asked = set(kinds)
-    if len(asked) > 1 or ENTRY in asked:
+    if len(keys) < MANY or len(asked := set(kinds)) > 1 or ENTRY in asked:
         return b"".join([_command(key, kind) for key, kind in zip(keys, kinds, strict=True)])
     # What stands between two keys is made once for each length of a key, and not for each key.
     head, tail = _COMMANDS[asked.pop()]
@@ -155,7 +154,7 @@ def interpret_all(
     """
     if fields:
         _keep(replies, fields)
-    values = _all_hashes(keys, kinds, replies, version)
+    values = _all_hashes(keys, kinds, replies, version) if len(replies) >= MANY else None
     if values is not None:
         return values, []
     fetched: list[Fetched] = []
