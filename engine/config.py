@@ -61,7 +61,7 @@ class RedisSettings(Struct, frozen=True, forbid_unknown_fields=True):
 class CaptureSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Subscribers: where changes come from, how the keyspace is cut, and what one of them may hold."""
 
-    source: Literal["keyspace", "stream"] = "keyspace"
+    source: Literal["keyspace", "stream", "scan"] = "keyspace"
     streams: tuple[str, ...] = ()
     consumer_group: str = "engine"
     key_field: str = ""
@@ -79,6 +79,7 @@ class CaptureSettings(Struct, frozen=True, forbid_unknown_fields=True):
     read_bytes_max: int = 1_048_576
     key_bytes_max: int = 1_572_864
     uncoalesced_events_max: int = 100
+    scan_period_s_max: float = 300.0
     repair_keys_per_s_max: int = 20_000
     repair_by_idle_time: bool = True
     deletions_found_share_max: float = 0.25

@@ -207,6 +207,10 @@ class DirtyKeys:
             self.long_bytes[crc32(key) % len(self.buckets)] += size
         return True
 
+    def holds(self, key: bytes) -> bool:
+        """Tell whether a key is dirty here."""
+        return key in self.buckets[crc32(key) % len(self.buckets)]
+
     def mark(
         self, keys: Iterable[bytes], mask_of: Callable[[bytes], RouteMask], event: str, now_ms: int
     ) -> tuple[int, list[bytes]]:

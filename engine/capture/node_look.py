@@ -130,6 +130,13 @@ class NodeLook:
             check_streams(self._connection, feed.streams)
         return ()
 
+    def try_scans(self) -> tuple[str, ...]:
+        """Try what a scan asks for; return what the user should know. Raises `RedisError`."""
+        reply = self._connection.call("SCAN", 0, "COUNT", 1)
+        if isinstance(reply, hiredis.ReplyError):
+            raise refusal(self._connection.address, "be scanned", str(reply))
+        return tuple(filter(None, self._warnings))
+
     def _see_to_notifications(self, needed: str) -> str:
         may_set = self._redis.set_notifications
         if see_to_flags(self._connection, needed, may_set=may_set) is Flags.CONFIG_REFUSED:

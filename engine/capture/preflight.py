@@ -71,6 +71,8 @@ def prepare_capture(settings: Settings, table: RouteTable, *, is_running: bool =
     topology = numbered(found.topology)
     nodes = [node for node in topology.nodes if node.id not in found.failed]
     may_miss = is_running and topology.is_cluster
+    # A scan looks at whole nodes: a part of one would take as long.
+    may_cut = capture.shards != "auto" and capture.source == "keyspace"
     sample_keys_max = capture.sample_keys_max if capture.source == "keyspace" else 0
     with looks_at(redis, nodes, sample_keys_max, may_miss=may_miss) as looks:
         if not looks:
@@ -89,7 +91,7 @@ def prepare_capture(settings: Settings, table: RouteTable, *, is_running: bool =
                 weights={look.node.id: look.keys for look in looks},
                 samples={look.node.id: look.sample for look in looks},
                 mapping_prefix=mapping_prefix,
-                may_cut=capture.shards != "auto",
+                may_cut=may_cut,
             )
         # Nobody is ready before it listens, and a node that is dead is listened to when it is back.
         feeds = tuple(tuple(feed for feed in feeds if feed.node.id not in found.failed) for feeds in assigned)
@@ -208,6 +210,8 @@ def _warnings(settings: Settings, table: RouteTable, looks: Sequence[NodeLook], 
         try:
             if settings.capture.source == "stream":
                 warnings = look.try_streams(on_node)
+            elif settings.capture.source == "scan":
+                warnings = look.try_scans() if on_node else ()
             else:
                 warnings = look.try_all(on_node, needed) if on_node else ()
         except NotificationsOff as error:

@@ -33,6 +33,8 @@ class CaptureScope:
     capture: CaptureSettings
     database: int
     mapping_prefix: str
+    names_folder: str = ""
+    """Where a source may keep the names of keys."""
 
 
 def forced(mask: RouteMask) -> RouteMask:

@@ -83,6 +83,7 @@ class SubscriberSpec:
     heard: Mapping[int, Missed] = field(default_factory=dict)
     version: int = 0
     streams_settled: Mapping[str, str] = field(default_factory=dict)
+    names_folder: str = ""
 
 
 def run_subscriber(spec: SubscriberSpec, link: ChildLink) -> int:
@@ -103,7 +104,7 @@ def _shared(spec: SubscriberSpec, link: ChildLink) -> Shared:
         mapping_prefix=databases.at_home(spec.mapping_prefix.encode()) if spec.mapping_prefix else b"",
         uncoalesced_events_max=spec.capture.uncoalesced_events_max,
     )
-    scope = CaptureScope(spec.shard, spec.redis, spec.capture, spec.database, spec.mapping_prefix)
+    scope = CaptureScope(spec.shard, spec.redis, spec.capture, spec.database, spec.mapping_prefix, spec.names_folder)
     shared = Shared(scope, spec.table, dirty, link.row, link.report)
     shared.streams_settled = {name.encode(): settled.encode() for name, settled in spec.streams_settled.items()}
     shared.settled_mark = lambda node: min(writer.watermark(node).server_mark for writer in spec.writers)

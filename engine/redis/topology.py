@@ -135,17 +135,29 @@ def _ask(redis: RedisSettings) -> Found:
         if mode != "cluster":
             return Found(Topology(), asked=str(connection.address))
         replies = connection.pipeline(b"".join(pack(*question) for question in _QUESTIONS), len(_QUESTIONS))
-        for reply in replies:
+        info, nodes, slots = replies
+        for reply in (info, nodes):
             if isinstance(reply, hiredis.ReplyError):
                 raise refusal(connection.address, "tell the nodes of its cluster", str(reply))
-        return _found(connection, redis.node_addresses, *replies)
+        if isinstance(slots, hiredis.ReplyError) and not _is_alone(nodes):
+            raise refusal(connection.address, "tell the nodes of its cluster", str(slots))
+        return _found(connection, redis.node_addresses, info, nodes, slots)
     finally:
         connection.close()
 
 
+def _is_alone(nodes: bytes) -> bool:
+    """Tell whether there is one node only: where it is asked, there it is reached."""
+    return len([line for line in nodes_in(nodes) if line.is_primary]) == 1
+
+
 def _found(connection: RespConnection, node_addresses: Sequence[str], info: bytes, nodes: bytes, slots: Any) -> Found:
     host = connection.address.host or _LOCAL
-    facts, lines, told = facts_in(info), nodes_in(nodes), addresses_in(slots, host)
+    facts, lines = facts_in(info), nodes_in(nodes)
+    if isinstance(slots, hiredis.ReplyError):
+        told = {line.id: (host, connection.address.port) for line in lines if line.is_primary}
+    else:
+        told = addresses_in(slots, host)
     by_name = any(told.get(line.id, ("",))[0] == line.name for line in lines if line.name and line.name != line.ip)
 
     def address_of(line: NodeLine) -> str:

@@ -45,6 +45,7 @@ LIMITS: dict[str, Limits] = {
     "capture.unsettled_entries_max": Limits(1, 100_000_000, "each takes about 20 bytes of memory"),
     "capture.claim_idle_ms": Limits(1_000, DAY_MS, "an entry that is being delivered must not be taken for a lost one"),
     "capture.repair_keys_per_s_max": Limits(1, 10_000_000),
+    "capture.scan_period_s_max": Limits(1, 604_800, "a change is found a pass later, and a pass looks at every key"),
     "capture.deletions_found_share_max": Limits(0, 1, "it is a share: 0.25 is a quarter"),
     "capture.key_bytes_max": Limits(1, 536_870_912, "a key of Redis holds 512 MB at most"),
     "capture.uncoalesced_events_max": Limits(1, 10_000),

@@ -34,6 +34,7 @@ from engine.settings.route_checks import (
     check_route,
     check_together,
 )
+from engine.settings.scan_checks import check_scans
 from engine.settings.server_checks import check_server
 from engine.settings.stream_checks import check_streams
 
@@ -82,6 +83,7 @@ def load(path: str | None, environ: Mapping[str, str], flags: Mapping[str, objec
     check_server(draft)
     check_console(draft)
     check_streams(draft)
+    check_scans(draft, [*draft.routes, *mapped])
     if draft.problems:
         raise ConfigError(draft.problems)
     return Loaded(draft.settings(), connection_of(draft))

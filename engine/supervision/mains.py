@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from engine.config import Settings
 from engine.errors import EngineError
@@ -89,6 +90,7 @@ def subscribe(duty: Duty, link: ChildLink) -> int:
         missed=duty.missed,
         heard=duty.heard,
         streams_settled=duty.streams_settled,
+        names_folder=str(Path(settings.delivery.backlog_folder, "names")),
     )
     return run_subscriber(spec, link)
 

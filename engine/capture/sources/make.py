@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from engine.capture.feed.reader import FeedReader
 from engine.capture.shared import Shared
 from engine.capture.sources.base import Source
+from engine.capture.sources.scan.source import ScanSource
 from engine.capture.sources.stream.source import StreamSource
 from engine.model import NOTHING_HEARD, Missed
 from engine.routing.feeds import Feed
@@ -23,4 +24,6 @@ def source_of(
     if shared.scope.capture.source == "stream":
         # What was missed waits in the streams, and in their groups.
         return StreamSource(feed, shared, heard)
+    if shared.scope.capture.source == "scan":
+        return ScanSource(feed, shared, missed, heard)
     return FeedReader(feed, shared, missed, heard, is_new=is_new)

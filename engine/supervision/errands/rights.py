@@ -93,6 +93,22 @@ _NAMED = (
 )
 _AFTER_ACK = {"delete": Need("xdel", ("XDEL", PROBE, "0-1")), "trim": Need("xtrim", ("XTRIM", PROBE, "MINID", "0-1"))}
 
+_EVICTED = "so keys that are gone may have been evicted, and are deleted by routes alone that list it"
+SCANS = (
+    Need("time"),
+    Need("scan"),
+    Need("exists"),
+    Need("dbsize", ("DBSIZE",), "so passes are not paced by the number of keys"),
+    Need("info", ("INFO", "memory"), _EVICTED),
+    Need("role", ("ROLE",), "so a scan does not notice that its node has become a replica"),
+    Need(
+        "client|setname",
+        ("CLIENT", "SETNAME", "engine-rehearsal"),
+        "so the server lists the engine's connections without a name",
+    ),
+)
+"""What every server asks for where changes are found by scans, in place of `ALWAYS`."""
+
 CLUSTER = (
     Need("cluster|info"),
     Need("cluster|nodes"),
@@ -155,6 +171,8 @@ def needs(settings: Settings, table: RouteTable, situation: Situation) -> list[N
     if capture.source == "stream":
         found = [*STREAMS, *_of_streams(capture), *_of_reads(situation)]
         found += [Need("config|get")] if situation.has_config else []
+    elif capture.source == "scan":
+        found = [*SCANS, *READS, *_of_reads(situation)]
     else:
         found = [*ALWAYS, *READS, *_of_server(settings, table, situation)]
     if situation.has_json:
