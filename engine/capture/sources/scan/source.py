@@ -37,6 +37,7 @@ from engine.redis.node import settings_for
 from engine.ring.counters import Counter
 from engine.routing.events import REPAIR
 from engine.routing.feeds import Feed
+from engine.routing.nodes import Node
 from engine.routing.slices import parse_slice
 
 log = get_logger(__name__)
@@ -82,9 +83,9 @@ class ScanSource:
         return Subscription(redis, scope.database, feed, scope.shard, scope.capture.read_bytes_max)
 
     @property
-    def node(self) -> int:
-        """Return the number of its node."""
-        return self._subscription.feed.node.number
+    def node(self) -> Node:
+        """Return its node, as of the newest topology."""
+        return self._subscription.feed.node
 
     @property
     def is_proved(self) -> bool:
