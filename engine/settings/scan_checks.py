@@ -29,6 +29,10 @@ def check_scans(draft: Draft, routes: Sequence[PlacedRoute]) -> None:
         draft.say(
             draft.place("redis.read_from"), "does not go with scans: a replica may be behind", 'set it to "primary"'
         )
+    if draft.get("redis.databases"):
+        draft.say(
+            draft.place("redis.databases"), "does not go with scans, which take one database", "run an engine for each"
+        )
     if draft.get("original.mapping_prefix"):
         draft.say(
             draft.place("original.mapping_prefix"),

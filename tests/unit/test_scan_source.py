@@ -168,11 +168,18 @@ def test_what_does_not_go_with_scans_is_told(tmp_path: Path) -> None:
     """Each with what to do: a route that would deliver everything by each pass, one that can't begin now, a replica."""
     file = tmp_path / "engine.toml"
     file.write_text(
-        '[redis]\nread_from = "replica"\n[capture]\nsource = "scan"\n[original]\nmapping_prefix = "map:"\n'
+        '[redis]\nread_from = "replica"\ndatabases = [0, 1]\n[capture]\nsource = "scan"\n'
+        '[original]\nmapping_prefix = "map:"\n'
         '[[routes]]\nname = "a"\nfunction = "f"\n'
     )
     with pytest.raises(ConfigError) as raised:
         load_settings(str(file), {"AWS_REGION": "eu-west-1"}, {})
     told = str(raised.value)
-    for what in ("skip_unchanged", "starting_position", "redis.read_from", "original.mapping_prefix"):
+    for what in (
+        "skip_unchanged",
+        "starting_position",
+        "redis.read_from",
+        "redis.databases",
+        "original.mapping_prefix",
+    ):
         assert what in told
