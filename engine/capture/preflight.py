@@ -71,8 +71,6 @@ def prepare_capture(settings: Settings, table: RouteTable, *, is_running: bool =
     topology = numbered(found.topology)
     nodes = [node for node in topology.nodes if node.id not in found.failed]
     may_miss = is_running and topology.is_cluster
-    # A scan looks at whole nodes: a part of one would take as long.
-    may_cut = capture.shards != "auto" and capture.source == "keyspace"
     sample_keys_max = capture.sample_keys_max if capture.source == "keyspace" else 0
     with looks_at(redis, nodes, sample_keys_max, may_miss=may_miss) as looks:
         if not looks:
@@ -91,7 +89,7 @@ def prepare_capture(settings: Settings, table: RouteTable, *, is_running: bool =
                 weights={look.node.id: look.keys for look in looks},
                 samples={look.node.id: look.sample for look in looks},
                 mapping_prefix=mapping_prefix,
-                may_cut=may_cut,
+                may_cut=may_cut(capture),
             )
         # Nobody is ready before it listens, and a node that is dead is listened to when it is back.
         feeds = tuple(tuple(feed for feed in feeds if feed.node.id not in found.failed) for feeds in assigned)
@@ -109,6 +107,11 @@ def prepare_capture(settings: Settings, table: RouteTable, *, is_running: bool =
             scope=_scope_of("cluster" if topology.is_cluster else f"{address}/{databases.in_scope()}", capture, part),
             server_ms={look.node.id: look.server_ms for look in looks},
         )
+
+
+def may_cut(capture: CaptureSettings) -> bool:
+    """Tell whether several processes may share a node: a scan of a part of one would take as long as that of all."""
+    return capture.shards != "auto" and capture.source == "keyspace"
 
 
 def _scope_of(server: str, capture: CaptureSettings, part: Slice) -> str:

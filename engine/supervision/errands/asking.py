@@ -44,7 +44,7 @@ def ask_nodes(settings: Settings, database: int, before: Nodes) -> Answer:
         samples=samples,
         mapping_prefix=settings.original.mapping_prefix.encode(),
         before=before.feeds,
-        may_cut=settings.capture.shards != "auto" and settings.capture.source == "keyspace",
+        may_cut=may_cut(settings.capture),
     )
     return Nodes(topology, feeds, epoch, found.told)
 
