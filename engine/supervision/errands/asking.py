@@ -20,6 +20,7 @@ def ask_nodes(settings: Settings, database: int, before: Nodes) -> Answer:
 
     Raises `RedisError` where nobody answers.
     """
+    from engine.capture.preflight import may_cut
     from engine.redis.topology import ask_topology
 
     others = [node.address for node in before.topology.nodes if node.address]
