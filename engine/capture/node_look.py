@@ -11,7 +11,7 @@ from engine.capture.notifications import Flags, see_to_flags, try_canary
 from engine.capture.rehearsal import denied_repairs, rehearse
 from engine.capture.sources.stream.checks import check_streams
 from engine.capture.watch.rights import unseen
-from engine.config import RedisSettings
+from engine.config import CaptureSettings, RedisSettings
 from engine.errors import NotificationsOff, RedisUnreachable
 from engine.redis.connection import RespConnection, pack
 from engine.redis.databases import check_selectable, in_a_cluster
@@ -124,11 +124,9 @@ class NodeLook:
             raise
         return tuple(filter(None, warnings))
 
-    def try_streams(self, feeds: Sequence[Feed]) -> tuple[str, ...]:
-        """See that the streams of these feeds may be read; raise `RedisError` where they may not."""
-        for feed in feeds:
-            check_streams(self._connection, feed.streams)
-        return ()
+    def try_streams(self, feeds: Sequence[Feed], capture: CaptureSettings) -> tuple[str, ...]:
+        """See that the streams of these feeds may be read; return what the user should know. Raises `RedisError`."""
+        return check_streams(self._connection, [stream for feed in feeds for stream in feed.streams], capture)
 
     def try_scans(self) -> tuple[str, ...]:
         """Try what a scan asks for; return what the user should know. Raises `RedisError`."""

@@ -212,7 +212,7 @@ def _warnings(settings: Settings, table: RouteTable, looks: Sequence[NodeLook], 
         on_node = [feed for of_shard in feeds for feed in of_shard if feed.node.id == look.node.id]
         try:
             if settings.capture.source == "stream":
-                warnings = look.try_streams(on_node)
+                warnings = look.try_streams(on_node, settings.capture)
             elif settings.capture.source == "scan":
                 warnings = look.try_scans() if on_node else ()
             else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import redis
@@ -15,6 +16,8 @@ ANSWER_S_MAX = 2.0
 NODE_ANSWER_S_MAX = 0.6
 """A node that is halted holds up the writer, which has one thread for all."""
 REDIRECTIONS_MAX = 8
+STREAM = b"changes"
+SCRIPT = (Path(__file__).parents[2] / "config" / "streams" / "ingest_eval.lua").read_text()
 
 
 class Link(Protocol):
@@ -60,6 +63,25 @@ class OneLink:
     def close(self) -> None:
         """End the connection."""
         _close(self._connection)
+
+
+class StreamLink(OneLink):
+    """To one server, each change of a key together with an entry that names it: by the script that applications use."""
+
+    def exchange(self, entries: Sequence[Sent]) -> list[Any]:
+        """Send them in one pipeline."""
+        self._connection.send_packed_command(
+            self._connection.pack_commands([_with_entry(one.words) for one in entries])
+        )
+        return [read(self._connection, entry) for entry in entries]
+
+
+def _with_entry(words: Sequence[Any]) -> tuple[Any, ...]:
+    command, *rest = words
+    if command not in (b"HSET", b"DEL"):
+        return tuple(words)
+    assert command == b"HSET" or len(rest) == 1
+    return ("EVAL", SCRIPT, 2, rest[0], STREAM, command, *rest[1:])
 
 
 class ClusterLink:

@@ -95,6 +95,8 @@ class Fault:
     """Which of ``run.redis_proxy``, ``run.lambda_proxy``, ``run.dynamo_proxy`` stand between; without, direct."""
 
     # The load.
+    streams: bool = False
+    """Whether each change of a key is written together with an entry of the stream ``changes`` that names it."""
     keys: int = 200
     """Distinct keys that the writer chooses from."""
     key_bytes: int = 0

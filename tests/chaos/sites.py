@@ -11,7 +11,7 @@ import redis
 from redis.crc import key_slot
 
 from engine.sandbox.valkey import ValkeyServer
-from tests.chaos.links import ClusterLink, Link, OneLink, connect
+from tests.chaos.links import STREAM, ClusterLink, Link, OneLink, StreamLink, connect
 from tests.chaos.oracle import Truth, may_look_unnoticed, read_all
 from tests.chaos.registry import ENGINE_SECRET, Fault
 from tests.cluster import Cluster, Watched, cluster, sentinels
@@ -48,8 +48,9 @@ class Site(Protocol):
 class OneServer:
     """One server, or one that has taken its place: ``port`` may be set."""
 
-    def __init__(self, server: ValkeyServer) -> None:
+    def __init__(self, server: ValkeyServer, *, streams: bool = False) -> None:
         self.server = server
+        self._streams = streams
         self.port = 0
 
     def start(self, stack: contextlib.ExitStack) -> None:
@@ -67,10 +68,14 @@ class OneServer:
         return {}
 
     def link(self) -> Link:
-        return OneLink(self.port)
+        return StreamLink(self.port) if self._streams else OneLink(self.port)
 
     def truth(self) -> dict[bytes, Truth]:
-        return _read(self.port)
+        found = _read(self.port)
+        if self._streams:
+            # Nobody's data: the engine reads it, and does not deliver it.
+            found.pop(STREAM, None)
+        return found
 
     def may_look_unnoticed(self) -> bool:
         return _may_look(self.port)
@@ -172,7 +177,7 @@ def site_of(fault: Fault) -> OneServer | ClusterSite | SentinelSite:
             return ClusterSite(fault)
         case "sentinel":
             return SentinelSite(fault)
-    return OneServer(ValkeyServer(binary=chosen_binary(), config=fault.server_config))
+    return OneServer(ValkeyServer(binary=chosen_binary(), config=fault.server_config), streams=fault.streams)
 
 
 def _read(port: int, options: Mapping[str, Any] | None = None) -> dict[bytes, Truth]:

@@ -108,3 +108,32 @@ def test_a_cluster(sandbox: Sandbox, tmp_path: Path) -> None:
         become_smallest(rig, nodes)
         tell_a_story(rig, made.client())
         assert refusals(nodes) == []
+
+
+@every_server
+@pytest.mark.parametrize("after_ack", ["keep", "delete"])
+def test_streams(sandbox: Sandbox, tmp_path: Path, server_binary: Path, after_ack: str) -> None:
+    """It reads them, acknowledges entries, finds what was removed unread, and is refused nothing."""
+    with ValkeyServer(binary=server_binary) as server, redis.Redis(port=server.port) as client:
+        rig = TableRig(sandbox, server.url, tmp_path)
+        capture = f'[capture]\nsource = "stream"\nstreams = ["changes"]\nkey_field = "key"\nafter_ack = "{after_ack}"'
+        rig.config.write_text(rig.config.read_text().replace("[capture]", capture))
+        become_smallest(rig, [client])
+
+        def write(name: str) -> None:
+            client.hset(rig.key(name), "f", "v")
+            client.xadd("changes", {"key": rig.key(name)})
+
+        with rig.engine():
+            write("first")
+            wait_for(lambda: rig.items().keys() == {"first"}, "what an entry names")
+            wait_for(lambda: client.xinfo_groups("changes")[0]["pending"] == 0, "it is acknowledged")
+        write("lost")
+        write("second")
+        client.xtrim("changes", maxlen=1, approximate=False)
+        with rig.engine():
+            write("third")
+            wait_for(lambda: {"second", "third"} <= rig.items().keys(), "what came meanwhile")
+            if after_ack == "keep" and b"entries-added" in client.execute_command("XINFO", "STREAM", "changes"):
+                wait_for(lambda: "lost" in rig.items(), "what was removed")
+        assert refusals([client]) == []

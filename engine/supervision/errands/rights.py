@@ -70,7 +70,6 @@ ALWAYS = (
 )
 """What every server and every route ask for."""
 
-_LEFT = "so entries that another consumer has left are not taken over"
 STREAMS = (
     Need("time"),
     Need("info"),
@@ -80,7 +79,7 @@ STREAMS = (
     Need("xgroup|create"),
     Need("xgroup|setid"),
     Need("xinfo|stream"),
-    Need("xautoclaim", ("XAUTOCLAIM", PROBE, "g", "c", 0, "0"), _LEFT),
+    Need("xautoclaim"),
     Need("client|setname"),
 )
 """What every server asks for where changes come from streams, in place of `ALWAYS`."""
@@ -91,7 +90,7 @@ _NAMED = (
     Need("exists", ("EXISTS", PROBE), _UNFOUND),
     Need("dbsize", ("DBSIZE",), _UNFOUND),
 )
-_AFTER_ACK = {"delete": Need("xdel", ("XDEL", PROBE, "0-1")), "trim": Need("xtrim", ("XTRIM", PROBE, "MINID", "0-1"))}
+_AFTER_ACK = {"delete": Need("xdel"), "trim": Need("xtrim")}
 
 _EVICTED = "so keys that are gone may have been evicted, and are deleted by routes alone that list it"
 SCANS = (

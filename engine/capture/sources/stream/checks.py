@@ -7,16 +7,20 @@ from typing import Any
 
 import hiredis
 
+from engine.config import CaptureSettings
 from engine.errors import RedisRefused
 from engine.redis.connection import REPLICA, RespConnection, pack
-from engine.redis.errors import refusal
+from engine.redis.errors import denial, refusal
 
 PROBE_GROUP = "__engine_probe__"
 """A group that nobody has."""
 
 
-def check_streams(connection: RespConnection, streams: Sequence[bytes]) -> None:
-    """See that these are streams, or nothing yet, that a group may read; nothing is changed. Raises `RedisError`."""
+def check_streams(connection: RespConnection, streams: Sequence[bytes], capture: CaptureSettings) -> tuple[str, ...]:
+    """See that these are streams, or nothing yet, that a group may read; return what the user should know.
+
+    Nothing is changed. Raises `RedisError`.
+    """
     address = connection.address
     if streams and connection.facts.get("role") == REPLICA:
         raise RedisRefused(
@@ -32,10 +36,13 @@ def check_streams(connection: RespConnection, streams: Sequence[bytes]) -> None:
                 f"{address}: the key {name}, which capture.streams names, is a {kind.decode()}, not a stream",
                 hint="name another, or rename the key",
             )
-        _try(connection, name, stream)
+        _try(connection, name, stream, capture)
+    claims = [pack("XAUTOCLAIM", stream, PROBE_GROUP, "engine", 0, "0-0") for stream in streams]
+    replies = connection.pipeline(b"".join(claims), len(claims)) if claims else []
+    return tuple(filter(None, [denial("so entries that another consumer has left are not taken over", replies)]))
 
 
-def _try(connection: RespConnection, name: str, stream: bytes) -> None:
+def _try(connection: RespConnection, name: str, stream: bytes, capture: CaptureSettings) -> None:
     """Try the commands on the stream itself, with a group that nobody has."""
     trials = {
         "read": pack("XREADGROUP", "GROUP", PROBE_GROUP, "engine", "COUNT", 1, "STREAMS", stream, ">"),
@@ -44,6 +51,10 @@ def _try(connection: RespConnection, name: str, stream: bytes) -> None:
         # With an id that is none, so that none is made.
         "make groups of": pack("XGROUP", "CREATE", stream, PROBE_GROUP, "none"),
     }
+    if capture.after_ack == "delete":
+        trials["delete entries of"] = pack("XDEL", stream, "0-1")
+    elif capture.after_ack == "trim":
+        trials["trim"] = pack("XTRIM", stream, "MINID", "0-1")
     replies = connection.pipeline(b"".join(trials.values()), len(trials))
     for what, reply in zip(trials, replies, strict=True):
         if isinstance(reply, hiredis.ReplyError) and str(reply).startswith(("NOPERM", "ERR unknown")):
