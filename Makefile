@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test docs dist audit-dependencies mariadb servers emulator lint format bench report compare bench-peers bench-cluster bench-gate plan scenario record soak package deploy outage chaos mutants clean
+.PHONY: help setup demo up test docs dist audit-dependencies mariadb servers emulator browser lint format bench report compare bench-peers bench-cluster bench-gate plan scenario record soak package deploy outage chaos mutants clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ mariadb: ## Install the server that the tests of lambdas/aurora_mysql start (Deb
 servers: $(READY) ## Install one more server that the tests run on, Debian's Redis (Debian, Ubuntu); without it they run on fewer
 	@tests/parts/debian.sh redis-check-rdb redis-tools 'Fedora: dnf install redis; macOS: brew install redis'
 	@ln -sfn "$$(command -v redis-check-rdb)" $(BIN)/redis-server
+
+browser: ## Install Chromium, in which the console's page is tested (Debian, Ubuntu); without it those tests are skipped
+	@tests/parts/debian.sh chromium chromium 'Fedora: dnf install chromium; macOS: brew install --cask chromium'
 
 emulator: $(READY) ## Fetch AWS's runtime emulator, for the tests of functions under Lambda's own runtime; without it they are skipped
 	@$(BIN)/python tests/parts/lambda_rie.py

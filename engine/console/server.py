@@ -8,6 +8,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 
@@ -16,14 +17,20 @@ from engine.config import ConsoleSettings
 from engine.console.guard import knows_token, names_this_host
 from engine.console.prometheus import exposition
 from engine.console.source import Source
-from engine.console.view import encoded_view
+from engine.console.view import encoded, history_view, live_view
 from engine.observe.logs import get_logger
 from engine.observe.ready import is_ready
 
 log = get_logger(__name__)
 
 STATIC = Path(__file__).parent / "static"
-FILES: dict[str, tuple[str, str]] = {}
+FILES = {
+    "/": ("index.html", "text/html"),
+    "/console.css": ("console.css", "text/css"),
+    "/console.js": ("console.js", "text/javascript"),
+    "/chart.js": ("chart.js", "text/javascript"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
+}
 OPEN = frozenset({"/healthz", "/readyz"})
 """What is answered without a token: it says yes or no, for those who probe."""
 EVENTS_S = 1.0
@@ -96,25 +103,33 @@ class Console:
         return _said(status is not None and is_ready(status))
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        status = self._source.status()
-        usages = self._source.usages(status) if status is not None else ()
-        body, content_type = exposition(status, usages, self._ring_bytes, request.headers.get("Accept", ""))
+        accept = request.headers.get("Accept", "")
+        body, content_type = exposition(self._source.status(), self._source.usages(), self._ring_bytes, accept)
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def _status(self, _request: web.Request) -> web.Response:
-        return web.Response(body=encoded_view(self._source, now_ms()), content_type="application/json")
+        body = encoded(self._live() | history_view(self._source.status()))
+        return web.Response(body=body, content_type="application/json")
+
+    def _live(self) -> dict[str, Any]:
+        return live_view(self._source.status(), self._source.usages(), now_ms())
 
     async def _file(self, request: web.Request) -> web.Response:
         name, content_type = FILES[request.path]
         return web.Response(body=(STATIC / name).read_bytes(), content_type=content_type, charset="utf-8")
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
-        """Tell what is new until the other side is gone, or takes nothing any more."""
+        """Tell what is new until the other side is gone, or takes nothing any more; the history where it changes."""
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
         await response.prepare(request)
+        told = b""
         try:
             while True:
-                event = b"data: %s\n\n" % encoded_view(self._source, now_ms())
+                event = b"data: %s\n\n" % encoded(self._live())
+                history = encoded(history_view(self._source.status()))
+                if history != told:
+                    told = history
+                    event += b"event: history\ndata: %s\n\n" % history
                 await asyncio.wait_for(response.write(event), self._timeout_s)
                 await asyncio.sleep(EVENTS_S)
         except (TimeoutError, OSError):

@@ -31,6 +31,8 @@ class Source:
         self._now_ms = now_ms
         self._read_ms = 0
         self._status: Mapping[str, Any] | None = None
+        self._used_ms = -1
+        self._usages: tuple[Usage, ...] = ()
 
     def status(self) -> Mapping[str, Any] | None:
         """Return the status, None where no engine runs, or none that writes it."""
@@ -43,17 +45,26 @@ class Source:
                 self._status = None
         return self._status
 
-    def usages(self, status: Mapping[str, Any]) -> Iterator[Usage]:
-        """Yield what each process of the engine uses, the console among them."""
-        processes = {"supervisor": status["pid"], **{child["name"]: child["pid"] for child in status["children"]}}
-        for name, pid in (*processes.items(), ("console", os.getpid())):
-            if not pid:
-                continue
-            try:
-                process = psutil.Process(pid)
-                with process.oneshot():
-                    times = process.cpu_times()
-                    yield Usage(name, times.user + times.system, process.memory_info().rss)
-            except psutil.Error:
-                # It has ended since the status was written.
-                continue
+    def usages(self) -> tuple[Usage, ...]:
+        """Return what each process of the engine uses, the console among them; none where no engine runs."""
+        status = self.status()
+        if self._used_ms != self._read_ms:
+            self._used_ms = self._read_ms
+            self._usages = tuple(usages_of(status)) if status is not None else ()
+        return self._usages
+
+
+def usages_of(status: Mapping[str, Any]) -> Iterator[Usage]:
+    """Yield what each process of this status uses, and this one, which is the console."""
+    processes = {"supervisor": status["pid"], **{child["name"]: child["pid"] for child in status["children"]}}
+    for name, pid in (*processes.items(), ("console", os.getpid())):
+        if not pid:
+            continue
+        try:
+            process = psutil.Process(pid)
+            with process.oneshot():
+                times = process.cpu_times()
+                yield Usage(name, times.user + times.system, process.memory_info().rss)
+        except psutil.Error:
+            # It has ended since the status was written.
+            continue

@@ -1,45 +1,53 @@
-"""What the page shows of a status."""
+"""What the page shows of a status: what is new each second, and the history, which changes seldom."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import msgspec
 
-from engine.console.source import Source
-from engine.observe.health import health_of
+from engine.console.source import Usage
+from engine.observe.health import Health, health_of, lag_ms_of, nobody
 from engine.observe.ready import is_ready
 from engine.text import shown_all
 
-KEPT = (
+LIVE = (
     *("version", "slice", "state", "pid", "started_at_ms", "updated_at_ms", "deletions_held"),
-    *("routes", "nodes", "totals", "last_minute", "last_hour", "minutes", "timeline"),
+    *("routes", "nodes", "totals", "last_minute", "last_hour"),
 )
+OF_CHILD = ("name", "role", "pid", "state", "restarts", "heartbeat_age_ms", "ring_bytes_waiting")
+HISTORY = ("minutes", "timeline")
 
 
-def encoded_view(source: Source, now_ms: int) -> bytes:
-    """Return the view of the newest status as JSON, on one line."""
-    status = source.status()
+def live_view(status: Mapping[str, Any] | None, usages: Iterable[Usage], now_ms: int) -> dict[str, Any]:
+    """Return what is shown now (Unix time), by the page's own words; ``status`` is None where no engine runs."""
     if status is None:
-        return msgspec.json.encode({"at_ms": now_ms, "running": False})
-    usages = {usage.process: usage for usage in source.usages(status)}
-    return msgspec.json.encode(view_of(status, now_ms) | {"usages": usages})
-
-
-def view_of(status: Mapping[str, Any], now_ms: int) -> dict[str, Any]:
-    """Return what the page shows, by the page's own words; ``now_ms`` is Unix time."""
-    status = shown_all(status)
-    children = [
-        {key: child[key] for key in ("name", "pid", "state", "restarts", "heartbeat_age_ms", "ring_bytes_waiting")}
-        for child in status["children"]
-    ]
-    health = health_of(status, now_ms)
+        return {"at_ms": now_ms, "running": False, "health": _health(nobody("no engine runs here"))}
+    status = shown_all({key: status[key] for key in (*LIVE, "children", "scan", "settled_until_ms") if key in status})
     return {
         "at_ms": now_ms,
         "running": True,
         "ready": is_ready(status),
-        "health": health.as_json(),
-        "children": children,
-        **{key: status[key] for key in KEPT if key in status},
+        "health": _health(health_of(status, now_ms)),
+        "lag_ms": lag_ms_of(status, now_ms),
+        "children": [{key: child[key] for key in OF_CHILD} for child in status["children"]],
+        "usages": {usage.process: usage._asdict() for usage in usages},
+        **{key: status[key] for key in LIVE if key in status},
     }
+
+
+def history_view(status: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what is shown of the last hour."""
+    return {key: shown_all((status or {}).get(key, ())) for key in HISTORY}
+
+
+def _health(health: Health) -> dict[str, Any]:
+    findings = [asdict(one) for one in health.findings]
+    return {"condition": health.condition.value, "line": health.line, "findings": findings}
+
+
+def encoded(view: Mapping[str, Any]) -> bytes:
+    """Return a view as JSON, on one line."""
+    return msgspec.json.encode(view)

@@ -16,6 +16,7 @@ from engine.lifecycle import RouteStanding
 from engine.observe import logs
 from engine.observe.history import History
 from engine.observe.scans import ScanProgress
+from engine.observe.timeline import Timeline
 from engine.ring.counters import ChildState, Counter, StatusRow
 from engine.routing.databases import keys_shown
 from engine.routing.routes import RouteTable
@@ -38,6 +39,7 @@ class StatusReport:
         self._started_at_ms = now_ms()
         self._rows = rows
         self._history, self._scan = History(monotonic_ms()), ScanProgress()
+        self._timeline = Timeline()
         self._standings: dict[int, Mapping[str, RouteStanding]] = {}
 
     def hear(self, number: int, standings: Iterable[RouteStanding]) -> None:
@@ -58,6 +60,7 @@ class StatusReport:
             "log_level": logs.level(),
             **status,
             **self._history.describe(self._rows, moment_ms, status["updated_at_ms"]),
+            "timeline": self._timeline.take_in(status["children"], status["updated_at_ms"]),
             "scan": self._scan.take_in(sums["keys_scanned"], sums["keys_to_scan"], moment_ms),
             **{name: value for other in others for name, value in other.items()},
         }

@@ -25,7 +25,7 @@ PATHS = ("/", "/metrics", "/status", "/events", "/console.js", "/nothing")
 def test_pages(tmp_path: Path) -> None:
     """Everything that there is is answered, with headers that let no other site use it; nothing can be changed."""
     with answering_console(tmp_path) as running:
-        for path in ("/status", "/metrics", "/healthz", "/readyz"):
+        for path in ("/", "/console.css", "/console.js", "/chart.js", "/icon.svg", "/status", "/metrics"):
             answer = running.get(path)
             assert (path, answer.status) == (path, 200)
             assert answer.headers["X-Content-Type-Options"] == "nosniff"

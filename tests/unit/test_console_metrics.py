@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from engine.console.families import COUNTS, TOTALS
 from engine.console.prometheus import LAG_BOUNDS_MS, exposition
-from engine.console.source import Source, Usage
+from engine.console.source import Usage, usages_of
 from engine.observe.ready import is_ready
 from engine.ring.counters import GAUGES, Counter
 from engine.ring.lags import bucket_of, upper_ms
@@ -110,10 +110,9 @@ def test_ready_means_proved() -> None:
     assert not is_ready(status | {"children": children})
 
 
-def test_a_process_that_has_ended_is_left_out(tmp_path: Any) -> None:
+def test_a_process_that_has_ended_is_left_out() -> None:
     """A process id of the status that is nobody's any more is no error."""
-    source = Source(str(tmp_path / "status.json"), lambda: 0)
     status = status_of(os.getpid())
     status["children"][0]["pid"] = 2**22 + 1
-    names = [usage.process for usage in source.usages(status)]
+    names = [usage.process for usage in usages_of(status)]
     assert names == ["supervisor", "subscriber 2/2", "invoker 1/1", "console"]
