@@ -176,6 +176,20 @@ def test_a_payload_that_is_made_at_once_is_the_one_that_is_put_together(
         assert builder.build(entries, told, deadline_ms, is_unfenced=is_unfenced) == built
 
 
+def test_payloads_are_full_to_the_same_byte_either_way() -> None:
+    """All records go into one payload from the same limit on, whichever way it is made, and no earlier."""
+    entries, told = call_of([(b"k%d" % number, Fetched(b"", "hash", "{}", "", 7)) for number in range(2 * MANY)])
+    whole = len(PayloadBuilder(RouteSettings("r", "f"), 3, 1_000_000).build(entries, told).payload)
+    sent = []
+    for limit in range(whole, whole + 80):
+        builder = PayloadBuilder(RouteSettings("r", "f"), 3, limit)
+        built = builder.build(entries, told)
+        with patch.object(builder, "_at_once", lambda *_, **__: b""):
+            assert builder.build(entries, told) == built
+        sent.append(len(built.sent))
+    assert sent[0] < len(entries) == sent[-1]
+
+
 @given(KEYS, st.lists(st.sampled_from(["hash", "string", "zset", TYPE]), min_size=12, max_size=12), st.booleans())
 def test_keys_are_asked_for_as_each_would_be(keys: list[bytes], kinds: list[str], is_alike: bool) -> None:
     """The commands for many keys are those for each, one after the other."""
