@@ -84,6 +84,46 @@ def _with_entry(words: Sequence[Any]) -> tuple[Any, ...]:
     return ("EVAL", SCRIPT, 2, rest[0], STREAM, command, *rest[1:])
 
 
+class DatabasesLink:
+    """To several databases of one server: a key that is known as ``3:name`` is ``name`` in database 3."""
+
+    def __init__(self, port: int) -> None:
+        self._connection = connect(port, ANSWER_S_MAX, {})
+
+    def exchange(self, entries: Sequence[Sent]) -> list[Any]:
+        """Send them in one pipeline, each to the database of its key; those without a key where the last one was."""
+        words: list[tuple[bytes, ...]] = []
+        selects: list[int] = []
+        now: bytes = b""
+        for entry in entries:
+            keys = {key: key.partition(b":") for key in keys_of(entry.words) if key[:1].isdigit() and b":" in key}
+            databases = {number for number, _, _ in keys.values()}
+            selects.append(int(bool(databases) and databases != {now}))
+            if selects[-1]:
+                (now,) = databases
+                words.append((b"SELECT", now))
+            words.append(tuple(keys[word][2] if word in keys else word for word in entry.words))
+        self._connection.send_packed_command(self._connection.pack_commands(words))
+        replies, inside = [], None
+        for entry, select in zip(entries, selects, strict=True):
+            if select:
+                self._connection.read_response()
+            if inside is not None and entry.name != b"EXEC":
+                inside += [False] * select + [True]
+            replies.append(read(self._connection, entry))
+            if entry.name == b"MULTI":
+                inside = []
+            elif entry.name == b"EXEC" and inside is not None:
+                if isinstance(replies[-1], list):
+                    replies[-1] = [one for one, is_asked in zip(replies[-1], inside, strict=True) if is_asked]
+                inside = None
+        return replies
+
+    def close(self) -> None:
+        """End the connection."""
+        _close(self._connection)
+
+
 class ClusterLink:
     """To all nodes of a cluster. ``seeds`` are the ports of nodes that may be asked who has which slots."""
 

@@ -75,6 +75,8 @@ class Fault:
     # The server and what is between.
     stage: Stage = "server"
     """What the engine captures: one server, a cluster (``run.cluster``), or what Sentinels watch (``run.watched``)."""
+    databases: Sequence[int] = ()
+    """Of one server: those that are captured, where there are several. Keys are known as ``3:name`` to the suite."""
     primaries: int = 3
     """Of a cluster."""
     replicas: int = 1

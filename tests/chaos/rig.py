@@ -96,6 +96,7 @@ class Run:
             rate=fault.rate,
             deletes=fault.deletes,
             key_bytes=fault.key_bytes,
+            databases=fault.databases,
         )
         self.redis_proxy: Any = None
         self.lambda_proxy: Any = None
@@ -107,6 +108,7 @@ class Run:
     def _function(self) -> FunctionSpec:
         fault = self.fault
         ours = {"DYNAMO_TABLE": self.table, "DYNAMO_WRITE_MODE": fault.write_mode}
+        ours["DYNAMO_DATABASE_IN_KEY"] = "on" if fault.databases else "off"
         environment = ours | FUNCTION_SETTINGS | dict(fault.environment)
         return FunctionSpec(
             FUNCTION,
@@ -267,12 +269,16 @@ class Run:
             lambda_endpoint = self.lambda_proxy.endpoint
         ours = sandbox_environment(lambda_endpoint=lambda_endpoint, dynamodb_endpoint=dynamodb_endpoint)
         environment = clean_environment(child_environment(os.environ, ours))
+        in_key = "?database_in_key=on" if self.fault.databases else ""
         for number in range(self.fault.engines):
             folder = self.folder / f"engine-{number + 1}"
             engine = EngineProcess(
                 folder,
                 self._settings(folder, url, number),
-                [ROUTE | {"destination": f"dynamodb://{self.table}"} | dict(self.fault.route), *self.fault.more_routes],
+                [
+                    ROUTE | {"destination": f"dynamodb://{self.table}{in_key}"} | dict(self.fault.route),
+                    *self.fault.more_routes,
+                ],
                 environment | dict(self.fault.engine_environment),
                 limits=self.fault.limits,
                 shifted_clock=self.fault.shifted_clock,

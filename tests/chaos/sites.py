@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,7 +11,7 @@ import redis
 from redis.crc import key_slot
 
 from engine.sandbox.valkey import ValkeyServer
-from tests.chaos.links import STREAM, ClusterLink, Link, OneLink, StreamLink, connect
+from tests.chaos.links import STREAM, ClusterLink, DatabasesLink, Link, OneLink, StreamLink, connect
 from tests.chaos.oracle import Truth, may_look_unnoticed, read_all
 from tests.chaos.registry import ENGINE_SECRET, Fault
 from tests.cluster import Cluster, Watched, cluster, sentinels
@@ -79,6 +79,30 @@ class OneServer:
 
     def may_look_unnoticed(self) -> bool:
         return _may_look(self.port)
+
+
+class DatabasesSite(OneServer):
+    """Several databases of one server."""
+
+    def __init__(self, server: ValkeyServer, databases: Sequence[int]) -> None:
+        super().__init__(server)
+        self._databases = databases
+
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}"
+
+    def access(self, folder: Path) -> Mapping[str, Any]:
+        return {"databases": list(self._databases)}
+
+    def link(self) -> Link:
+        return DatabasesLink(self.port)
+
+    def truth(self) -> dict[bytes, Truth]:
+        return {
+            b"%d:%b" % (database, key): value
+            for database in self._databases
+            for key, value in _read(self.port, {"db": database}).items()
+        }
 
 
 class ClusterSite:
@@ -177,7 +201,10 @@ def site_of(fault: Fault) -> OneServer | ClusterSite | SentinelSite:
             return ClusterSite(fault)
         case "sentinel":
             return SentinelSite(fault)
-    return OneServer(ValkeyServer(binary=chosen_binary(), config=fault.server_config), streams=fault.streams)
+    server = ValkeyServer(binary=chosen_binary(), config=fault.server_config)
+    if fault.databases:
+        return DatabasesSite(server, fault.databases)
+    return OneServer(server, streams=fault.streams)
 
 
 def _read(port: int, options: Mapping[str, Any] | None = None) -> dict[bytes, Truth]:

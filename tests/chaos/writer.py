@@ -38,9 +38,12 @@ class Writer:
         rate: float = 300.0,
         deletes: float = 0.03,
         key_bytes: int = 0,
+        databases: Sequence[int] = (),
     ) -> None:
         self.ledger = Ledger()
-        self.keys = key_names(keys, key_bytes)
+        names = key_names(keys, key_bytes)
+        # Of each name there is a key in each database.
+        self.keys = [b"%d:%b" % (number, name) for name in names for number in databases] or names
         self.rate = rate
         self.errors = 0
         self._connect = link

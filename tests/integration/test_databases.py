@@ -12,7 +12,7 @@ import redis
 from engine.delivery.failures.dead_letter import DeadLetter, FileSink
 from engine.sandbox.functions.runtime import FunctionSpec
 from tests.servers import every_server
-from tests.support import PathUnderTest, wait_for, whole_path
+from tests.support import PathUnderTest, come_to_rest, wait_for, whole_path
 
 ROUTE = """\
 [[routes]]
@@ -42,6 +42,12 @@ def held(path: PathUnderTest) -> Held:
     for record in path.records():
         found[record["db"], record["id"]] = record["body"]
     return {key: orjson.loads(body) for key, body in found.items() if body is not None}
+
+
+def accepted(path: PathUnderTest) -> set[tuple[int, str]]:
+    """Return whose records a function has accepted."""
+    well = [one["event"]["records"] for one in path.invocations() if not one["error"]]
+    return {(record["db"], record["id"]) for records in well for record in records}
 
 
 def expected(path: PathUnderTest, *databases: int) -> Held:
@@ -145,6 +151,18 @@ def test_a_swap_and_a_flush_of_one(tmp_path: Path) -> None:
         assert path.stop() == 0
 
 
+def test_a_flush_is_noticed_whichever_database_it_is_of(tmp_path: Path) -> None:
+    """A flush of the one that the engine's own keys are not in is a gap, though nothing else has happened."""
+    with whole_path(tmp_path) as path:
+        for database in (0, 1):
+            client_of(path, database).hset("there", "n", database)
+        configure(path, "[0, 1]")
+        path.start()
+        client_of(path, 1).flushdb()
+        wait_for(lambda: path.totals()["gaps"], "a gap")
+        assert path.stop() == 0
+
+
 def test_a_database_that_is_added(tmp_path: Path) -> None:
     """An engine of one database takes a second in: the first goes on where it was, with what waits on disk; the whole
     of the second is given to a route that begins with the whole keyspace. Back again, nothing is lost either.
@@ -164,6 +182,7 @@ def test_a_database_that_is_added(tmp_path: Path) -> None:
         healed.touch()
         path.start()
         settled(path, 0, 1)
+        wait_for(lambda: accepted(path) == {(0, "waits"), (0, "unheard"), (1, "old")}, "all of them are accepted")
         assert path.status()["routes"][0]["keys"] == ["*"]
         wait_for(lambda: path.status()["routes"][0]["snapshot"] == "done", "the snapshot")
         healed.unlink()
@@ -175,6 +194,29 @@ def test_a_database_that_is_added(tmp_path: Path) -> None:
         healed.touch()
         path.start()
         wait_for(lambda: held(path)[0, "unheard"] == held(path)[0, "waits"] == {"n": "again"}, "both")
+        assert path.stop() == 0
+
+
+def test_what_waited_of_another_database(tmp_path: Path) -> None:
+    """What an engine of database 3 left on disk is delivered from there by one that captures 0 and 3."""
+    healed = tmp_path / "healed"
+    gate = FunctionSpec("gate", "tests.functions:gate", environment={"HEALED": str(healed)})
+    route = '[[routes]]\nname = "all"\nfunction = "gate"\n'
+    with whole_path(tmp_path, functions=[gate]) as path:
+        configure(path, "[3]", route)
+        path.start()
+        client_of(path, 3).hset("waits", "n", "3")
+        client_of(path, 0).hset("waits", "n", "0")
+        wait_for(lambda: path.totals()["records_retried"] > 0, "it fails")
+        # Nothing but what is on disk is to say that it was not delivered.
+        come_to_rest(client_of(path, 3), "waits")
+        seconds, _ = path.client.time()
+        wait_for(lambda: path.status()["settled_until_ms"] > seconds * 1_000, "its change is settled")
+        assert path.stop() == 0
+        configure(path, "[0, 3]", route)
+        healed.touch()
+        path.start()
+        wait_for(lambda: (3, "waits") in accepted(path), "the one of database 3")
         assert path.stop() == 0
 
 

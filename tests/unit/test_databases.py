@@ -9,6 +9,7 @@ import pytest
 from engine.config import RouteSettings
 from engine.delivery.backlog.backlog import Backlog, BacklogRow
 from engine.delivery.backlog.moves import rehome
+from engine.delivery.targets.batches import parts_of
 from engine.destination.stored import StoredKeys
 from engine.errors import ConfigError
 from engine.routing.databases import Databases, keys_shown, route_inside
@@ -158,3 +159,12 @@ def test_items_say_their_database() -> None:
     assert StoredKeys(3, 3, in_key=True).key_of("0:a") is None
     assert StoredKeys(3, 3, in_key=True).key_of("3:a") == b"a"
     assert StoredKeys(None, 3).key_of("a") == b"3__:a"
+
+
+def test_messages_of_two_databases_are_two() -> None:
+    """What a queue knows a message by tells keys of one name apart, though all else is equal."""
+    record = '{{"record_id":"0","id":"a","version":7,"captured_at_ms":1,"event":"hset","db":{}}}'
+    payload = '{"records":[' + record.format(0) + "," + record.format(3) + "]}"
+    first, second = parts_of(payload.encode())
+    assert first.key == second.key
+    assert (first.identity, second.identity) == ("7-1-hset", "3:7-1-hset")
