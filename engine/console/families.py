@@ -42,6 +42,9 @@ TOTALS = (
     Family("invocations_started", "Invocations that were sent.", INVOKER, (Counter.INVOCATIONS,)),
     Family("payload_bytes", "Bytes that were sent to functions.", INVOKER, (Counter.PAYLOAD_BYTES,)),
     Family("backlog_refused", "Keys that the disk refused.", INVOKER, (Counter.BACKLOG_REFUSED,)),
+    Family("stream_entries_acknowledged", "Entries of streams that were settled.", "", (Counter.ENTRIES_ACKNOWLEDGED,)),
+    Family("stream_entries_malformed", "Entries of streams that name no key.", "", (Counter.ENTRIES_MALFORMED,)),
+    Family("stream_entries_missed", "Entries that were gone before they were read.", "", (Counter.ENTRIES_MISSED,)),
 )
 """What only grows; Prometheus's names end in ``_total``."""
 
@@ -54,6 +57,8 @@ COUNTS = (
     Family("keys_waiting", "Keys that wait in memory.", INVOKER, (Counter.KEYS_WAITING,)),
     Family("keys_in_flight", "Keys whose invocation is under way.", INVOKER, (Counter.KEYS_IN_FLIGHT,)),
     Family("backlog_keys", "Keys that wait on disk.", INVOKER, (Counter.KEYS_BACKLOG,)),
+    Family("stream_entries_behind", "Entries of streams that were not read yet.", "", (Counter.ENTRIES_BEHIND,)),
+    Family("stream_entries_unsettled", "Entries read, not acknowledged.", "", (Counter.ENTRIES_UNSETTLED,)),
     Family("keys_set_aside", "Of them set aside: they keep failing.", INVOKER, (Counter.KEYS_SET_ASIDE,)),
 )
 """What goes up and down."""
