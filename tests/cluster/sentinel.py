@@ -13,9 +13,11 @@ import pytest
 from redis.sentinel import Sentinel
 
 from engine.sandbox import ports
-from engine.sandbox.valkey import ValkeyServer
+from engine.sandbox.valkey import Config, ValkeyServer
 from tests.cluster.nodes import Node, wait_until
+from tests.cluster.tls import tls_config, tls_options
 from tests.servers import chosen
+from tests.tls_proxy import Certificates, make_certificates
 
 SERVICE = "carts"
 DOWN_AFTER_MS = 1_000
@@ -24,9 +26,14 @@ DOWN_AFTER_MS = 1_000
 class Watched:
     """Made by `sentinels`: ``nodes`` are the servers, the first primary first; ``guards`` are the Sentinels."""
 
-    def __init__(self, binary: Path, config: Mapping[str, str], folder: Path) -> None:
+    def __init__(
+        self, binary: Path, config: Mapping[str, str], folder: Path, certificates: Certificates | None = None
+    ) -> None:
         self.nodes: list[Node] = []
         self.guards: list[Node] = []
+        self.options = tls_options(certificates) if certificates is not None else {}
+        """How clients connect, to Sentinels too."""
+        self._tls = tls_config(certificates) if certificates is not None else {}
         self._binary, self._config = binary, config
         # A server is a Sentinel by the name that it is started by.
         self._sentinel = folder / "valkey-sentinel" / "redis-sentinel"
@@ -37,11 +44,13 @@ class Watched:
     def url(self) -> str:
         """Return the engine's URL of the service."""
         hosts = ",".join(f"{ports.HOST}:{guard.port}" for guard in self.guards)
-        return f"redis+sentinel://{hosts}/{SERVICE}/0"
+        return f"{'rediss' if self._tls else 'redis'}+sentinel://{hosts}/{SERVICE}/0"
 
     def client(self) -> Any:
         """Return redis-py's client, which asks the Sentinels for the primary."""
-        return Sentinel([(ports.HOST, guard.port) for guard in self.guards], socket_timeout=5).master_for(SERVICE)
+        options = {"socket_timeout": 5, **self.options}
+        places = [(ports.HOST, guard.port) for guard in self.guards]
+        return Sentinel(places, sentinel_kwargs=options).master_for(SERVICE, **options)
 
     def primary(self) -> Node:
         """Return the server that the Sentinels take for the primary; without any, the one that is."""
@@ -128,15 +137,22 @@ class Watched:
             ours = {"repl-diskless-sync-delay": "0", "repl-ping-replica-period": "1"}
             if number:
                 ours["replicaof"] = f"{ports.HOST} {self.nodes[0].port}"
-            self.nodes.append(Node(ValkeyServer(binary=self._binary, config={**ours, **self._config}).start(), {}))
+            self.nodes.append(self._started(self._binary, {**ours, **self._config}))
         watch = [
             f"monitor {SERVICE} {ports.HOST} {self.nodes[0].port} {count // 2 + 1}",
             f"down-after-milliseconds {SERVICE} {DOWN_AFTER_MS}",
             f"failover-timeout {SERVICE} 6000",
         ]
         for _ in range(count):
-            self.guards.append(Node(ValkeyServer(binary=self._sentinel, config={"sentinel": watch}).start(), {}))
+            self.guards.append(self._started(self._sentinel, {"sentinel": watch}))
         self.wait_until_ok()
+
+    def _started(self, binary: Path, config: Config) -> Node:
+        if not self._tls:
+            return Node(ValkeyServer(binary=binary, config=config).start(), {})
+        port = ports.free_port("a server of the test")
+        config = {**config, **self._tls, "port": "0", "tls-port": str(port)}
+        return Node(ValkeyServer(port, binary=binary, config=config).start(), self.options)
 
     def close(self) -> None:
         """End all that was started."""
@@ -146,17 +162,24 @@ class Watched:
 
 @contextmanager
 def sentinels(
-    server: str = "valkey-9.1", *, count: int = 3, replicas: int = 2, config: Mapping[str, str] | None = None
+    server: str = "valkey-9.1",
+    *,
+    count: int = 3,
+    replicas: int = 2,
+    tls: bool = False,
+    config: Mapping[str, str] | None = None,
 ) -> Iterator[Watched]:
     """Yield a primary and its replicas, watched by Sentinels that know each other; ``config`` is of the servers.
 
-    With ``count`` 0 nobody watches: a primary with replicas.
+    With ``count`` 0 nobody watches: a primary with replicas. ``tls`` (Debian's Redis alone has it): no port is plain,
+    and clients need a certificate; `Watched.options` has what they need.
     """
     known = chosen()
     if server not in known:
         pytest.skip(f"{server} is not here: `make servers`")
     with tempfile.TemporaryDirectory(prefix="sentinel-") as folder:
-        made = Watched(known[server], config or {}, Path(folder))
+        certificates = make_certificates(Path(folder)) if tls else None
+        made = Watched(known[server], config or {}, Path(folder), certificates)
         with contextlib.closing(made):
             made.create(replicas, count)
             yield made

@@ -22,8 +22,9 @@ from tests.cluster import moves
 from tests.cluster.net import Net
 from tests.cluster.nodes import ADMIN, SECRET, WAIT_S, Known, Node, wait_until
 from tests.cluster.start import Config, StartNode
+from tests.cluster.tls import tls_config, tls_options
 from tests.servers import chosen
-from tests.tls_proxy import Certificates, make_certificates
+from tests.tls_proxy import make_certificates
 
 NODE_TIMEOUT_MS = 1_500
 _FAILOVER_S_MAX = 6.0
@@ -313,8 +314,8 @@ def cluster(
                 pytest.skip(f"{name} is built without TLS")
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="cluster-"))
             certificates = make_certificates(Path(folder))
-            ours |= _tls_config(certificates)
-            options |= _tls_options(certificates)
+            ours |= tls_config(certificates)
+            options |= tls_options(certificates)
         net = stack.enter_context(contextlib.closing(Net())) if proxied else None
         made = Cluster(StartNode(binary, {**ours, **(config or {})}, options, is_old=is_old, net=net))
         stack.callback(made.close)
@@ -329,22 +330,3 @@ def _binary_of(server: str | Path) -> tuple[Path, str]:
     if server not in known:
         pytest.skip(f"{server} is not here: `make servers`")
     return known[server], server
-
-
-def _tls_config(certificates: Certificates) -> dict[str, str]:
-    return {
-        "tls-cluster": "yes",
-        "tls-replication": "yes",
-        "tls-ca-cert-file": str(certificates.authority),
-        "tls-cert-file": str(certificates.certificate),
-        "tls-key-file": str(certificates.key),
-    }
-
-
-def _tls_options(certificates: Certificates) -> dict[str, Any]:
-    return {
-        "ssl": True,
-        "ssl_ca_certs": str(certificates.authority),
-        "ssl_certfile": str(certificates.certificate),
-        "ssl_keyfile": str(certificates.key),
-    }

@@ -133,6 +133,19 @@ def test_the_primary_of_a_named_replica(tmp_path: Path, replicated: Watched) -> 
         assert path.stop() == 0
 
 
+def test_a_named_primary_hands_over(tmp_path: Path, replicated: Watched) -> None:
+    """A primary that hands over by FAILOVER is left for the one that it follows then: nobody renames anything."""
+    before = replicated.nodes[0]
+    with whole_path(tmp_path) as path:
+        start(path, f"redis://{before.address}/0", "")
+        write_some(path, before, "first")
+        after = replicated.failover("FAILOVER")
+        write_some(path, after, "second")
+        wait_for(lambda: is_read(after) and not clients(before), "the new primary is read, and nobody else")
+        write_some(path, after, "third")
+        assert path.stop() == 0
+
+
 @pytest.mark.parametrize("lag_s", [0, 4])
 def test_an_endpoint_moves(tmp_path: Path, replicated: Watched, lag_s: int) -> None:
     """A primary that becomes a replica is left for whom its name leads to, also where the name follows late."""

@@ -99,6 +99,23 @@ def test_writes_at_the_old_primary(tmp_path: Path, watched: Watched) -> None:
     watched.wait_until_ok()
 
 
+def test_sentinels_behind_tls(tmp_path: Path) -> None:
+    """Sentinels and servers that speak TLS alone, and want a certificate of ours, are asked, captured and followed."""
+    with sentinels("redis-7.0", replicas=1, tls=True) as made, whole_path(tmp_path) as path:
+        options = made.options
+        files = {"ca": "ssl_ca_certs", "cert": "ssl_certfile", "key": "ssl_keyfile"}
+        configure(path, made.url, "".join(f'tls_{name}_file = "{options[key]}"\n' for name, key in files.items()))
+        path.start()
+        client = made.client()
+        for number in range(20):
+            write(client, "tls", number)
+        wait_for(lambda: is_whole(path, client, "tls"), "everything at the destination")
+        after = made.failover("SENTINEL FAILOVER")
+        write(after.client, "tls", 99)
+        wait_for(lambda: path.last().get(b"tls:99") == {"n": "99"}, "a change at the new primary")
+        assert path.stop() == 0
+
+
 def test_password_rotates(tmp_path: Path) -> None:
     """A password that changes while the engine runs takes no restart, and no change is lost: its file is read anew."""
     secret = tmp_path / "secret"
