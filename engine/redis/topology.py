@@ -72,11 +72,13 @@ def ask_topology(
 ) -> Found:
     """Return what the server of ``redis.url`` says of its nodes, or one of these other addresses in its stead.
 
-    With ``redis.read_from = "replica"`` each node has the replica that is read: the ``current`` one, as long as it is
-    well. Raises `RedisError` where nobody answers, or may be asked.
+    Where a cluster is ``current``, the other addresses are asked first. With ``redis.read_from = "replica"`` each node
+    has the replica that is read: the current one, as long as it is well. Raises `RedisError` where nobody answers, or
+    may be asked.
     """
     known = {node.id: node for node in (current or Topology()).nodes}
-    found = _believed(redis, others, epoch_least)
+    is_running = current is not None and current.is_cluster
+    found = _believed(redis, others, epoch_least, is_running=is_running)
     if not found.topology.is_cluster:
         node, told, refused = find_node(redis, known.get(""))
         topology = Topology((replace(node, number=0),))
@@ -93,29 +95,35 @@ def ask_topology(
     return replace(found, topology=topology, told=(*found.told, *(one.told for one in placed if one.told)))
 
 
-def _believed(redis: RedisSettings, others: Sequence[str], epoch_least: int) -> Found:
+def _believed(redis: RedisSettings, others: Sequence[str], epoch_least: int, *, is_running: bool) -> Found:
     errors: list[RedisError] = []
     views: list[Found] = []
-    hosts = each_host(redis)
-    for settings in (*hosts, *(settings_at(redis, address) for address in others)):
+    hosts, elsewhere = each_host(redis), [settings_at(redis, address) for address in others]
+    # Whoever swallows what is sent to it costs seconds, and the named one is dead as often as any other.
+    for settings in (*elsewhere, *hosts) if is_running else (*hosts, *elsewhere):
         try:
             found = _ask(settings)
         except RedisError as error:
             errors.append(error)
             continue
         is_cluster = found.topology.is_cluster
+        if not is_cluster and settings in elsewhere:
+            # Another server has the address now.
+            continue
         if (is_cluster and found.is_up and found.epoch >= epoch_least) or (not is_cluster and len(hosts) == 1):
-            return _with_errors(found, errors)
+            return found if is_running else _with_errors(found, errors)
         views.append(found)
     if not views:
-        raise nobody_answers("no host in redis.url answers", errors, ONE_RUNS) if len(hosts) > 1 else errors[0]
+        if len(hosts) > 1:
+            raise nobody_answers("no host in redis.url answers", errors, ONE_RUNS)
+        raise errors[-1 if is_running else 0]
     best = max(views, key=lambda view: (view.topology.is_cluster, view.epoch, view.is_up))
     if not best.topology.is_cluster:
         raise RedisRefused(
             f"redis.url names several hosts, and {best.asked} is no node of a cluster",
             hint="name one server, or the Sentinels that watch it: redis+sentinel://HOST:PORT,HOST:PORT/SERVICE",
         )
-    return _with_errors(best, errors)
+    return best if is_running else _with_errors(best, errors)
 
 
 def _with_errors(found: Found, errors: Sequence[RedisError]) -> Found:

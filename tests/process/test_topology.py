@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -163,6 +164,20 @@ def test_several_hosts() -> None:
     for ask in (ask_topology, lambda redis: RespConnection.open(redis, name="test")):
         with pytest.raises(RedisUnreachable, match=r"no host in redis.url answers: .*127.0.0.1:1: .*127.0.0.1:2: "):
             ask(RedisSettings(url="redis://127.0.0.1:1,127.0.0.1:2"))
+
+
+def test_a_named_host_that_hangs() -> None:
+    """While a cluster is captured, its nodes are asked before the named one; a stranger at their address is none."""
+    with cluster(primaries=2) as made, ValkeyServer() as stranger, socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.setblocking(False)
+        redis = RedisSettings(url=f"redis://127.0.0.1:{silent.getsockname()[1]}", read_timeout_ms=200)
+        current = ask_topology(settings(made)).topology
+        others = [f"127.0.0.1:{stranger.port}", *(node.address for node in current.nodes)]
+        assert by_id(ask_topology(redis, others, current=current).topology) == by_id(current)
+        with pytest.raises(BlockingIOError):
+            silent.accept()
+        with pytest.raises(RedisUnreachable, match=r"did not answer in 0\.2 s"):
+            ask_topology(redis, others[:1], current=current)
 
 
 @every_server
