@@ -67,7 +67,10 @@ def health_of(status: Mapping[str, Any], now_ms: int) -> Health:
     condition = found[0].condition if found else Condition.WELL
     if not found:
         lag_ms = lag_ms_of(status, now_ms)
-        what = "" if lag_ms is None else f": everything that changed until {seconds(lag_ms)} ago is delivered"
+        if snapshots := snapshots_under_way(status.get("routes", ())):
+            what = f": {', '.join(map(shown, snapshots))} is given the whole keyspace, and what changes meanwhile"
+        else:
+            what = "" if lag_ms is None else f": everything that changed until {seconds(lag_ms)} ago is delivered"
         return Health(condition, f"{condition.value}{what}", ())
     more = len(found) - 1
     line = f"{condition.value}: {found[0].what}" + (f"; {counted(more, 'more finding')}" if more else "")
@@ -87,10 +90,12 @@ def lag_ms_of(status: Mapping[str, Any], now_ms: int) -> int | None:
     because they keep failing by themselves, do not.
     """
     settled_ms = int(status.get("settled_until_ms", 0))
-    if settled_ms <= THE_BEGINNING_MS:
-        return None
-    oldest = [int(route["oldest_ms"]) for route in status.get("routes", ()) if route.get("oldest_ms")]
-    return max(0, now_ms - min([settled_ms, *oldest]))
+    return None if settled_ms <= THE_BEGINNING_MS else max(0, now_ms - min([settled_ms, *_oldest(status)]))
+
+
+def _oldest(status: Mapping[str, Any]) -> list[int]:
+    """Return since when (Unix ms) the oldest key of each route waits that has one."""
+    return [int(route["oldest_ms"]) for route in status.get("routes", ()) if route.get("oldest_ms")]
 
 
 def seconds(ms: float) -> str:
@@ -189,8 +194,11 @@ def _of_gaps(status: Mapping[str, Any]) -> Iterator[Finding]:
 
 def _of_lag(status: Mapping[str, Any], now_ms: int, *, is_explained: bool) -> Iterator[Finding]:
     lag_ms = lag_ms_of(status, now_ms)
+    if snapshots_under_way(status.get("routes", ())):
+        # The watermark stands until the whole keyspace is found; what is found, or changes, is delivered meanwhile.
+        lag_ms = max((now_ms - oldest_ms for oldest_ms in _oldest(status)), default=0)
     if lag_ms is None:
-        if status.get("state", "ready") == "ready" and not snapshots_under_way(status.get("routes", ())):
+        if status.get("state", "ready") == "ready":
             yield Finding(Condition.RECOVERING, "starting", "how late deliveries are is not known yet")
         return
     if lag_ms <= LATE_MS or is_explained:
@@ -199,9 +207,7 @@ def _of_lag(status: Mapping[str, Any], now_ms: int, *, is_explained: bool) -> It
     late = [node for node in status.get("nodes", ()) if (node.get("settled_age_ms") or 0) > LATE_MS]
     if late and len(late) < len(status["nodes"]):
         what += f" (of {', '.join(shown(str(node['address'])) for node in late)})"
-    is_whole = bool(snapshots_under_way(status.get("routes", ())))
-    condition = Condition.RECOVERING if is_whole else Condition.TROUBLE
-    yield Finding(condition, "late", what, "more invokers, more concurrency, or a faster function")
+    yield Finding(Condition.TROUBLE, "late", what, "more invokers, more concurrency, or a faster function")
 
 
 def snapshots_under_way(routes: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -210,14 +216,14 @@ def snapshots_under_way(routes: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def in_words(scan: Mapping[str, Any]) -> str:
-    """Return how far a scan is: 40 % of 1,000,000 keys, about 3 minutes left."""
+    """Return how far a scan is: 40 %, about 3 minutes left. Each shard counts all keys of its nodes."""
     share = min(100, 100 * scan["scanned"] // max(1, scan["keys"]))
     left_s = scan.get("left_s")
     left = ""
     if left_s is not None:
         minutes = round(left_s / 60)
         left = f", about {counted(minutes, 'minute')} left" if minutes else ", less than a minute left"
-    return f"{share} % of {counted(scan['keys'], 'key')}{left}"
+    return f"{share} %{left}"
 
 
 def _in_the_last_minute(status: Mapping[str, Any], counter: str) -> int:

@@ -111,7 +111,13 @@ def test_keys_of_a_failing_route_do_not_fail_alone() -> None:
 def test_a_snapshot_is_no_gap() -> None:
     """A route's first snapshot makes nothing late and repairs nothing: it is what was asked for."""
     whole = status(routes=[route(snapshot="under way")], settled_until_ms=1, scan={"keys": 9, "scanned": 1})
-    assert health_of(whole, NOW_MS).condition is Condition.WELL
+    health = health_of(whole, NOW_MS)
+    assert health.condition is Condition.WELL
+    assert health.line == "well: carts is given the whole keyspace, and what changes meanwhile"
+    standing = {**whole, "settled_until_ms": NOW_MS - 90_000}
+    assert health_of(standing, NOW_MS).condition is Condition.WELL
+    late = {**standing, "routes": [route(snapshot="under way", oldest_ms=NOW_MS - 34_000)]}
+    assert health_of(late, NOW_MS).findings[0].topic == "late"
 
 
 def test_lag_counts_keys_on_disk() -> None:

@@ -53,7 +53,7 @@ def test_how_far_a_snapshot_is() -> None:
     """A snapshot says which routes it is of, how far it is, and how long it will take."""
     whole = [route(snapshot="under way")]
     scan = {"keys": 1_000, "scanned": 400, "left_s": 180}
-    assert "snapshot of carts: 40 % of 1,000 keys, about 3 minutes left" in rendered(status(routes=whole, scan=scan))
+    assert "snapshot of carts: 40 %, about 3 minutes left" in rendered(status(routes=whole, scan=scan))
     found = {"keys": 0, "scanned": 0, "left_s": None}
     assert "snapshot of carts: all keys found, being delivered" in rendered(status(routes=whole, scan=found))
 
