@@ -9,6 +9,7 @@ import msgspec
 
 PREFIX = "bench:"
 """What all keys of the benchmarks begin with."""
+STREAM = f"{PREFIX}changes"
 KEY_DIGITS = 9
 """Of a key's number in its name: all names are of one length."""
 NUMBER_FIELD, DUE_FIELD = "n", "d"
@@ -24,7 +25,8 @@ Kind = Literal["hset", "string", "delete", "expire"]
 class Mix(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is sent, by weight, and how large values are.
 
-    ``hset`` sets a hash of ``fields`` fields that hold ``value_bytes`` together; ``string`` a SET of the same content,
+    ``hset`` sets a hash of ``fields`` fields that hold ``value_bytes`` together, with an entry in `STREAM` that names
+    it where there are ``entries`` (by the function of config/streams); ``string`` a SET of the same content,
     on keys of its own; ``delete`` a DEL and ``expire`` an EXPIRE of ten minutes, on the hashes.
     """
 
@@ -34,6 +36,7 @@ class Mix(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     expire: float = 0.0
     fields: int = 2
     value_bytes: int = 31
+    entries: bool = False
 
 
 class BadMix(ValueError):
@@ -83,11 +86,15 @@ def templates(mix: Mix) -> dict[Kind, Template]:
     key = PREFIX.encode() + b"%%0%dd" % KEY_DIGITS
     text = b"|".join((b"%%0%dd" % NUMBER_DIGITS, b"%%0%dd" % DUE_DIGITS, *filler[1::2]))
     return {
-        "hset": Template(_packed([b"HSET", key, *content]), 3),
+        "hset": Template(_packed([*_hset(key, mix), *content]), 3),
         "string": Template(_packed([b"SET", key, text]), 3),
         "delete": Template(_packed([b"DEL", key]), 1),
         "expire": Template(_packed([b"EXPIRE", key, b"600"]), 1),
     }
+
+
+def _hset(key: bytes, mix: Mix) -> list[bytes]:
+    return [b"FCALL", b"ingest_write", b"2", key, STREAM.encode(), b"HSET"] if mix.entries else [b"HSET", key]
 
 
 def _filler(mix: Mix) -> list[bytes]:

@@ -43,6 +43,8 @@ class Shape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parallelization_factor: int = 2
     sink: SinkName = "stand-in"
     events: tuple[str, ...] = ("hset",)
+    capture: str = ""
+    """Lines of the section of that name."""
 
 
 class Trial(msgspec.Struct, frozen=True):
@@ -238,6 +240,7 @@ def _rig(shape: Shape, more: str, **options: Any) -> AbstractContextManager[Rig]
         batch_size=shape.batch_size,
         parallelization_factor=shape.parallelization_factor,
         more=more,
+        capture=shape.capture,
         **options,
     )
 

@@ -35,6 +35,7 @@ CONFIG = """\
 url = "{redis_url}"
 [capture]
 shards = {shards}
+{capture}
 [delivery]
 invokers = {invokers}
 dead_letter_file = "{folder}/dead_letters.jsonl"
@@ -195,11 +196,13 @@ def rig(
     function: Callable[[Path], FunctionSpec] = stand_in,
     aws_function: str = "",
     more: str = "",
+    capture: str = "",
 ) -> Iterator[Rig]:
     """Run the server, the function and the engine until the block ends.
 
     ``function`` is called ``accept``, and made for the folder of the run; ``aws_function`` names one that runs in AWS,
-    by the credentials of the environment, instead; ``more`` are lines of the route's settings.
+    by the credentials of the environment, instead; ``more`` are lines of the route's settings, ``capture`` of
+    the section of that name.
     Raise `ServerError` or `EngineEnded`.
     """
     folder = Path(tempfile.mkdtemp(prefix="engine-bench-"))
@@ -217,6 +220,7 @@ def rig(
                     redis_url=server.redis.url,
                     folder=folder,
                     shards=shards,
+                    capture=capture,
                     invokers=invokers,
                     function=aws_function or "accept",
                     keys=msgspec.json.encode(server.keys).decode(),

@@ -1,0 +1,1 @@
+"""Where changes come from, compared: what each source costs, and how late it is."""
