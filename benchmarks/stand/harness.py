@@ -201,9 +201,8 @@ def rig(
     """Run the server, the function and the engine until the block ends.
 
     ``function`` is called ``accept``, and made for the folder of the run; ``aws_function`` names one that runs in AWS,
-    by the credentials of the environment, instead; ``more`` are lines of the route's settings, ``capture`` of
-    the section of that name.
-    Raise `ServerError` or `EngineEnded`.
+    by the credentials of the environment, instead; ``more`` and ``capture`` are more settings, of the route
+    and of that section. Raise `ServerError` or `EngineEnded`.
     """
     folder = Path(tempfile.mkdtemp(prefix="engine-bench-"))
     journal = folder / "journal.jsonl" if with_journal else None
@@ -216,11 +215,10 @@ def rig(
                 environment, runtime_pid = engine_environment(runtime.endpoint), runtime.pid
             config = folder / "engine.toml"
             config.write_text(
-                CONFIG.format(
+                CONFIG.replace("{capture}", capture).format(
                     redis_url=server.redis.url,
                     folder=folder,
                     shards=shards,
-                    capture=capture,
                     invokers=invokers,
                     function=aws_function or "accept",
                     keys=msgspec.json.encode(server.keys).decode(),
