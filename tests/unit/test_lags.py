@@ -85,6 +85,16 @@ def test_lags_outlive_the_process_that_counted() -> None:
     assert board.row(0).lags.read(Stage.INVOKED) == board.row(1).lags.read(Stage.FETCHED) == EMPTY
 
 
+@given(st.dictionaries(LAGS, st.integers(1, 1_000), max_size=20))
+def test_many_are_counted_as_one_by_one(counts: dict[int, int]) -> None:
+    """What a batch counts at once is what its keys would count by themselves."""
+    board = Board(2)
+    board.row(0).lags.record_all(Stage.SETTLED, 0, {-lag_ms: count for lag_ms, count in counts.items()})
+    for lag_ms, count in counts.items():
+        board.row(1).lags.record(Stage.SETTLED, lag_ms, count)
+    assert board.row(0).lags.read(Stage.SETTLED) == board.row(1).lags.read(Stage.SETTLED)
+
+
 def test_a_clock_that_jumps_breaks_nothing() -> None:
     """A lag that a clock makes negative counts as none, one beyond all bounds as the highest."""
     row = Board(1).row(0)
