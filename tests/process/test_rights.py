@@ -66,7 +66,7 @@ def test_the_commands_tell(tmp_path: Path) -> None:
         command = [sys.executable, "-m", "engine", "check", "--config", str(path.config)]
         check = subprocess.run(command, env=path.environment, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert "ACL SETUSER engine +info" in " ".join(check.stdout.split())
-        assert "engine start adds what is missing" in check.stdout
+        assert "the engine adds missing flags at start" in check.stdout
         assert check.returncode == 0
         path.start()
         assert "ACL SETUSER engine +info" in path.log()
