@@ -64,6 +64,7 @@ def test_a_key_that_can_never_be_stored_holds_nothing_up(tmp_path: Path) -> None
     marker = tmp_path / "healed"
     with whole_path(tmp_path, functions=[function("picky", marker)]) as path:
         configure(path, ROUTE.format("picky"), set_aside_attempts=3)
+        path.environment["ENGINE_LOG_KEYS"] = "true"
         path.start()
         path.client.hset("good", "n", 1)
         path.client.hset("poison", "n", 1)
