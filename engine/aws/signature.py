@@ -7,10 +7,11 @@ AWS API request" (IAM User Guide).
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import time
+from binascii import hexlify
 from collections.abc import Mapping
+from hashlib import sha256
 from typing import NamedTuple, Protocol
 from urllib.parse import quote
 
@@ -57,6 +58,26 @@ class _Layout(NamedTuple):
         return cls(";".join([name for name, _ in named]), parts[0], between, lines)
 
 
+class Stamp:
+    """What all signatures of one second have in common: ``headers`` to add, and ``authorization``, which is the header
+    of that name up to the signature.
+    """
+
+    __slots__ = ("_canonical", "_key", "_text", "authorization", "headers")
+
+    def __init__(self, headers: dict[str, str], authorization: str, canonical: str, text: str, key: bytes) -> None:
+        self.headers = headers
+        self.authorization = authorization
+        self._canonical = canonical.encode()
+        self._text = text.encode()
+        self._key = key
+
+    def signature(self, body: bytes) -> bytes:
+        """Return the signature of a request with this body."""
+        hashed = hexlify(sha256(self._canonical + hexlify(sha256(body).digest())).digest())
+        return hexlify(hmac.digest(self._key, self._text + hashed, "sha256"))
+
+
 class Signer:
     """Signs POST requests to one path of one host; one thread at a time."""
 
@@ -67,35 +88,41 @@ class Signer:
         # Every service but S3 wants the path encoded once more than it is sent.
         self._canonical_path = quote(path, safe="/~")
         self._known: tuple[str, str, bytes] = ("", "", b"")
-        self._stamped: tuple[int, str] = (-1, "")
+        self._stamp: Stamp | None = None
+        self._second = 0
+        self._credentials: Frozen | None = None
         self._headers: dict[str, str] = {}
         self._layouts: dict[bool, _Layout] = {}
 
     def sign(self, headers: dict[str, str], body: bytes, credentials: Frozen, unix_s: float) -> dict[str, str]:
         """Return the headers to add; ``headers`` (their names in small letters) are all signed."""
-        stamp, token = self._stamp_of(unix_s), credentials.token or ""
-        day = stamp[:8]
-        added = {"X-Amz-Date": stamp}
+        stamp = self.at(headers, credentials, unix_s)
+        return {**stamp.headers, "Authorization": f"{stamp.authorization}{stamp.signature(body).decode()}"}
+
+    def at(self, headers: dict[str, str], credentials: Frozen, unix_s: float) -> Stamp:
+        """Return what signs bodies at this moment; it is the same object throughout a second."""
+        second = int(unix_s // 1)
+        stamp = self._stamp
+        if stamp is None or second != self._second or credentials is not self._credentials or headers != self._headers:
+            layout = self._layout_of(headers, has_token=bool(credentials.token))
+            stamp = self._stamp = self._stamp_at(second, layout, credentials)
+            self._second, self._credentials = second, credentials
+        return stamp
+
+    def _stamp_at(self, second: int, layout: _Layout, credentials: Frozen) -> Stamp:
+        date, token = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(second)), credentials.token or ""
+        added = {"X-Amz-Date": date}
         if token:
             added["X-Amz-Security-Token"] = token
-        layout = self._layout_of(headers, has_token=bool(token))
-        lines = f"{layout.before}{stamp}{layout.between}{token}{layout.after}"
-        digest = hashlib.sha256(body).hexdigest()
-        canonical = f"POST\n{self._canonical_path}\n\n{lines}\n{layout.names}\n{digest}"
-        scope = f"{day}/{self._scope_end}"
-        text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
-        signature = hmac.digest(self._key_of(credentials.secret_key, day), text.encode(), "sha256").hex()
-        added["Authorization"] = (
-            f"AWS4-HMAC-SHA256 Credential={credentials.access_key}/{scope}, SignedHeaders={layout.names}, "
-            f"Signature={signature}"
+        lines = f"{layout.before}{date}{layout.between}{token}{layout.after}"
+        scope = f"{date[:8]}/{self._scope_end}"
+        return Stamp(
+            added,
+            f"AWS4-HMAC-SHA256 Credential={credentials.access_key}/{scope}, SignedHeaders={layout.names}, Signature=",
+            f"POST\n{self._canonical_path}\n\n{lines}\n{layout.names}\n",
+            f"AWS4-HMAC-SHA256\n{date}\n{scope}\n",
+            self._key_of(credentials.secret_key, date[:8]),
         )
-        return added
-
-    def _stamp_of(self, unix_s: float) -> str:
-        second = int(unix_s // 1)
-        if second != self._stamped[0]:
-            self._stamped = (second, time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(second)))
-        return self._stamped[1]
 
     def _layout_of(self, headers: dict[str, str], *, has_token: bool) -> _Layout:
         if headers != self._headers:

@@ -57,8 +57,8 @@ log = get_logger(__name__)
 BEAT_MS_MAX = 500
 OBEY_MS_MAX = 50
 """How often there is a look for commands, besides when they are announced."""
-GAUGE_MS = 20
-"""How often what others look at is brought up to date."""
+UPKEEP_MS = 20
+"""How often is looked whether rings fill up, and what others look at is brought up to date."""
 SWITCH_INTERVAL_S = 0.0005
 """How long a thread may keep the interpreter's lock from another: the default of 5 ms would be our lag."""
 
@@ -132,8 +132,8 @@ class Invoker:
         )  # fmt: skip
         self._draining = False
         self._gather_s = delivery.gather_ms / 1_000
-        self._is_woken = False
-        self._obey_due_ms = self._gauge_due_ms = self._standing_due_ms = 0
+        self._is_woken = self._is_kept_up = False
+        self._obey_due_ms = self._upkeep_due_ms = self._standing_due_ms = 0
         self._said = Standings(())
         self._lanes = Lanes(self._kit)
         backoff = Backoff(delivery.retry_backoff_ms_min, delivery.retry_backoff_ms_max)
@@ -253,17 +253,22 @@ class Invoker:
         self._complete()
         more |= self._lanes.sort_shelves(monotonic_ms())
         self._start_batches()
-        self._relieve_rings()
+        moment_ms = monotonic_ms()
+        self._is_kept_up = moment_ms >= self._upkeep_due_ms or self._draining
+        if self._is_kept_up:
+            self._keep_up(moment_ms)
         if self._intake.release():
             self._backlog.repaired()
-        moment_ms = monotonic_ms()
-        if moment_ms >= self._gauge_due_ms:
-            self._gauge_due_ms = moment_ms + GAUGE_MS
-            set_gauges(self._row, self._lanes.all(), self._backlog, self._fence_ms)
-            self._note_damage()
-            if moment_ms >= self._standing_due_ms:
-                self._say_standing(moment_ms)
         return more or bool(self._done)
+
+    def _keep_up(self, moment_ms: int) -> None:
+        """See to what can wait for some milliseconds: rings that fill up, and what others look at."""
+        self._upkeep_due_ms = moment_ms + UPKEEP_MS
+        self._relieve_rings()
+        set_gauges(self._row, self._lanes.all(), self._backlog, self._fence_ms)
+        self._note_damage()
+        if moment_ms >= self._standing_due_ms:
+            self._say_standing(moment_ms)
 
     def _say_standing(self, moment_ms: int) -> None:
         self._standing_due_ms = moment_ms + REPORT_MS
@@ -316,6 +321,8 @@ class Invoker:
                 if not self._reads.deliver(lane, batch):
                     # All of it waits for its node, and so may what comes next: others have their turn first.
                     break
+                if not (lane.keys.has_more() or len(lane.shelf)):
+                    break
 
     def _relieve_rings(self) -> None:
         """Move the keys of lanes to disk that would stop the others by filling the rings, or that hold up a drain."""
@@ -332,16 +339,17 @@ class Invoker:
     def _wait_ms(self) -> int:
         """Return how long nothing can happen by itself, in milliseconds, at least 1: no spinning."""
         moment_ms = monotonic_ms()
-        times = []
+        until_ms = moment_ms + BEAT_MS_MAX
+        if not self._is_kept_up:
+            until_ms = min(until_ms, self._upkeep_due_ms)
         if self._reads.is_open():
-            due = [lane.next_due_ms(moment_ms) for lane in self._lanes.all()]
-            times = [time for time in due if time is not None]
+            for lane in self._lanes.all():
+                if lane.keys.has_more() and (due_ms := lane.next_due_ms(moment_ms)) is not None:
+                    until_ms = min(until_ms, due_ms)
         expiry_ms = self._sockets.next_expiry_ms()
         if expiry_ms is not None:
-            times.append(expiry_ms)
-        if not times:
-            return BEAT_MS_MAX
-        return max(1, min(BEAT_MS_MAX, min(times) - moment_ms))
+            until_ms = min(until_ms, expiry_ms)
+        return max(1, until_ms - moment_ms)
 
     def _set_routes(self, table: RouteTable) -> None:
         self._lanes.set_routes(table, monotonic_ms(), self._spec.fence_ms, self._fence_ms)

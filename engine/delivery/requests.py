@@ -16,7 +16,7 @@ from engine.aws.access import Access
 from engine.aws.http.answer import Answer
 from engine.aws.http.connection import Broken, Connection
 from engine.aws.http.connector import Connector, can_reach
-from engine.aws.signature import Signer
+from engine.aws.signature import Signer, Stamp
 from engine.clock import monotonic_ms
 from engine.delivery.sockets import Sockets
 
@@ -65,21 +65,29 @@ class Way:
         lines = "".join(f"{name}: {value}\r\n" for name, value in sent.items())
         self._head = f"POST {self.connector.target_of(path)} HTTP/1.1\r\n{lines}"
         self._frozen: Any = None
+        self._is_due: Callable[[], bool] | None = None
+        """Tells whether credentials are to be renewed, where they ever are."""
+        self._stamp: Stamp | None = None
+        self._start = b""
+        """What requests of one second begin with, up to the signature."""
 
     def needs_renewal(self) -> bool:
         """Tell whether asking for the credentials would block."""
-        refresh_needed = getattr(self.credentials, "refresh_needed", None)
-        return self._frozen is None or (refresh_needed is not None and refresh_needed())
+        return self._frozen is None or (self._is_due is not None and self._is_due())
 
     def renew(self) -> None:
         """Have credentials at hand, renewed if they are due; blocks. Raises botocore's errors."""
+        self._is_due = getattr(self.credentials, "refresh_needed", None)
         self._frozen = self.credentials.get_frozen_credentials()
 
     def request(self, body: bytes) -> bytes:
         """Return a signed request."""
-        added = self.signer.sign(self._signed, body, self._frozen, time.time())
-        lines = "".join([f"{name}: {value}\r\n" for name, value in added.items()])
-        return f"{self._head}Content-Length: {len(body)}\r\n{lines}\r\n".encode() + body
+        stamp = self.signer.at(self._signed, self._frozen, time.time())
+        if stamp is not self._stamp:
+            lines = "".join([f"{name}: {value}\r\n" for name, value in stamp.headers.items()])
+            self._stamp, self._start = stamp, f"{self._head}{lines}Authorization: {stamp.authorization}".encode()
+        size = b"\r\nContent-Length: %d\r\n\r\n" % len(body)
+        return b"".join((self._start, stamp.signature(body), size, body))
 
 
 @dataclass(eq=False, slots=True)
@@ -184,7 +192,7 @@ class Requests:
         request.connection = connection
         request.until_ms = monotonic_ms() + self._timeout_ms
         self.under_way[request] = None
-        self._sockets.expect(self)
+        self._sockets.expect(self, request.until_ms)
         try:
             data = self._way.request(request.body())
         except Exception as error:

@@ -6,6 +6,8 @@ import select
 from collections.abc import Callable
 from typing import Protocol
 
+NEVER_MS = 1 << 62
+
 
 class Expiring(Protocol):
     """Something whose waits have an end: calls that are under way."""
@@ -24,6 +26,9 @@ class Sockets:
         self._poller = select.poll()
         self._ready: dict[int, Callable[[], None]] = {}
         self._expiring: dict[Expiring, None] = {}
+        self._look_ms = NEVER_MS
+        """When (monotonic) something expires, at the earliest."""
+        self._is_hurried = False
 
     def watch(self, descriptor: int, wants: int, on_ready: Callable[[], None]) -> None:
         """Call ``on_ready`` whenever the descriptor is ready for ``wants``, until `forget`."""
@@ -39,23 +44,34 @@ class Sockets:
         if self._ready.pop(descriptor, None) is not None:
             self._poller.unregister(descriptor)
 
-    def expect(self, calls: Expiring) -> None:
-        """See that these calls expire in time, until `expect_no_more`."""
+    def expect(self, calls: Expiring, by_ms: int) -> None:
+        """See that these calls expire in time, until `expect_no_more`; something of them may ``by_ms`` (monotonic)."""
         self._expiring[calls] = None
+        if by_ms < self._look_ms:
+            self._look_ms = by_ms
+
+    def hurry(self) -> None:
+        """Have the next `expire` look whatever the time is; any thread may call it."""
+        self._is_hurried = True
 
     def expect_no_more(self, calls: Expiring) -> None:
         """Take in that nothing of these is under way."""
         self._expiring.pop(calls, None)
 
     def next_expiry_ms(self) -> int | None:
-        """Return when (monotonic) the next call expires, None where none is under way."""
-        times = [calls.next_expiry_ms() for calls in self._expiring]
-        return min((time for time in times if time is not None), default=None)
+        """Return when (monotonic) a call may expire, at the earliest; None where none is under way."""
+        return self._look_ms if self._expiring and self._look_ms < NEVER_MS else None
 
     def expire(self, moment_ms: int) -> None:
         """Give up calls that have taken too long."""
+        if moment_ms < self._look_ms and not self._is_hurried:
+            return
+        # First: a thread may hurry us while we look.
+        self._is_hurried = False
         for calls in tuple(self._expiring):
             calls.expire(moment_ms)
+        times = [calls.next_expiry_ms() for calls in self._expiring]
+        self._look_ms = min((time for time in times if time is not None), default=NEVER_MS)
 
     def wait(self, wait_ms: int) -> None:
         """Wait until something is ready, at most so long, and serve all that is."""

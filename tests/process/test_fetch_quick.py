@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from engine.config import RedisSettings
-from engine.delivery.reading import fetch
+from engine.delivery.reading import fetch, quick
 from engine.delivery.reading.fetch import Fetcher, Key, Wish
 from engine.delivery.reading.questions import Fetched
 from engine.routing.nodes import Topology
@@ -69,12 +69,12 @@ def test_a_few_keys_are_read_as_many_are(
     with rig(server).connected() as reads:
         for _ in range(60):
             keys: list[Key] = [(name, chance.choice(EVENTS)) for name in chance.sample(names, chance.randint(1, 6))]
-            quick = reads.read(keys, wish)
+            at_once = reads.read(keys, wish)
             with monkeypatch.context() as patched:
-                patched.setattr(fetch, "QUICK_KEYS_MAX", 0)
+                patched.setattr(quick, "KEYS_MAX", 0)
                 slow = reads.read(keys, wish)
-            assert quick.is_whole()
-            assert [*map(seen, quick.values)] == [*map(seen, slow.values)]
+            assert at_once.is_whole()
+            assert [*map(seen, at_once.values)] == [*map(seen, slow.values)]
 
 
 @pytest.mark.parametrize("keys_max", [1, 3, 4])

@@ -9,12 +9,12 @@ import pytest
 from engine.config import AwsSettings, DeliverySettings, RedisSettings, RouteSettings
 from engine.delivery.dispatch import Prepared
 from engine.delivery.intake import MARKS_OF_A_REPAIR
-from engine.delivery.invoker import Invoker, InvokerSpec
+from engine.delivery.invoker import UPKEEP_MS, Invoker, InvokerSpec
 from engine.lifecycle import Message, RepairWanted
 from engine.model import Run, Watermark
 from engine.ring import ring as ring_module
 from engine.ring.codec import encode_runs, encode_watermarks
-from engine.ring.counters import Board, StatusRow
+from engine.ring.counters import Board, Counter, StatusRow
 from engine.ring.ring import Ring, RingSet
 from engine.ring.wake import Wake
 from engine.routing.routes import RouteTable
@@ -173,3 +173,16 @@ def test_nobody_waits_who_has_something_to_do(rig: Rig, monkeypatch: pytest.Monk
     rig.invoker._gather(0.0005)
     assert not is_set(rig.wake)
     assert sleep.slept == []
+
+
+def test_what_can_wait_is_seen_to_soon(rig: Rig) -> None:
+    """Rings and gauges are looked at by time: also where nothing more comes that would have the loop turn."""
+    rig.invoker._turn()
+    rig.offer(b"cart:1")
+    rig.invoker._turn()
+    assert rig.link.row.get(Counter.KEYS_WAITING) == 0
+    assert rig.invoker._wait_ms() <= UPKEEP_MS
+    rig.invoker._upkeep_due_ms = 0
+    rig.invoker._turn()
+    assert rig.link.row.get(Counter.KEYS_WAITING) == 1
+    assert rig.invoker._wait_ms() > UPKEEP_MS

@@ -21,6 +21,8 @@ class Connection:
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self._socket = sock
+        self._poller = select.poll()
+        self._poller.register(sock, select.POLLIN)
         self._unsent = memoryview(b"")
         self._answer: Answer | None = None
         self.wants = select.POLLIN
@@ -32,6 +34,9 @@ class Connection:
 
     def is_stale(self) -> bool:
         """Tell whether an idle connection was closed by the other side: nothing is due on it but its end."""
+        if not self._poller.poll(0):
+            return False
+        # TLS may have something to say besides.
         try:
             self._socket.recv(1)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
@@ -76,9 +81,7 @@ class Connection:
         self.wants = wants
 
     def _has_something(self, error: OSError) -> bool:
-        poller = select.poll()
-        poller.register(self._socket, select.POLLIN)
-        return bool(poller.poll(0)) and not isinstance(error, ssl.SSLError)
+        return bool(self._poller.poll(0)) and not isinstance(error, ssl.SSLError)
 
     def _receive(self) -> Answer | None:
         answer = self._answer

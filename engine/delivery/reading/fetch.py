@@ -20,8 +20,7 @@ from engine.delivery.reading.gather import Late, gather
 from engine.delivery.reading.job import Job, Key, Wish
 from engine.delivery.reading.node_reader import KEYS_MAX, REPLY_BYTES_MAX, NodeReader
 from engine.delivery.reading.questions import Fetched
-from engine.delivery.reading.quick import KEYS_MAX as QUICK_KEYS_MAX
-from engine.delivery.reading.quick import read_quickly
+from engine.delivery.reading.quick import is_for_one_go, read_quickly
 from engine.delivery.reading.readers import Group, Readers
 from engine.delivery.reading.versions import Versions
 from engine.delivery.sockets import Sockets
@@ -137,9 +136,17 @@ class Fetcher:
         self.version = version_floor
         """The highest that was given out (µs)."""
         self.readers = Readers(self._make, topology or Topology(), floors or {"": version_floor}, self._databases)
-        if loop is not None:
-            loop.sockets.expect(self)
-            self.expire(monotonic_ms())
+        self._look_by(0)
+
+    def _look_by(self, moment_ms: int) -> None:
+        if self._loop is not None:
+            self._loop.sockets.expect(self, moment_ms)
+
+    def _connected(self) -> None:
+        """Have the loop take a connection over; a thread calls this."""
+        if self._loop is not None:
+            self._loop.sockets.hurry()
+            self._loop.wake()
 
     def _make(self, node: Node, is_cluster: bool, versions: Versions, database: int) -> NodeReader:
         return NodeReader(
@@ -153,7 +160,7 @@ class Fetcher:
             # Who has a loop reads what feeds have heard, and is told where.
             counts_on_role=self._loop is not None,
             versions=versions,
-            on_end=self._loop.wake if self._loop is not None else lambda: None,
+            on_end=self._connected,
         )
 
     def set_topology(self, topology: Topology) -> None:
@@ -165,15 +172,12 @@ class Fetcher:
             if self._loop is not None:
                 self._loop.freed(reader)
         self._report_after_ms = 0
-        if self._loop is not None:
-            self.expire(monotonic_ms())
+        self._look_by(0)
 
     def close(self) -> None:
         """Close all connections."""
         for reader in self.readers.all():
             reader.close()
-
-    # For one who waits
 
     def fetch(
         self,
@@ -213,23 +217,20 @@ class Fetcher:
 
     def is_open(self) -> bool:
         """Tell whether any node may be asked now."""
-        return any(reader.is_ready() for reader in self.readers.all())
+        readers = self.readers
+        return readers.lone.is_ready() if readers.lone else any(reader.is_ready() for reader in readers.all())
 
     def read(self, keys: Sequence[Key], wish: Wish) -> Read:
         """Return the values of these keys from all nodes that answer. For a loop it never raises `RedisError`."""
-        first: First | None = None
-        reader = self.readers.lone
+        lone, first = self.readers.lone, None
         patience_ms = PATIENCE_MS if self._loop is not None else None
-        if reader is not None and len(keys) <= QUICK_KEYS_MAX and not wish.include_expiry:
-            reader.drop_if_closed(self._idle_ms)
-            if reader.is_steady(len(keys)):
-                found = read_quickly(reader, keys, wish, patience_ms)
-                if not isinstance(found, First):
-                    self._note_version(reader)
-                    reader.answered()
-                    return Read(found, len(found))  # type: ignore[arg-type]
-                first = found
-                patience_ms = 0 if first.is_late else patience_ms
+        if lone is not None and is_for_one_go(lone, keys, wish, self._idle_ms):
+            found, first = read_quickly(lone, keys, wish, patience_ms)
+            if first is None:
+                self._note_version(lone)
+                lone.answered()
+                return Read(found, len(found))  # type: ignore[arg-type]
+            patience_ms = 0 if first.is_late else patience_ms
         groups, orphans = self.readers.group(keys)
         read = Read([None] * len(keys))
         if orphans:
@@ -255,6 +256,7 @@ class Fetcher:
                 reader.connect()
         if not reader.is_ready():
             read.holds.append(Hold(indexes, reader))
+            self._look_by(0)
             return None
         mine = _as_the_server_knows(keys, indexes, self._databases)
         versions = self.readers.slot_versions
@@ -268,12 +270,14 @@ class Fetcher:
             assert self._late is not None
             read.holds.append(Hold(job.indexes, reader, job))
             self._late.watch(job)
+            self._look_by(job.heard_ms + reader.read_timeout_ms)
             return []
         self._over(job)
         read.take(job)
         left = job.indexes[len(job.values) :]
         if left and reader.connection is None:
             read.holds.append(Hold(left, reader))
+            self._look_by(0)
         return self._followed(job, read) if job.redirects else []
 
     def _followed(self, job: Job, read: Read) -> list[Group]:
@@ -309,6 +313,7 @@ class Fetcher:
             raise error
         wait_ms = min(self._loop.wait_ms(reader.failures + 1), CONNECT_WAIT_MS_MAX)
         reader.failed(monotonic_ms(), wait_ms)
+        self._look_by(reader.due_ms)
         self._loop.failed()
         log.warning("fetch_failed", error=str(error), attempt=reader.failures, retry_in_ms=wait_ms)
         if self.readers.is_cluster:
@@ -325,15 +330,12 @@ class Fetcher:
     def _answered(self, job: Job) -> None:
         assert self._loop is not None
         self._over(job)
+        self._look_by(0)
         self._loop.freed(job.reader)
 
     def next_expiry_ms(self) -> int | None:
         """Return when (monotonic) something is to be done, though nobody says so: a node is silent, or has rested."""
-        times = [
-            reader.due_ms if reader.job is None else reader.job.heard_ms + reader.read_timeout_ms
-            for reader in self.readers.all()
-            if reader.job is not None or (reader.is_called_for and not (reader.connection or reader.is_connecting()))
-        ]
+        times = [due_ms for reader in self.readers.all() if (due_ms := reader.next_due_ms()) is not None]
         return min(times, default=None)
 
     def expire(self, moment_ms: int) -> None:
@@ -347,15 +349,11 @@ class Fetcher:
                     self._late.abandon(reader)
                     self._over(job)
                 continue
-            if reader.is_used_up(moment_ms):
-                reader.close()
-            if reader.connection is None and reader.is_called_for:
-                try:
-                    if reader.look(moment_ms):
-                        reader.used_ms = moment_ms
-                        self._loop.freed(reader)
-                except RedisError as error:
-                    self._failed(reader, error)
+            try:
+                if reader.look(moment_ms):
+                    self._loop.freed(reader)
+            except RedisError as error:
+                self._failed(reader, error)
 
 
 def _as_the_server_knows(keys: Sequence[Key], indexes: Sequence[int], databases: Databases) -> Sequence[Key]:

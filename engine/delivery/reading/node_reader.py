@@ -114,6 +114,14 @@ class NodeReader:
         """Return the host that it is reached at."""
         return self.address.host
 
+    def next_due_ms(self) -> int | None:
+        """Return when (monotonic) something is to be done for it, though nobody says so; None where nothing is."""
+        if self.job is not None:
+            return self.job.heard_ms + self.read_timeout_ms
+        if self.connection is not None:
+            return self.connection.renewal_ms or None
+        return None if self._attempt is not None or not self.is_called_for else self.due_ms
+
     def is_used_up(self, moment_ms: int) -> bool:
         """Tell whether its connection has to be made anew: authentication by IAM has an end."""
         return self.is_ready() and 0 < self.connection.renewal_ms <= moment_ms  # type: ignore[union-attr]
@@ -143,14 +151,20 @@ class NodeReader:
             self.connection, self.address = connection, connection.address
 
     def look(self, moment_ms: int) -> bool:
-        """Connect where that is due; return True where that has just come to its end. Raises `RedisError`."""
+        """Connect where that is due, or due again; return True where that has just come to its end.
+
+        Raises `RedisError`.
+        """
+        if self.is_used_up(moment_ms):
+            self.close()
         if self._attempt is not None:
             attempt, self._attempt = self._attempt, None
             self._take_over(attempt.poll())
             if self.connection is None:
                 self._attempt = attempt
+            self.used_ms = moment_ms
             return self.connection is not None
-        if self.connection is None and moment_ms >= self.due_ms:
+        if self.connection is None and self.is_called_for and moment_ms >= self.due_ms:
             self._attempt = Connecting(self._open, self._on_end)
         return False
 

@@ -25,8 +25,18 @@ KEYS_MAX = 50
 """More keys share the cost of a job."""
 
 
-def read_quickly(reader: NodeReader, keys: Sequence[Key], wish: Wish, patience_ms: int | None) -> list[Fetched] | First:
-    """Return the values of these keys of a server that `NodeReader.is_steady`; else how far that has come, for a job.
+def is_for_one_go(reader: NodeReader, keys: Sequence[Key], wish: Wish, idle_ms: int) -> bool:
+    """Tell whether these keys of a lone server may be read so; it may have been idle for ``idle_ms``."""
+    if len(keys) > KEYS_MAX or wish.include_expiry:
+        return False
+    reader.drop_if_closed(idle_ms)
+    return reader.is_steady(len(keys))
+
+
+def read_quickly(
+    reader: NodeReader, keys: Sequence[Key], wish: Wish, patience_ms: int | None
+) -> tuple[list[Fetched], First | None]:
+    """Return the values of these keys of a server that `is_for_one_go`; else how far that has come, for a job.
 
     The server is late past ``patience_ms``; with None, that it is silent for too long is an error.
     """
@@ -38,27 +48,27 @@ def read_quickly(reader: NodeReader, keys: Sequence[Key], wish: Wish, patience_m
         connection.begin(commands, 1 + len(names) + bool(last), reader.reply_bytes_max)
         wanted = connection.wants()
         if wanted and wanted != select.POLLIN:
-            return First()
+            return [], First()
         wait_ms = reader.read_timeout_ms if patience_ms is None else patience_ms
         if wanted and not reader.poller().poll(wait_ms):
-            return First(is_late=True) if patience_ms is not None else First(error=_silent(reader))
+            return [], First(is_late=True) if patience_ms is not None else First(error=_silent(reader))
         replies = connection.go_on()
     except (RedisError, TooLarge) as error:
-        return First(error=error)
+        return [], First(error=error)
     except BaseException:
         # Replies may be left in it, and would be taken for those of the next pipeline.
         reader.close()
         raise
     if replies is None:
-        return First()
+        return [], First()
     values = _plain(names, kinds, replies, wish.fields)
     if not values or (wish.explained is not None and _has_gone_unexplained(keys, values, wish.explained)):
-        return First(replies)
+        return [], First(replies)
     # Not before: no version is given out for nothing.
     version = reader.version_at(reader.take_time(replies[0]), 0)
     for value in values:
         value.version = version
-    return values
+    return values, None
 
 
 def _silent(reader: NodeReader) -> RedisError:
