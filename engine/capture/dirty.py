@@ -74,6 +74,30 @@ def _telling(change: Change, events: Events) -> Change:
     return Change(change.event, change.routes, change.captured_ms, events)
 
 
+class _Alike(dict[RouteMask, Change]):
+    """By mask: what all new keys of an event share that one read brings; and those that were dirty before it."""
+
+    def __init__(self, name: str, now_ms: int) -> None:
+        super().__init__()
+        self._name = name
+        self._now_ms = now_ms
+        # By what was known of a key: that, so that nothing else comes to be in its place, and what is known of it now.
+        self._after: dict[int, tuple[Change, Change]] = {}
+
+    def __missing__(self, mask: RouteMask) -> Change:
+        change = self[mask] = Change(self._name, mask, self._now_ms)
+        return change
+
+    def after(self, known: Change, mask: RouteMask) -> Change:
+        """Return what is known of a key after an event for these routes."""
+        pair = self._after.get(id(known))
+        if pair is not None and pair[1].routes == mask | known.routes:
+            return pair[1]
+        change = Change(self._name, mask | known.routes, known.captured_ms, known.events)
+        self._after[id(known)] = known, change
+        return change
+
+
 class DirtyKeys:
     """The dirty keys on their way to the rings; ``keys_max`` bounds them all together.
 
@@ -135,8 +159,8 @@ class DirtyKeys:
         last: object = intake  # No event is equal to this.
         name = ""
         mask: RouteMask = 0
-        # By mask: what all new keys of this event, and of this read, share.
-        alike: dict[RouteMask, Change] = {}
+        alike = _Alike(name, now_ms)
+        by_event: dict[bytes, _Alike] = {}
         mask_of: Callable[[bytes], RouteMask] | None = None
         news = table.get(_ANY_NEWS)
         unwanted = coalesced = 0
@@ -163,7 +187,9 @@ class DirtyKeys:
                 else:
                     mask, mask_of, name = news[0], news[1], unknown
                 last = event
-                alike = {}
+                if event not in by_event:
+                    by_event[event] = _Alike(name, now_ms)
+                alike = by_event[event]
             key = channel[tail]
             if mask_of is not None and not (mask := mask_of(key)):
                 unwanted += 1
@@ -173,11 +199,9 @@ class DirtyKeys:
             if key in bucket:
                 known = bucket[key]
                 if known.event != name or mask | known.routes != known.routes:
-                    bucket[key] = Change(name, mask | known.routes, known.captured_ms, known.events)
+                    bucket[key] = alike.after(known, mask)
                 coalesced += 1
             elif (room > 0 and len(key) <= unasked_bytes) or self._admit(key, room, intake):
-                if mask not in alike:
-                    alike[mask] = Change(name, mask, now_ms)
                 bucket[key] = alike[mask]
                 room -= 1
             if uncoalesced and mask & uncoalesced:
@@ -219,7 +243,7 @@ class DirtyKeys:
         A key that is dirty already keeps its event, and gets the routes that it lacks.
         """
         marked, left = 0, []
-        alike: dict[RouteMask, Change] = {}
+        alike = _Alike(event, now_ms)
         room, invokers = self._keys_max - len(self), len(self.buckets)
         for key in keys:
             mask, size = mask_of(key), len(key)
@@ -237,7 +261,7 @@ class DirtyKeys:
             else:
                 if size > LONG_KEY_BYTES:
                     self.long_bytes[invoker] += size
-                self.buckets[invoker][key] = alike.setdefault(mask, Change(event, mask, now_ms))
+                self.buckets[invoker][key] = alike[mask]
                 room -= 1
             marked += 1
         return marked, left

@@ -89,6 +89,19 @@ def test_dirty_keys_are_a_bounded_ordered_dictionary(
                 del model[key]
 
 
+def test_keys_that_changed_alike_share_what_is_known_of_them() -> None:
+    """Keys that a read brings with the same events, in whatever order, have one object between them."""
+    dirty = new()
+    feed(dirty, [(b"%d" % number, event) for number in range(100) for event in (b"hset", b"del")], 1)
+    feed(dirty, [(b"cart:%d" % number, event) for number in range(100) for event in (b"hset", b"del")], 2)
+    feed(dirty, [(b"cart:%d" % number, b"hset") for number in range(50)], 3)
+    bucket = dirty.buckets[0]
+    assert len(set(map(id, bucket.values()))) == 3
+    assert bucket[b"0"] == Change("hset", 2, 1)
+    assert bucket[b"cart:99"] == Change("del", 3, 2)
+    assert bucket[b"cart:0"] == Change("hset", 3, 2)
+
+
 def test_what_is_no_event_is_handed_back() -> None:
     """Confirmations, pongs and errors are returned in order, and counted as nothing."""
     error = hiredis.ReplyError("NOPERM no")
