@@ -8,6 +8,7 @@ import signal
 import ssl
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -91,11 +92,21 @@ class ConsoleUnderTest:
     def __init__(self, folder: Path, process: subprocess.Popen[bytes], url: str, errors: Path) -> None:
         self.folder, self.process, self.url, self.errors = folder, process, url, errors
         self.context: ssl.SSLContext | None = None
+        self._status: Mapping[str, Any] = {}
+        self._lock = threading.Lock()
 
-    def write(self, status: Mapping[str, Any]) -> None:
-        draft = self.folder / "status.new"
-        draft.write_text(json.dumps(status | {"updated_at_ms": time.time_ns() // 1_000_000}))
-        draft.replace(self.folder / "status.json")
+    def write(self, status: Mapping[str, Any] | None = None) -> None:
+        """Write this status, or the one before once more: one that is not written again counts as left behind."""
+        with self._lock:
+            self._status = status or self._status
+            draft = self.folder / "status.new"
+            draft.write_text(json.dumps({**self._status, "updated_at_ms": time.time_ns() // 1_000_000}))
+            draft.replace(self.folder / "status.json")
+
+    def keep_writing(self, is_over: threading.Event) -> None:
+        """Do as the supervisor does: write it once a second, until it is over."""
+        while not is_over.wait(1.0):
+            self.write()
 
     def get(self, path: str, headers: Mapping[str, str] = {}, method: str = "GET") -> Answer:
         request = urllib.request.Request(self.url + path, headers=dict(headers), method=method)
@@ -130,9 +141,14 @@ def console(folder: Path, settings: str = "", listen: str = "") -> Iterator[Cons
     scheme = "https" if "tls_cert_file" in settings else "http"
     running = ConsoleUnderTest(folder, process, f"{scheme}://{where}", errors)
     running.write(status_of(os.getpid()))
+    is_over = threading.Event()
+    writer = threading.Thread(target=running.keep_writing, args=(is_over,))
+    writer.start()
     try:
         yield running
     finally:
+        is_over.set()
+        writer.join()
         process.send_signal(signal.SIGKILL)
         process.wait(20)
         assert process.stdin is not None

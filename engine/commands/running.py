@@ -21,6 +21,7 @@ from engine.errors import ConfigError
 @click.option("--slice", "slice_", metavar="I/K", help="This host's part of the keys: number I, from 0, of K.")
 @click.option("--invokers", type=int, help="Invoker processes, which read values and invoke functions.")
 @click.option("--redis-url", metavar="URL", help="The server, as redis://HOST:PORT/DB or rediss://…")
+@click.option("--console", metavar="ADDRESS", help="Where a page and metrics are served, as 127.0.0.1:9750.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
 @config_option
 def start(
@@ -28,6 +29,7 @@ def start(
     slice_: str | None,
     invokers: int | None,
     redis_url: str | None,
+    console: str | None,
     log_level: str | None,
     config: str | None,
 ) -> int:
@@ -41,6 +43,7 @@ def start(
         "capture.slice": slice_,
         "delivery.invokers": invokers,
         "redis.url": redis_url,
+        "console.listen": console,
         "log.level": log_level,
     }
     given = {key: value for key, value in flags.items() if value is not None}

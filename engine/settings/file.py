@@ -41,7 +41,12 @@ from engine.settings.stream_checks import check_streams
 _FILE_BYTES_MAX = 4_194_304
 _ENVIRONMENT = {f"ENGINE_{key.replace('.', '_').upper()}": key for key in KEYS} | {"ENGINE_SLICE": "capture.slice"}
 _KUBERNETES = re.compile(r"\w+(_SERVICE_HOST|_SERVICE_PORT(_\w+)?|_PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
-_FLAGS = {"capture.shards": "--shards", "capture.slice": "--slice", "delivery.invokers": "--invokers"}
+_FLAGS = {
+    "capture.shards": "--shards",
+    "capture.slice": "--slice",
+    "delivery.invokers": "--invokers",
+    "console.listen": "--console",
+}
 
 _EXAMPLE_ROUTE = 'add to the file: [[routes]] name = "carts" function = "dynamodb", each on a line of its own'
 

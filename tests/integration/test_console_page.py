@@ -16,6 +16,7 @@ from tests.console_rig import ConsoleUnderTest, answering_console, status_of
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 HAS_TOOLS = all(importlib.util.find_spec(name) for name in ("playwright", "axe_playwright_python"))
 pytestmark = pytest.mark.skipif(not (CHROMIUM and HAS_TOOLS), reason="no browser: 'make browser' installs it")
+WAIT_MS = 90_000
 PID = 2**22 + 1
 """A process that is nobody's: an engine that does not run."""
 
@@ -41,6 +42,7 @@ def page(running: ConsoleUnderTest, browser: Any) -> Iterator[Any]:
     """A page that has shown an hour with everything in it; whatever it complains of is a failure."""
     running.write(hour())
     context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(WAIT_MS)
     page, complaints = context.new_page(), list[str]()
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
@@ -82,6 +84,7 @@ def test_it_is_accessible(width: int, scheme: str, running: ConsoleUnderTest, br
     running.write(hour())
     # The rules are run by a script of their own, which the page's policy does not let in.
     context = browser.new_context(bypass_csp=True, viewport={"width": width, "height": 900}, color_scheme=scheme)
+    context.set_default_timeout(WAIT_MS)
     page = context.new_page()
     page.goto(f"{running.url}/")
     page.wait_for_selector("#happened tbody tr")
@@ -119,6 +122,7 @@ def test_a_console_that_dies_is_said(tmp_path: Path, browser: Any) -> None:
     """A page whose console is gone says so, with the time of what it shows."""
     with answering_console(tmp_path) as console:
         page = browser.new_page()
+        page.set_default_timeout(WAIT_MS)
         page.goto(f"{console.url}/")
         page.wait_for_selector('#connection[data-state="live"]')
         console.process.kill()
