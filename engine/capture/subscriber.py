@@ -279,7 +279,7 @@ class Subscriber:
                 return
             wait_ms = min(wait_ms, feed.wait_ms(moment_ms))
             connections += feed.sockets()
-        if self._sentinels is not None:
+        if self._sentinels is not None and self._feeds:
             wait_ms = min(wait_ms, self._sentinels.wait_ms(moment_ms))
             connections += self._sentinels.sockets()
         notice_ms = self._shared.notices.wait_ms(moment_ms)
