@@ -6,14 +6,16 @@ import itertools
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import msgspec
+import psutil
 import pytest
 import redis
 
-from engine.config import CaptureSettings, RingSettings
+from engine.config import CaptureSettings, RedisSettings, RingSettings
 from engine.lifecycle import Compared, CompareWanted, Drain, SetFeeds, TopologyChanged, TopologyInForce
 from engine.model import Missed
 from engine.ring.counters import ChildState, Counter
@@ -233,6 +235,15 @@ def test_no_feeds_at_all(servers: tuple[ValkeyServer, ValkeyServer]) -> None:
         running.send(Drain())
         assert running.join() == [0]
         assert running.board.row(0).state is ChildState.DRAINED
+
+
+def test_no_feeds_where_sentinels_are_named() -> None:
+    """A subscriber without feeds has nobody to ask Sentinels for, and sleeps."""
+    with subscriber(redis_settings=RedisSettings(url="redis+sentinel://127.0.0.1:1/carts")) as running:
+        process = psutil.Process(running.processes[0].pid)
+        before = process.num_ctx_switches().voluntary
+        time.sleep(1)
+        assert process.num_ctx_switches().voluntary - before < 100
 
 
 def test_a_drain_of_several_feeds(servers: tuple[ValkeyServer, ValkeyServer]) -> None:
