@@ -11,6 +11,7 @@ import redis
 
 from engine.delivery.failures.dead_letter import DeadLetter, FileSink
 from engine.sandbox.functions.runtime import FunctionSpec
+from tests.cluster import sentinels, wait_until
 from tests.servers import every_server
 from tests.support import PathUnderTest, come_to_rest, wait_for, whole_path
 
@@ -217,6 +218,30 @@ def test_what_waited_of_another_database(tmp_path: Path) -> None:
         healed.touch()
         path.start()
         wait_for(lambda: (3, "waits") in accepted(path), "the one of database 3")
+        assert path.stop() == 0
+
+
+def test_on_a_replica(tmp_path: Path) -> None:
+    """Both databases are captured and read on a replica, and after it is lost on the primary."""
+    with sentinels(count=0, replicas=1) as made, whole_path(tmp_path) as path:
+        primary, replica = made.nodes
+        wait_until(lambda: primary.client.info("replication")["connected_slaves"] == 1, "it follows")
+        configure(path, "[0, 3]")
+        text = path.config.read_text().replace(
+            f'"{path.server.url.removesuffix("/0")}"', f'"redis://{primary.address}"'
+        )
+        text = text.replace("[capture]", 'read_from = "replica"\n[capture]\ntopology_interval_ms = 500')
+        path.config.write_text(text)
+        path.start()
+        for round_ in range(2):
+            for database in (0, 3):
+                with redis.Redis(port=primary.port, db=database) as client:
+                    for number in range(50):
+                        client.hset(f"key:{number}", "n", f"{database}.{number}.{round_}")
+            want = {(database, f"key:{n}"): {"n": f"{database}.{n}.{round_}"} for database in (0, 3) for n in range(50)}
+            wait_for(lambda want=want: held(path) == want, "both databases")
+            if not round_:
+                replica.kill()
         assert path.stop() == 0
 
 

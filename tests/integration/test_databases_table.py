@@ -12,6 +12,7 @@ import redis
 
 from engine.sandbox.functions.runtime import FunctionSpec
 from engine.sandbox.stack import DEFAULT_TABLE, Sandbox
+from tests.integration.test_smallest_user import become_smallest, refusals
 from tests.support import wait_for
 from tests.table_rig import TableRig
 
@@ -114,3 +115,16 @@ def test_a_flush_of_one_database_is_held(rig: Rig) -> None:
         assert rig.run("deletions", "accept", "carts").returncode == 0
         wait_for(lambda: {database for database, _ in rig.stored()} == {0}, "they are deleted")
         assert len(rig.stored()) == 600
+
+
+def test_the_smallest_user_is_enough(rig: Rig) -> None:
+    """Nothing is refused to the user that is printed for several databases."""
+    client = rig.client(0)
+    become_smallest(rig, [client])
+    with rig.engine():
+        rig.write("a", "b")
+        wait_for(lambda: len(rig.stored()) == 4, "four items")
+        rig.client(3).delete(rig.key("a"))
+        wait_for(lambda: len(rig.stored()) == 3, "three")
+        assert rig.audited()["differences"] == 0
+    assert refusals([client]) == []
