@@ -11,6 +11,7 @@ from engine.errors import Problem
 from engine.redis.address import SENTINEL, parse_url, with_database
 from engine.redis.url import DATABASE_MAX
 from engine.routing.databases import ALL, DATABASES_MAX, databases_of, in_words
+from engine.routing.glob import takes_everything
 from engine.settings.draft import Draft
 
 KEY = "redis.databases"
@@ -80,7 +81,7 @@ def check_databases(settings: Settings, routes: Iterable[tuple[str, RouteSetting
         numbers = databases_of(settings.redis, parse_url(settings.redis.url).database).numbers
     are_several = len(numbers) != 1
     problems: list[Problem] = []
-    stored: dict[str, tuple[str, tuple[int, ...]]] = {}
+    stored: dict[str, list[tuple[str, RouteSettings]]] = {}
     for place, route in routes:
         if finding := _of_route(route, numbers, are_several=are_several):
             problems.append(Problem(f"{place}: {finding[0]}", *finding[1:]))
@@ -118,18 +119,26 @@ def _keeps_apart(route: RouteSettings) -> bool:
         return True
 
 
-def _meeting(place: str, route: RouteSettings, stored: dict[str, tuple[str, tuple[int, ...]]]) -> list[Problem]:
-    """Return that a route writes keys of another database to a table where they meet those of a route before it."""
+def _meeting(place: str, route: RouteSettings, stored: dict[str, list[tuple[str, RouteSettings]]]) -> list[Problem]:
+    """Return that a route writes keys of another database to a table where they meet those of a route before it.
+
+    Routes that share no glob are taken for routes of different keys.
+    """
     if _keeps_apart(route):
         return []
-    table = parse_destination(route.destination).table
-    other, databases = stored.setdefault(table, (place, route.databases))
-    if databases == route.databases:
-        return []
+    before = stored.setdefault(parse_destination(route.destination).table, [])
+    met = [other for other, one in before if one.databases != route.databases and _share_keys(one, route)]
+    before.append((place, route))
     return [
         Problem(
             f"{place}: destination",
             f"is the table of {other}, for keys of another database: keys of one name would be one item",
             "a table for each database, or database_in_key=on, and DYNAMO_DATABASE_IN_KEY=on for the functions",
         )
+        for other in met[:1]
     ]
+
+
+def _share_keys(one: RouteSettings, other: RouteSettings) -> bool:
+    globs = {*one.keys, *other.keys}
+    return len(globs) < len(one.keys) + len(other.keys) or any(takes_everything(glob.encode()) for glob in globs)

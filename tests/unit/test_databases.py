@@ -89,6 +89,8 @@ def test_two_routes_may_not_meet_in_one_table(tmp_path: Path) -> None:
     assert "is the table of" in problem(tmp_path, "databases = [0, 3]", both)
     load(tmp_path, "databases = [0, 3]", ROUTE + table.format("", 0) + second + table.format("_three", 3))
     load(tmp_path, "databases = [0, 3]", ROUTE + 'destination = "dynamodb://table?database_in_key=on"')
+    users, carts = ('keys = ["user:*"]\n', 'keys = ["cart:*"]\n')
+    load(tmp_path, "databases = [0, 3]", ROUTE + table.format("", 0) + users + second + table.format("", 3) + carts)
 
 
 def test_routes_take_keys_with_their_database() -> None:

@@ -11,7 +11,7 @@ from engine.config import Settings
 from engine.supervision.errands.findings import Finding, Verdict, finding
 
 FILES_OF_A_PROCESS = 64
-"""What a process opens beside its connections to functions and nodes."""
+"""What a process opens beside its connections to functions and nodes, or databases."""
 NODES_GUESSED = 16
 GIB = 1 << 30
 
@@ -43,7 +43,7 @@ def existing(path: str) -> str:
 def files_needed(settings: Settings) -> int:
     """Return how many files the process of this engine opens that opens most: an invoker at its full concurrency."""
     invocations = sum(route.parallelization_factor for route in settings.routes)
-    return FILES_OF_A_PROCESS + NODES_GUESSED + 2 * invocations
+    return FILES_OF_A_PROCESS + max(NODES_GUESSED, len(settings.redis.databases)) + 2 * invocations
 
 
 def open_files(settings: Settings, limit: int) -> Finding:
