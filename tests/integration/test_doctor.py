@@ -6,10 +6,13 @@ import json
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import boto3
+import redis
 from moto.server import ThreadedMotoServer
 
 from engine.settings.file import load_settings
@@ -25,30 +28,37 @@ def check(path: PathUnderTest) -> list[dict[str, Any]]:
     return found
 
 
+@contextmanager
+def writing(client: Any) -> Iterator[None]:
+    """Change keys without a pause while the block runs."""
+    over = threading.Event()
+
+    def write() -> None:
+        number = 0
+        while not over.is_set():
+            pipe = client.pipeline(transaction=False)
+            for _ in range(200):
+                number += 1
+                pipe.hset(f"{'key' * 20}:{number}", "n", number)
+            pipe.execute()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        yield
+    finally:
+        over.set()
+        writer.join()
+
+
 def test_the_rate_is_measured_and_judged_by_the_servers_limits(tmp_path: Path) -> None:
     """While keys change, a check says how long a stall a subscription survives; where that is short, what to set."""
     with whole_path(tmp_path) as path:
         path.write_config(ROUTE)
         path.client.config_set("notify-keyspace-events", "KA")
         path.client.config_set("client-output-buffer-limit", "pubsub 100kb 50kb 1")
-        over = threading.Event()
-
-        def write() -> None:
-            client, number = path.client, 0
-            while not over.is_set():
-                pipe = client.pipeline(transaction=False)
-                for _ in range(200):
-                    number += 1
-                    pipe.hset(f"{'key' * 20}:{number}", "n", number)
-                pipe.execute()
-
-        writer = threading.Thread(target=write)
-        writer.start()
-        try:
+        with writing(path.client):
             found = check(path)
-        finally:
-            over.set()
-            writer.join()
         (output,) = [one for one in found if "of stall" in one["message"]]
         assert output["verdict"] == "note" and "CONFIG SET client-output-buffer-limit" in output["hint"]
         said = {(one["place"], one["verdict"]) for one in found}
@@ -87,3 +97,15 @@ def test_the_functions_own_settings_are_looked_at(tmp_path: Path, monkeypatch: A
     assert any(verdict == "note" and "carts may run for 900 s" in message for verdict, message in found), found
     assert any(verdict == "note" and "carts: 1 reserved concurrency" in message for verdict, message in found), found
     assert "ok" in {verdict for verdict, message in found if "absent are not told" in message}, found
+
+
+def test_all_captured_databases_are_measured(tmp_path: Path) -> None:
+    """Changes of a second database count for the rate."""
+    with whole_path(tmp_path) as path:
+        path.write_config(ROUTE)
+        path.client.config_set("notify-keyspace-events", "KA")
+        text = path.config.read_text()
+        path.config.write_text(text.replace("[redis]\n", "[redis]\ndatabases = [0, 1]\n"))
+        with writing(redis.Redis(port=path.server.port, db=1)):
+            found = check(path)
+        assert any("of stall" in one["message"] for one in found), found

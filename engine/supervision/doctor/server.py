@@ -17,7 +17,7 @@ from engine.redis.connection import RespConnection, pack
 from engine.redis.eviction import joined
 from engine.redis.node import settings_for
 from engine.redis.topology import ask_topology
-from engine.routing.byte_classes import channel_prefix
+from engine.routing.databases import ALL, databases_of
 from engine.routing.nodes import Node
 from engine.supervision.doctor.figures import (
     OutputLimit,
@@ -34,6 +34,8 @@ SAMPLE_S = 1.0
 _SAMPLE_BYTES_MAX = 64 << 20
 _NODES_AT_ONCE = 16
 _CLIENT = "engine-check"
+_ANY = b"__keyspace@"
+"""What the channels of all databases begin with."""
 
 
 def server_findings(settings: Settings) -> list[Finding]:
@@ -67,8 +69,10 @@ def _look_at(settings: Settings, node: Node) -> list[Finding]:
         connection.close()
     info = _facts(joined(replies[:3]).decode(errors="replace"))
     limit = _limit_in(replies[3])
-    rate = _notifications(redis, settings) if limit is not None else None
-    found = [about_output(limit, rate, place), about_memory(info, place), about_replicas(info, place)]
+    found = [about_memory(info, place), about_replicas(info, place)]
+    if settings.capture.source == "keyspace":
+        rate = _notifications(redis, settings) if limit is not None else None
+        found.insert(0, about_output(limit, rate, place))
     if isinstance(time_of, list):
         seconds, micros = (int(part) for part in time_of)
         ahead_ms = seconds * 1_000 + micros // 1_000 - (sent_ms + received_ms) // 2
@@ -91,7 +95,8 @@ def _limit_in(reply: Any) -> OutputLimit | None:
 
 def _notifications(redis: RedisSettings, settings: Settings) -> float | None:
     """Return how many bytes of notifications a second the node sends one subscriber of all; None where it may not."""
-    prefix = channel_prefix(parse_url(settings.redis.url).database)
+    home = parse_url(redis.url).database
+    prefix = _ANY if settings.redis.databases == ALL else databases_of(settings.redis, home).prefix
     connection = RespConnection.open(redis, name=_CLIENT)
     try:
         if isinstance(connection.call("PSUBSCRIBE", prefix + b"*"), hiredis.ReplyError):
