@@ -32,20 +32,21 @@ def assign_streams(
 ) -> Feeds:
     """Return, by shard, one feed for each node that has streams of it; a stream without an owner waits for one."""
     owners = topology.owners()
-    found: list[dict[int, list[bytes]]] = [{} for _ in range(shards)]
+    found: list[dict[str, list[bytes]]] = [{} for _ in range(shards)]
     for number, stream in enumerate(streams):
         if number % part.count != part.index:
             continue
         node = owners[slot_of(stream)] if topology.is_cluster else topology.nodes[0]
         if node is not None:
-            found[number // part.count % shards].setdefault(node.number, []).append(stream)
-    by_number = {node.number: node for node in topology.nodes}
+            found[number // part.count % shards].setdefault(node.id, []).append(stream)
+    # By their ids: who asks for nodes anew has not numbered them yet.
+    by_id = {node.id: node for node in topology.nodes}
     # The pattern is that of a scan: a stream's entries may name any key.
     patterns = (channel_prefix(database) + b"*",)
     return tuple(
         tuple(
-            Feed(replace(by_number[number], reads_at=""), patterns, ALL_BYTES, True, tuple(names))
-            for number, names in sorted(of_shard.items())
+            Feed(replace(by_id[id], reads_at=""), patterns, ALL_BYTES, True, tuple(names))
+            for id, names in sorted(of_shard.items())
         )
         for of_shard in found
     )

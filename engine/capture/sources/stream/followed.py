@@ -50,6 +50,15 @@ class Followed:
         """Have our own pending entries be read before new ones, but for the ``known``."""
         self.cursor, self.known, self.is_counting, self.found = THE_START, known, is_counting, 0
 
+    def lose_connection(self, known: Collection[bytes], unacknowledged: list[bytes]) -> None:
+        """Take in that replies may be lost: what the server gave us and we never received is pending now.
+
+        What is ``known`` is on its way; of what is ``unacknowledged`` the server may not know.
+        """
+        was_reading = self.cursor is None or self.is_counting
+        self.read_pending(known, is_counting=self.standing is not None and was_reading)
+        self.acks = unacknowledged
+
     def lose_group(self) -> None:
         """Take in that the group, or the stream, is not there."""
         self.has_group, self.standing, self.account = False, None, Account()

@@ -91,11 +91,9 @@ class Line:
     def lose(self, moment_ms: int) -> int:
         """Give the connection up, plan the next attempt, return the wait."""
         self.close()
+        ledger = self._desk.ledger
         for stream in self.streams:
-            # What the server gave us and we never received is pending now; what we know of is on its way.
-            known = self._desk.ledger.known(stream.name)
-            stream.read_pending(known, is_counting=stream.standing is not None and stream.cursor is None)
-            stream.acks = self._desk.ledger.unacknowledged(stream.name)
+            stream.lose_connection(ledger.known(stream.name), ledger.unacknowledged(stream.name))
         self.failures += 1
         bound_ms = min(RETRY_MS_MAX, RETRY_MS_MIN << min(self.failures, 10))
         wait_ms = int(RETRY_MS_MIN + (bound_ms - RETRY_MS_MIN) * self._chance())

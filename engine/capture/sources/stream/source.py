@@ -17,6 +17,7 @@ from engine.capture.shared import Shared
 from engine.capture.sources.stream.desk import Desk
 from engine.capture.sources.stream.followed import Followed
 from engine.capture.sources.stream.line import Line
+from engine.capture.sources.stream.standing import Account
 from engine.capture.watch.sight import Sight
 from engine.clock import now_ms
 from engine.errors import RedisError
@@ -227,9 +228,11 @@ class StreamSource:
             self._desk.forget(self._streams.pop(name))
         for name in feed.streams:
             if name in self._streams:
-                stream = self._streams[name]
-                stream.read_pending(self._desk.ledger.known(name), is_counting=False)
-                stream.acks = self._desk.ledger.unacknowledged(name)
+                stream, ledger = self._streams[name], self._desk.ledger
+                stream.lose_connection(ledger.known(name), ledger.unacknowledged(name))
+                if is_elsewhere:
+                    # What this server counted, another one may not have heard.
+                    stream.account = Account()
             else:
                 self._streams[name] = Followed(name, self._shared.streams_settled.get(name, b""))
         self._lines = self._lines_of(feed)
