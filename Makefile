@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test docs dist audit-dependencies mariadb servers emulator browser lint format bench report compare bench-peers bench-cluster bench-sources bench-gate plan scenario record soak package deploy outage chaos mutants clean
+.PHONY: help setup demo up test docs dist audit-dependencies mariadb servers emulator browser lint format bench report compare bench-peers bench-cluster bench-sources bench-scans bench-gate plan scenario record soak package deploy outage chaos mutants clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -93,6 +93,9 @@ bench-cluster: $(READY) ## Events a second and CPU an event over 1, 2, 3 primari
 
 bench-sources: $(READY) ## What keyspace events and streams cost server and engine at 1,000 and 25,000 changes/s (two minutes; QUICK=1)
 	@$(BIN)/python -m benchmarks.sources $(if $(QUICK),--quick)
+
+bench-scans: $(READY) ## Passes over 1 million keys, and what unchanged values save (ten minutes; QUICK=1, KEYS=)
+	@$(BIN)/python -m benchmarks.sources.passes $(if $(QUICK),--quick) $(if $(KEYS),--keys $(KEYS))
 
 bench-gate: $(READY) ## Fail where a ratio of the last bench is worse than the baseline's, beyond the noise
 	@$(BIN)/python -m benchmarks.judged.gate
