@@ -100,9 +100,10 @@ bench-scans: $(READY) ## Passes over 1 million keys, and what unchanged values s
 bench-gate: $(READY) ## Fail where a ratio of the last bench is worse than the baseline's, beyond the noise
 	@$(BIN)/python -m benchmarks.judged.gate
 
-plan: $(READY) ## What a deployment takes (RATE=50000 KEYS=2000000 BYTES=400 LAG_MS=250; SKEW=, WINDOW_S=, PRICES=, FROM=)
+plan: $(READY) ## What a deployment takes (RATE=50000 KEYS=2000000 BYTES=400 LAG_MS=250; SKEW=, WINDOW_S=, SCAN_PERIOD_S=, PRICES=, FROM=)
 	@$(BIN)/python -m benchmarks.capacity.command --rate '$(RATE)' --keys '$(KEYS)' $(if $(BYTES),--bytes $(BYTES)) \
 	  $(if $(LAG_MS),--lag-ms $(LAG_MS)) $(if $(SKEW),--skew $(SKEW)) $(if $(WINDOW_S),--window-s $(WINDOW_S)) \
+	  $(if $(SCAN_PERIOD_S),--scan-period-s $(SCAN_PERIOD_S)) \
 	  $(if $(PRICES),--prices '$(PRICES)') $(if $(FROM),--from '$(FROM)')
 
 scenario: $(READY) ## One load of benchmarks/scenarios (NAME=steady, or a file; SEED=, SECONDS=, SINK=, REDIS_URL=)

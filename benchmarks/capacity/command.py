@@ -13,6 +13,7 @@ from benchmarks.capacity.assumed import settings_text
 from benchmarks.capacity.calibration import Calibration
 from benchmarks.capacity.plan import Deployment, Impossible, Wish, deploy
 from benchmarks.capacity.prices import FILE, Prices, PricesError, read_prices
+from benchmarks.capacity.scans import plan_scans, row_of
 
 RESULTS = Path("reports/bench.json")
 
@@ -100,6 +101,7 @@ def _cost_note(plan: Deployment) -> str:
 @click.option("--percentile", type=float, default=99, show_default=True)
 @click.option("--skew", type=float, default=0, show_default=True, help="Zipf's exponent; 0 is uniform.")
 @click.option("--window-s", type=float, default=0, show_default=True, help="maximum_batching_window_in_seconds.")
+@click.option("--scan-period-s", type=click.FloatRange(1), help="Changes are found by scans, within this time.")
 @click.option("--from", "results", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
 @click.option("--prices", "prices_file", type=click.Path(path_type=Path), default=FILE, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
@@ -111,6 +113,7 @@ def main(
     percentile: float,
     skew: float,
     window_s: float,
+    scan_period_s: float | None,
     results: Path,
     prices_file: Path,
     as_json: bool,
@@ -125,11 +128,15 @@ def main(
     if as_json:
         told = {"plan": plan, "breaks_first": plan.breaks_first, "cost": plan.costs.total, "from": source}
         told["settings"] = settings_text(plan)
+        if scan_period_s is not None:
+            told["scan"] = plan_scans(keys, scan_period_s)
         click.echo(msgspec.json.format(msgspec.json.encode(told)).decode())
         return
     table = Table(title=f"{rate:,.0f} changes/s of {keys:,.0f} keys, {value_bytes:,.0f} bytes", show_header=False)
     for row in rows_of(plan, prices):
         table.add_row(*row)
+    if scan_period_s is not None:
+        table.add_row(*row_of(plan_scans(keys, scan_period_s)))
     console = Console(highlight=False)
     console.print(table)
     console.print("Assumed settings, ready to paste into engine.toml:\n")

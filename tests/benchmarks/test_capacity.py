@@ -20,6 +20,7 @@ from benchmarks.capacity.hosts import BUSY_MAX, Work, cheapest, effective
 from benchmarks.capacity.plan import Deployment, Impossible, Wish, deploy
 from benchmarks.capacity.prices import FILE, PricesError, read_prices
 from benchmarks.capacity.queueing import distinct_share, erlang_c, wait_ms
+from benchmarks.capacity.scans import plan_scans
 from benchmarks.capacity.usl import Unidentifiable, Usl, fit
 from engine.config import RouteSettings, Settings
 from engine.settings.file import load_settings
@@ -264,3 +265,21 @@ def test_the_command_prints_them() -> None:
     assert "parallelization_factor = " in CliRunner().invoke(main, options).output
     told = json.loads(CliRunner().invoke(main, [*options, "--json"]).output)
     assert "parallelization_factor = " in told["settings"]
+
+
+@given(st.floats(1_000, 1e8), st.floats(1, 86_400))
+def test_scans_cost_what_their_keys_and_their_age_ask_for(keys: float, period_s: float) -> None:
+    """Twice the age is half the pace; twice the keys twice of everything."""
+    once = plan_scans(keys, period_s)
+    assert plan_scans(keys, 2 * period_s).server_share == pytest.approx(once.server_share / 2)
+    assert plan_scans(2 * keys, period_s).memory_mib == pytest.approx(2 * once.memory_mib)
+    assert once.keys_per_s * period_s >= keys
+
+
+def test_the_plan_knows_scans(tmp_path: Path) -> None:
+    """A pace, and what it takes, for people and for scripts."""
+    command = ["--rate", "1000", "--keys", "1000000", "--scan-period-s", "300", "--from", str(tmp_path / "none")]
+    shown = CliRunner().invoke(main, [*command, "--prices", str(ROOT / FILE)])
+    assert "4,167 keys/s" in shown.output, shown.output
+    told = json.loads(CliRunner().invoke(main, [*command, "--prices", str(ROOT / FILE), "--json"]).output)
+    assert told["scan"]["reads_a_day"] == 288_000_000
