@@ -112,9 +112,7 @@ class Invoker:
         self._row = link.row
         self._done: deque[Completion] = deque()
         self._sockets = Sockets()
-        self._intake = Intake(
-            spec.readers, spec.nodes, lambda shard, since_ms: link.report(RepairWanted(since_ms, shard))
-        )
+        self._intake = Intake(spec.readers, spec.nodes, self._ring_damaged)
         delivery = spec.delivery
         # The row is our predecessor's too, if we have one: what it had in flight may still be written.
         self._fence_ms = max(spec.fence_ms, self._row.get(Counter.FENCE_MS))
@@ -182,6 +180,12 @@ class Invoker:
         if problem:
             log.error("backlog_unusable", problem=problem)
         self._note_damage()
+
+    def _ring_damaged(self, shard: int, since_ms: dict[int, int]) -> None:
+        """Have found what was lost; that it may have been accepted before says nothing: marks were lost too."""
+        self._link.report(RepairWanted(since_ms, shard))
+        for lane in self._lanes.all():
+            lane.unchanged.distrust(lane.fences.flying)
 
     def _note_damage(self) -> None:
         """Have the keys of a damaged backlog looked for: they may be any."""

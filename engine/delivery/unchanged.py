@@ -149,6 +149,13 @@ class Unchanged:
             table.void(tag)
         batch.claims = Claims(table, mine)
 
+    def distrust(self, flying: Iterable[Batch]) -> None:
+        """Know nothing any more, also of what is on its way: marks may have been lost."""
+        if self._table is not None:
+            self._table.clear()
+            for batch in flying:
+                batch.claims = None
+
     def force(self, keys: Collection[bytes], flying: Iterable[Batch]) -> None:
         """Have these be delivered whatever they hold, also after what is on its way."""
         if self._table is None:

@@ -213,6 +213,19 @@ def test_a_mark_reaches_what_is_in_flight(make: Make) -> None:
     assert [key for key, _ in batch.sent] == [b"a"]
 
 
+def test_lost_marks_make_everything_unknown(make: Make) -> None:
+    """Where a ring was damaged nobody knows what was marked: all is delivered once more, what is in flight too."""
+    bench = make()
+    assert bench.deliver("1", b"a")
+    bench.mark(b"b")
+    batch = bench.send("1")
+    assert batch is not None
+    bench.lane.unchanged.distrust(bench.lane.fences.flying)
+    bench.end(batch)
+    assert bench.deliver("1", b"a")
+    assert bench.deliver("1", b"b")
+
+
 def test_another_function_has_accepted_nothing(make: Make) -> None:
     """With another target all digests are void, also those of what is on its way to the first one."""
     bench = make()
