@@ -182,10 +182,8 @@ class Invoker:
         self._note_damage()
 
     def _ring_damaged(self, shard: int, since_ms: dict[int, int]) -> None:
-        """Have found what was lost; that it may have been accepted before says nothing: marks were lost too."""
         self._link.report(RepairWanted(since_ms, shard))
-        for lane in self._lanes.all():
-            lane.unchanged.distrust(lane.fences.flying)
+        self._lanes.distrust()
 
     def _note_damage(self) -> None:
         """Have the keys of a damaged backlog looked for: they may be any."""
@@ -210,8 +208,7 @@ class Invoker:
             if self._draining and not more and self._is_idle():
                 set_gauges(self._row, self._lanes.all(), self._backlog, self._fence_ms)
                 self._backlog.close()
-                for lane in self._lanes.all():
-                    lane.unchanged.close()
+                self._lanes.keep_digests()
                 self._link.set_state(ChildState.DRAINED)
                 return 0
             sockets.wait(0 if more else self._wait_ms())

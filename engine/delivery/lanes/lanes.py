@@ -48,6 +48,16 @@ class Lanes:
         """Return all lanes."""
         return (*self.in_force.values(), *self.retired)
 
+    def distrust(self) -> None:
+        """Know nothing of what was accepted: marks may be lost of what was found missing there."""
+        for lane in self.all():
+            lane.unchanged.distrust(lane.fences.flying)
+
+    def keep_digests(self) -> None:
+        """Keep what was accepted last for the next start."""
+        for lane in self.all():
+            lane.unchanged.close()
+
     def by_id(self, lane_id: int) -> RouteLane:
         """Return a lane, which must be there."""
         return next(lane for lane in self.all() if lane.lane_id == lane_id)
