@@ -42,7 +42,7 @@ from engine.lifecycle import (
     Stop,
     TopologyInForce,
 )
-from engine.model import FORCED, Run
+from engine.model import Run
 from engine.observe.logs import get_logger
 from engine.ring.counters import ChildState, Counter
 from engine.ring.given import GivenRow
@@ -283,8 +283,7 @@ class Invoker:
         row.add(Counter.CHANGES_READ, sum([len(run.keys) for run in runs]))
         merged = 0
         for lane, mine in self._lanes.share_out(runs):
-            if lane.unchanged.is_on and (forced := [key for run in mine if run.routes & FORCED for key in run.keys]):
-                lane.force(forced)
+            lane.take_marks(mine)
             if is_fenced:
                 lane.add_fenced(mine, frame, self._fence_ms)
             else:

@@ -22,7 +22,7 @@ from engine.delivery.lanes.verdict import Rules
 from engine.delivery.lanes.work import Batch, Entry
 from engine.delivery.reading.questions import Fetched
 from engine.delivery.unchanged import Unchanged
-from engine.model import Outcome, Run
+from engine.model import FORCED, Outcome, Run
 from engine.observe.logs import get_logger
 from engine.ring.counters import Counter
 from engine.ring.lags import Stage
@@ -123,6 +123,11 @@ class RouteLane:
         return self.keys.is_idle() and not self.strays and not self.fences.may_still_write(moment_ms)
 
     # The way out
+
+    def take_marks(self, runs: Iterable[Run]) -> None:
+        """Have those of these keys be delivered whatever they hold that somebody has marked."""
+        if self.unchanged.is_on and (forced := [key for run in runs if run.routes & FORCED for key in run.keys]):
+            self.force(forced)
 
     def force(self, keys: Collection[bytes]) -> None:
         """Have these be delivered whatever they hold: somebody has found that the destination lacks them."""
