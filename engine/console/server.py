@@ -17,7 +17,7 @@ from engine.config import ConsoleSettings
 from engine.console.guard import knows_token, names_this_host
 from engine.console.prometheus import exposition
 from engine.console.source import Source
-from engine.console.view import encoded, history_view, live_view
+from engine.console.view import encoded, history_of, history_view, live_view
 from engine.observe.logs import get_logger
 from engine.observe.ready import is_ready
 
@@ -108,7 +108,7 @@ class Console:
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def _status(self, _request: web.Request) -> web.Response:
-        body = encoded(self._live() | history_view(self._source.status()))
+        body = encoded(self._live() | history_view(history_of(self._source.status())))
         return web.Response(body=body, content_type="application/json")
 
     def _live(self) -> dict[str, Any]:
@@ -122,14 +122,14 @@ class Console:
         """Tell what is new until the other side is gone, or takes nothing any more; the history where it changes."""
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
         await response.prepare(request)
-        told = b""
+        told: dict[str, Any] = {}
         try:
             while True:
                 event = b"data: %s\n\n" % encoded(self._live())
-                history = encoded(history_view(self._source.status()))
+                history = history_of(self._source.status())
                 if history != told:
                     told = history
-                    event += b"event: history\ndata: %s\n\n" % history
+                    event += b"event: history\ndata: %s\n\n" % encoded(history_view(history))
                 await asyncio.wait_for(response.write(event), self._timeout_s)
                 await asyncio.sleep(EVENTS_S)
         except (TimeoutError, OSError):

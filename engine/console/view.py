@@ -38,9 +38,14 @@ def live_view(status: Mapping[str, Any] | None, usages: Iterable[Usage], now_ms:
     }
 
 
-def history_view(status: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return what is shown of the last hour."""
-    return {key: shown_all((status or {}).get(key, ())) for key in HISTORY}
+def history_of(status: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what a status says of the last hour, as it says it: to see whether that has changed."""
+    return {key: (status or {}).get(key, ()) for key in HISTORY}
+
+
+def history_view(history: Mapping[str, Any]) -> Any:
+    """Return what is shown of it."""
+    return shown_all(history)
 
 
 def _health(health: Health) -> dict[str, Any]:
