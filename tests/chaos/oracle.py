@@ -228,10 +228,12 @@ def read_truth(port: int) -> dict[bytes, Truth]:
         connection.disconnect()
 
 
-def read_all(connection: redis.Connection) -> dict[bytes, Truth]:
-    """Return all that this server holds, as `read_truth`."""
+def read_all(
+    connection: redis.Connection, is_its_own: Callable[[bytes], bool] = lambda key: True
+) -> dict[bytes, Truth]:
+    """Return all that this server holds, as `read_truth`; keys that are not its own it would not give."""
     may_look_unnoticed(connection)
-    keys = _all_keys(connection)
+    keys = [key for key in _all_keys(connection) if is_its_own(key)]
     kinds = [kind.decode() for kind in _ask(connection, [("TYPE", key) for key in keys])]
     readable = [(key, kind) for key, kind in zip(keys, kinds, strict=True) if kind in _READS]
     replies = _ask(connection, [(_READS[kind][0], key, *_READS[kind][1:]) for key, kind in readable])

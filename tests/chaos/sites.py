@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import redis
 from redis.crc import key_slot
 
+from engine.routing.nodes import SLOTS
 from engine.sandbox.valkey import ValkeyServer
 from tests.chaos.links import STREAM, ClusterLink, DatabasesLink, Link, OneLink, StreamLink, connect
 from tests.chaos.oracle import Truth, may_look_unnoticed, read_all
@@ -156,8 +157,7 @@ class ClusterSite:
         found: dict[bytes, Truth] = {}
         for node in made.primaries():
             slots = {slot for first, last in made.slots_of(node) for slot in range(first, last + 1)}
-            held = _read(node.port, made.options)
-            found |= {key: value for key, value in held.items() if key_slot(key) in slots}
+            found |= _read(node.port, made.options, slots)
         return found
 
     def may_look_unnoticed(self) -> bool:
@@ -207,10 +207,12 @@ def site_of(fault: Fault) -> OneServer | ClusterSite | SentinelSite:
     return OneServer(server, streams=fault.streams)
 
 
-def _read(port: int, options: Mapping[str, Any] | None = None) -> dict[bytes, Truth]:
+def _read(
+    port: int, options: Mapping[str, Any] | None = None, slots: Container[int] = range(SLOTS)
+) -> dict[bytes, Truth]:
     connection = connect(port, ANSWER_S_MAX, options or {})
     try:
-        return read_all(connection)
+        return read_all(connection, lambda key: key_slot(key) in slots)
     finally:
         connection.disconnect()
 
