@@ -71,7 +71,8 @@ def test_the_guide(tmp_path: Path) -> None:
     said: list[str] = []
     assert sandbox.stdout is not None and sandbox.stderr is not None
     stderr = sandbox.stderr
-    threading.Thread(target=lambda: said.extend(iter(stderr.readline, "")), daemon=True).start()
+    reader = threading.Thread(target=lambda: said.extend(iter(stderr.readline, "")), daemon=True)
+    reader.start()
     try:
         for line in iter(sandbox.stdout.readline, ""):
             if line.startswith("export "):
@@ -98,3 +99,6 @@ def test_the_guide(tmp_path: Path) -> None:
     finally:
         sandbox.kill()
         sandbox.wait()
+        reader.join(WAIT_S)
+        sandbox.stdout.close()
+        stderr.close()

@@ -39,13 +39,21 @@ class Running:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
         self.said: list[str] = []
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
         assert process.stdout is not None
         self.told: dict[str, Any] = json.loads(process.stdout.readline() or "{}")
 
     def _read(self) -> None:
         assert self.process.stderr is not None
         self.said.extend(iter(self.process.stderr.readline, ""))
+
+    def close(self) -> None:
+        """Read to the end of a process that has ended."""
+        self._reader.join(WAIT_S)
+        for stream in (self.process.stdout, self.process.stderr):
+            assert stream is not None
+            stream.close()
 
     def heard(self, words: str) -> bool:
         return any(words in line for line in self.said)
@@ -66,8 +74,8 @@ def sandbox(folder: Path, *arguments: str) -> Iterator[Running]:
         stderr=subprocess.PIPE,
         text=True,
     )
+    running = Running(process)
     try:
-        running = Running(process)
         assert running.told, "".join(running.said)
         children = psutil.Process(process.pid).children(recursive=True)
         yield running
@@ -77,6 +85,7 @@ def sandbox(folder: Path, *arguments: str) -> Iterator[Running]:
     finally:
         process.kill()
         process.wait()
+        running.close()
 
 
 def engine(running: Running, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
