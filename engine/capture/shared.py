@@ -58,6 +58,8 @@ class Shared:
         self.row = row
         self.report = report
         self.notices = Notices(report)
+        self.overflown: list[Callable[[], None]] = []
+        """Who is to be told once the dirty set has room again."""
         self.wishes = count(1)
         """Numbers of comparisons: whoever asks takes the next, and one that is done says it of all before."""
         self.streams_settled: Mapping[bytes, bytes] = {}
@@ -115,7 +117,11 @@ class Shared:
         self.row.set(Counter.ENTRIES_BEHIND, sum(one[0] for one in shown))
         self.row.set(Counter.ENTRIES_UNSETTLED, sum(one[1] for one in shown))
 
-    @property
-    def is_calm(self) -> bool:
-        """Tell whether the dirty set has room for more than live changes."""
-        return len(self.dirty) <= self.scope.capture.dirty_keys_max // 2
+    def look_for_room(self) -> bool:
+        """Tell those who lacked it once the dirty set has room for more than live changes; return whether it has."""
+        if not self.overflown or len(self.dirty) > self.scope.capture.dirty_keys_max // 2:
+            return False
+        overflown, self.overflown = self.overflown, []
+        for there_is_room in overflown:
+            there_is_room()
+        return True

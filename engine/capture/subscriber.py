@@ -2,14 +2,15 @@
 
 The loop waits for its sockets and its supervisor, and for nothing else. When a ring is full it goes on draining the
 sockets, because a subscriber that reads too slowly is disconnected by the server and loses what it missed; the keys
-wait in the dirty set, each once. Each read is flushed at once: light load is not held back to fill frames. A turn reads
-a bounded part of each feed, so that a busy one keeps no other waiting.
+wait in the dirty set, each once. Each read is flushed at once: light load is not held back to fill frames. A turn
+serves the feeds that have something to say, or are due, and reads a bounded part of each: a busy one keeps no other
+waiting, and one of hundreds that says nothing costs nothing.
 """
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from engine.capture.dirty import DirtyKeys
@@ -19,7 +20,7 @@ from engine.capture.sentinel_watch import SentinelWatch
 from engine.capture.shared import CaptureScope, Shared
 from engine.capture.sources.base import Source
 from engine.capture.sources.make import source_of
-from engine.capture.waiting import Waiter
+from engine.capture.waiting import BEAT_MS_MAX, FeedName, Waiter
 from engine.clock import monotonic_ms
 from engine.config import CaptureSettings, RedisSettings, RingSettings
 from engine.errors import RedisError, RedisRefused
@@ -28,6 +29,7 @@ from engine.lifecycle import (
     Compared,
     Drain,
     Failed,
+    Message,
     RepairTaken,
     RepairWanted,
     RoutesInForce,
@@ -39,7 +41,6 @@ from engine.lifecycle import (
 from engine.model import NOTHING_HEARD, THE_BEGINNING_MS, Missed, Watermark
 from engine.observe.logs import get_logger
 from engine.redis.address import parse_url
-from engine.redis.connection import RespConnection
 from engine.ring.counters import ChildState, Counter
 from engine.ring.heard import HeardRow
 from engine.ring.ring import RingWriter
@@ -50,12 +51,10 @@ from engine.routing.routes import RouteTable
 
 log = get_logger(__name__)
 
-BEAT_MS_MAX = 500
+SENTINELS: FeedName = (-1, b"")
+"""Stands for the Sentinels among the feeds, for they are served like one."""
 OBEY_MS_MAX = 100
 """Under load, commands are looked for when the poller shows them, and this often for those that come as signals."""
-
-FeedName = tuple[int, bytes]
-"""What a feed is known by: the number of its node, and the last bytes of its keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +131,8 @@ class Subscriber:
         # Scans that a predecessor was at are its own.
         for gauge in (Counter.KEYS_SCANNED, Counter.KEYS_TO_SCAN):
             link.row.set(gauge, 0)
+        self._moved: set[FeedName] = set()
+        """Feeds whose watermark may be another than the one in the rings."""
         self._awaited = set(self._feeds)
         """Those it was started with that have not listened yet: until then it is not ready."""
         self._obey_due_ms = 0
@@ -139,37 +140,64 @@ class Subscriber:
 
     def run(self) -> int:
         """Turn until drained or stopped."""
+        served: Iterable[FeedName] = self._all()
         while True:
             moment_ms = monotonic_ms()
             self._link.beat(moment_ms)
-            if moment_ms >= self._obey_due_ms and self._obey(moment_ms):
-                return 0
-            for feed in self._feeds.values():
-                try:
-                    feed.listen(moment_ms)
-                except RedisError as error:
-                    if self._is_hopeless(error):
-                        return error.exit_code
-                    feed.lose(error, moment_ms)
-                feed.advance_repair(moment_ms)
-            self._ask_sentinels(moment_ms)
-            self._note_ready()
+            if moment_ms >= self._obey_due_ms:
+                self._obey_due_ms = moment_ms + OBEY_MS_MAX
+                self._show_feeds()
+                if commands := self._link.commands():
+                    if self._obey(commands, moment_ms):
+                        return 0
+                    served = self._all()
+            ready = self._waiter.take_ready()
+            for name in {*ready, *served}:
+                if status := self._serve(name, moment_ms, is_ready=name in ready):
+                    return status
+            if not self._is_ready:
+                self._note_ready()
             self._shared.notices.tell(moment_ms)
             is_flushed = self._flusher.flush(self._dirty)
-            self._note_dirty()
+            self._row.set(Counter.DIRTY_KEYS, len(self._dirty))
+            has_room_again = self._shared.look_for_room()
             if is_flushed:
-                self._mark()
+                if self._moved:
+                    self._mark()
                 if self._is_draining and all(feed.is_closed for feed in self._feeds.values()):
                     self._link.set_state(ChildState.DRAINED)
                     return 0
-            self._wait(is_flushed, moment_ms)
+            self._wait(moment_ms, 0 if has_room_again else BEAT_MS_MAX, is_flushed=is_flushed)
+            served = self._all() if has_room_again else self._waiter.due(monotonic_ms())
 
-    def _obey(self, moment_ms: int) -> bool:
-        """Do what the supervisor wants; return True where that is to stop at once."""
-        self._obey_due_ms = moment_ms + OBEY_MS_MAX
+    def _all(self) -> tuple[FeedName, ...]:
+        return (*self._feeds, SENTINELS)
+
+    def _serve(self, name: FeedName, moment_ms: int, *, is_ready: bool) -> int:
+        """Go on with a feed; return the exit status where only the user can mend what is wrong, 0 elsewhere."""
+        if name == SENTINELS:
+            self._ask_sentinels(moment_ms)
+            return 0
+        feed = self._feeds[name]
+        try:
+            feed.listen(moment_ms, is_ready=is_ready)
+        except RedisError as error:
+            if self._is_hopeless(error):
+                return error.exit_code
+            feed.lose(error, moment_ms)
+        feed.advance_repair(moment_ms)
+        self._moved.add(name)
+        has_more = is_ready and feed.has_more()
+        self._waiter.follow(name, feed.sockets(), feed.due_ms(moment_ms), has_more=has_more)
+        return 0
+
+    def _show_feeds(self) -> None:
         self._row.set(Counter.FEEDS, len(self._feeds))
         self._row.set(Counter.FEEDS_PROVED, sum(feed.is_proved for feed in self._feeds.values()))
-        for command in self._link.commands():
+
+    def _obey(self, commands: Sequence[Message], moment_ms: int) -> bool:
+        """Do what the supervisor wants; return True where that is to stop at once."""
+        for command in commands:
             match command:
                 case Stop():
                     return True
@@ -208,6 +236,8 @@ class Subscriber:
         feeds = {_name(feed): feed for feed in command.feeds}
         for name in self._feeds.keys() - feeds.keys():
             self._feeds.pop(name).close()
+            self._waiter.forget(name)
+            self._moved.discard(name)
         for name, feed in feeds.items():
             missed = command.missed.get(feed.node.number, ())
             if name in self._feeds:
@@ -220,10 +250,13 @@ class Subscriber:
     def _ask_sentinels(self, moment_ms: int) -> None:
         """Have the nodes asked for where another primary is named than the one that all feeds are of."""
         if self._sentinels is None or not self._feeds:
+            self._waiter.forget(SENTINELS)
             return
         followed = next(iter(self._feeds.values())).node.address
         if reason := self._sentinels.advance(followed, moment_ms):
             self._shared.notices.topology_changed(reason, moment_ms)
+        due_ms = moment_ms + self._sentinels.wait_ms(moment_ms)
+        self._waiter.follow(SENTINELS, self._sentinels.sockets(), due_ms, has_more=False)
 
     def _is_hopeless(self, error: RedisError) -> bool:
         """Tell, and report, an error at the start that only the user can mend; later on all of them may pass."""
@@ -236,27 +269,23 @@ class Subscriber:
 
     def _note_ready(self) -> None:
         """Be ready once all feeds of the start have listened; what becomes of them later changes nothing of that."""
-        if self._is_ready or self._is_draining:
+        if self._is_draining:
             return
         self._awaited = {name for name in self._awaited if name in self._feeds and not self._feeds[name].has_listened}
         if not self._awaited:
             self._is_ready = True
             self._link.set_state(ChildState.READY)
 
-    def _note_dirty(self) -> None:
-        self._row.set(Counter.DIRTY_KEYS, len(self._dirty))
-        if self._shared.is_calm:
-            for feed in self._feeds.values():
-                feed.there_is_room()
-
     def _mark(self) -> None:
         """Nothing is dirty here: put behind all that the rings hold up to when everything was heard, or found."""
-        moved = [(feed, reached) for feed in self._feeds.values() if (reached := feed.reached()) is not None]
+        feeds = [self._feeds[name] for name in self._moved]
+        moved = [(feed, reached) for feed in feeds if (reached := feed.reached()) is not None]
         watermarks = [
             Watermark(reached.since_ms, reached.server_mark, feed.node.number, self._version) for feed, reached in moved
         ]
-        if not moved or not self._flusher.mark(watermarks):
+        if moved and not self._flusher.mark(watermarks):
             return
+        self._moved.clear()
         for feed, reached in moved:
             feed.marked = reached
             mark, clock_ms = reached.server_mark, reached.clock_ms
@@ -271,21 +300,12 @@ class Subscriber:
         for feed in self._feeds.values():
             feed.start_drain(moment_ms)
 
-    def _wait(self, is_flushed: bool, moment_ms: int) -> None:
-        """Wait for a socket, a command, or the moment at which something is due."""
-        wait_ms, connections = BEAT_MS_MAX, list[RespConnection]()
-        for feed in self._feeds.values():
-            if feed.has_more():
-                return
-            wait_ms = min(wait_ms, feed.wait_ms(moment_ms))
-            connections += feed.sockets()
-        if self._sentinels is not None and self._feeds:
-            wait_ms = min(wait_ms, self._sentinels.wait_ms(moment_ms))
-            connections += self._sentinels.sockets()
+    def _wait(self, moment_ms: int, wait_ms: int, *, is_flushed: bool) -> None:
+        """Wait so long at most for a socket, a command, or the moment at which something is due."""
         notice_ms = self._shared.notices.wait_ms(moment_ms)
         if notice_ms is not None:
             wait_ms = min(wait_ms, notice_ms)
-        if self._waiter.wait(connections, wait_ms, is_flushed=is_flushed):
+        if self._waiter.wait(moment_ms, wait_ms, is_flushed=is_flushed):
             self._obey_due_ms = 0
 
 

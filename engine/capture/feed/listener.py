@@ -33,6 +33,8 @@ SILENCE_MS_MIN = 2 * PING_MS
 OVERDUE_FACTOR = 3
 """As long as other bytes come, the answer may be behind them; for this many times longer it may not."""
 RETRY_MS_MIN, RETRY_MS_MAX = 50, 5_000
+SILENCE_LOOK_MS = 250
+"""How often is looked whether an answer is overdue."""
 CONNECT_LOOK_MS = 5
 """How often is looked whether the thread that connects has come to its end."""
 
@@ -77,7 +79,7 @@ class Listener:
         self._events = 0
         """That were read since."""
         self.failures = 0
-        self.is_drained = False
+        self.is_drained = self._is_draining = False
         self.connection: RespConnection | None = None
         self.sentry: Sentry | None = None
         self.subscription = subscription
@@ -86,14 +88,12 @@ class Listener:
         self._chance = chance
         self._attempt: Connecting[tuple[RespConnection, Sentry, Sight]] | None = None
         self._confirmed = 0
-        self._due_ms = 0
-        self._heard_ms = self._pinged_ms = self._asked_ms = 0
+        self._due_ms = self._heard_ms = self._pinged_ms = self._asked_ms = 0
         self._pings_out = self._pongs = self._asked_at_pong = 0
-        self._is_draining = False
         self._pending_ms = self._asked_for_ms = 0
 
-    def advance(self, moment_ms: int) -> bool:
-        """Do what is due; return True when bytes came, so that the parser may have replies. Raises `RedisError`."""
+    def advance(self, moment_ms: int, *, is_ready: bool = True) -> bool:
+        """Read, if anything ``is_ready``, and do what is due; return True when bytes came. Raises `RedisError`."""
         if self.phase is Phase.WAITING and moment_ms >= self._due_ms:
             self.phase = Phase.CONNECTING
             # On a return, flags are seen to again: a server that was restarted may have none.
@@ -104,7 +104,7 @@ class Listener:
             self._finish_connecting(moment_ms)
         if self.connection is None:
             return False
-        has_bytes = self.connection.receive_available()
+        has_bytes = is_ready and self.connection.receive_available()
         if has_bytes:
             self._heard_ms = moment_ms
         self._keep_alive(moment_ms, has_bytes=has_bytes)
@@ -273,11 +273,15 @@ class Listener:
         self._due_ms = moment_ms + wait_ms
         return wait_ms
 
-    def wait_ms(self, moment_ms: int) -> int:
-        """Return how long until something is due that no readable socket announces."""
+    def due_ms(self, moment_ms: int) -> int:
+        """Return when (monotonic) something is to be done that no readable socket announces."""
         if self.phase is Phase.WAITING:
-            return max(1, self._due_ms - moment_ms)
-        return CONNECT_LOOK_MS if self.phase is Phase.CONNECTING else PING_MS
+            return self._due_ms
+        if self.phase is Phase.CONNECTING:
+            return moment_ms + CONNECT_LOOK_MS
+        if self.phase is Phase.LISTENING and not self._pings_out:
+            return self._pinged_ms + PING_MS
+        return (moment_ms // SILENCE_LOOK_MS + 1) * SILENCE_LOOK_MS
 
     def sockets(self) -> list[RespConnection]:
         """Return the connections that something may come from."""

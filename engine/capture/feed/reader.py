@@ -65,8 +65,7 @@ class FeedReader:
         self._gaps = Gaps(self._subscription.who, heard, shared.row)
         self._repair_from_look = 1
         """The look that a repair needs: one that follows its gap's end."""
-        self._handed_ms = 0
-        self._drain_began_ms = 0
+        self._handed_ms = self._drain_began_ms = self._looks_heard = 0
         self._is_draining = False
         for one in missed:
             if one.since_ms != THE_BEGINNING_MS or one.slots:
@@ -134,12 +133,13 @@ class FeedReader:
         """Note that what this wish of the subscriber asked for is done."""
         self._comparison.done(number)
 
-    def listen(self, moment_ms: int) -> None:
-        """Take in what one read brings; raise `RedisError`."""
+    def listen(self, moment_ms: int, *, is_ready: bool = True) -> None:
+        """Take in what one read brings, if anything ``is_ready``; raise `RedisError`."""
         listener, lookout = self._listener, self._listener.lookout
-        if listener.advance(moment_ms):
+        if listener.advance(moment_ms, is_ready=is_ready):
             self._take_in(moment_ms)
-        if listener.watermark_ms:
+        if listener.looks_taken != self._looks_heard and listener.watermark_ms:
+            self._looks_heard = listener.looks_taken
             self._gaps.hear(lookout.outlook.missed_after(listener.watermark_ms))
         if lookout.has_found:
             for change in lookout.take_changes():
@@ -192,6 +192,7 @@ class FeedReader:
     def _overflow(self) -> None:
         if not self._gaps.is_open(Cause.FULL):
             self._gaps.open(Cause.FULL, GapReason.DIRTY_SET_FULL, FULL)
+            self._shared.overflown.append(self.there_is_room)
 
     def _end_gap(self, cause: Cause, from_look: int) -> None:
         """Have a repair find what was missed, beginning after this look."""
@@ -281,11 +282,9 @@ class FeedReader:
         """Return the connections that something may come from."""
         return self._listener.sockets() + self._repair.sockets()
 
-    def wait_ms(self, moment_ms: int) -> int:
-        """Return how long until something is due that no readable socket announces."""
-        wait_ms = self._listener.wait_ms(moment_ms)
-        repair_ms = self._repair.wait_ms(moment_ms)
-        return wait_ms if repair_ms is None else min(wait_ms, repair_ms)
+    def due_ms(self, moment_ms: int) -> int:
+        """Return when (monotonic) something is to be done that no readable socket announces."""
+        return min(self._listener.due_ms(moment_ms), self._repair.due_ms(moment_ms))
 
 
 def _kind_of(change: Change) -> GapReason:

@@ -37,6 +37,7 @@ from engine.routing.streams import streams_of
 log = get_logger(__name__)
 
 RETRY_MS_MIN, RETRY_MS_MAX = 200, 30_000
+NEVER_MS = 1 << 62
 LOOK_MS = 5
 """How often is looked for what no readable socket announces: a thread that connects, a server that takes commands."""
 
@@ -113,13 +114,13 @@ class Repair:
         exchange = self._exchange
         return [exchange.connection] if exchange is not None and exchange.is_asking else []
 
-    def wait_ms(self, moment_ms: int) -> int | None:
-        """Return how long until something is due that no readable socket announces, None where nothing is."""
+    def due_ms(self, moment_ms: int) -> int:
+        """Return when (monotonic) something is due that no readable socket announces, `NEVER_MS` where nothing is."""
+        if not self.is_under_way():
+            return NEVER_MS
         if self._attempt is not None or (self._exchange is not None and self._exchange.is_sending):
-            return LOOK_MS
-        if self.sockets() or not self.is_under_way():
-            return None
-        return max(1, self._due_ms - moment_ms)
+            return moment_ms + LOOK_MS
+        return NEVER_MS if self.sockets() else max(moment_ms + 1, self._due_ms)
 
     def advance(self, dirty: DirtyKeys, keys_max: int, sight: Sight, moment_ms: int, unix_ms: int) -> Missed | None:
         """Go on as far as that is possible at once, with steps only while the dirty set holds less than ``keys_max``:

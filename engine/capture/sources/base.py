@@ -18,7 +18,8 @@ from engine.routing.nodes import Node
 
 
 class Source(Protocol):
-    """One feed's changes. The loop calls `listen` each turn, and `lose` after any `RedisError` of it.
+    """One feed's changes. The loop calls `listen` when one of the `sockets` is readable, and when it is `due_ms`; and
+    `lose` after any `RedisError` of it.
 
     No method waits for the server. ``marked`` is the watermark that is in all rings: the loop sets it.
     """
@@ -41,11 +42,11 @@ class Source(Protocol):
     def is_closed(self) -> bool:
         """Tell whether it takes in no more, for good: a drain ends once that is true of all."""
 
-    def listen(self, moment_ms: int) -> None:
-        """Take in what one read brings, a bounded part at most; raise `RedisError`."""
+    def listen(self, moment_ms: int, *, is_ready: bool) -> None:
+        """Take in what one read brings, a bounded part at most, if anything ``is_ready``; raise `RedisError`."""
 
     def has_more(self) -> bool:
-        """Tell whether more may be here than a poll of the sockets shows: the loop then turns at once."""
+        """Tell whether the read left more than a poll of the sockets may show: the loop then turns at once."""
 
     def lose(self, error: RedisError, moment_ms: int) -> None:
         """Give the connection up, and plan the next attempt."""
@@ -58,9 +59,6 @@ class Source(Protocol):
 
     def compared(self, number: int) -> None:
         """Take in that the comparison with the destinations that this wish asked for is done."""
-
-    def there_is_room(self) -> None:
-        """Take in that the dirty set has room for more than live changes."""
 
     def reached(self) -> Missed | None:
         """Return up to when everything is in the dirty set or was before; None where ``marked`` says so already.
@@ -83,5 +81,5 @@ class Source(Protocol):
     def sockets(self) -> list[RespConnection]:
         """Return the connections that something may come from."""
 
-    def wait_ms(self, moment_ms: int) -> int:
-        """Return how long until something is due that no readable socket announces."""
+    def due_ms(self, moment_ms: int) -> int:
+        """Return when (monotonic) something is to be done that no readable socket announces."""

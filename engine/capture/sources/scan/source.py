@@ -27,6 +27,7 @@ from engine.capture.sources.scan.departed import Departed
 from engine.capture.sources.scan.names import NamesBroken
 from engine.capture.sources.scan.pace import Pace
 from engine.capture.sources.scan.sweep import Sweep
+from engine.capture.waiting import BEAT_MS_MAX
 from engine.clock import now_ms
 from engine.errors import RedisError, RedisUnreachable
 from engine.model import FORCED, NOTHING_HEARD, THE_BEGINNING_MS, Missed
@@ -125,12 +126,9 @@ class ScanSource:
     def compared(self, number: int) -> None:
         """Nothing is compared: names that are not found tell what is gone."""
 
-    def there_is_room(self) -> None:
-        """Nothing is dropped: a pass waits for room."""
-
     # The loop
 
-    def listen(self, moment_ms: int) -> None:
+    def listen(self, moment_ms: int, *, is_ready: bool = True) -> None:
         """Go on with the pass, as far as that is possible at once; raise `RedisError`."""
         if self.is_closed:
             return
@@ -284,11 +282,11 @@ class ScanSource:
         """Return the connection, where answers are awaited."""
         return [self._exchange.connection] if self._exchange is not None and self._exchange.is_asking else []
 
-    def wait_ms(self, moment_ms: int) -> int:
-        """Return how long until something is due that no readable socket announces."""
+    def due_ms(self, moment_ms: int) -> int:
+        """Return when (monotonic) something is to be done that no readable socket announces."""
         if self._attempt is not None or (self._exchange is not None and self._exchange.is_sending):
-            return LOOK_MS
-        if self.sockets():
-            return 1_000
+            return moment_ms + LOOK_MS
         is_waiting = bool(self._unmarked) or (self._sweep is not None and self._sweep.is_over)
-        return LOOK_MS if is_waiting else self._pace.wait_ms(moment_ms)
+        wait_ms = LOOK_MS if is_waiting else BEAT_MS_MAX if self.sockets() else self._pace.wait_ms(moment_ms)
+        # Nobody announces what the rings have settled.
+        return moment_ms + min(wait_ms, BEAT_MS_MAX)

@@ -18,6 +18,7 @@ from engine.capture.sources.stream.desk import Desk
 from engine.capture.sources.stream.followed import Followed
 from engine.capture.sources.stream.line import Line
 from engine.capture.sources.stream.standing import Account
+from engine.capture.waiting import BEAT_MS_MAX
 from engine.capture.watch.sight import Sight
 from engine.clock import now_ms
 from engine.errors import RedisError
@@ -96,7 +97,7 @@ class StreamSource:
 
     # The way in
 
-    def listen(self, moment_ms: int) -> None:
+    def listen(self, moment_ms: int, *, is_ready: bool = True) -> None:
         """Take in what was read, acknowledge what is settled; raise `RedisError`."""
         if self.is_closed:
             return
@@ -168,9 +169,6 @@ class StreamSource:
 
     def compared(self, number: int) -> None:
         """Nothing is compared for streams."""
-
-    def there_is_room(self) -> None:
-        """It is seen at the next turn."""
 
     def set_routes(self, missed: Sequence[Missed]) -> None:
         """Take the routes that all share now: a new one begins where the group is."""
@@ -259,14 +257,13 @@ class StreamSource:
         """Return the connections that something may come from."""
         return [socket for line in self._lines for socket in line.sockets()] + self._repair.sockets()
 
-    def wait_ms(self, moment_ms: int) -> int:
-        """Return how long until something is due that no readable socket announces."""
+    def due_ms(self, moment_ms: int) -> int:
+        """Return when (monotonic) something is to be done that no readable socket announces."""
         waits = [line.wait_ms(moment_ms) for line in self._lines]
         if self._desk.ledger.has_open:
             waits.append(max(1, self._mark_due_ms - moment_ms))
-        if (repair_ms := self._repair.wait_ms(moment_ms)) is not None:
-            waits.append(repair_ms)
-        return min(waits, default=POSITIONS_MS)
+        # Nobody announces what the rings have settled.
+        return min(moment_ms + min(waits, default=BEAT_MS_MAX), moment_ms + BEAT_MS_MAX, self._repair.due_ms(moment_ms))
 
 
 def consumer_of(part: str) -> str:
