@@ -15,8 +15,7 @@ from engine.capture.sources.scan.names import Names, NamesBroken, path_of
 from engine.capture.sources.scan.pace import SHARE, Pace
 from engine.capture.sources.scan.seen import Seen
 from engine.errors import ConfigError
-from engine.redis.address import parse_url
-from engine.routing.nodes import Node
+from engine.routing.nodes import NODES_MAX
 from engine.settings.file import load_settings
 
 KEYS = [b"key:%d" % number for number in range(5_000)]
@@ -85,12 +84,12 @@ def test_names_outlive_the_process(tmp_path: Path) -> None:
     """What was found is known to the next process; what was gone and not settled is gone anew."""
     names = Names(tmp_path / "names.sqlite")
     names.found([b"b", b"a", b"\xff"])
-    names.note_gone([b"a"], 7)
+    names.note_gone([b"a"], 7 * NODES_MAX)
     names.close()
     again = Names(tmp_path / "names.sqlite")
     assert again.after(None, 10) == [b"a", b"b", b"\xff"]
     assert again.after(b"a", 1) == [b"b"]
-    assert again.count() == 3 and again.count_gone(7) == 0
+    assert again.count() == 3 and again.count_gone(7 * NODES_MAX) == 0
     again.close()
 
 
@@ -151,17 +150,22 @@ def test_a_disk_that_refuses_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert names_module.NamesBroken is NamesBroken
 
 
-def test_each_node_has_names_of_its_own(tmp_path: Path) -> None:
-    """Files are told apart by node, by server and by the part of a slice."""
-    address, every = parse_url("redis://cache.example:6379/2"), bytes(range(256))
-    paths = {
-        path_of(str(tmp_path), Node(id="a"), every, address),
-        path_of(str(tmp_path), Node(id="b"), every, address),
-        path_of(str(tmp_path), Node(), every, address),
-        path_of(str(tmp_path), Node(), every[:9], address),
-    }
-    assert len(paths) == 4
-    assert all(path.parent == tmp_path for path in paths)
+def test_all_nodes_share_names(tmp_path: Path) -> None:
+    """Whoever takes over a slot knows its names; what one found gone and another finds again stays known."""
+    assert path_of(str(tmp_path)).parent == tmp_path
+    one, other = Names(tmp_path / "names.sqlite", 0), Names(tmp_path / "names.sqlite", 1)
+    one.found([b"a", b"b"])
+    assert other.after(None, 9) == [b"a", b"b"]
+    one.note_gone([b"a", b"b"], NODES_MAX)
+    other.found([b"b"])
+    one.forget(NODES_MAX)
+    assert other.after(None, 9) == [b"b"]
+    one.note_gone([b"b"], NODES_MAX)
+    other.close()
+    other = Names(tmp_path / "names.sqlite", 1)
+    assert other.count_gone(NODES_MAX) == 1, "what another node found gone is its own"
+    one.close()
+    other.close()
 
 
 def test_what_does_not_go_with_scans_is_told(tmp_path: Path) -> None:

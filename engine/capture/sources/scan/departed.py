@@ -10,7 +10,6 @@ from engine.capture.sources.scan.sweep import Sweep
 from engine.clock import now_ms
 from engine.model import RouteMask
 from engine.observe.logs import get_logger
-from engine.redis.address import parse_url
 from engine.routing.absence import follows_evictions, wants_absence
 from engine.routing.events import REPAIR_GONE
 
@@ -69,8 +68,7 @@ class Departed:
         if not self._is_wanted:
             return None
         if self._names is None:
-            scope, feed = self._shared.scope, self._subscription.feed
-            self._names = Names(path_of(scope.names_folder, feed.node, feed.last_bytes, parse_url(scope.redis.url)))
+            self._names = Names(path_of(self._shared.scope.names_folder), self._subscription.feed.node.number)
         return self._names
 
     def mark(self, sweep: Sweep) -> bool:

@@ -13,15 +13,13 @@ from pathlib import Path
 
 from engine.errors import EngineError
 from engine.observe.logs import get_logger
-from engine.redis.address import Address
-from engine.routing.nodes import Node
+from engine.routing.nodes import NODES_MAX
 
 log = get_logger(__name__)
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS names (key BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS gone (key BLOB PRIMARY KEY, pass INTEGER NOT NULL) WITHOUT ROWID;
-DELETE FROM gone;
 """
 _CACHE_KIB = 16_384
 
@@ -30,19 +28,21 @@ class NamesBroken(EngineError):
     """The names can't be kept."""
 
 
-def path_of(folder: str, node: Node, last_bytes: bytes, address: Address) -> Path:
-    """Return the file of a node's keys, or of a part of them."""
-    part = "" if len(last_bytes) == 256 else f"-{last_bytes[:8].hex()}"
-    return Path(folder) / f"{node.id or str(address).replace('/', '_').replace(':', '_')}{part}.sqlite"
+def path_of(folder: str) -> Path:
+    """Return the file of all keys of a server or cluster: a name stays when another node takes over its key."""
+    return Path(folder) / "names.sqlite"
 
 
 class Names:
-    """One feed's. Raises `NamesBroken` for whatever a disk may do; a damaged file is moved aside, and told."""
+    """One feed's hold of the names that all feeds share, in all processes. ``node`` is the number of its node.
 
-    def __init__(self, path: Path) -> None:
+    Raises `NamesBroken` for whatever a disk may do; a damaged file is moved aside, and told.
+    """
+
+    def __init__(self, path: Path, node: int = 0) -> None:
         self.path = path
+        self._node = node
         self._connection = self._open()
-        self._has_gone = False
 
     def _open(self) -> sqlite3.Connection:
         try:
@@ -62,13 +62,15 @@ class Names:
             raise self._broken(error) from error
 
     def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, isolation_level=None, timeout=1.0)
+        connection = sqlite3.connect(self.path, isolation_level=None, timeout=5.0)
         try:
             # Each commit waits for the disk: what it writes is new, and rare once all keys are known.
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")
             connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
             connection.executescript(_TABLES)
+            # What a predecessor found gone, and nobody knows to be settled.
+            connection.execute("DELETE FROM gone WHERE pass % ? = ?", (NODES_MAX, self._node))
         except BaseException:
             connection.close()
             raise
@@ -81,7 +83,7 @@ class Names:
         """Keep the names of keys that were found; durable when it returns."""
         rows = [(key,) for key in keys]
         self._write("INSERT OR IGNORE INTO names VALUES (?)", rows)
-        if self._has_gone:
+        if self._number("SELECT EXISTS (SELECT 1 FROM gone)"):
             self._write("DELETE FROM gone WHERE key = ?", rows)
 
     def after(self, key: bytes | None, count: int) -> list[bytes]:
@@ -92,13 +94,12 @@ class Names:
         return self._read(sql, (key, count))
 
     def count(self) -> int:
-        """Return how many names there are."""
+        """Return how many names there are, of all nodes."""
         return self._number("SELECT COUNT(*) FROM names")
 
     def note_gone(self, keys: Sequence[bytes], number: int) -> None:
         """Take in that a pass has not found these."""
         self._write("INSERT OR REPLACE INTO gone VALUES (?, ?)", [(key, number) for key in keys])
-        self._has_gone = self._has_gone or bool(keys)
 
     def count_gone(self, number: int) -> int:
         """Return how many keys a pass has not found."""
@@ -124,7 +125,6 @@ class Names:
                 connection.execute("DELETE FROM gone WHERE pass = ?", (number,))
         except (sqlite3.Error, OSError) as error:
             raise self._broken(error) from error
-        self._has_gone = bool(self._number("SELECT EXISTS (SELECT 1 FROM gone)"))
 
     def close(self) -> None:
         """Close the file."""

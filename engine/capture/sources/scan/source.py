@@ -38,15 +38,15 @@ from engine.redis.node import settings_for
 from engine.ring.counters import Counter
 from engine.routing.events import REPAIR
 from engine.routing.feeds import Feed
-from engine.routing.nodes import Node
+from engine.routing.nodes import NODES_MAX, Node
 from engine.routing.slices import parse_slice
 
 log = get_logger(__name__)
 
 RETRY_MS_MIN, RETRY_MS_MAX = 50, 5_000
 LOOK_MS = 5
-NUMBERS_BELOW = 1 << 52
-"""Passes are numbered by time, so that a successor's numbers are higher: milliseconds."""
+NUMBERS_BELOW = 1 << 60
+"""Passes are numbered by time, in milliseconds, and by node: a successor's numbers are higher, and nobody else's."""
 
 
 class ScanSource:
@@ -66,7 +66,7 @@ class ScanSource:
         self._unmarked: list[bytes] = []
         # A mark that another source left is none of ours.
         before = max(shared.settled_mark(feed.node.number), heard.server_mark)
-        self._number = max(before if before < NUMBERS_BELOW else 0, time.time_ns() // 1_000_000)
+        self._number = before if before < NUMBERS_BELOW else 0
         self._claim: Missed | None = None
         """Everything before this was found, by a pass that is over."""
         self._asked = self._begun = self._served = 0
@@ -171,7 +171,8 @@ class ScanSource:
 
     def _begin_step(self, moment_ms: int) -> None:
         if self._sweep is None:
-            self._number = max(self._number + 1, time.time_ns() // 1_000_000)
+            step = max(self._number // NODES_MAX + 1, time.time_ns() // 1_000_000)
+            self._number = step * NODES_MAX + self.node.number
             self._begun, self._marked = self._asked, 0
             self._sweep = Sweep(self._subscription, self._number, self._departed.names(), self._departed.is_named)
             self._questions = self._sweep.begin()

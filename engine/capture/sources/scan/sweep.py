@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import hiredis
-
 from engine.capture.feed.scan import Questions, Scan
 from engine.capture.feed.subscription import Subscription
 from engine.capture.sources.scan.names import Names
@@ -66,8 +64,7 @@ class Sweep:
         keys = yield from self._scan.begin()
         self.size = self._scan.size
         if self._names is not None:
-            self.known = self._names.count()
-            self._seen = Seen(max(self.size, self.known), self.number.to_bytes(8, "little"))
+            self._seen = Seen(self.size, self.number.to_bytes(8, "little"))
         self.is_begun = True
         return self._found(keys)
 
@@ -110,17 +107,16 @@ class Sweep:
             self.is_over = True
             return
         self._last = names[-1]
-        seen = self._seen
-        missing = [name for name in names if name not in seen]
+        # Those of slots that the node has by now, whoever had them before; others are other nodes' to look for.
+        owns, seen = self._subscription.feed.owns, self._seen
+        ours = [name for name in names if owns(name)]
+        self.known += len(ours)
+        missing = [name for name in ours if name not in seen]
         gone = (yield from self._absent(missing)) if missing else []
         self._names.note_gone(gone, self.number)
         self.gone += len(gone)
 
     def _absent(self, names: Sequence[bytes]) -> Questions[list[bytes]]:
-        """Return those of them that are not there; one whose slot is another node's by now is that one's to know."""
+        """Return those of them that are not there."""
         replies: list[Any] = yield b"".join(pack("EXISTS", name) for name in names), len(names)
-        return [
-            name
-            for name, reply in zip(names, replies, strict=True)
-            if reply == 0 or (isinstance(reply, hiredis.ReplyError) and str(reply).startswith("MOVED "))
-        ]
+        return [name for name, reply in zip(names, replies, strict=True) if reply == 0]
