@@ -12,7 +12,7 @@ import select
 import socket
 import ssl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
@@ -144,8 +144,7 @@ class RespConnection:
         if database:
             self._must(f"select database {database}", "SELECT", database)
         self.is_named = not isinstance(self.call("CLIENT", "SETNAME", name), hiredis.ReplyError)
-        if not self.facts.get("version", "").startswith("6."):
-            # There it is unknown, and would stand in the log of what users were refused.
+        if may_be_untouched(self.facts):
             self.call("CLIENT", "NO-TOUCH", "ON")
 
     def _must(self, what: str, *command: str | int) -> None:
@@ -299,6 +298,16 @@ class RespConnection:
         """Close the connection; never fails."""
         with contextlib.suppress(OSError):
             self._sock.close()
+
+
+def may_be_untouched(facts: Mapping[str, str]) -> bool:
+    """Tell from a greeting whether a connection may ask that its reads count as no uses (``CLIENT NO-TOUCH``).
+
+    Redis 6 does not know it, and would log a refusal. A node of a Redis cluster ends by a segmentation fault (seen on
+    8.2.3) when such a connection asks for a key whose slot is moving.
+    """
+    is_redis_cluster = facts.get("mode") == "cluster" and facts.get("server", "redis") == "redis"
+    return not is_redis_cluster and not facts.get("version", "").startswith("6.")
 
 
 def is_replica(told: Any) -> bool:

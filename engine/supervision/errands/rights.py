@@ -196,7 +196,7 @@ def needs(settings: Settings, table: RouteTable, situation: Situation) -> list[N
 
 def _of_reads(situation: Situation) -> Iterator[Need]:
     software = situation.software
-    if not (software.family == "redis" and software.version < (7, 2)):
+    if not (software.family == "redis" and (software.version < (7, 2) or situation.is_cluster)):
         trial = ("CLIENT", "NO-TOUCH", "ON")
         yield Need("client|no-touch", trial, "so the engine's reads count as uses, and keep keys from being evicted")
 
