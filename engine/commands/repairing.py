@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -19,6 +19,9 @@ from engine.commands.base import (
     route_names,
 )
 from engine.errors import EngineError
+
+if TYPE_CHECKING:
+    from engine.config import Settings
 
 
 @click.command(epilog=examples("engine audit", "engine audit --route carts --repair", "engine audit --json"))
@@ -51,6 +54,8 @@ def audit(
     not (also where --repair has had it delivered: run it again), 2 where no route names a destination.
     """
     settings = load(config, {}).settings
+    if repair or accept_deletions:
+        _hears_marks(settings, "engine audit --repair")
     log_warnings(settings, "audit")
 
     from engine.audit.options import AuditOptions
@@ -76,6 +81,19 @@ def audit(
     if report.unheard:
         complain(no_engine(report.unheard))
     return report.exit_code
+
+
+def _hears_marks(settings: Settings, command: str) -> None:
+    """Refuse a command that marks keys by publishing them, where the engine does not subscribe to its server."""
+    remedies = {
+        "scan": "each pass tries what was given up on again; to have everything delivered again, stop the engine and "
+        "remove the folder digests of its backlog",
+        "stream": "write the keys to the stream again, by XADD",
+    }
+    if remedy := remedies.get(settings.capture.source):
+        raise EngineError(
+            f'{command} does not reach an engine with capture.source = "{settings.capture.source}"', hint=remedy
+        )
 
 
 @click.command(epilog=examples("engine deletions", "engine deletions accept carts", "engine deletions refuse carts"))
@@ -127,6 +145,7 @@ def redrive(route: str | None, source: str | None, count_max: int | None, config
     where some were kept.
     """
     settings = load(config, {}).settings
+    _hears_marks(settings, "engine redrive")
     log_warnings(settings, "redrive")
 
     from engine.redrive.run import redrive as run

@@ -296,3 +296,17 @@ def test_what_reads_the_state_says_what_is_wrong_with_where_it_is(home: Path, se
     result = engine("status")
     assert result.returncode == 2
     assert words in result.stderr
+
+
+@pytest.mark.parametrize("command", [("redrive",), ("audit", "--repair"), ("audit", "--accept-deletions")])
+@pytest.mark.parametrize("source", ["scan", "stream"])
+def test_marks_are_refused_where_nobody_hears_them(
+    home: Path, capsys: pytest.CaptureFixture[str], command: tuple[str, ...], source: str
+) -> None:
+    """A command that publishes keys says at once that an engine of another source hears none, and what helps."""
+    more = {"scan": 'starting_position = "TRIM_HORIZON"\nskip_unchanged = true\n', "stream": ""}[source]
+    streams = 'streams = ["changes"]\nkey_field = "key"\n' if source == "stream" else ""
+    (home / "engine.toml").write_text(f'[capture]\nsource = "{source}"\n{streams}{ROUTE}{more}')
+    assert run_command([*command]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f'does not reach an engine with capture.source = "{source}"' in line
