@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qs, unquote
 
 PORT, SENTINEL_PORT = 6_379, 26_379
 SENTINEL = "+sentinel"
@@ -50,12 +50,24 @@ def split(place: str, port: int = PORT) -> tuple[str, int]:
     return (host, int(number)) if colon else (place, port)
 
 
+def parts_of(url: str) -> SplitResult:
+    """Return the parts of a URL, whose authority may list several hosts, IPv6 addresses in brackets among them.
+
+    `urllib.parse.urlsplit` refuses such a list, from one maintenance release of Python to the next.
+    """
+    scheme, _, rest = url.strip().translate({9: None, 10: None, 13: None}).partition(":")
+    rest, _, fragment = rest.partition("#")
+    rest, _, query = rest.partition("?")
+    authority, slash, path = rest.removeprefix("//").partition("/") if rest.startswith("//") else ("", "", rest)
+    return SplitResult(scheme.lower(), authority, slash + path, query, fragment)
+
+
 def parse_url(url: str) -> Address:
     """Return the address in a ``redis://``, ``rediss://``, ``unix://`` or ``redis+sentinel://`` URL; raise ValueError.
 
     The settings are checked when they are loaded, and have taken credentials out of the URL by then.
     """
-    parts = urlsplit(url)
+    parts = parts_of(url)
     query = parse_qs(parts.query)
     scheme = parts.scheme.removesuffix(SENTINEL)
     if scheme not in {"redis", "rediss", "unix"}:
@@ -81,7 +93,7 @@ def parse_url(url: str) -> Address:
 
 def with_database(url: str, database: int) -> str:
     """Return the URL, which has lost its credentials, with this database in the place of its own."""
-    parts = urlsplit(url)
+    parts = parts_of(url)
     if parts.scheme == "unix":
         return f"unix://{parts.path}" + (f"?db={database}" if database else "")
     path = f"/{database}"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
-from engine.redis.address import SENTINEL
+from engine.redis.address import SENTINEL, parts_of
 from engine.redis.url_options import BadRedisUrl, settings_in
 
 FORMS = (
@@ -34,10 +34,7 @@ def split_url(url: str) -> RedisUrl:
     A password with an unescaped ``/``, ``?`` or ``#`` in it ends up where a port, a path or a query should
     be. So no part of the URL is repeated in a message.
     """
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        raise BadRedisUrl("is no URL") from None
+    parts = parts_of(url)
     scheme = _SCHEMES.get(parts.scheme)
     if scheme is None:
         raise BadRedisUrl("has no scheme that we know")

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from urllib.parse import urlsplit
 
+from engine.redis.address import parts_of
 from engine.sandbox.errors import PortInUse
 from engine.sandbox.functions.own import own_function
 from engine.sandbox.running_engine import RunningEngine, engine_variables, settings_for
@@ -147,5 +147,5 @@ def _as_text(sandbox: Sandbox, variables: dict[str, str], settings: str) -> str:
 
 def bare(url: str) -> str:
     """Return a URL without user and password."""
-    parts = urlsplit(url)
+    parts = parts_of(url)
     return url if "@" not in parts.netloc else parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from urllib.parse import urlsplit
 
 from engine.config import RouteSettings, Settings
 from engine.destination.base import parse_destination
 from engine.errors import Problem
-from engine.redis.address import SENTINEL, parse_url, with_database
+from engine.redis.address import SENTINEL, parse_url, parts_of, with_database
 from engine.redis.url import DATABASE_MAX
 from engine.routing.databases import ALL, DATABASES_MAX, databases_of, in_words
 from engine.routing.glob import takes_everything
@@ -67,7 +66,7 @@ def _problem(named: tuple[int, ...] | str) -> tuple[str, str] | None:
 
 def _named_by(url: str) -> int | None:
     """Return the database that a URL names, None where it names none."""
-    address, parts = parse_url(url), urlsplit(url)
+    address, parts = parse_url(url), parts_of(url)
     path = "" if parts.scheme == "unix" else parts.path.strip("/")
     if SENTINEL in parts.scheme:
         path = path.partition("/")[2]
