@@ -21,6 +21,11 @@ POWERTOOLS = FunctionSpec(
 ORIGINAL = FunctionSpec("original", "lambdas.examples.original.handler:handler", environment={"TABLE": DEFAULT_TABLE})
 
 
+def unsettled(totals: dict[str, int]) -> int:
+    """Return how many keys are to be delivered: in memory, or, where one has failed alone for a while, on disk."""
+    return max(totals["keys_in_flight"] + totals["keys_waiting"], totals["keys_backlog"])
+
+
 def test_with_powertools_a_record_fails_alone(tmp_path: Path) -> None:
     """A cart that can't be counted is delivered again until it can be; its neighbours are settled at once."""
     with whole_path(tmp_path, functions=[POWERTOOLS]) as path:
@@ -31,9 +36,9 @@ def test_with_powertools_a_record_fails_alone(tmp_path: Path) -> None:
             path.client.hset(f"cart:{number}", "tea", number)
         path.client.delete("cart:0")
         wait_for(lambda: path.totals()["records_retried"] >= 2, "the bad cart, again")
-        wait_for(lambda: path.totals()["keys_in_flight"] + path.totals()["keys_waiting"] == 1, "all others settled")
+        wait_for(lambda: unsettled(path.totals()) == 1, "all others settled")
         path.client.hset("cart:bad", "tea", 3)
-        wait_for(lambda: path.totals()["keys_in_flight"] + path.totals()["keys_waiting"] == 0, "the cart, mended")
+        wait_for(lambda: unsettled(path.totals()) == 0, "the cart, mended")
         assert path.totals()["records_delivered"] >= 21
         assert path.stop() == 0
 

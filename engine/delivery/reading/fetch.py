@@ -275,9 +275,11 @@ class Fetcher:
         self._over(job)
         read.take(job)
         left = job.indexes[len(job.values) :]
-        if left and reader.connection is None:
-            read.holds.append(Hold(left, reader))
-            self._look_by(0)
+        if reader.connection is None:
+            if left:
+                read.holds.append(Hold(left, reader))
+            # Also where nothing is left: a value that ends each connection is told, and the next batch wants a new one.
+            self._look_by(max(0, reader.due_ms))
         return self._followed(job, read) if job.redirects else []
 
     def _followed(self, job: Job, read: Read) -> list[Group]:
@@ -335,8 +337,7 @@ class Fetcher:
 
     def next_expiry_ms(self) -> int | None:
         """Return when (monotonic) something is to be done, though nobody says so: a node is silent, or has rested."""
-        times = [due_ms for reader in self.readers.all() if (due_ms := reader.next_due_ms()) is not None]
-        return min(times, default=None)
+        return min((ms for reader in self.readers.all() if (ms := reader.next_due_ms()) is not None), default=None)
 
     def expire(self, moment_ms: int) -> None:
         """Connect where that is due, take over connections, and wait no more for nodes that are silent."""
