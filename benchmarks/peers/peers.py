@@ -61,6 +61,7 @@ class Ours(NamedTuple):
         config = place.folder / "engine.toml"
         config.write_text(
             CONFIG.format(
+                capture="",
                 redis_url=place.redis_url,
                 folder=place.folder,
                 shards=1,
