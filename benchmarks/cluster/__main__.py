@@ -69,7 +69,7 @@ def engine_on(primaries: Sequence[Primary], shards: int) -> Iterator[Rig]:
             config = folder / "engine.toml"
             shape = {"shards": shards, "invokers": 1, "batch_size": 1_000, "parallelization_factor": 2}
             config.write_text(
-                CONFIG.format(redis_url=url, folder=folder, function="accept", keys='["bench:*"]', **shape)
+                CONFIG.format(capture="", redis_url=url, folder=folder, function="accept", keys='["bench:*"]', **shape)
             )
             engine = start_engine(config, folder, engine_environment(runtime.endpoint))
             rig = Rig(RedisSettings(url=url), engine, folder, primaries[0].server.pid, runtime.pid)
