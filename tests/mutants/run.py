@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.mutants.mutant import ROOT, Mutant
 
-TESTS_S_MAX = 600.0
+TESTS_S_MAX = 240.0
 """A mutant may make a test wait for what never comes: this long, and it counts as noticed."""
 _COPIED = ("engine", "lambdas", "benchmarks", "tests", "config", "docs")
 _TESTS_FAILED = 1
