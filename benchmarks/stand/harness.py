@@ -215,7 +215,8 @@ def rig(
                 environment, runtime_pid = engine_environment(runtime.endpoint), runtime.pid
             config = folder / "engine.toml"
             config.write_text(
-                CONFIG.replace("{capture}", capture).format(
+                CONFIG.format(
+                    capture=capture,
                     redis_url=server.redis.url,
                     folder=folder,
                     shards=shards,

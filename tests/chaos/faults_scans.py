@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.chaos.faults_cluster import failed_over, some_primary
 from tests.chaos.faults_process import kill_child, restarted
-from tests.chaos.faults_server import DURABLE
+from tests.chaos.faults_server import DURABLE, kill_and_start
 from tests.chaos.registry import fault
 from tests.chaos.rig import NotStruck, Run
 
@@ -78,12 +78,7 @@ def kill_engine(run: Run) -> str:
 
 @scan_fault("scan: server killed and restarted", server_config=DURABLE | SILENT)
 def restart_server(run: Run) -> str:
-    before = run.client().info("server")["run_id"]
-    run.server.kill()
-    run.sleep(run.rng.uniform(0.2, 2.0))
-    run.server.start()
-    after = run.client().info("server")["run_id"]
-    return f"run {before[:8]} killed, {after[:8]} started" if after != before else ""
+    return kill_and_start(run)
 
 
 @scan_fault("scan: black hole for 5 s", proxies=("redis",))

@@ -20,6 +20,11 @@ FLOOD_BYTES_MAX = 64 * 1024 * 1024
 
 @fault("server: killed and restarted", server_config=DURABLE)
 def restart(run: Run) -> str:
+    return kill_and_start(run)
+
+
+def kill_and_start(run: Run) -> str:
+    """Kill the server and start it again; return what became of it, "" where it is the same process."""
     before = run.client().info("server")["run_id"]
     run.server.kill()
     run.sleep(run.rng.uniform(0.2, 2.0))

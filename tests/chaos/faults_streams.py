@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 
 from tests.chaos.faults_process import kill_child
-from tests.chaos.faults_server import DURABLE, replica_in_sync
+from tests.chaos.faults_server import DURABLE, kill_and_start, replica_in_sync
 from tests.chaos.registry import fault
 from tests.chaos.rig import Run
 
@@ -54,12 +54,7 @@ def engine_killed(run: Run) -> str:
 
 @streams_fault("server killed and restarted", server_config=DURABLE)
 def server_restarted(run: Run) -> str:
-    before = run.client().info("server")["run_id"]
-    run.server.kill()
-    run.sleep(run.rng.uniform(0.2, 2.0))
-    run.server.start()
-    after = run.client().info("server")["run_id"]
-    return f"run {before[:8]} killed, {after[:8]} started" if after != before else ""
+    return kill_and_start(run)
 
 
 @streams_fault("failover", proxies=("redis",))

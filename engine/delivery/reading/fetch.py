@@ -279,7 +279,7 @@ class Fetcher:
             if left:
                 read.holds.append(Hold(left, reader))
             # Also where nothing is left: a value that ends each connection is told, and the next batch wants a new one.
-            self._look_by(max(0, reader.due_ms))
+            self._look_by(reader.due_ms)
         return self._followed(job, read) if job.redirects else []
 
     def _followed(self, job: Job, read: Read) -> list[Group]:

@@ -6,7 +6,6 @@ an older engine does not know of it would be lost, or taken for something else.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -19,8 +18,8 @@ from engine.config import Settings
 from engine.delivery.backlog.file import VERSION as BACKLOG_FORMAT
 from engine.errors import Problem
 from engine.supervision.progress.checkpoint import FORMAT as CHECKPOINT_FORMAT
+from engine.supervision.progress.checkpoint import data_of
 
-_CHECKSUM_BYTES = 8
 _SQLITE_MAGIC = b"SQLite format 3\0"
 _USER_VERSION = slice(60, 64)
 """Where SQLite keeps the number: https://www.sqlite.org/fileformat2.html#user_version_number."""
@@ -86,8 +85,8 @@ def newer_formats(settings: Settings) -> list[Problem]:
 
 
 def _of_checkpoint(content: bytes) -> int:
-    checksum, data = content[:_CHECKSUM_BYTES], content[_CHECKSUM_BYTES + 1 : -1]
-    return _of_json(data) if checksum == b"%08x" % zlib.crc32(data) else 0
+    data = data_of(content)
+    return _of_json(data) if data is not None else 0
 
 
 def _of_json(data: bytes) -> int:

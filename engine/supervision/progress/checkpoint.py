@@ -87,10 +87,18 @@ def to_bytes(checkpoint: Checkpoint) -> bytes:
     return b"%08x %s\n" % (zlib.crc32(data), data)
 
 
-def from_bytes(content: bytes) -> Checkpoint | None:
-    """Return what the content holds; None where it is not whole."""
+def data_of(content: bytes) -> bytes | None:
+    """Return the JSON within the file's content; None where it is not whole."""
     checksum, data = content[:_CHECKSUM_CHARS], content[_CHECKSUM_CHARS + 1 : -1]
     if not content.endswith(b"\n") or checksum != b"%08x" % zlib.crc32(data):
+        return None
+    return data
+
+
+def from_bytes(content: bytes) -> Checkpoint | None:
+    """Return what the content holds; None where it is not whole."""
+    data = data_of(content)
+    if data is None:
         return None
     try:
         return _decode(data)
