@@ -205,11 +205,11 @@ def rig(
     and of that section. Raise `ServerError` or `EngineEnded`.
     """
     folder = Path(tempfile.mkdtemp(prefix="engine-bench-"))
-    journal = folder / "journal.jsonl" if with_journal else None
     try:
         with redis_server() as server, ExitStack() as stack:
             environment, runtime_pid = clean_environment(os.environ), 0
             if not aws_function:
+                journal = folder / "journal.jsonl" if with_journal else None
                 made = LambdaRuntime([function(folder)], journal=journal, journal_payloads=journal_payloads)
                 runtime = stack.enter_context(made)
                 environment, runtime_pid = engine_environment(runtime.endpoint), runtime.pid
@@ -230,10 +230,8 @@ def rig(
             )
             engine = start_engine(config, folder, environment | server.environment)
             bench = Rig(server.redis, engine, folder, server.pid, runtime_pid)
-            try:
-                yield bench
-            finally:
-                bench.stop()
+            stack.callback(bench.stop)
+            yield bench
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

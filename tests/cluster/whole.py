@@ -127,6 +127,8 @@ class Cluster:
 
     def remove_node(self, node: Node) -> None:
         """End a node that has no slots (any more), and have the others forget it."""
+        # A node that is forgotten while another still believes it to be an owner leaves slots without one, for good.
+        self.wait_until_ok()
         assert not self.slots_of(node), "it still has slots"
         node.kill()
         for other in self.alive():
@@ -226,6 +228,10 @@ class Cluster:
             moves.migrate_slots(slots, source, target)
         else:
             others = [node for node in self.primaries() if node not in (source, target)]
+            # One that has not heard of the owner's epoch may claim with a lower one: then gossip takes the slots back.
+            wait_until(
+                lambda: target.known()[source.id].epoch == source.known()[source.id].epoch, "the target knows the epoch"
+            )
             for slot in slots:
                 moves.move_slot(slot, source, target, others, with_user="username" in self.options)
 
