@@ -17,9 +17,10 @@ resource "aws_iam_role" "engine" {
 }
 
 data "aws_iam_policy_document" "engine" {
+  # The second and the third are for engine check alone, which does without them.
   statement {
     sid       = "Deliver"
-    actions   = ["lambda:InvokeFunction"]
+    actions   = ["lambda:InvokeFunction", "lambda:GetFunctionConfiguration", "lambda:GetFunctionConcurrency"]
     resources = var.function_arns
   }
 

@@ -23,6 +23,7 @@ from engine.observe import metrics
 from engine.routing.routes import RouteTable
 from engine.settings.file import load_settings
 from engine.settings.paths import default_folder
+from engine.supervision.doctor.functions import RIGHTS
 from lambdas.package import functions, handler_of
 from tests.deployment import documents
 from tests.deployment.documents import (
@@ -54,12 +55,11 @@ ACTIONS = {
     "batch_get_item": "dynamodb:BatchGetItem",
     "scan": "dynamodb:Scan",
     "put_metric_data": "cloudwatch:PutMetricData",
+    **RIGHTS,
 }
 """What the engine calls → the right to it, where our files use it."""
 ELSEWHERE = {"get_object", "put_object", "delete_object", "list_objects_v2", "put_records", "describe_stream_summary"}
 """Calls for buckets of dead letters, streams and the like: routes that our files have none of."""
-ASKED_IF_ALLOWED = {"get_function_configuration", "get_function_concurrency"}
-"""Calls of `engine check` that it does without where they are refused."""
 
 
 def load(text: str, tmp_path: Path, environ: dict[str, str] | None = None) -> Settings:
@@ -243,15 +243,15 @@ def test_a_function_may_do_what_it_does(name: str) -> None:
         assert resolved(FUNCTIONS[name]["Environment"]["Variables"])["DYNAMO_ITEM_MODE"] != "attributes"
 
 
-def aws_calls() -> Iterator[str]:
-    """Yield the names of all methods that the engine calls and that one of AWS's clients has."""
+def aws_calls(folder: Path = ROOT / "engine") -> Iterator[str]:
+    """Yield the names of all methods that the code in a folder calls and that one of AWS's clients has."""
     session = botocore.session.get_session()
     known = {
         re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", operation).lower()
         for service in ("lambda", "sqs", "s3", "kinesis", "dynamodb", "cloudwatch", "sts", "secretsmanager")
         for operation in session.get_service_model(service).operation_names
     }
-    for path in (ROOT / "engine").rglob("*.py"):
+    for path in folder.rglob("*.py"):
         if "sandbox" in path.parts:
             continue
         for node in ast.walk(ast.parse(path.read_text())):
@@ -264,7 +264,7 @@ def aws_calls() -> Iterator[str]:
 def test_the_engine_may_do_what_it_does() -> None:
     """The host's rights are those of the calls in the engine's code: none lacks, and none is too many."""
     called = set(aws_calls())
-    assert called - ELSEWHERE - ASKED_IF_ALLOWED <= set(ACTIONS), "a call whose right no file of config/ grants"
+    assert called - ELSEWHERE <= set(ACTIONS), "a call whose right no file of config/ grants"
     assert "lambda:InvokeFunction" in ACTIONS.values()
     (engine,) = [one for one in resource("HostRole")["Policies"] if one["PolicyName"] == "engine"]
     statements = engine["PolicyDocument"]["Statement"]
@@ -277,6 +277,25 @@ def test_the_engine_may_do_what_it_does() -> None:
     assert {action for action in on_ecs if not action.startswith("elasticfilesystem:")} == granted - {
         "cloudwatch:PutMetricData"
     }
+
+
+def test_the_doctor_may_look_at_the_routes_functions_alone(tmp_path: Path) -> None:
+    """What `engine check` asks of Lambda is granted, like invocations, on the functions of the routes and no others."""
+    asked = {name for name in aws_calls(ROOT / "engine/supervision/doctor") if name.startswith("get_function")}
+    assert asked == set(RIGHTS)
+    (engine,) = [one for one in resource("HostRole")["Policies"] if one["PolicyName"] == "engine"]
+    host = {"arn:aws:lambda:eu-west-1:123456789012:function:" + name for name in ("dynamodb", "archive", "aurora")}
+    settings = load(settings_of_template(), tmp_path, {"ENGINE_REDIS_PASSWORD": "secret"})
+    assert host == {route.function for route in settings.routes}
+    pods = manifest("ConfigMap")["data"]["engine.toml"]
+    for statements, functions_ in (
+        (engine["PolicyDocument"]["Statement"], host),
+        (json.loads(TASK_ROLE.read_text())["Statement"], set(re.findall(r'function = "(.*)"', pods))),
+    ):
+        (ours,) = [one for one in statements if any(action.startswith("lambda:") for action in actions_of(one))]
+        assert actions_of(ours) == {"lambda:InvokeFunction", *RIGHTS.values()}
+        on = resolved(ours["Resource"])
+        assert set([on] if isinstance(on, str) else on) == functions_
 
 
 def test_what_the_host_s_script_calls_is_granted() -> None:

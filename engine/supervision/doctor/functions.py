@@ -12,7 +12,11 @@ from engine.supervision.doctor.figures import about_clock
 from engine.supervision.errands.findings import Finding, Verdict, finding
 
 _TIMEOUT_S = 5
-_RIGHTS = "lambda:GetFunctionConfiguration and lambda:GetFunctionConcurrency"
+RIGHTS = {
+    "get_function_configuration": "lambda:GetFunctionConfiguration",
+    "get_function_concurrency": "lambda:GetFunctionConcurrency",
+}
+"""What is asked of Lambda here, as boto3 names it → the right to it. The roles in ``config/`` grant each."""
 
 
 def function_findings(settings: Settings, routes: Iterable[RouteSettings]) -> list[Finding]:
@@ -47,7 +51,9 @@ def function_findings(settings: Settings, routes: Iterable[RouteSettings]) -> li
             break
     if unknown:
         told = f"time limit and concurrency of {', '.join(unknown)} are not told"
-        found.append(finding(Verdict.OK, "functions", f"{told} (to look at them, grant {_RIGHTS})"))
+        found.append(
+            finding(Verdict.OK, "functions", f"{told} (to look at them, grant {' and '.join(RIGHTS.values())})")
+        )
     return found
 
 
