@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test docs dist audit-dependencies mariadb servers emulator browser lint format bench report compare bench-peers bench-cluster bench-sources bench-scans bench-gate plan scenario record soak package deploy outage chaos mutants clean
+.PHONY: help setup demo up test docs dist audit-dependencies mariadb servers emulator browser prometheus lint format bench report compare bench-peers bench-cluster bench-sources bench-scans bench-gate plan scenario record soak package deploy outage chaos mutants clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ servers: $(READY) ## Install one more server that the tests run on, Debian's Red
 
 browser: ## Install Chromium, in which the console's page is tested (Debian, Ubuntu); without it those tests are skipped
 	@tests/parts/debian.sh chromium chromium 'Fedora: dnf install chromium; macOS: brew install --cask chromium'
+
+prometheus: $(READY) ## Fetch Prometheus, in which the alerts are raised by real faults (Debian, Ubuntu); without it those tests are skipped
+	@tests/parts/prometheus.sh $(BIN)
 
 emulator: $(READY) ## Fetch AWS's runtime emulator, for the tests of functions under Lambda's own runtime; without it they are skipped
 	@$(BIN)/python tests/parts/lambda_rie.py
