@@ -5,7 +5,7 @@ WORKDIR /source
 COPY pyproject.toml README.md LICENSE ./
 COPY engine engine
 COPY lambdas lambdas
-RUN python -m venv /opt/ingest-engine && /opt/ingest-engine/bin/pip install --no-cache-dir .
+RUN python -m venv /opt/ingest-engine && /opt/ingest-engine/bin/pip install --no-cache-dir '.[otlp]'
 
 FROM python:${PYTHON}-slim
 # Numbers, not names: Kubernetes checks runAsNonRoot by them.

@@ -20,7 +20,7 @@ $(READY): pyproject.toml
 	  { echo "make: this Python cannot make virtual environments: install its venv package (Debian, Ubuntu: apt-get install python3-venv)" >&2; exit 2; }
 	@echo "setting up $(VENV) (once, one to three minutes)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -e '.[sandbox,dev]' > $(VENV)/setup.log 2>&1 & \
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -e '.[sandbox,otlp,dev]' > $(VENV)/setup.log 2>&1 & \
 	  pip=$$!; count=0; \
 	  while kill -0 $$pip 2>/dev/null; do \
 	    sleep 1; count=$$((count + 1)); \

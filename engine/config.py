@@ -150,6 +150,18 @@ class ConsoleSettings(Struct, frozen=True, forbid_unknown_fields=True):
     request_timeout_s: float = 10.0
 
 
+class OtlpSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Metrics for a receiver of OTLP/HTTP, sent by the console's process; 0 switches them off."""
+
+    endpoint: str = ""
+    metrics_interval_s: float = 0.0
+
+    @property
+    def is_on(self) -> bool:
+        """Tell whether anything is sent."""
+        return self.metrics_interval_s > 0
+
+
 class LogSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """What the engine says of itself, on standard error."""
 
@@ -202,6 +214,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     aws: AwsSettings = field(default_factory=AwsSettings)
     supervision: SupervisionSettings = field(default_factory=SupervisionSettings)
     console: ConsoleSettings = field(default_factory=ConsoleSettings)
+    otlp: OtlpSettings = field(default_factory=OtlpSettings)
     log: LogSettings = field(default_factory=LogSettings)
     original: OriginalSettings = field(default_factory=OriginalSettings)
     routes: tuple[RouteSettings, ...] = ()

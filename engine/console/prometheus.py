@@ -45,6 +45,11 @@ def exposition(
     return encoder(registry), content_type
 
 
+def families_of(status: Mapping[str, Any] | None, usages: Iterable[Usage], ring_bytes: int) -> Iterator[Metric]:
+    """Yield all metrics; the arguments are those of `exposition`."""
+    return _Snapshot(status, tuple(usages), ring_bytes).collect()
+
+
 class _Snapshot(Collector):
     def __init__(self, status: Mapping[str, Any] | None, usages: Sequence[Usage], ring_bytes: int) -> None:
         self._status, self._usages, self._ring_bytes = status, usages, ring_bytes

@@ -1,4 +1,4 @@
-"""The console's process: it listens as soon as it may, and answers until the supervisor is gone."""
+"""The console's process: it sends OTLP, listens as soon as it may, and answers until the supervisor is gone."""
 
 from __future__ import annotations
 
@@ -23,12 +23,25 @@ RETRY_S = 5.0
 
 
 def run_console(settings: Settings, lifeline: int) -> int:
-    """Answer until the other end of the lifeline is closed; return the exit status."""
+    """Answer, and send what is to be sent, until the other end of the lifeline is closed; return the exit status."""
+    from engine.console.otlp.telemetry import Telemetry
+
+    # Before there is a port: what is sent does not wait for it.
+    telemetry = Telemetry(settings)
+    if settings.console.listen:
+        _answer(settings, lifeline)
+    else:
+        select.select([lifeline], [], [])
+    telemetry.close()
+    return 0
+
+
+def _answer(settings: Settings, lifeline: int) -> None:
     console = settings.console
     address = parse(console.listen)
     ready = _listen(lambda: (listen(address), tls(console)), lifeline)
     if ready is None:
-        return 0
+        return
     sock, context = ready
 
     # Only now: who waits for a port needs none of this.
@@ -44,7 +57,6 @@ def run_console(settings: Settings, lifeline: int) -> int:
     scheme = "" if address.path else "https://" if context else "http://"
     log.info("console", listen=f"{scheme}{address}")
     asyncio.run(serve(handlers, console, sock, context, lifeline))
-    return 0
 
 
 def _listen(

@@ -80,6 +80,7 @@ LIMITS: dict[str, Limits] = {
     "log.repeats_max": Limits(0, 1_000_000),
     "log.repeats_interval_s": Limits(1, 3_600),
     "console.connections_max": Limits(1, 10_000),
+    "otlp.metrics_interval_s": Limits(0, 3_600, "0 sends none"),
     "console.request_timeout_s": Limits(0.1, 600),
 }
 """Every number in the settings has limits."""

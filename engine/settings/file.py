@@ -26,6 +26,7 @@ from engine.settings.console_checks import check_console
 from engine.settings.database_checks import check_databases, settle_databases
 from engine.settings.draft import KEYS, Draft, closest, hint_for_key
 from engine.settings.origins import connection_of
+from engine.settings.otlp_checks import check_otlp
 from engine.settings.paths import root_paths, settle_state
 from engine.settings.route_checks import (
     PlacedRoute,
@@ -87,6 +88,7 @@ def load(path: str | None, environ: Mapping[str, str], flags: Mapping[str, objec
     _check_region(draft, mapped)
     check_server(draft)
     check_console(draft)
+    check_otlp(draft)
     check_streams(draft)
     check_scans(draft, [*draft.routes, *mapped])
     if draft.problems:

@@ -111,6 +111,16 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
+def ends_within(pid: int, limit_s: float) -> bool:
+    """Tell whether a child ends by itself within this time; it is reaped then."""
+    deadline = time.monotonic() + limit_s
+    while not os.waitpid(pid, os.WNOHANG)[0]:
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.005)
+    return True
+
+
 def kill_all(pids: Iterable[int]) -> None:
     """Kill these, and wait until no child of this process is left, for a few seconds at most."""
     for pid in pids:

@@ -21,6 +21,7 @@ from setproctitle import setproctitle
 from engine.audit.held_file import HeldFile
 from engine.clock import monotonic_ms
 from engine.config import RedisSettings, Settings
+from engine.console.otlp.installed import examine_extras
 from engine.digests.folder import keep_only
 from engine.errors import SupervisionError
 from engine.lifecycle import (
@@ -92,7 +93,7 @@ def run(
     """
     logs.configure(settings.log, "supervisor")
     setproctitle("engine: supervisor")
-    if problems := examine_places(settings):
+    if problems := examine_places(settings) + examine_extras(settings):
         raise Refused(problems)
     status = StatusFile(settings.supervision.status_file)
     status.acquire()

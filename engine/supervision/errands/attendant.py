@@ -11,28 +11,34 @@ from engine.clock import monotonic_ms
 from engine.config import LogSettings, Settings, SupervisionSettings
 from engine.delivery.lanes.retry import Backoff
 from engine.observe import logs
-from engine.supervision.process import Closable, fork_process, kill
+from engine.supervision.process import Closable, ends_within, fork_process, kill
 
 log = logs.get_logger(__name__)
 
 HEALTHY_MS = 30_000
 """One that lived for this long is replaced with the shortest backoff."""
+SENDING_S_MAX = 2.0
+"""How long the end of the engine waits for what the console still has to send."""
 
 
 def console_of(settings: Settings, inherited: Callable[[], Iterable[Closable]]) -> Attendant:
-    """Return what keeps the console running, where the settings want one."""
+    """Return what keeps the console running, where the settings want it, or want something sent."""
 
     def work(lifeline: int) -> int:
         from engine.console.run import run_console
 
         return run_console(settings, lifeline)
 
-    wanted = work if settings.console.listen else None
-    return Attendant("console", settings.log, settings.supervision, inherited, wanted)
+    wanted = work if settings.console.listen or settings.otlp.is_on else None
+    patience_s = SENDING_S_MAX if settings.otlp.is_on else 0.0
+    return Attendant("console", settings.log, settings.supervision, inherited, wanted, patience_s)
 
 
 class Attendant:
-    """``work`` is given the lifeline, a descriptor that is at its end once the supervisor is gone; None: no process."""
+    """``work`` is given the lifeline, a descriptor that is at its end once the supervisor is gone; None: no process.
+
+    It has ``patience_s`` to end by itself once it is to end.
+    """
 
     def __init__(
         self,
@@ -41,9 +47,11 @@ class Attendant:
         limits: SupervisionSettings,
         inherited: Callable[[], Iterable[Closable]],
         work: Callable[[int], int] | None,
+        patience_s: float = 0.0,
     ) -> None:
         self._name, self._log_settings, self._inherited, self._work = name, log_settings, inherited, work
         self._backoff = Backoff(limits.restart_backoff_ms_min, limits.restart_backoff_ms_max)
+        self._patience_s = patience_s
         self.pid = 0
         self._lifeline = -1
         self._failures = 0
@@ -89,10 +97,10 @@ class Attendant:
         self._due_ms = moment_ms + self._backoff.wait_ms(self._failures, random.random)
 
     def stop(self) -> None:
-        """End it for good; it is reaped with the children."""
-        if self.pid:
-            kill(self.pid)
+        """End it for good; it is reaped with the children where it takes longer than its patience."""
         self.close()
+        if self.pid and not (self._patience_s and ends_within(self.pid, self._patience_s)):
+            kill(self.pid)
 
     def close(self) -> None:
         """Close our end of the lifeline."""

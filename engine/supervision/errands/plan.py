@@ -10,6 +10,7 @@ import msgspec
 
 from engine.aws.function_arns import is_function
 from engine.config import RouteSettings, Settings
+from engine.console.otlp.installed import examine_extras
 from engine.errors import ConfigError, EngineError, NotificationsOff, Problem, RedisError
 from engine.redis.address import parse_url
 from engine.routing.databases import databases_of, in_words, route_inside
@@ -174,7 +175,7 @@ def _with_databases(settings: Settings) -> Settings:
 
 
 def _examine_places(settings: Settings, found: Examination) -> None:
-    problems = examine_places(settings) + newer_formats(settings)
+    problems = examine_places(settings) + newer_formats(settings) + examine_extras(settings)
     found.findings += [Finding(Verdict.ERROR, problem, EngineError.exit_code) for problem in problems]
     if not problems:
         found.add(Verdict.OK, "state", ", ".join(dict.fromkeys(place.path for place in places_of(settings))))

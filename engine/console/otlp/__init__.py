@@ -1,0 +1,1 @@
+"""What the console's process sends to a receiver of OTLP, by OpenTelemetry's own SDK."""
