@@ -168,6 +168,7 @@ class LogSettings(Struct, frozen=True, forbid_unknown_fields=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["text", "json"] = "text"
     keys: bool = False
+    function_errors: bool = False
     repeats_max: int = 10
     repeats_interval_s: float = 10.0
 

@@ -151,10 +151,11 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     """What became of one invocation.
 
     ``failed_ids`` names the records to deliver again; where it is empty all of them failed, but with ITEMS none.
-    ``reason`` is for people and dead letters; ``retry_after_ms`` is the service's own wish, 0 where it has none.
-    ``is_lost`` where nobody knows whether the function still runs, and writes. ``wants_fence`` where an unfenced batch
-    met a function that does not keep older values out by itself: it has written nothing. ``remark`` is what its author
-    should know of the answer, whatever became of the records.
+    ``reason`` is for people and dead letters. It may quote a function, and a function may quote a value: ``brief`` is
+    then what a log may say, "" where the reason quotes nobody. ``retry_after_ms`` is the service's own wish, 0 where it
+    has none. ``is_lost`` where nobody knows whether the function still runs, and writes. ``wants_fence`` where an
+    unfenced batch met a function that does not keep older values out by itself: it has written nothing. ``remark`` is
+    what its author should know of the answer, whatever became of the records.
     """
 
     failure: Failure = Failure.NONE
@@ -164,3 +165,4 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     is_lost: bool = False
     wants_fence: bool = False
     remark: str = ""
+    brief: str = ""

@@ -38,6 +38,12 @@ def refuse_with_reason(event: Any, context: Any) -> Any:
     return {"batchItemFailures": [{"itemIdentifier": name, "reason": "no such shelf"} for name in names]}
 
 
+def quoting(event: Any, context: Any) -> None:
+    """Fail everything, with a record's value and what a terminal obeys in the message."""
+    if event["records"]:
+        raise ValueError(f"cannot use \x1b[31m{event['records'][0]['body']}\n at all")
+
+
 def gate(event: Any, context: Any) -> None:
     """Fail everything until the marker file is there."""
     if event["records"] and not Path(os.environ["HEALED"]).exists():

@@ -33,7 +33,7 @@ class Burial:
     entries: list[Entry]
     attempts: int
     letters: Sequence[DeadLetter]
-    reason: str
+    told: Outcome
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,4 +58,4 @@ def _oldest_of(lane: RouteLane) -> Iterator[int]:
         yield from (cause.captured_ms for cause in islice(place.values(), 1))
     waiting = (batch for _, _, batch in islice(iter(keys.retries), BATCHES_LOOKED_AT))
     for batches in (lane.fences.flying, waiting):
-        yield from (batch.entries[0][1].captured_ms for batch in batches if batch.entries and not batch.aside)
+        yield from (batch.entries[0][1].captured_ms for batch in batches if batch.entries and batch.aside is None)

@@ -1,7 +1,8 @@
 """Logs: keyed events on standard error, as text for people or JSON lines for machines.
 
 Each event is one line. Warnings and errors of one kind that come again and again are counted instead of written. Keys
-are named only where the settings ask for it, or at the level ``debug``; values never. The level may change at any time.
+are named, and functions quoted, only where the settings ask for it, or at the level ``debug``; values are never logged,
+unless a function's own words hold one. The level may change at any time.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from engine.text import shown
 
 KEYS_OF_USERS = "such_as"
 """The field of an event that names keys."""
+FUNCTIONS_WORDS = "function_said"
+"""The field of an event whose reason quotes a function: that reason whole. What ``reason`` holds quotes nobody."""
 _KIND = ("route", "function", "child", "node", "shard", "feed", "failure", "address")
 """Fields that tell kinds of one event apart."""
 _COUNTED = frozenset({"warning", "error"})
@@ -103,10 +106,15 @@ def _count_repeats(_logger: Any, method: str, event: MutableMapping[str, Any]) -
     return event
 
 
-def _hide_keys(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Take the names of keys out, unless they were asked for."""
-    if KEYS_OF_USERS in event and not (_state.settings.keys or level() == "debug"):
+def _hide_others(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Take the names of keys and the words of functions out, unless they were asked for."""
+    is_debug = level() == "debug"
+    if KEYS_OF_USERS in event and not (_state.settings.keys or is_debug):
         del event[KEYS_OF_USERS]
+    if FUNCTIONS_WORDS in event:
+        words = event.pop(FUNCTIONS_WORDS)
+        if _state.settings.function_errors or is_debug:
+            event["reason"] = words
     return event
 
 
@@ -115,7 +123,7 @@ def _apply() -> None:
     processors: list[Any] = [
         structlog.contextvars.merge_contextvars,
         _count_repeats,
-        _hide_keys,
+        _hide_others,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _mask_credentials,

@@ -33,7 +33,7 @@ def test_a_start_a_reload_a_failure_and_a_drain_say_what_matters(tmp_path: Path)
         )  # fmt: skip
         notes = [one for one in orjson.loads(checked.stdout)["findings"] if one["place"] == "route 'carts'"]
         assert ["hincrby" in notes[0]["message"], "evictions (allkeys-lru)" in notes[1]["message"]] == [True, True]
-        path.environment["ENGINE_LOG_KEYS"] = "true"
+        path.environment |= {"ENGINE_LOG_KEYS": "true", "ENGINE_LOG_FUNCTION_ERRORS": "true"}
         path.start()
         assert path.engine is not None
         assert "will not see" in path.log() and "hincrby" in path.log()
@@ -54,3 +54,19 @@ def test_a_start_a_reload_a_failure_and_a_drain_say_what_matters(tmp_path: Path)
         wait_for(lambda: "routes_in_force" in path.log() and "is broken" in path.log(), "the new routes")
         assert path.stop() == 0
         assert "keys_in_backlog=50" in path.log()
+
+
+def test_a_value_that_a_function_quotes_is_in_no_log(tmp_path: Path) -> None:
+    """A log names the type of a function's error; its words are in the status and in the dead letter, and print."""
+    with whole_path(tmp_path, functions=[FunctionSpec("quoting", "tests.functions:quoting")]) as path:
+        path.write_config(ROUTE.format(function="quoting", events='["hset"]') + "maximum_retry_attempts = 1\n")
+        path.start()
+        path.client.hset("cart:7", "card", "4929-1234")
+        wait_for(lambda: path.totals()["dead_letters"] == 1, "a dead letter")
+        error = wait_for(lambda: path.status()["routes"][0]["error"], "the route's last error")
+        assert path.stop() == 0
+    (letter,) = map(orjson.loads, (tmp_path / "dead_letters.jsonl").read_bytes().splitlines())
+    for text in (letter["reason"], error):
+        assert "ValueError: cannot use \\x1b[31m" in text and "4929-1234" in text and text.isprintable()
+    assert "dead_letter" in path.log() and "ValueError" in path.log()
+    assert "4929-1234" not in path.log() and "cannot use" not in path.log()

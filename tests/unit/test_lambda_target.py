@@ -57,6 +57,52 @@ def test_every_answer_has_its_class(
     assert words in outcome.reason
 
 
+ERROR = {"X-Amz-Function-Error": "Unhandled"}
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "answer", "brief"),
+    [
+        (200, ERROR, {"errorType": "KeyError", "errorMessage": "4929"}, "KeyError"),
+        (200, ERROR, {"errorType": "com.shop.Cart$Bad", "errorMessage": "4929"}, "com.shop.Cart$Bad"),
+        (200, ERROR, {"errorType": "no 4929", "errorMessage": "x"}, "an error"),
+        (200, ERROR, {"errorType": "x" * 101, "errorMessage": "4929"}, "an error"),
+        (200, ERROR, {"errorMessage": "4929"}, "an error"),
+        (200, ERROR, "4929", "an error"),
+        (200, {}, {"errorType": "KeyError", "errorMessage": "4929"}, "KeyError"),
+        (200, {}, {"batchItemFailures": [{"itemIdentifier": "1", "reason": "4929"}]}, "1 record failed"),
+        (200, ERROR, {"errorType": "Runtime.UnmarshalError", "errorMessage": "4929"}, "Runtime.UnmarshalError"),
+        (400, {"x-amzn-ErrorType": "InvalidRequestContentException"}, {"message": "4929"},
+         "HTTP 400 InvalidRequestContentException (the function does not take what the engine sends: check the route's "
+         "payload)"),
+        # These say nothing of records.
+        (200, {}, {"batchItemFailures": [{"itemIdentifier": "1"}]}, ""),
+        (200, ERROR, {"errorType": "Runtime.ImportModuleError", "errorMessage": "no module"}, ""),
+        (200, ERROR, {"errorType": "SetupError", "errorMessage": "set DYNAMO_TABLE"}, ""),
+        (403, {"x-amzn-ErrorType": "AccessDeniedException"}, {"Message": "no"}, ""),
+    ],
+)  # fmt: skip
+def test_what_a_log_may_say_quotes_no_function(
+    service: Service, status: int, headers: dict[str, str], answer: object, brief: str
+) -> None:
+    """Where a reason holds a function's own words there is another one without them: the error's type, a count."""
+    service.answer = (status, headers, orjson.dumps(answer))
+    outcome = target(service).invoke(PAYLOAD)
+    assert outcome.brief == brief
+    assert ("4929" in outcome.reason) is (brief != "" and "4929" in str(answer))
+
+
+def test_a_bad_answer_is_not_quoted_in_a_log(service: Service) -> None:
+    """Nor is an answer that is not JSON; and what a terminal obeys is escaped wherever a reason is shown."""
+    service.answer = (200, {}, b"4929 \x1b[31m")
+    outcome = target(service).invoke(PAYLOAD)
+    assert ("4929" in outcome.reason, outcome.brief) == (True, "the answer is not JSON")
+    service.answer = (200, ERROR, orjson.dumps({"errorType": "E", "errorMessage": "a\x1b[31m\u202eb\n" * 999}))
+    reason = target(service).invoke(PAYLOAD).reason
+    assert reason.isprintable()
+    assert len(reason) <= 500
+
+
 def test_failed_items_are_named_once(service: Service) -> None:
     """The identifiers of batchItemFailures come back in order, each once."""
     service.answer = (

@@ -115,6 +115,16 @@ def test_keys_are_named_only_where_asked(capsys: pytest.CaptureFixture[str]) -> 
         assert ("such_as" in line) is is_named
 
 
+def test_functions_are_quoted_only_where_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    """A line says what a function said at debug, or where the settings ask for it; else the reason without that."""
+    for settings, is_quoted in [({}, False), ({"function_errors": True}, True), ({"level": "debug"}, True)]:
+        logs.configure(LogSettings(format="json", **settings), "invoker 1/1")
+        logs.get_logger(__name__).warning("failed", reason="ValueError", function_said="ValueError: two")
+        (line,) = lines(capsys)
+        assert line["reason"] == ("ValueError: two" if is_quoted else "ValueError")
+        assert "function_said" not in line
+
+
 def test_the_level_changes_while_it_runs(capsys: pytest.CaptureFixture[str]) -> None:
     """A logger that was made before obeys the new level at once; the process is still named; back is the settings'."""
     logs.configure(LogSettings(format="json", level="warning"), "supervisor")

@@ -80,7 +80,7 @@ def test_keys_that_fail_alone_while_others_pass_are_set_aside() -> None:
         sent = Batch(entries(*keys), attempts=2)
         (answer,) = rules.decide(sent, sent.entries, outcome, UNIX_MS, others_pass=True)
         assert isinstance(answer, SetAside)
-        assert (answer.batch.attempts, answer.reason) == (3, f"{outcome.failure.name.lower()}: {outcome.reason}")
+        assert (answer.batch.attempts, answer.why.reason) == (3, f"{outcome.failure.name.lower()}: {outcome.reason}")
         (answer,) = rules.decide(sent, sent.entries, outcome, UNIX_MS)
         assert isinstance(answer, Again)
         assert answer.is_durable

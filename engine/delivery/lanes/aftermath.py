@@ -15,7 +15,7 @@ from engine.delivery.lanes.lane import Lane
 from engine.delivery.lanes.retry import failed_entries, without
 from engine.delivery.lanes.shelving import Shelving
 from engine.delivery.lanes.verdict import Again, GivenUp, Restored, Rules, SetAside, reason_of
-from engine.delivery.lanes.work import Batch, Entry, moments_of, such_as
+from engine.delivery.lanes.work import Batch, Entry, in_log, moments_of, such_as
 from engine.model import Failure, Outcome
 from engine.observe.logs import get_logger
 from engine.ring.counters import Counter, StatusRow
@@ -116,7 +116,7 @@ class Aftermath:
             elif isinstance(answer, GivenUp):
                 self._give_up(answer, moment_ms, unix_ms)
             elif isinstance(answer, SetAside):
-                answer.batch.aside = answer.reason
+                answer.batch.aside = answer.why
                 self._put_aside(answer.batch, moment_ms)
             elif isinstance(answer, Restored):
                 self.keys.retries.restore(answer.batch, sent)
@@ -137,7 +137,7 @@ class Aftermath:
         elif not self.shelving.park(batch, moment_ms, wait_ms):
             keys.retry(batch, moment_ms + wait_ms)
         log.warning(
-            "invocation_failed", route=self.route.name, function=self.route.function, reason=outcome.reason,
+            "invocation_failed", route=self.route.name, function=self.route.function, **in_log(outcome),
             failure=outcome.failure.name.lower(), records=len(batch.entries),
             such_as=such_as(batch.entries), attempts=batch.attempts, retry_in_ms=wait_ms,
         )  # fmt: skip
@@ -150,7 +150,7 @@ class Aftermath:
             batch.verdict = Outcome(reason=reason)
             self._give_up(GivenUp(batch), moment_ms, unix_ms)
             return
-        batch.aside = reason
+        batch.aside = Outcome(reason=reason)
         self._put_aside(batch, moment_ms)
 
     def _put_aside(self, batch: Batch, moment_ms: int) -> None:
@@ -163,7 +163,7 @@ class Aftermath:
     def set_aside(self, batch: Batch, moment_ms: int) -> None:
         """Have these wait on disk alone, for long; where the disk refuses, in memory."""
         if not self.shelving.set_aside(batch, self._rules.policy, moment_ms, random.random):
-            batch.aside = ""
+            batch.aside = None
             self.keys.retry(batch, moment_ms + self.health.backoff.ms_max)
 
     def _give_up(self, answer: GivenUp, moment_ms: int, unix_ms: int) -> None:
@@ -186,5 +186,5 @@ class Aftermath:
             self.keys.retry(Batch(burial.entries, burial.attempts), moment_ms + self.health.backoff.ms_max)
             return
         self._row.add(Counter.DEAD_LETTERS, records)
-        log.error("dead_letter", route=name, reason=burial.reason, records=records, such_as=such_as(burial.entries))
+        log.error("dead_letter", route=name, **in_log(burial.told), records=records, such_as=such_as(burial.entries))
         self.settle(burial.entries)

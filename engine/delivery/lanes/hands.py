@@ -84,4 +84,4 @@ class Hands:
         letters = letters_of(
             route.name, route.function, batch.entries, record_of, batch.attempts, told, unix_ms, self._database
         )
-        self._dispatcher.submit(Burial(batch.entries, batch.attempts, letters, told.reason))
+        self._dispatcher.submit(Burial(batch.entries, batch.attempts, letters, told))

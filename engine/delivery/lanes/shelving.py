@@ -8,7 +8,7 @@ from engine.delivery.backlog.shelf import EASED_ROWS, ROWS_AT_ONCE, Shelf
 from engine.delivery.lanes.hands import LaneKit
 from engine.delivery.lanes.lane import Lane
 from engine.delivery.lanes.retry import Backoff, RetryPolicy
-from engine.delivery.lanes.work import Batch, such_as
+from engine.delivery.lanes.work import Batch, in_log, such_as
 from engine.observe.logs import get_logger
 from engine.ring.counters import Counter
 
@@ -63,10 +63,11 @@ class Shelving:
 
         A newer value of one of them is tried at once.
         """
+        assert batch.aside is not None
         unix_ms = moment_ms + self._unix_ahead_ms
         wait_ms = self._aside_backoff.wait_ms(max(1, batch.attempts - self._aside_attempts + 1), random)
         wait_ms = min(wait_ms, *(policy.left_ms(cause.captured_ms, unix_ms) for _, cause in batch.entries))
-        problem = self._shelf.put_batch(batch, batch.entries, due_ms=unix_ms + wait_ms, reason=batch.aside)
+        problem = self._shelf.put_batch(batch, batch.entries, due_ms=unix_ms + wait_ms, reason=batch.aside.reason)
         if problem:
             self._row.add(Counter.BACKLOG_REFUSED, 1)
             log.error("backlog_refused", route=self._shelf.route, problem=problem)
@@ -74,7 +75,7 @@ class Shelving:
         # What changed meanwhile waits again, and is tried at once.
         self._keys.settle(batch.entries)
         log.error(
-            "keys_set_aside", route=self._shelf.route, reason=batch.aside, keys=len(batch.entries),
+            "keys_set_aside", route=self._shelf.route, **in_log(batch.aside), keys=len(batch.entries),
             such_as=such_as(batch.entries), attempts=batch.attempts, retry_in_ms=wait_ms,
             hint="a newer value is tried at once",
         )  # fmt: skip

@@ -33,7 +33,7 @@ class SetAside:
     """These keys keep failing by themselves while others are delivered: they wait on disk, for long."""
 
     batch: Batch
-    reason: str
+    why: Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class Rules:
             answers.append(_given_up(late, outcome, "past maximum_record_age_in_seconds; "))
             batch.entries = without(failed, old)
         if batch.entries and keeps_failing and is_alone and others_pass:
-            answers.append(SetAside(batch, reason_of(outcome)))
+            answers.append(SetAside(batch, _worded(outcome)))
         elif batch.entries:
             answers.append(Again(batch, counts, is_durable=keeps_failing and is_alone))
         return answers
@@ -112,9 +112,15 @@ class Rules:
 
 
 def _given_up(batch: Batch, outcome: Outcome, note: str = "") -> GivenUp:
-    reason = outcome.reason if outcome.failure is Failure.NONE else reason_of(outcome)
-    batch.verdict = Outcome(outcome.failure, reason=f"{note}{reason}")
+    batch.verdict = _worded(outcome, note)
     return GivenUp(batch)
+
+
+def _worded(outcome: Outcome, note: str = "") -> Outcome:
+    """Return an outcome whose reason begins with the note, and says what kind of failure it is."""
+    start = note if outcome.failure is Failure.NONE else f"{note}{outcome.failure.name.lower()}: "
+    brief = f"{start}{outcome.brief}" if outcome.brief else ""
+    return Outcome(outcome.failure, reason=f"{start}{outcome.reason}", brief=brief)
 
 
 def reason_of(outcome: Outcome) -> str:

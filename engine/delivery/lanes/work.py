@@ -12,6 +12,7 @@ import msgspec
 from engine.delivery.lanes.settle import DURABLE, Frame
 from engine.delivery.reading.values import key_text
 from engine.model import Events, Outcome, Run
+from engine.observe.logs import FUNCTIONS_WORDS
 from engine.routing.events import SAME_NAME
 
 if TYPE_CHECKING:
@@ -95,6 +96,11 @@ LONG_AGO_MS = 1
 """Since when a batch fails whose keys were set aside before this process knew them."""
 
 
+def in_log(outcome: Outcome) -> dict[str, str]:
+    """Return a failure's reason as fields of a log line, what it quotes of a function apart."""
+    return {"reason": outcome.brief, FUNCTIONS_WORDS: outcome.reason} if outcome.brief else {"reason": outcome.reason}
+
+
 def such_as(entries: Sequence[Entry]) -> list[str]:
     """Return the names of a few of these keys, for a log line; a long one is cut."""
     names = (key_text(key)[0] for key, _ in entries[:NAMED_KEYS_MAX])
@@ -130,7 +136,7 @@ class Batch:
     sent: list[Entry] = field(default_factory=list)
     verdict: Outcome | None = None
     """Why it is given up, once its fence has passed; until then its keys stay in flight."""
-    aside: str = ""
+    aside: Outcome | None = None
     """Why its keys go to disk, to wait there for long, once its fence has passed."""
     failing_since_ms: int = 0
     """When its keys first failed by themselves (monotonic); 0 where they have not."""
@@ -161,7 +167,7 @@ class Batch:
     @property
     def is_suspect(self) -> bool:
         """Tell whether its keys have failed by themselves, and are to be sent again."""
-        return self.attempts > 0 and self.verdict is None and not self.aside
+        return self.attempts > 0 and self.verdict is None and self.aside is None
 
     @property
     def is_fresh(self) -> bool:

@@ -12,6 +12,7 @@ import orjson
 
 from engine.delivery.targets.wrapped import FAILURES, meant
 from engine.model import Failure, Outcome
+from engine.text import counted, shown
 
 REASON_CHARS_MAX = 500
 ITEM_REASONS_MAX = 3
@@ -76,6 +77,13 @@ _NOT_STARTED = frozenset(
 Whatever else a 5xx is, it may be a gateway's, which gave up on a function that goes on.
 """
 
+_TYPE_OF_ERROR = re.compile(r"[*A-Za-z_][\w.$:]{0,99}", re.ASCII)
+_UNNAMED = "an error"
+_QUOTING = frozenset({"Runtime.MarshalError", "Runtime.UnmarshalError"})
+"""Errors of the runtime that quote what they could not read or write."""
+_QUOTES_US = "InvalidRequestContentException"
+"""The service's error that quotes the payload."""
+
 _PLATFORM = ("Runtime.", "Extension.", "Sandbox.")
 """How the names of errors begin that Lambda itself, not the handler, tells of."""
 
@@ -112,7 +120,7 @@ def batch_answer(body: bytes) -> Outcome:
     except orjson.JSONDecodeError:
         if _is_emulators_timeout(body):
             return function_error(body)
-        return _bad(f"the answer is not JSON: {body[:100].decode('utf-8', 'replace')!r}")
+        return _bad(f"the answer is not JSON: {body[:100].decode('utf-8', 'replace')!r}", "the answer is not JSON")
     if isinstance(answer, dict) and _is_error(answer):
         return function_error(body)
     found = meant(answer)
@@ -137,16 +145,19 @@ def _named_failures(answer: Any) -> Outcome:
     if not names:
         return ACCEPTED
     failed = tuple(dict.fromkeys(names))
-    return Outcome(Failure.ITEMS, failed, _reason_of(failures, len(failed)))
+    brief = f"{counted(len(failed), 'record')} failed"
+    told = _reasons_of(failures)
+    if not told:
+        return Outcome(Failure.ITEMS, failed, brief)
+    return Outcome(Failure.ITEMS, failed, short(f"{brief}: {told}"), brief=brief)
 
 
-def _reason_of(failures: Iterable[dict[str, Any]], count: int) -> str:
-    """Return how many records failed, and why, where the function says so: each reason once, the commonest first."""
-    text = f"{count} record{'s' if count > 1 else ''} failed"
+def _reasons_of(failures: Iterable[dict[str, Any]]) -> str:
+    """Return why records failed, where the function says so: each reason once, the commonest first."""
     reasons = Counter(reason for one in failures if isinstance(reason := one.get("reason"), str) and reason)
     told = [f"{reason[:ITEM_REASON_CHARS_MAX]} ({number}×)" for reason, number in reasons.most_common(ITEM_REASONS_MAX)]
     more = ["…"] if len(reasons) > ITEM_REASONS_MAX else []
-    return f"{text}: {'; '.join(told + more)}" if told else text
+    return "; ".join(told + more)
 
 
 def function_error(body: bytes) -> Outcome:
@@ -164,7 +175,18 @@ def function_error(body: bytes) -> Outcome:
         failure = Failure.TIMEOUT
     text = ": ".join(part for part in (kind, message) if part) or "no reason given"
     is_lost = failure is Failure.TIMEOUT or _has_ended(kind)
-    return Outcome(failure, reason=short(text), is_lost=is_lost, wants_fence=kind == FENCE_WANTED)
+    brief = "" if _quotes_nothing(kind) else _name_of(kind)
+    return Outcome(failure, reason=short(text), is_lost=is_lost, wants_fence=kind == FENCE_WANTED, brief=brief)
+
+
+def _quotes_nothing(kind: str) -> bool:
+    """Tell whether an error of this type says nothing of records: Lambda's own, and those that our contract has."""
+    return kind in OF_THE_TARGET or (kind.startswith(_PLATFORM) and kind not in _QUOTING)
+
+
+def _name_of(kind: str) -> str:
+    """Return the type of a function's error, if it looks like one: it is the function's own word too."""
+    return kind if _TYPE_OF_ERROR.fullmatch(kind) else _UNNAMED
 
 
 def _has_ended(kind: str) -> bool:
@@ -219,7 +241,8 @@ def _refused(status: int, headers: Mapping[str, str], body: bytes, function: str
         return Outcome(Failure.SERVICE, (), with_hint(text, NOT_READY_HINT), _retry_after_ms(headers))
     if kind == "ResourceNotFoundException":
         text = f"no function {function}: {text}"
-    return Outcome(Failure.REFUSED, reason=with_hint(text, hint_for(kind)))
+    brief = with_hint(f"HTTP {status} {kind}", hint_for(kind)) if kind == _QUOTES_US else ""
+    return Outcome(Failure.REFUSED, reason=with_hint(text, hint_for(kind)), brief=brief)
 
 
 def hint_for(code: str) -> str:
@@ -245,8 +268,8 @@ def _message(body: bytes) -> tuple[str, str]:
     return str(error.get("message") or error.get("Message") or ""), str(error.get("Reason") or "")
 
 
-def _bad(reason: str) -> Outcome:
-    return Outcome(Failure.BAD_ANSWER, reason=short(reason))
+def _bad(reason: str, brief: str = "") -> Outcome:
+    return Outcome(Failure.BAD_ANSWER, reason=short(reason), brief=brief)
 
 
 def with_hint(text: str, hint: str) -> str:
@@ -255,6 +278,6 @@ def with_hint(text: str, hint: str) -> str:
 
 
 def short(text: str, chars_max: int = REASON_CHARS_MAX) -> str:
-    """Return a text in one line that is at most so long."""
-    line = " ".join(text.split())
+    """Return a text in one line that prints, and is at most so long."""
+    line = shown(" ".join(text[: 4 * REASON_CHARS_MAX].split()))
     return line if len(line) <= chars_max else line[: chars_max - 1] + "…"
