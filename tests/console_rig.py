@@ -67,6 +67,8 @@ def status_of(pid: int, **changes: Any) -> dict[str, Any]:
     table = RouteTable.build((RouteSettings("carts", "dynamodb", keys=("cart:*",)),), None)
     node = {
         "number": 0, "id": "", "address": "127.0.0.1:6379", "reads_at": "", "slots": "", "shards": [0, 1],
+        "feeds": [{"shard": 0, "keys": "\\x00-m", "settled_age_ms": 900},
+                  {"shard": 1, "keys": "n-\\xff", "settled_age_ms": 400}],
         "settled_until_ms": now_ms - 900, "settled_age_ms": 900, "heard_until_ms": now_ms - 800, "slots_owed": 0,
     }  # fmt: skip
     status = report.make(

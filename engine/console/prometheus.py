@@ -175,8 +175,20 @@ def _of_nodes(status: Mapping[str, Any]) -> Iterator[Metric]:
     ages = [((_name(node),), node["settled_age_ms"] / 1_000) for node in nodes if node["settled_age_ms"] is not None]
     help_ = "Everything that a node published longer ago than this is settled."
     yield _gauge("watermark_age_seconds", help_, ["node"], ages)
+    help_ = "The same of a feed: of what one subscriber hears of a node, keys by their last bytes."
+    yield _gauge("feed_watermark_age_seconds", help_, ["node", "process", "keys"], _of_feeds(status))
     owed = [((_name(node),), node["slots_owed"]) for node in nodes]
     yield _gauge("node_slots_owed", "Slots that a node gained, whose keys are not all found yet.", ["node"], owed)
+
+
+def _of_feeds(status: Mapping[str, Any]) -> Samples:
+    subscribers = {child["index"]: child["name"] for child in status["children"] if child["role"] == "subscriber"}
+    return [
+        ((_name(node), subscribers.get(feed["shard"], ""), feed["keys"]), feed["settled_age_ms"] / 1_000)
+        for node in status.get("nodes", ())
+        for feed in node.get("feeds", ())
+        if feed["settled_age_ms"] is not None
+    ]
 
 
 def _name(node: Mapping[str, Any]) -> str:

@@ -63,7 +63,7 @@ def status_view(status: Mapping[str, Any], health: Health, now_ms: int) -> Rende
     if scan := _scan(status):
         parts.append(Text(scan, style="yellow"))
     parts += [_routes(status["routes"], now_ms), _children(status["children"])]
-    if any(node["id"] for node in status.get("nodes", ())):
+    if any(node["id"] or len(node.get("feeds", ())) > 1 for node in status.get("nodes", ())):
         parts.append(_nodes(status["nodes"]))
     return Group(*parts, _totals(status["totals"]))
 
@@ -189,19 +189,28 @@ def _children(children: Sequence[Mapping[str, Any]]) -> RenderableType:
 
 
 def _nodes(nodes: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """Show what there is of a cluster: who listens to which node, and how far everything of it is settled."""
+    """Show which shards listen to which node, and how far everything of it is settled; also by feed, where a node has
+    several.
+    """
     rows = table("node", "address", "slots", "shards", "settled until")
     for node in nodes:
-        age_ms = node["settled_age_ms"]
         owed = f", {counted(node['slots_owed'], 'slot')} to scan" if node.get("slots_owed") else ""
         rows.add_row(
             node["id"][:_ID_CHARS],
             Text(node["address"] + (f" (read at {node['reads_at']})" if node.get("reads_at") else "")),
             str(node["slots"]).removeprefix("slots "),
             ", ".join(str(shard + 1) for shard in node["shards"]),
-            ("not known yet" if age_ms is None else f"{seconds(age_ms)} ago") + owed,
+            _until(node["settled_age_ms"]) + owed,
         )
+        feeds = node.get("feeds", ())
+        for feed in feeds if len(feeds) > 1 else ():
+            keys = Text(f"  keys that end in {feed['keys']}")
+            rows.add_row("", keys, "", str(feed["shard"] + 1), _until(feed["settled_age_ms"]))
     return rows
+
+
+def _until(age_ms: int | None) -> str:
+    return "not known yet" if age_ms is None else f"{seconds(age_ms)} ago"
 
 
 def _totals(totals: Mapping[str, int]) -> RenderableType:

@@ -33,6 +33,13 @@ def byte_class(members: bytes) -> bytes:
     return b"".join(_range(low, high) for low, high in _runs(sorted(set(members))))
 
 
+def in_words(members: bytes) -> str:
+    """Return which last bytes these are, for people: "all", or their class as printable text."""
+    if len(set(members)) == 256:
+        return "all"
+    return "".join(chr(byte) if 32 < byte < 127 else f"\\x{byte:02x}" for byte in byte_class(members))
+
+
 def count_endings(sample: Iterable[bytes]) -> list[int]:
     """Return how many of these keys end in each byte."""
     counts = [0] * 256

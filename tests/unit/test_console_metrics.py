@@ -71,6 +71,8 @@ def test_counts_are_those_of_the_board() -> None:
     assert found["ring_used_bytes", "invoker 1/1"] == 4_096
     assert found["ring_size_bytes", "invoker 1/1"] == 2 * RING_BYTES
     assert found["watermark_age_seconds", "127.0.0.1:6379"] == 0.9
+    assert found["feed_watermark_age_seconds", "\\x00-m", "127.0.0.1:6379", "subscriber 1/2"] == 0.9
+    assert found["feed_watermark_age_seconds", "n-\\xff", "127.0.0.1:6379", "subscriber 2/2"] == 0.4
     assert found["process_cpu_seconds_total", "invoker 1/1"] == 2.5
     assert found["process_resident_memory_bytes", "invoker 1/1"] == 1_000
     assert (found["up",], found["ready",]) == (1, 1)

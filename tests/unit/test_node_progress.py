@@ -208,6 +208,21 @@ def test_the_status_says_how_far_each_node_is(tmp_path: Path) -> None:
     assert nodes["a"]["server_mark"] == 7 and nodes["a"]["slots_owed"] == 0
 
 
+def test_the_status_says_how_far_each_feed_is(tmp_path: Path) -> None:
+    """A node whose keys two shards share has an age for each: the one that lags, and one that says nothing yet."""
+    halves = ((whole(A, EVERY_BYTE[:128]),), (whole(A, EVERY_BYTE[128:]),))
+    running, memory = keeper(tmp_path, cluster(A), halves)
+    ahead_ms = 10**12
+    moment_ms = ahead_ms + monotonic_ms() - 9_000
+    memory.rings.ring(0, 0).reader().set_watermark(Watermark(moment_ms, 7, 0))
+    memory.heard.row(0).set(0, moment_ms, 7, ahead_ms)
+    (node,) = running.standing()["nodes"]
+    first, second = node["feeds"]
+    assert (first["shard"], first["keys"], second["shard"], second["keys"]) == (0, "\\x00-\\x7f", 1, "\\x80-\\xff")
+    assert 9_000 <= first["settled_age_ms"] < 60_000
+    assert (node["settled_age_ms"], second["settled_age_ms"]) == (None, None)
+
+
 def test_a_shard_without_feeds_misses_nothing(tmp_path: Path) -> None:
     """It is handed nothing, and holds nothing up."""
     running, _ = keeper(tmp_path, cluster(A), ((whole(A),), ()))

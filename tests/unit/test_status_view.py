@@ -49,6 +49,19 @@ def test_rates_and_lags_of_the_last_minute() -> None:
     assert "invoked  " not in shown
 
 
+def test_a_feed_that_lags_alone_is_seen() -> None:
+    """Where two subscribers share a node there is a line for each, with what it hears; one alone is the node itself."""
+    feeds = [
+        {"shard": 0, "keys": "\\x00-m", "settled_age_ms": 900},
+        {"shard": 1, "keys": "n-\\xff", "settled_age_ms": 34_000},
+    ]
+    node = {"id": "", "address": "a:1", "slots": "", "shards": [0, 1], "feeds": feeds, "settled_age_ms": 34_000}
+    lines = [line.split() for line in rendered(status(nodes=[node])).splitlines()]
+    assert ["keys", "that", "end", "in", "\\x00-m", "1", "0.9", "s", "ago"] in lines
+    assert ["keys", "that", "end", "in", "n-\\xff", "2", "34", "s", "ago"] in lines
+    assert "that end in" not in rendered(status(nodes=[node | {"feeds": feeds[:1], "id": "f00"}]))
+
+
 def test_how_far_a_snapshot_is() -> None:
     """A snapshot says which routes it is of, how far it is, and how long it will take."""
     whole = [route(snapshot="under way")]

@@ -176,12 +176,15 @@ function showRoutes(view) {
 }
 
 function showNodes(view) {
+  const until = (one) => (one.settled_age_ms === null ? "not known yet" : `${span(one.settled_age_ms)} ago`);
+  const feeds = (node) => ((node.feeds ?? []).length > 1 ? node.feeds : []);
   table(byId("nodes"), "Redis nodes", [
     { title: "Node", text: (node) => node.address || "redis.url" },
-    { title: "Settled until", text: (node) => (node.settled_age_ms === null ? "not known yet" : `${span(node.settled_age_ms)} ago`),
-      tone: (node) => (node.settled_age_ms > 10_000 ? "warn" : "") },
+    { title: "Settled until", text: until, tone: (node) => (node.settled_age_ms > 10_000 ? "warn" : "") },
     { title: "Slots", text: (node) => String(node.slots).replace(/^slots /, "") },
     { title: "To be scanned", text: (node) => (node.slots_owed ? `${number(node.slots_owed)} slots` : "") },
+    { title: "By subscriber and last bytes", isLong: true,
+      text: (node) => feeds(node).map((feed) => `${feed.shard + 1}: ${until(feed)} (${feed.keys})`).join(", ") },
     { title: "Subscribers", text: (node) => node.shards.map((shard) => shard + 1).join(", ") },
     { title: "Id", text: (node) => node.id.slice(0, 8) },
   ], view.nodes ?? [], "No node is known yet.");

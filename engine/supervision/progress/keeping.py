@@ -13,7 +13,7 @@ from engine.model import Missed, Watermark
 from engine.observe import logs
 from engine.ring.counters import Counter
 from engine.routing.assignment import Feeds
-from engine.routing.nodes import Topology, ranges_in_words
+from engine.routing.nodes import Topology
 from engine.routing.routes import RouteTable
 from engine.routing.slices import server_of
 from engine.supervision.children import Child
@@ -22,8 +22,8 @@ from engine.supervision.memory import SharedMemory
 from engine.supervision.progress.checkpoint import Checkpoint, CheckpointFile
 from engine.supervision.progress.clocks import Clocks
 from engine.supervision.progress.databases import among_databases
-from engine.supervision.progress.nodes import NodeProgress
 from engine.supervision.progress.progress import RESTART_INTERVALS, Progress
+from engine.supervision.progress.standing import standing_of
 from engine.supervision.progress.versions import NodeVersions
 
 log = logs.get_logger(__name__)
@@ -114,7 +114,7 @@ class Keeper:
 
     def standing(self) -> dict[str, Any]:
         """Return up to when everything is settled (Unix ms by this host's clock), and the same of each node, by its own
-        clock; and of which databases that is said.
+        clock, and of each feed; and of which databases that is said.
         """
         nodes, moment_ms, unix_ms = self._progress.nodes, monotonic_ms(), now_ms()
         host_ms = nodes.host_ms()
@@ -124,25 +124,8 @@ class Keeper:
             settled_ms = host_ms + unix_ms - moment_ms
         return {
             "settled_until_ms": settled_ms,
-            "nodes": [self._standing_of(one, moment_ms) for one in nodes.all()],
+            "nodes": [standing_of(one, self._settled_of, self._heard_of, moment_ms) for one in nodes.all()],
             "databases": list(self._planned.databases or (self._planned.database,)),
-        }
-
-    def _standing_of(self, one: NodeProgress, moment_ms: int) -> dict[str, Any]:
-        heard = [self._heard_of(shard, one.node.number)[1] for shard in one.parts]
-        marks = {missed.server_mark for missed in heard}
-        return {
-            "number": one.node.number,
-            "id": one.node.id,
-            "address": one.node.address,
-            "reads_at": one.node.reads_at,
-            "slots": ranges_in_words(one.node.slots),
-            "shards": sorted(one.parts),
-            "settled_until_ms": one.settled.since_ms,
-            "settled_age_ms": None if one.host_ms is None else max(0, moment_ms - one.host_ms),
-            "heard_until_ms": min(missed.since_ms for missed in heard),
-            "server_mark": marks.pop() if len(marks) == 1 else 0,
-            "slots_owed": len(one.owed),
         }
 
     def take_routes(self, table: RouteTable) -> None:
