@@ -32,7 +32,9 @@ def _standing_of(name: str, lanes: list[RouteLane], backlog: Backlog, unix_ahead
     moments = [moment for lane in lanes for moment in _oldest_of(lane)]
     if backlog.count(name) and (on_disk := backlog.ages.of(name)):
         moments.append(on_disk)
-    failing = [lane.health for lane in lanes if lane.health.failing_since_ms]
+    # A route fails as long as something waits for it: keys may be gone, or all be kept as dead letters.
+    is_idle = not backlog.count(name) and all(lane.keys.is_idle() for lane in lanes)
+    failing = [lane.health for lane in lanes if lane.health.failing_since_ms and not is_idle]
     since_ms = min((health.failing_since_ms for health in failing), default=0)
     if since_ms:
         # What was sent then is not delivered; on disk it may count as set aside, and does not tell how old it is.

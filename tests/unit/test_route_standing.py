@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from engine.delivery.backlog.backlog import Backlog, BacklogRow
+from engine.delivery.dispatch import Burial
 from engine.delivery.standing import standings_of
 from engine.lifecycle import RouteStanding, Standings, channel_pair
 from engine.model import Failure, Outcome
@@ -64,6 +65,22 @@ def test_a_failing_route_says_why_and_since_when(make: Make) -> None:
     bench.end(bench.send(at_ms=200_000), Outcome(), 200_001)
     found = standing(bench, 200_001)
     assert (found.failing_since_ms, found.error, found.oldest_ms) == (0, "timeout: slow", 0)
+
+
+def test_a_route_with_nothing_left_does_not_fail(make: Make) -> None:
+    """Once all that failed is kept as dead letters the route is at rest, and what fails later is dated by itself."""
+    bench = make(batch_size=1, maximum_retry_attempts=0)
+    bench.mark(b"a")
+    bench.end(bench.send(), RAISED, 1_000)
+    assert standing(bench, 1_500).failing_since_ms == UNIX_MS + 1_000
+    burial = bench.jobs[-1]
+    assert isinstance(burial, Burial)
+    bench.lane.buried(burial, "", 2_000)
+    found = standing(bench, 2_500)
+    assert (found.failing_since_ms, found.oldest_ms, found.error) == (0, 0, "function_error: raised")
+    bench.mark(b"b", captured_ms=UNIX_MS + 3_000)
+    bench.end(bench.send(at_ms=60_000), RAISED, 61_000)
+    assert standing(bench, 61_500).failing_since_ms == UNIX_MS + 61_000
 
 
 def test_the_lag_of_a_failing_route_is_never_younger_than_its_failure(make: Make) -> None:

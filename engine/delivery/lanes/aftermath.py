@@ -188,3 +188,5 @@ class Aftermath:
         self._row.add(Counter.DEAD_LETTERS, records)
         log.error("dead_letter", route=name, **in_log(burial.told), records=records, such_as=such_as(burial.entries))
         self.settle(burial.entries)
+        if self.keys.is_idle():
+            self.health.nothing_left()

@@ -97,6 +97,10 @@ class Health:
         self._budget.succeeded()
         return was_down
 
+    def nothing_left(self) -> None:
+        """Take in that nothing waits any more for what failed: what fails next is a trouble of its own."""
+        self.failing_since_ms = 0
+
     def asked(self, moment_ms: int) -> None:
         """Take in that the target is asked, or that there is nothing to ask it with."""
         self._asked_ms = moment_ms
