@@ -91,8 +91,14 @@ def console() -> Any:
 
 
 def print_rich(view: Any) -> None:
-    """Print a view for people."""
-    console().print(view)
+    """Print a view for people; a pipe gets no blanks at the ends of its lines."""
+    target = console()
+    if target.is_terminal:
+        target.print(view)
+        return
+    with target.capture() as captured:
+        target.print(view)
+    print("\n".join(line.rstrip() for line in captured.get().split("\n")), end="")
 
 
 def route_names(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:

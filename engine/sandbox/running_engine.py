@@ -31,6 +31,8 @@ STATE_FILES = {
     "ENGINE_DELIVERY_BACKLOG_FOLDER": "backlog",
     "ENGINE_DELIVERY_DEAD_LETTER_FILE": "dead_letters.jsonl",
 }
+_TALKATIVE = {"ENGINE_LOG_FUNCTION_ERRORS": "true"}
+"""Who tries a function wants to read its errors, and the values are their own."""
 _OF_ANOTHER_SERVER = ("USERNAME", "USERNAME_FILE", "PASSWORD", "PASSWORD_FILE", "IAM", "TLS_CA_FILE", "TLS_CERT_FILE")
 _ROUTE = """\
 [[routes]]
@@ -72,7 +74,9 @@ class RunningEngine:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "engine.sandbox.running_engine", config, str(state)],
             stdin=subprocess.PIPE,
-            env=python_environment({**environment, "ENGINE_SUPERVISION_DRAIN_TIMEOUT_S": str(DRAIN_S_MAX)}),
+            env=python_environment(
+                {**_TALKATIVE, **environment, "ENGINE_SUPERVISION_DRAIN_TIMEOUT_S": str(DRAIN_S_MAX)}
+            ),
             start_new_session=True,
         )
         deadline = time.monotonic() + START_S_MAX

@@ -10,6 +10,7 @@ from engine.clock import now_ms
 from engine.config import RouteSettings, Settings
 from engine.supervision.doctor.figures import about_clock
 from engine.supervision.errands.findings import Finding, Verdict, finding
+from engine.text import shown
 
 _TIMEOUT_S = 5
 RIGHTS = {
@@ -30,6 +31,7 @@ def function_findings(settings: Settings, routes: Iterable[RouteSettings]) -> li
 
     found: list[Finding] = []
     unknown: list[str] = []
+    why = ""
     by_function: dict[str, list[RouteSettings]] = {}
     for route in routes:
         if parse_target_arn(route.function) is None:
@@ -43,17 +45,18 @@ def function_findings(settings: Settings, routes: Iterable[RouteSettings]) -> li
             found += about_function(function, answer, settings, some)
             found += about_date(answer, settings)
             found += about_concurrency(function, _reserved(client, function), settings, some)
-        except ClientError:
+        except ClientError as error:
             unknown.append(function)
-        except EXPECTED:
+            code = str(error.response.get("Error", {}).get("Code", ""))
+            why = f"to look at them, grant {' and '.join(RIGHTS.values())}" if "AccessDenied" in code else code
+        except EXPECTED as error:
             # Who can't be reached for one is not for the others.
             unknown.append(function)
+            why = shown(str(error))[:200]
             break
     if unknown:
-        told = f"time limit and concurrency of {', '.join(unknown)} are not told"
-        found.append(
-            finding(Verdict.OK, "functions", f"{told} (to look at them, grant {' and '.join(RIGHTS.values())})")
-        )
+        told = f"time limit and concurrency of {', '.join(unknown)} are unknown"
+        found.append(finding(Verdict.OK, "functions", f"{told} ({why})" if why else told))
     return found
 
 
