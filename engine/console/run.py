@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import socket
 import ssl
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from pathlib import Path
 from engine.clock import now_ms
 from engine.config import Settings
 from engine.console.address import parse
+from engine.console.lifeline import Lifeline
 from engine.console.listening import listen, tls
 from engine.errors import EngineError
 from engine.observe.logs import get_logger
@@ -29,14 +29,14 @@ def run_console(settings: Settings, lifeline: int) -> int:
     # Before there is a port: what is sent does not wait for it.
     telemetry = Telemetry(settings)
     if settings.console.listen:
-        _answer(settings, lifeline)
+        _answer(settings, Lifeline(lifeline))
     else:
-        select.select([lifeline], [], [])
+        Lifeline(lifeline).wait()
     telemetry.close()
     return 0
 
 
-def _answer(settings: Settings, lifeline: int) -> None:
+def _answer(settings: Settings, lifeline: Lifeline) -> None:
     console = settings.console
     address = parse(console.listen)
     ready = _listen(lambda: (listen(address), tls(console)), lifeline)
@@ -60,7 +60,7 @@ def _answer(settings: Settings, lifeline: int) -> None:
 
 
 def _listen(
-    make: Callable[[], tuple[socket.socket, ssl.SSLContext | None]], lifeline: int
+    make: Callable[[], tuple[socket.socket, ssl.SSLContext | None]], lifeline: Lifeline
 ) -> tuple[socket.socket, ssl.SSLContext | None] | None:
     """Return what listens, tried for as long as it takes; None where the supervisor is gone before."""
     said = ""
@@ -71,7 +71,7 @@ def _listen(
             if error.message != said:
                 said = error.message
                 log.error("console_unavailable", error=error.message, hint=error.hint)
-        if select.select([lifeline], [], [], RETRY_S)[0]:
+        if lifeline.wait(RETRY_S):
             return None
 
 

@@ -15,6 +15,7 @@ from aiohttp import web
 from engine.clock import now_ms
 from engine.config import ConsoleSettings
 from engine.console.guard import knows_token, names_this_host
+from engine.console.lifeline import Lifeline
 from engine.console.prometheus import exposition
 from engine.console.source import Source
 from engine.console.view import encoded, history_of, history_view, live_view
@@ -80,6 +81,7 @@ class Console:
     @web.middleware
     async def _guard(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
         self.asked.add(request.protocol)
+        log.debug("console_asked", method=request.method, path=request.path)
         if self._checks_host and not names_this_host(request.headers.get("Host", "")):
             return _refused(403)
         token = self._read_token()
@@ -154,12 +156,17 @@ async def _set_headers(_request: web.Request, response: web.StreamResponse) -> N
 
 
 async def serve(
-    console: Console, settings: ConsoleSettings, sock: socket.socket, tls: ssl.SSLContext | None, lifeline: int
+    console: Console, settings: ConsoleSettings, sock: socket.socket, tls: ssl.SSLContext | None, lifeline: Lifeline
 ) -> None:
     """Answer on this socket until the other end of the lifeline is closed."""
     loop = asyncio.get_running_loop()
     is_over = asyncio.Event()
-    loop.add_reader(lifeline, is_over.set)
+
+    def heed() -> None:
+        if lifeline.heed():
+            is_over.set()
+
+    loop.add_reader(lifeline.fileno(), heed)
     loop.set_exception_handler(lambda _loop, said: log.debug("console_connection", said=str(said.get("message"))))
     runner = web.AppRunner(
         console.application(),

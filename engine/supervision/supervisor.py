@@ -221,6 +221,7 @@ class Supervisor:
                 logs.switch_level()
                 for child in self._channels.numbers:
                     self._channels.send(child, SetLogLevel(logs.level()))
+                self._console.switch_level()
             elif number in {signal.SIGTERM, signal.SIGINT}:
                 if self._children.is_draining:
                     log.warning("stopped", by=signal.Signals(number).name)

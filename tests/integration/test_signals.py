@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import psutil
 import pytest
 
 from engine.sandbox.functions.runtime import FunctionSpec
+from engine.sandbox.ports import free_port
 from tests.support import ROUTE, PathUnderTest, wait_for, whole_path
 
 SLOW = """\
@@ -102,3 +106,33 @@ def test_an_idle_child_waits_for_its_turn(tmp_path: Path) -> None:
             slow.resume()
         assert path.engine.wait(60) == 0, path.log()
         assert "child_replaced" not in path.log()
+
+
+def test_the_console_follows_the_log_level(tmp_path: Path) -> None:
+    """The console that runs switches with the others, both ways, and one that replaces it has the level of now."""
+    with whole_path(tmp_path) as path:
+        address = f"127.0.0.1:{free_port('the console')}"
+        path.write_config(f'[console]\nlisten = "{address}"\n{ROUTE}')
+        path.start()
+        assert path.engine is not None
+
+        def asked(word: str) -> bool:
+            """Ask for a page of this name, and tell whether the console says so."""
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"http://{address}/{word}", timeout=20)
+            return f"path=/{word}" in path.log()
+
+        def is_level(level: str) -> bool:
+            return bool(path.status().get("log_level") == level)
+
+        wait_for(lambda: "listen=" in path.log(), "the console listens")
+        assert not asked("quiet")
+        path.engine.send_signal(signal.SIGUSR1)
+        wait_for(lambda: asked("more"), "the console says what it is asked")
+        path.child("console").kill()
+        wait_for(lambda: path.log().count("listen=") == 2, "another console listens")
+        wait_for(lambda: asked("again"), "this one says it as well")
+        path.engine.send_signal(signal.SIGUSR1)
+        wait_for(lambda: is_level("info"), "info")
+        wait_for(lambda: not asked(f"less{time.monotonic_ns()}"), "the console says no more")
+        assert path.stop() == 0

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 
 from engine.clock import monotonic_ms
 from engine.config import LogSettings, Settings, SupervisionSettings
+from engine.console.lifeline import say_level
 from engine.delivery.lanes.retry import Backoff
 from engine.observe import logs
 from engine.supervision.process import Closable, ends_within, fork_process, kill
@@ -64,6 +65,7 @@ class Attendant:
             return
         self._forked_ms = moment_ms
         theirs, ours = os.pipe()
+        os.set_blocking(ours, False)
 
         def work() -> int:
             os.close(ours)
@@ -95,6 +97,11 @@ class Attendant:
     def _retry(self, moment_ms: int) -> None:
         self._failures += 1
         self._due_ms = moment_ms + self._backoff.wait_ms(self._failures, random.random)
+
+    def switch_level(self) -> None:
+        """Have it write as much log as this process does."""
+        if self._lifeline >= 0:
+            say_level(self._lifeline, logs.level())
 
     def stop(self) -> None:
         """End it for good; it is reaped with the children where it takes longer than its patience."""
