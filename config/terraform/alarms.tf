@@ -37,3 +37,19 @@ resource "aws_cloudwatch_metric_alarm" "counted" {
   alarm_actions       = local.alarm_actions
   tags                = var.tags
 }
+
+resource "aws_cloudwatch_metric_alarm" "backlog" {
+  alarm_name          = "${var.name} backlog"
+  alarm_description   = "Keys of a failing route have waited on disk for ten minutes. docs/runbooks.md#route-failing"
+  namespace           = "IngestEngine"
+  metric_name         = "KeysBacklog"
+  dimensions          = { Engine = var.name }
+  statistic           = "Minimum"
+  period              = 60
+  evaluation_periods  = 10
+  threshold           = 0
+  comparison_operator = "GreaterThanThreshold"
+  treat_missing_data  = "notBreaching"
+  alarm_actions       = local.alarm_actions
+  tags                = var.tags
+}

@@ -18,7 +18,7 @@ import pytest
 
 from engine.cli import cli
 from engine.observe import metrics
-from tests.deployment.documents import CONFIG, RUNBOOKS, TASK_ROLE, task
+from tests.deployment.documents import CONFIG, RUNBOOKS, TASK_ROLE, resources_of, task
 
 MODULE = CONFIG / "terraform"
 FILES = sorted(MODULE.glob("*.tf"))
@@ -109,12 +109,29 @@ def test_its_containers_are_those_of_the_task() -> None:
     assert isinstance(cli.commands["start"], click.Command)
 
 
+def alarms() -> dict[str, tuple[Any, ...]]:
+    """Return what each alarm is raised by, by the engine's metric."""
+    found = {}
+    for block in blocks("resource"):
+        for name, one in block.get('"aws_cloudwatch_metric_alarm"', {}).items():
+            for metric in one.get("for_each", [one["metric_name"]]):
+                statistic = one["statistic"]
+                if "?" in statistic:
+                    statistic = "Maximum" if metric == "DeletionsHeld" else "Sum"
+                found[metric.strip('"')] = (statistic.strip('"'), one["period"], one["evaluation_periods"], name)
+    return found
+
+
 def test_alarms_watch_what_the_engine_reports() -> None:
-    """Each metric of an alarm is one of the engine's, and each alarm leads to a section of the runbooks."""
-    text = (MODULE / "alarms.tf").read_text()
-    known = {metrics.LAG_MS, metrics.DELETIONS_HELD, *metrics.GAUGES, *metrics.COUNTERS}
-    watched = {"LagMs", *re.findall(r"^    (\w+) += \"", text, re.MULTILINE)}
-    assert {"LagMs", "Gaps", "DeadLetters", "DeletionsHeld"} == watched <= known
-    topics = re.findall(r"docs/runbooks\.md#([a-z-]+)\"", text)
-    assert len(topics) == 4
+    """Alarms are those of the stack of AWS, by metric, statistic and time, and each leads to the runbooks."""
+    ours = {metric: alarm[:3] for metric, alarm in alarms().items()}
+    theirs = {
+        one["MetricName"]: (one["Statistic"], one["Period"], one["EvaluationPeriods"])
+        for one in resources_of("AWS::CloudWatch::Alarm").values()
+        if one["Namespace"] == "IngestEngine"
+    }
+    assert ours == theirs
+    assert set(ours) <= {metrics.LAG_MS, metrics.DELETIONS_HELD, *metrics.GAUGES, *metrics.COUNTERS}
+    topics = re.findall(r"docs/runbooks\.md#([a-z-]+)\"", (MODULE / "alarms.tf").read_text())
+    assert len(topics) == len(ours)
     assert set(topics) <= RUNBOOKS

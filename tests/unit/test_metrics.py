@@ -11,7 +11,7 @@ from moto import mock_aws
 
 from engine.config import AwsSettings
 from engine.errors import EngineError
-from engine.observe.metrics import COUNTERS, GAUGES, emf_line, read
+from engine.observe.metrics import COUNTERS, GAUGES, LAGS, emf_line, metric_data, read
 from engine.observe.reporter import report_every, to_cloudwatch, to_lines
 from engine.ring.counters import Counter
 
@@ -88,6 +88,30 @@ def test_that_no_engine_runs_is_told() -> None:
     assert "LagMs" not in lines[1]
     assert [line.get("Gaps") for line in lines] == [0, None, None, 1]
     assert complaints == ["no engine runs here"]
+
+
+def lags(settled: list[tuple[int, int]], captured: list[tuple[int, int]]) -> dict[str, Any]:
+    """Return what a status says of lags: of each stage (ms, how many)."""
+    return {
+        "lag": {
+            stage: {"sum_ms": sum(ms * count for ms, count in pairs), "buckets": pairs}
+            for stage, pairs in (("settled", settled), ("captured", captured))
+        }
+    }
+
+
+def test_percentiles_of_lags_are_of_the_time_since_the_reading_before() -> None:
+    """What settled before counts no more; a stage to which nothing came has no percentile; all are milliseconds."""
+    before = status() | lags([(900, 50)], [(1, 7)])
+    after = status() | lags([(10, 60), (20, 39), (30, 1), (900, 50)], [(1, 7)])
+    values = read(after, before, AT_MS).values
+    found = {name: value for name, value in values.items() if "Lag" in name and name != "LagMs"}
+    assert found == {"DeliveryLagP50Ms": 10, "DeliveryLagP99Ms": 20, "DeliveryLagMaxMs": 30}
+    restarted = read(after | {"started_at_ms": 2}, before, AT_MS)
+    assert restarted.values["CaptureLagP99Ms"] == 1
+    assert restarted.values["DeliveryLagMaxMs"] >= 900
+    units = {one["MetricName"]: one["Unit"] for one in metric_data(restarted, "E")}
+    assert {units[name] for name in (*LAGS, "LagMs")} == {"Milliseconds"}
 
 
 def test_a_lag_that_nobody_knows_is_no_number() -> None:
