@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -120,6 +121,7 @@ class Alarm(NamedTuple):
         return any(all(past[at : at + self.periods]) for at in range(len(past) - self.periods + 1))
 
 
+@cache
 def alarms() -> dict[str, Alarm]:
     """Return the template's alarms on the engine's own metrics, by metric."""
     defaults = {name: one.get("Default") for name, one in template()["Parameters"].items()}

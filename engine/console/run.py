@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from engine.clock import now_ms
@@ -15,6 +15,7 @@ from engine.console.lifeline import Lifeline
 from engine.console.listening import listen, tls
 from engine.errors import EngineError
 from engine.observe.logs import get_logger
+from engine.ring.counters import StatusRow
 
 log = get_logger(__name__)
 
@@ -22,21 +23,24 @@ RETRY_S = 5.0
 """How soon a port that was in use is tried again."""
 
 
-def run_console(settings: Settings, lifeline: int) -> int:
-    """Answer, and send what is to be sent, until the other end of the lifeline is closed; return the exit status."""
+def run_console(settings: Settings, lifeline: int, rows: Sequence[StatusRow] = ()) -> int:
+    """Answer, and send what is to be sent, until the other end of the lifeline is closed; return the exit status.
+
+    ``rows`` are the engine's counters in shared memory, as the status has its children; none: the status alone is read.
+    """
     from engine.console.otlp.telemetry import Telemetry
 
     # Before there is a port: what is sent does not wait for it.
-    telemetry = Telemetry(settings)
+    telemetry = Telemetry(settings, rows)
     if settings.console.listen:
-        _answer(settings, Lifeline(lifeline))
+        _answer(settings, rows, Lifeline(lifeline))
     else:
         Lifeline(lifeline).wait()
     telemetry.close()
     return 0
 
 
-def _answer(settings: Settings, lifeline: Lifeline) -> None:
+def _answer(settings: Settings, rows: Sequence[StatusRow], lifeline: Lifeline) -> None:
     console = settings.console
     address = parse(console.listen)
     ready = _listen(lambda: (listen(address), tls(console)), lifeline)
@@ -50,7 +54,7 @@ def _answer(settings: Settings, lifeline: Lifeline) -> None:
     from engine.console.server import Console, serve
     from engine.console.source import Source
 
-    source = Source(settings.supervision.status_file, now_ms)
+    source = Source(settings.supervision.status_file, now_ms, rows)
     token = _token_reader(console.token_file)
     checks_host = not (address.path or console.token_file)
     handlers = Console(source, settings.ring.ring_bytes, console.request_timeout_s, token, checks_host=checks_host)

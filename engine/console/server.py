@@ -106,7 +106,7 @@ class Console:
 
     async def _metrics(self, request: web.Request) -> web.Response:
         accept = request.headers.get("Accept", "")
-        body, content_type = exposition(self._source.status(), self._source.usages(), self._ring_bytes, accept)
+        body, content_type = exposition(self._source.latest(), self._source.usages(), self._ring_bytes, accept)
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def _status(self, _request: web.Request) -> web.Response:

@@ -1,15 +1,17 @@
-"""What the console knows: the status file, and what the system says of the engine's processes."""
+"""What the console knows: the status file, the counters in shared memory, and what the system says of the processes."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import psutil
 
 from engine.errors import EngineError
 from engine.observe.status import read_status
+from engine.ring.counters import StatusRow, totals
+from engine.ring.lags import EMPTY, Stage
 
 FRESH_MS = 500
 """A status is read again once it is older: it is written once a second."""
@@ -24,10 +26,14 @@ class Usage(NamedTuple):
 
 
 class Source:
-    """The status, read at most twice a second however many ask."""
+    """The status, read at most twice a second however many ask.
 
-    def __init__(self, status_file: str, now_ms: Callable[[], int]) -> None:
+    ``rows`` are the counters of the engine whose child this process is, one for each child of the status, in its order.
+    """
+
+    def __init__(self, status_file: str, now_ms: Callable[[], int], rows: Sequence[StatusRow] = ()) -> None:
         self._status_file = status_file
+        self._rows = rows
         self._now_ms = now_ms
         self._read_ms = 0
         self._status: Mapping[str, Any] | None = None
@@ -45,6 +51,13 @@ class Source:
                 self._status = None
         return self._status
 
+    def latest(self) -> Mapping[str, Any] | None:
+        """Return the status with the counters and lags of this moment, wherever they can be read."""
+        status = self.status()
+        if status is None or not self._rows or status["pid"] != os.getppid():
+            return status
+        return with_counts_of(self._rows, status)
+
     def usages(self) -> tuple[Usage, ...]:
         """Return what each process of the engine uses, the console among them; none where no engine runs."""
         status = self.status()
@@ -52,6 +65,19 @@ class Source:
             self._used_ms = self._read_ms
             self._usages = tuple(usages_of(status)) if status is not None else ()
         return self._usages
+
+
+def with_counts_of(rows: Sequence[StatusRow], status: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a status with what these rows count now; all else is of the moment at which it was written."""
+    children = [
+        {**child, "counters": row.snapshot(), "gaps": row.gaps(), "batch_sizes": row.batch_sizes()}
+        for child, row in zip(status["children"], rows, strict=True)
+    ]
+    lags = {}
+    for stage in Stage:
+        lag = sum((row.lags.read(stage) for row in rows), EMPTY)
+        lags[stage.name.lower()] = {"sum_ms": lag.sum_ms, "buckets": lag.pairs()}
+    return {**status, "children": children, "totals": totals(rows), "lag": lags}
 
 
 def usages_of(status: Mapping[str, Any]) -> Iterator[Usage]:

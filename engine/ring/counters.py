@@ -8,9 +8,11 @@ sees half a value. A child's successor takes over the row and goes on counting.
 from __future__ import annotations
 
 import mmap
+from collections.abc import Sequence
 from enum import IntEnum
 
 from engine.ring.lags import LAG_WORDS, LagRow
+from engine.ring.protection import make_read_only
 
 _WORD_BYTES = 8
 _PID, _STATE, _HEARTBEAT = range(3)
@@ -107,6 +109,10 @@ GAUGES = frozenset(
     }
 )
 """What is no count of what has happened: a difference of two of these says nothing."""
+
+
+_HIGHEST = frozenset({Counter.LAG_MS_MAX, Counter.VERSION, Counter.FENCE_MS})
+"""Counters whose total is the highest, not the sum."""
 
 
 class GapReason(IntEnum):
@@ -214,3 +220,15 @@ class Board:
     def row(self, index: int) -> StatusRow:
         """Return the row of this child."""
         return self.rows[index]
+
+    def make_read_only(self) -> None:
+        """Have this process only read from now on."""
+        make_read_only(self._memory)
+
+
+def totals(rows: Sequence[StatusRow]) -> dict[str, int]:
+    """Return all counters over all children, by name in small letters."""
+    return {
+        counter.name.lower(): (max if counter in _HIGHEST else sum)(row.get(counter) for row in rows)
+        for counter in Counter
+    }

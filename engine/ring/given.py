@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import mmap
 
+from engine.ring.protection import make_read_only
 from engine.routing.nodes import NODES_MAX
 
 _WORD_BYTES = 8
@@ -40,3 +41,7 @@ class GivenTable:
     def highest(self, node: int) -> int:
         """Return the highest version of a node, whoever gave it out."""
         return max(row.get(node) for row in self.rows)
+
+    def make_read_only(self) -> None:
+        """Have this process only read from now on."""
+        make_read_only(self._memory)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import mmap
 
 from engine.model import Missed
+from engine.ring.protection import make_read_only
 from engine.routing.nodes import NODES_MAX
 
 _WORD_BYTES = 8
@@ -72,3 +73,7 @@ class HeardTable:
     def row(self, shard: int) -> HeardRow:
         """Return the row of this shard."""
         return self.rows[shard]
+
+    def make_read_only(self) -> None:
+        """Have this process only read from now on."""
+        make_read_only(self._memory)

@@ -55,6 +55,7 @@ from engine.ring.layout import (
     is_power_of_two,
     seed,
 )
+from engine.ring.protection import make_read_only
 from engine.routing.nodes import NODES_MAX
 
 REREADS_MAX = 200
@@ -293,3 +294,7 @@ class RingSet:
         """Return the ring from this shard to this invoker."""
         start = (shard * self._invokers + invoker) * self._stride
         return Ring(memoryview(self._memory)[start : start + self._stride], self._ring_bytes)
+
+    def make_read_only(self) -> None:
+        """Have this process only read from now on."""
+        make_read_only(self._memory)

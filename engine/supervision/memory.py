@@ -26,3 +26,8 @@ class SharedMemory:
         if child.role is Role.SUBSCRIBER:
             return 0
         return sum(ring.written - ring.released for ring in self._rings_of[child.index])
+
+    def make_read_only(self) -> None:
+        """Have this process only read all of it from now on: a write kills it, and harms nobody. Raises OSError."""
+        for part in (self.rings, self.board, self.heard, self.given):
+            part.make_read_only()

@@ -17,19 +17,10 @@ from engine.observe import logs
 from engine.observe.history import History
 from engine.observe.scans import ScanProgress
 from engine.observe.timeline import Timeline
-from engine.ring.counters import ChildState, Counter, StatusRow
+from engine.ring.counters import ChildState, Counter, StatusRow, totals
 from engine.routing.databases import keys_shown
 from engine.routing.routes import RouteTable
 from engine.supervision.children import Child, Children, Phase
-
-_HIGHEST = frozenset(
-    {
-        Counter.LAG_MS_MAX,
-        Counter.VERSION,
-        Counter.FENCE_MS,
-    }
-)
-"""Counters whose total is the highest, not the sum."""
 
 
 class StatusReport:
@@ -137,14 +128,6 @@ def describe_held(held: Held) -> dict[str, Any]:
     """Return what the status says of deletions that were found and not done."""
     routes = [{"route": name, **msgspec.structs.asdict(route)} for name, route in sorted(held.routes.items())]
     return {"deletions_held": held.undecided_keys, "deletions": routes}
-
-
-def totals(rows: Sequence[StatusRow]) -> dict[str, int]:
-    """Return all counters over all children, by name in small letters."""
-    return {
-        counter.name.lower(): (max if counter in _HIGHEST else sum)(row.get(counter) for row in rows)
-        for counter in Counter
-    }
 
 
 def _describe(child: Child, row: StatusRow, moment_ms: int) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from engine.lifecycle import (
     Standings,
 )
 from engine.observe import logs
-from engine.ring.counters import ChildState, Counter
+from engine.ring.counters import ChildState, Counter, totals
 from engine.routing.slices import parse_slice
 from engine.supervision import messages
 from engine.supervision.channels import Channels
@@ -57,7 +57,7 @@ from engine.supervision.process import Closable, kill, kill_all, reap
 from engine.supervision.progress.checkpoint import CheckpointFile
 from engine.supervision.progress.keeping import Keeper, fence_after_ms
 from engine.supervision.progress.repairs import Repairs
-from engine.supervision.report import StatusReport, describe, describe_held, drained, totals
+from engine.supervision.report import StatusReport, describe, describe_held, drained
 from engine.supervision.signals import SignalInbox
 from engine.supervision.status import Publisher, StatusFile
 from engine.supervision.topology.changes import Changes
@@ -165,7 +165,7 @@ class Supervisor:
             settings, planned, mains, self._memory, self._keeper, handover, self._repairs, self._inherited
         )
         self._comparer, self._compare = Comparer(comparing), compare
-        self._console = console_of(settings, self._inherited)
+        self._console = console_of(settings, self._inherited, self._memory)
         self._choices = choices.Choices(HeldFile.of(settings))
         self._manager = ServiceManager(os.environ)
         self._publisher = Publisher(status)

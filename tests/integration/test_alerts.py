@@ -152,7 +152,7 @@ def be_calm(scene: Scene) -> None:
         wait_for(lambda engine=engine: len(engine.reports()) >= CALM_S, "some reports")
         wait_for(lambda engine=engine: engine.has_reported(*metrics.LAGS), "percentiles of lags are reported")
         wait_for(lambda engine=engine: not scene.watch.firing(engine.name), "no alert fires")
-        assert not [name for name, alarm in alarms().items() if alarm.is_raised_by(engine.reports())]
+        assert not raised(engine)
 
 
 def cut(scene: Scene) -> None:
@@ -222,6 +222,11 @@ def of_processes(scene: Scene) -> tuple[Fault, ...]:
     )
 
 
+def raised(engine: WatchedEngine) -> set[str]:
+    """Return the alarms, by metric, that its reports so far have raised."""
+    return {name for name, alarm in alarms().items() if alarm.is_raised_by(engine.reports())}
+
+
 def nothing() -> None:
     """Strike, or mend, by doing nothing: it is done over and over, or ends by itself."""
 
@@ -233,6 +238,7 @@ def test_functions_processes_and_connections_that_fail(scene: Scene) -> None:
     functions, processes = of_functions(scene), of_processes(scene)
     raise_all(watch, BUSY, *functions)
     raise_all(watch, BUSY, *processes)
+    wait_for(lambda: raised(engine) >= ALARMS_OF_BUSY, "the alarms are raised")
     resolve(watch, BUSY, *functions, *processes)
     supervisor = engine.process
     assert supervisor is not None
@@ -243,8 +249,6 @@ def test_functions_processes_and_connections_that_fail(scene: Scene) -> None:
     )
     raise_all(watch, BUSY, stopped)
     resolve(watch, BUSY, stopped)
-    reports = engine.reports()
-    assert {name for name, alarm in alarms().items() if alarm.is_raised_by(reports)} >= ALARMS_OF_BUSY
 
 
 @needs_prometheus
@@ -256,9 +260,8 @@ def test_a_cache_that_comes_back_empty_and_hangs(scene: Scene) -> None:
     held = fault("DeletionsHeld", strike=nothing, mend=lambda: engine.run("deletions", "refuse", "carts"))
     hangs = fault("NotReady", "Late", strike=nothing, mend=lambda: os.kill(server.pid, signal.SIGCONT))
     raise_all(watch, CUT_OFF, held, hangs)
-    reports = engine.reports()
+    wait_for(lambda: raised(engine) >= ALARMS_OF_CUT_OFF, "the alarms are raised")
     resolve(watch, CUT_OFF, held, hangs)
     killed = fault("Down", strike=engine.kill, mend=engine.start)
     raise_all(watch, CUT_OFF, killed)
     resolve(watch, CUT_OFF, killed)
-    assert {name for name, alarm in alarms().items() if alarm.is_raised_by(reports)} >= ALARMS_OF_CUT_OFF

@@ -81,6 +81,9 @@ def test_a_route_with_nothing_left_does_not_fail(make: Make) -> None:
     bench.mark(b"b", captured_ms=UNIX_MS + 3_000)
     bench.end(bench.send(at_ms=60_000), RAISED, 61_000)
     assert standing(bench, 61_500).failing_since_ms == UNIX_MS + 61_000
+    # Nor does a route whose keys went otherwise.
+    bench.lane.keys.clear()
+    assert standing(bench, 62_500).failing_since_ms == 0
 
 
 def test_the_lag_of_a_failing_route_is_never_younger_than_its_failure(make: Make) -> None:

@@ -7,7 +7,7 @@ the engine's start.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -36,6 +36,7 @@ from engine.console.otlp.receiver import Standing, resource_of, url_of
 from engine.console.prometheus import families_of
 from engine.console.source import Source
 from engine.observe.logs import get_logger
+from engine.ring.counters import StatusRow
 
 log = get_logger(__name__)
 
@@ -100,9 +101,9 @@ def _histogram(
 class MetricsSender:
     """Sends all metrics again and again, in a thread of its own."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, rows: Sequence[StatusRow] = ()) -> None:
         otlp, url = settings.otlp, url_of(settings.otlp.endpoint, "metrics")
-        self._source = Source(settings.supervision.status_file, now_ms)
+        self._source = Source(settings.supervision.status_file, now_ms, rows)
         self._ring_bytes = settings.ring.ring_bytes
         self._resource = resource_of(settings)
         self._exporter = OTLPMetricExporter(url)
@@ -123,7 +124,7 @@ class MetricsSender:
                 log.exception("otlp_failed", what="metrics", error=f"{type(error).__name__}: {error}")
 
     def _send(self) -> None:
-        status, now_ns = self._source.status(), now_ms() * _MS_NS
+        status, now_ns = self._source.latest(), now_ms() * _MS_NS
         start_ns = status["started_at_ms"] * _MS_NS if status is not None else now_ns
         families = families_of(status, self._source.usages(), self._ring_bytes)
         data = data_of(metrics_of(families, start_ns, now_ns), self._resource)

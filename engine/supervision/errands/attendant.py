@@ -12,6 +12,7 @@ from engine.config import LogSettings, Settings, SupervisionSettings
 from engine.console.lifeline import say_level
 from engine.delivery.lanes.retry import Backoff
 from engine.observe import logs
+from engine.supervision.memory import SharedMemory
 from engine.supervision.process import Closable, ends_within, fork_process, kill
 
 log = logs.get_logger(__name__)
@@ -22,13 +23,17 @@ SENDING_S_MAX = 2.0
 """How long the end of the engine waits for what the console still has to send."""
 
 
-def console_of(settings: Settings, inherited: Callable[[], Iterable[Closable]]) -> Attendant:
-    """Return what keeps the console running, where the settings want it, or want something sent."""
+def console_of(settings: Settings, inherited: Callable[[], Iterable[Closable]], memory: SharedMemory) -> Attendant:
+    """Return what keeps the console running, where the settings want it, or want something sent.
+
+    It reads the counters in ``memory``, all of which it may only read.
+    """
 
     def work(lifeline: int) -> int:
         from engine.console.run import run_console
 
-        return run_console(settings, lifeline)
+        memory.make_read_only()
+        return run_console(settings, lifeline, memory.board.rows)
 
     wanted = work if settings.console.listen or settings.otlp.is_on else None
     patience_s = SENDING_S_MAX if settings.otlp.is_on else 0.0
