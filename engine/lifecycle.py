@@ -12,7 +12,7 @@ import struct
 
 import msgspec
 
-from engine.model import Missed
+from engine.model import Missed, StreamKept
 from engine.observe import logs
 from engine.ring.counters import ChildState, StatusRow
 from engine.routing.feeds import Feed
@@ -144,9 +144,9 @@ class Standings(msgspec.Struct, tag=True, frozen=True):
 
 
 class StreamsSettled(msgspec.Struct, tag=True, frozen=True):
-    """Subscriber → supervisor: by stream, an id up to which everything is acknowledged."""
+    """Subscriber → supervisor: what is to be kept of each stream."""
 
-    settled: dict[str, str]
+    settled: dict[str, StreamKept]
 
 
 class Compared(msgspec.Struct, tag=True, frozen=True):

@@ -70,6 +70,15 @@ class Watermark(NamedTuple):
     version: int = 0
 
 
+class StreamKept(msgspec.Struct, frozen=True):
+    """What is kept of a stream: an id up to which everything is acknowledged, and the history of the server of which
+    everything is that was read (`engine.capture.sources.stream.histories`); "" where either is not known.
+    """
+
+    settled: str = ""
+    history: str = ""
+
+
 class Missed(msgspec.Struct, frozen=True):
     """What a shard did not hear: everything since ``since_ms`` (Unix time, by the server's clock).
 

@@ -21,6 +21,7 @@ from engine.marks.standing import Standing, nodes_known
 from engine.redis.cluster.nodes import TROUBLE_MS_MAX, Nodes, Slices
 from engine.redis.connection import pack
 from engine.redis.eviction import QUESTIONS, may_evict
+from engine.routing.assignment import is_by_bytes
 from engine.routing.databases import inside
 from engine.routing.nodes import Node
 from engine.routing.slices import Slice
@@ -39,7 +40,7 @@ class Server:
         known = nodes_known(settings.supervision.status_file)
         self._nodes = Nodes(settings.redis, name, database=database, known=known)
         self._prefix = self._nodes.databases.prefix
-        self._slices = Slices(self._nodes, settings.original.mapping_prefix)
+        self._slices = Slices(self._nodes, by_bytes=is_by_bytes(settings))
         self._redis, self._name = settings.redis, name
         self._skips = any(route.skip_unchanged for route in settings.routes)
         self._fetcher: Fetcher | None = None

@@ -24,7 +24,7 @@ from engine.redis.databases import in_a_cluster
 from engine.redis.eviction import QUESTIONS, is_replica, policy_of
 from engine.redis.node import settings_for
 from engine.redis.topology import Found, ask_topology
-from engine.routing.assignment import Feeds, assign, shards_needed
+from engine.routing.assignment import Feeds, assign, is_by_bytes, shards_needed
 from engine.routing.databases import Databases, databases_of
 from engine.routing.nodes import NODES_MAX, Node, Topology
 from engine.routing.routes import RouteTable
@@ -75,9 +75,8 @@ def prepare_capture(settings: Settings, table: RouteTable, *, is_running: bool =
     with looks_at(redis, nodes, sample_keys_max, may_miss=may_miss) as looks:
         if not looks:
             raise RedisUnreachable(f"no node of the cluster of {found.asked} can be reached", hint="it is tried again")
-        mapping_prefix = settings.original.mapping_prefix.encode()
-        cores = len(os.sched_getaffinity(0))
-        shards = shards_needed(topology, part, cores, mapping_prefix) if capture.shards == "auto" else capture.shards
+        by_bytes, cores = is_by_bytes(settings), len(os.sched_getaffinity(0))
+        shards = shards_needed(topology, part, cores, by_bytes=by_bytes) if capture.shards == "auto" else capture.shards
         if streams := streams_of(capture):
             assigned = assign_streams(topology, shards, part, streams, database=address.database)
         else:
@@ -88,8 +87,9 @@ def prepare_capture(settings: Settings, table: RouteTable, *, is_running: bool =
                 databases=databases,
                 weights={look.node.id: look.keys for look in looks},
                 samples={look.node.id: look.sample for look in looks},
-                mapping_prefix=mapping_prefix,
+                mapping_prefix=settings.original.mapping_prefix.encode(),
                 may_cut=may_cut(capture),
+                by_bytes=by_bytes,
             )
         # Nobody is ready before it listens, and a node that is dead is listened to when it is back.
         feeds = tuple(tuple(feed for feed in feeds if feed.node.id not in found.failed) for feeds in assigned)

@@ -13,7 +13,7 @@ from engine.capture.notifications import needed_flags
 from engine.clock import now_ms
 from engine.config import CaptureSettings, RedisSettings
 from engine.lifecycle import Message
-from engine.model import FORCED, RouteMask
+from engine.model import FORCED, RouteMask, StreamKept
 from engine.observe.logs import get_logger
 from engine.ring.counters import Counter, StatusRow
 from engine.routing.events import ENTRY, NAMED, REPAIR_GONE
@@ -62,8 +62,8 @@ class Shared:
         """Who is to be told once the dirty set has room again."""
         self.wishes = count(1)
         """Numbers of comparisons: whoever asks takes the next, and one that is done says it of all before."""
-        self.streams_settled: Mapping[bytes, bytes] = {}
-        """By stream, an id up to which everything was acknowledged before this process was there."""
+        self.streams: Mapping[str, StreamKept] = {}
+        """What was kept of each stream when this process was made."""
         self.settled_mark: Callable[[int], int] = lambda _node: 0
         """Return the mark of the newest watermark of a node that all rings have settled."""
         self._streams_shown: dict[int, tuple[int, int]] = {}

@@ -38,7 +38,7 @@ from engine.lifecycle import (
     Stop,
     TopologyInForce,
 )
-from engine.model import NOTHING_HEARD, THE_BEGINNING_MS, Missed, Watermark
+from engine.model import NOTHING_HEARD, THE_BEGINNING_MS, Missed, StreamKept, Watermark
 from engine.observe.logs import get_logger
 from engine.redis.address import parse_url
 from engine.ring.counters import ChildState, Counter
@@ -64,7 +64,7 @@ class SubscriberSpec:
 
     ``version`` is that of the topology, ``heard_row`` where it notes what it heard. By node number, ``missed`` is what
     nobody has heard in its place, to be found first, and ``heard`` what a gap would miss that begins at once. By
-    stream, ``streams_settled`` is an id up to which everything is acknowledged.
+    name, ``streams`` is what is kept of each.
     """
 
     shard: int
@@ -81,7 +81,7 @@ class SubscriberSpec:
     missed: Mapping[int, tuple[Missed, ...]] = field(default_factory=dict)
     heard: Mapping[int, Missed] = field(default_factory=dict)
     version: int = 0
-    streams_settled: Mapping[str, str] = field(default_factory=dict)
+    streams: Mapping[str, StreamKept] = field(default_factory=dict)
     names_folder: str = ""
 
 
@@ -105,7 +105,7 @@ def _shared(spec: SubscriberSpec, link: ChildLink) -> Shared:
     )
     scope = CaptureScope(spec.shard, spec.redis, spec.capture, spec.database, spec.mapping_prefix, spec.names_folder)
     shared = Shared(scope, spec.table, dirty, link.row, link.report)
-    shared.streams_settled = {name.encode(): settled.encode() for name, settled in spec.streams_settled.items()}
+    shared.streams = dict(spec.streams)
     shared.settled_mark = lambda node: min(writer.watermark(node).server_mark for writer in spec.writers)
     return shared
 

@@ -13,6 +13,7 @@ from engine.redis.address import parse_url
 from engine.redis.cluster.nodes import Nodes, Slices
 from engine.redis.connection import pack
 from engine.redrive.letters import Letter
+from engine.routing.assignment import is_by_bytes
 from engine.routing.databases import databases_of
 from engine.routing.events import REPAIR
 
@@ -90,7 +91,7 @@ class Publisher:
         if self._marker is None:
             status_file = self._settings.supervision.status_file
             self._nodes = Nodes(self._settings.redis, NAME, known=nodes_known(status_file))
-            slices = Slices(self._nodes, self._settings.original.mapping_prefix)
+            slices = Slices(self._nodes, by_bytes=is_by_bytes(self._settings))
             skips = any(route.skip_unchanged for route in self._settings.routes)
             standing = lambda: read_standing(status_file)  # noqa: E731
             self._marker = Marker(self._nodes, standing, slices, repairs_deliver=not skips)

@@ -6,8 +6,8 @@ stays where it was, and as it was cut, as long as the busiest shard bears little
 have it bear.
 
 Several hosts cover a cluster without asking each other: as soon as there are as many nodes as hosts, each takes whole
-nodes, by what all of them know: the nodes' ids. With fewer, and where mapping hashes are heard of, which every host has
-to, each takes its byte class of every node.
+nodes, by what all of them know: the nodes' ids. With fewer, each takes its byte class of every node; and always where
+mapping hashes are heard of, which every host has to, or where changes come from scans (`is_by_bytes`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from hashlib import blake2b
 
 from msgspec.structs import replace
 
+from engine.config import Settings
 from engine.routing import glob
 from engine.routing.byte_classes import byte_class, channel_prefix, count_endings, cut
 from engine.routing.databases import FIRST, Databases
@@ -47,15 +48,16 @@ def assign(
     mapping_prefix: bytes = b"",
     before: Feeds = (),
     may_cut: bool = True,
+    by_bytes: bool = False,
 ) -> Feeds:
     """Return the feeds of every shard of this host.
 
     ``weights`` are loads by node id, in any unit (default: a node's slots). ``samples`` are keys by node id: a node
     that several shards share is cut by what they end in. ``before`` is the assignment that is in force. Where nodes
-    may not be cut, shards are left over.
+    may not be cut, shards are left over. ``by_bytes``: see `is_by_bytes`.
     """
     assert 1 <= shards <= SHARDS_MAX
-    by_nodes = takes_whole_nodes(topology, part, mapping_prefix)
+    by_nodes = takes_whole_nodes(topology, part, by_bytes=by_bytes or bool(mapping_prefix))
     nodes = nodes_of_slice(topology, part) if by_nodes else sorted(topology.nodes, key=_rank)
     own = ALL_BYTES if by_nodes else part.last_bytes
     loads = _loads(nodes, weights)
@@ -80,20 +82,29 @@ def assign(
     return tuple(map(tuple, found))
 
 
-def shards_needed(topology: Topology, part: Slice, cores: int, mapping_prefix: bytes = b"") -> int:
+def is_by_bytes(settings: Settings) -> bool:
+    """Tell whether a slice is always a byte class, so that a key stays with its host whatever slots move.
+
+    Who scans knows by name what its passes have found: a key that is deleted as its slot moves to another host's node
+    would be known to the one, and looked for by the other.
+    """
+    return settings.capture.source == "scan" or bool(settings.original.mapping_prefix)
+
+
+def shards_needed(topology: Topology, part: Slice, cores: int, *, by_bytes: bool = False) -> int:
     """Return how many processes are started where that is left to the engine: one a node, up to one a core.
 
     A cluster may grow, and processes are made at the start: so as many again are there to wait for its new nodes.
     """
-    by_nodes = takes_whole_nodes(topology, part, mapping_prefix)
+    by_nodes = takes_whole_nodes(topology, part, by_bytes=by_bytes)
     nodes = len(nodes_of_slice(topology, part)) if by_nodes else len(topology.nodes)
     wanted = 2 * nodes if topology.is_cluster else nodes
     return max(1, min(wanted, cores, SHARDS_MAX))
 
 
-def takes_whole_nodes(topology: Topology, part: Slice, mapping_prefix: bytes = b"") -> bool:
+def takes_whole_nodes(topology: Topology, part: Slice, *, by_bytes: bool = False) -> bool:
     """Tell whether a slice is made of whole nodes, and not of a byte class of all of them."""
-    return part.is_whole or (len(topology.nodes) >= part.count and not mapping_prefix)
+    return part.is_whole or (len(topology.nodes) >= part.count and not by_bytes)
 
 
 def nodes_of_slice(topology: Topology, part: Slice) -> list[Node]:

@@ -80,7 +80,7 @@ class Forker:
             heard_table=self._memory.heard,
             missed=self._keeper.missed_by(child) if is_subscriber else {},
             heard=self._keeper.heard_by(child) if is_subscriber else {},
-            streams_settled=self._keeper.streams if is_subscriber else {},
+            streams=self._keeper.streams if is_subscriber else {},
             version_floor=self._keeper.version_floor,
             floors=self._keeper.floors,
             given=self._memory.given,

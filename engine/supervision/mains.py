@@ -9,7 +9,7 @@ from pathlib import Path
 from engine.config import Settings
 from engine.errors import EngineError
 from engine.lifecycle import ChildLink, Failed
-from engine.model import Missed
+from engine.model import Missed, StreamKept
 from engine.ring.given import GivenTable
 from engine.ring.heard import HeardTable
 from engine.ring.ring import RingSet
@@ -25,7 +25,7 @@ class Duty:
 
     ``feeds`` are what the subscriber listens to, ``topology`` the nodes, ``nodes`` those, by number, that each shard
     has feeds on. By node number, ``missed`` is what nobody has heard, ``heard`` what a gap from now on would miss.
-    By stream, ``streams_settled`` is an id up to which everything is acknowledged.
+    By name, ``streams`` is what is kept of each.
     Versions are higher than ``version_floor``, those of a cluster's nodes than ``floors`` (by node id), and than what
     ``given`` has of a predecessor. Before ``fence_ms`` (monotonic) an invocation of a predecessor may still write.
     """
@@ -42,7 +42,7 @@ class Duty:
     heard_table: HeardTable
     missed: Mapping[int, tuple[Missed, ...]] = field(default_factory=dict)
     heard: Mapping[int, Missed] = field(default_factory=dict)
-    streams_settled: Mapping[str, str] = field(default_factory=dict)
+    streams: Mapping[str, StreamKept] = field(default_factory=dict)
     version_floor: int = 0
     floors: Mapping[str, int] = field(default_factory=dict)
     given: GivenTable | None = None
@@ -89,7 +89,7 @@ def subscribe(duty: Duty, link: ChildLink) -> int:
         heard_row=duty.heard_table.row(duty.index),
         missed=duty.missed,
         heard=duty.heard,
-        streams_settled=duty.streams_settled,
+        streams=duty.streams,
         names_folder=str(Path(settings.delivery.backlog_folder, "names")),
     )
     return run_subscriber(spec, link)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import psutil
@@ -13,6 +13,7 @@ from tests.chaos.faults_process import kill_child
 from tests.chaos.faults_server import DURABLE, kill_and_start, replica_in_sync
 from tests.chaos.registry import fault
 from tests.chaos.rig import Run
+from tests.cluster import Node
 
 GROUP, STREAM = "engine", "changes"
 CAPTURE = {"source": "stream", "streams": [STREAM], "key_field": "key", "claim_idle_ms": 2_000}
@@ -30,6 +31,46 @@ def paused(run: Run) -> list[psutil.Process]:
     for process in found:
         process.suspend()
     return found
+
+
+def undone(run: Run, primary: Node, replicas: Sequence[Node], keys: Sequence[bytes]) -> str:
+    """Have changes of these keys be delivered that the primary's replicas, which are halted then, do not have.
+
+    The writer pauses, and all that it wrote is acknowledged first: what is pending would be read again. What a halted
+    replica was sent it would take in later, so its connection is ended.
+    """
+    run.writer.pause()
+    run.wait(lambda: all_acknowledged(primary.client), "all is acknowledged")
+    offset = primary.client.info("replication")["master_repl_offset"]
+    for replica in replicas:
+        run.wait(
+            lambda one=replica: one.client.info("replication")["slave_repl_offset"] >= offset, "the replicas are level"
+        )
+    for replica in replicas:
+        replica.stop()
+    primary.call("CLIENT", "KILL", "TYPE", "replica")
+    write_undone(run, keys)
+    return f"{len(keys)} delivered writes undone"
+
+
+def write_undone(run: Run, keys: Sequence[bytes]) -> None:
+    """Write what will be lost, and wait until it is delivered."""
+    run.writer.write_now([("HSET", key, "undone", f"u{number}") for number, key in enumerate(keys)])
+
+    def are_delivered() -> bool:
+        items = run.items()
+        return all(key in items and "undone" in items[key].body for key in keys)
+
+    run.wait(are_delivered, "the writes to be undone are delivered")
+
+
+def all_acknowledged(client: Any) -> bool:
+    """Tell whether the groups of this server's streams were given all, and have acknowledged it."""
+    for name in client.scan_iter(match=f"{STREAM}*", count=1_000):
+        last = client.xinfo_stream(name)["last-generated-id"]
+        if any(group["pending"] or group["last-delivered-id"] != last for group in client.xinfo_groups(name)):
+            return False
+    return True
 
 
 @streams_fault("subscriber killed")
@@ -69,6 +110,21 @@ def failover(run: Run) -> str:
     run.use_primary(replica.port)
     run.writer.start()
     return f"{dropped} connections moved" if dropped else ""
+
+
+@streams_fault("failover that loses acknowledged writes", proxies=("redis",), deletes=0.0)
+def failover_with_loss(run: Run) -> str:
+    """Entries and values that were read and delivered are on the old server alone; the address stays the same."""
+    replica = replica_in_sync(run)
+    run.client(replica.port).replicaof("NO", "ONE")
+    run.writer.pause()
+    keys = run.rng.sample(run.writer.keys, 60)
+    write_undone(run, keys)
+    dropped = run.redis_proxy.retarget(replica.port)
+    run.server.kill()
+    run.use_primary(replica.port)
+    run.writer.start()
+    return f"{len(keys)} delivered writes undone, {dropped} connections moved" if dropped else ""
 
 
 @streams_fault("black hole for 8 s", proxies=("redis",))

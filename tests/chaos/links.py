@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +18,8 @@ NODE_ANSWER_S_MAX = 0.6
 """A node that is halted holds up the writer, which has one thread for all."""
 REDIRECTIONS_MAX = 8
 STREAM = b"changes"
+"""Or, in a cluster, the streams ``changes:{tag}``, each for the keys of its tag: both have to be in one slot."""
+TAG = re.compile(rb"{[^}]+}")
 SCRIPT = (Path(__file__).parents[2] / "config" / "streams" / "ingest_eval.lua").read_text()
 
 
@@ -81,7 +84,9 @@ def _with_entry(words: Sequence[Any]) -> tuple[Any, ...]:
     if command not in (b"HSET", b"DEL"):
         return tuple(words)
     assert command == b"HSET" or len(rest) == 1
-    return ("EVAL", SCRIPT, 2, rest[0], STREAM, command, *rest[1:])
+    tag = TAG.search(rest[0])
+    stream = STREAM + b":" + tag[0] if tag else STREAM
+    return ("EVAL", SCRIPT, 2, rest[0], stream, command, *rest[1:])
 
 
 class DatabasesLink:
@@ -125,10 +130,16 @@ class DatabasesLink:
 
 
 class ClusterLink:
-    """To all nodes of a cluster. ``seeds`` are the ports of nodes that may be asked who has which slots."""
+    """To all nodes of a cluster. ``seeds`` are the ports of nodes that may be asked who has which slots.
 
-    def __init__(self, seeds: Callable[[], Sequence[int]], options: Mapping[str, Any]) -> None:
+    With ``streams`` each change goes together with an entry, as by `StreamLink`.
+    """
+
+    def __init__(
+        self, seeds: Callable[[], Sequence[int]], options: Mapping[str, Any], *, streams: bool = False
+    ) -> None:
         self._seeds = seeds
+        self._words: Callable[[Sequence[Any]], tuple[Any, ...]] = _with_entry if streams else tuple
         self._options = options
         self._connections: dict[int, redis.Connection] = {}
         self._owners: dict[int, int] = {}
@@ -189,7 +200,8 @@ class ClusterLink:
             connection = self._connections[port] = connect(port, NODE_ANSWER_S_MAX, self._options)
         words: list[tuple[Any, ...]] = []
         for entry, is_asking in entries:
-            words += [("ASKING",), entry.words] if is_asking else [entry.words]
+            sent = self._words(entry.words)
+            words += [("ASKING",), sent] if is_asking else [sent]
         connection.send_packed_command(connection.pack_commands(words))
 
     def _drop(self, port: int, error: Exception) -> Exception:

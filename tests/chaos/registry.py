@@ -98,7 +98,10 @@ class Fault:
 
     # The load.
     streams: bool = False
-    """Whether each change of a key is written together with an entry of the stream ``changes`` that names it."""
+    """Whether each change of a key is written together with an entry of a stream that names it: ``changes``, or that
+    of the key's tag."""
+    tags: int = 0
+    """How many hash tags the writer's keys have, each its own slot; 0: none."""
     keys: int = 200
     """Distinct keys that the writer chooses from."""
     key_bytes: int = 0

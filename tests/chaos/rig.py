@@ -97,6 +97,7 @@ class Run:
             deletes=fault.deletes,
             key_bytes=fault.key_bytes,
             databases=fault.databases,
+            tags=fault.tags,
         )
         self.redis_proxy: Any = None
         self.lambda_proxy: Any = None

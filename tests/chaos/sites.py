@@ -73,10 +73,7 @@ class OneServer:
 
     def truth(self) -> dict[bytes, Truth]:
         found = _read(self.port)
-        if self._streams:
-            # Nobody's data: the engine reads it, and does not deliver it.
-            found.pop(STREAM, None)
-        return found
+        return _without_streams(found) if self._streams else found
 
     def may_look_unnoticed(self) -> bool:
         return _may_look(self.port)
@@ -147,7 +144,10 @@ class ClusterSite:
         return found
 
     def link(self) -> Link:
-        return ClusterLink(lambda: [node.announced_port for node in self.cluster.alive()], self.cluster.options)
+        made = self.cluster
+        return ClusterLink(
+            lambda: [node.announced_port for node in made.alive()], made.options, streams=self._fault.streams
+        )
 
     def truth(self) -> dict[bytes, Truth]:
         """Return what each primary holds of its own slots; raises while somebody has another view of the slots."""
@@ -158,7 +158,7 @@ class ClusterSite:
         for node in made.primaries():
             slots = {slot for first, last in made.slots_of(node) for slot in range(first, last + 1)}
             found |= _read(node.port, made.options, slots)
-        return found
+        return _without_streams(found) if self._fault.streams else found
 
     def may_look_unnoticed(self) -> bool:
         return _may_look(self.cluster.alive()[0].port, self.cluster.options)
@@ -185,10 +185,12 @@ class SentinelSite:
         return {}
 
     def link(self) -> Link:
-        return OneLink(self.watched.primary().port)
+        port = self.watched.primary().port
+        return StreamLink(port) if self._fault.streams else OneLink(port)
 
     def truth(self) -> dict[bytes, Truth]:
-        return _read(self.watched.primary().port)
+        found = _read(self.watched.primary().port)
+        return _without_streams(found) if self._fault.streams else found
 
     def may_look_unnoticed(self) -> bool:
         return _may_look(self.watched.primary().port)
@@ -205,6 +207,11 @@ def site_of(fault: Fault) -> OneServer | ClusterSite | SentinelSite:
     if fault.databases:
         return DatabasesSite(server, fault.databases)
     return OneServer(server, streams=fault.streams)
+
+
+def _without_streams(found: Mapping[bytes, Truth]) -> dict[bytes, Truth]:
+    """Leave out what is nobody's data: the engine reads it, and does not deliver it."""
+    return {key: value for key, value in found.items() if not key.startswith(STREAM)}
 
 
 def _read(

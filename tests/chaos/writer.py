@@ -39,9 +39,10 @@ class Writer:
         deletes: float = 0.03,
         key_bytes: int = 0,
         databases: Sequence[int] = (),
+        tags: int = 0,
     ) -> None:
         self.ledger = Ledger()
-        names = key_names(keys, key_bytes)
+        names = key_names(keys, key_bytes, tags)
         # Of each name there is a key in each database.
         self.keys = [b"%d:%b" % (number, name) for name in names for number in databases] or names
         self.rate = rate
@@ -167,6 +168,8 @@ class Writer:
         self._again = [key for key in self._again if key not in came]
 
     def _write_again(self) -> None:
+        # A fault that held up the writer may have left it no time.
+        self._again, self._first_lap = [*self._again, *self._first_lap], []
         for _ in range(AGAIN_MAX):
             with contextlib.suppress(redis.RedisError, OSError):
                 replies = self.write_now([self.change(key) for key in self._again])
@@ -188,7 +191,10 @@ class Writer:
         return self.change(self.pick())
 
 
-def key_names(count: int, bytes_min: int = 0) -> list[bytes]:
-    """Return the names of the writer's keys; every 20th is not ASCII. Shorter ones are filled up."""
-    names = [(f"ключ:ü:{n:04d}" if n % 20 == 19 else f"cart:{n:04d}").encode() for n in range(count)]
+def key_names(count: int, bytes_min: int = 0, tags: int = 0) -> list[bytes]:
+    """Return the names of the writer's keys; every 20th is not ASCII. Shorter ones are filled up, or have hash tags."""
+    heads = [f"{{{n % tags}}}:" if tags else "" for n in range(count)]
+    names = [
+        (f"{heads[n]}ключ:ü:{n:04d}" if n % 20 == 19 else f"{heads[n]}cart:{n:04d}").encode() for n in range(count)
+    ]
     return [name[:-4].ljust(bytes_min - 4, b"-") + name[-4:] for name in names]

@@ -6,8 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 
 import pytest
+from msgspec.structs import replace
 
-from engine.routing.assignment import Feeds, assign, shards_needed, takes_whole_nodes
+from engine.config import RedisSettings, Settings
+from engine.routing.assignment import Feeds, assign, is_by_bytes, shards_needed, takes_whole_nodes
 from engine.routing.nodes import ALL_SLOTS, SLOTS, Node, Topology, slots_in
 from engine.routing.slices import ALL_BYTES, WHOLE, Slice
 
@@ -30,8 +32,21 @@ def test_hosts_take_nodes_where_there_are_enough() -> None:
     three = cluster(["a", "b", "c"])
     assert takes_whole_nodes(three, Slice(0, 3))
     assert not takes_whole_nodes(three, Slice(0, 4))
-    assert not takes_whole_nodes(three, Slice(0, 3), b"map:")
-    assert takes_whole_nodes(Topology(), Slice(0, 1), b"map:")
+    assert not takes_whole_nodes(three, Slice(0, 3), by_bytes=True)
+    assert takes_whole_nodes(Topology(), Slice(0, 1), by_bytes=True)
+
+
+def test_a_key_stays_with_its_host_where_scans_find_changes() -> None:
+    """Whoever scans keeps the names of its own keys: slots that move must not move a key to another host."""
+    settings = Settings(redis=RedisSettings(url="redis://127.0.0.1"))
+    scans = replace(settings, capture=replace(settings.capture, source="scan"))
+    assert (is_by_bytes(settings), is_by_bytes(scans)) == (False, True)
+    assert is_by_bytes(replace(settings, original=replace(settings.original, mapping_prefix="map:")))
+    nodes = ["a", "b", "c", "d"]
+    hosts = [assign(cluster(nodes), 2, Slice(index, 2), may_cut=False, by_bytes=True) for index in range(2)]
+    for index, feeds in enumerate(hosts):
+        assert sorted(feed.node.id for of_shard in feeds for feed in of_shard) == nodes
+        assert {feed.last_bytes for of_shard in feeds for feed in of_shard} == {Slice(index, 2).last_bytes}
 
 
 def test_heavy_nodes_are_cut() -> None:

@@ -23,7 +23,7 @@ def source_of(
     """
     if shared.scope.capture.source == "stream":
         # What was missed waits in the streams, and in their groups.
-        return StreamSource(feed, shared, heard)
+        return StreamSource(feed, shared, heard, is_new=is_new)
     if shared.scope.capture.source == "scan":
         return ScanSource(feed, shared, missed, heard)
     return FeedReader(feed, shared, missed, heard, is_new=is_new)

@@ -204,11 +204,14 @@ class Nodes:
 
 
 class Slices:
-    """Which keys are of a slice, which is made of whole nodes where there are enough (`engine.routing.assignment`)."""
+    """Which keys are of a slice, which is made of whole nodes where there are enough (`engine.routing.assignment`).
 
-    def __init__(self, nodes: Nodes, mapping_prefix: str = "") -> None:
+    ``by_bytes``: see `engine.routing.assignment.is_by_bytes`.
+    """
+
+    def __init__(self, nodes: Nodes, *, by_bytes: bool = False) -> None:
         self._nodes = nodes
-        self._mapping_prefix = mapping_prefix.encode()
+        self._by_bytes = by_bytes
         self._known: tuple[Topology, Slice, frozenset[str] | None] | None = None
 
     def owns(self, part: Slice, key: bytes) -> bool:
@@ -217,7 +220,7 @@ class Slices:
             return True
         topology = self._nodes.topology
         if self._known is None or self._known[0] is not topology or self._known[1] != part:
-            by_nodes = takes_whole_nodes(topology, part, self._mapping_prefix)
+            by_nodes = takes_whole_nodes(topology, part, by_bytes=self._by_bytes)
             ids = frozenset(node.id for node in nodes_of_slice(topology, part)) if by_nodes else None
             self._known = (topology, part, ids)
         ids = self._known[2]

@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 
 from engine.config import Settings
-from engine.routing.assignment import assign
+from engine.routing.assignment import assign, is_by_bytes
 from engine.routing.databases import databases_of
 from engine.routing.nodes import Topology
 from engine.routing.slices import parse_slice
@@ -46,6 +46,7 @@ def ask_nodes(settings: Settings, database: int, before: Nodes) -> Answer:
         mapping_prefix=settings.original.mapping_prefix.encode(),
         before=before.feeds,
         may_cut=may_cut(settings.capture),
+        by_bytes=is_by_bytes(settings),
     )
     return Nodes(topology, feeds, epoch, found.told)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from engine.model import StreamKept
 from engine.routing.nodes import ALL_SLOTS
 from engine.supervision.progress.clocks import Clocks
 from engine.supervision.progress.snapshots import Heard
@@ -46,9 +47,9 @@ class Checkpoint(msgspec.Struct, frozen=True):
     listened to (`Heard`). ``is_clean`` where nothing was in flight. Invocations may write until ``fence_after_ms``
     after their start (0: unknown), whatever the settings of the engine that reads this say.
     ``versions`` has the highest of each node of a cluster, by its id; ``streams``, by name, an id up to which
-    everything is acknowledged. ``addresses`` are where its nodes were, of the cluster that ``url`` led to (without
-    credentials): a start asks them where that does not answer. ``databases`` are the captured ones where there are
-    several; of one the scope tells.
+    everything is acknowledged, ``histories`` of which history of the server that is (`StreamKept`). ``addresses`` are
+    where its nodes were, of the cluster that ``url`` led to (without credentials): a start asks them where that does
+    not answer. ``databases`` are the captured ones where there are several; of one the scope tells.
     ``watermark_ms``, ``server_mark`` and ``clocks`` are what formats before 3 say of the only node that they know.
     """
 
@@ -66,9 +67,15 @@ class Checkpoint(msgspec.Struct, frozen=True):
     nodes: dict[str, NodeKept] = {}
     versions: dict[str, int] = {}
     streams: dict[str, str] = {}
+    histories: dict[str, str] = {}
     url: str = ""
     addresses: tuple[str, ...] = ()
     databases: tuple[int, ...] = ()
+
+    def kept_of_streams(self) -> dict[str, StreamKept]:
+        """Return what is kept of each stream, by its name."""
+        histories = self.histories
+        return {name: StreamKept(settled, histories.get(name, "")) for name, settled in self.streams.items()}
 
     def by_node(self) -> dict[str, NodeKept]:
         """Return what is settled of each node, by its id."""

@@ -39,7 +39,7 @@ UNFENCED_MS = 1
 class Keeper:
     """The checkpoint in force, and what it means for new children.
 
-    ``streams`` has, by name, an id up to which everything is acknowledged.
+    ``streams`` has, by name, what is kept of each.
     """
 
     def __init__(self, settings: Settings, planned: Plan, memory: SharedMemory, checkpoints: CheckpointFile) -> None:
@@ -78,7 +78,7 @@ class Keeper:
             found.versions if is_known and found is not None else {},
             0 if self._progress.is_clean else RESTART_INTERVALS * interval_us,
         )
-        self.streams: dict[str, str] = dict(found.streams) if is_known and found is not None else {}
+        self.streams = found.kept_of_streams() if is_known and found is not None else {}
         self._given = memory.given
         self.floors = self._versions.floors
         self._fence_after_ms = _fence_of(settings, table)
@@ -201,7 +201,8 @@ class Keeper:
             checkpoint,
             versions=self._versions.keep(given, moment_ms, is_clean=is_clean),
             databases=self._planned.databases,
-            streams=dict(self.streams),
+            streams={name: kept.settled for name, kept in self.streams.items()},
+            histories={name: kept.history for name, kept in self.streams.items()},
             url=self._settings.redis.url,
             addresses=tuple(node.address for node in nodes),
         )

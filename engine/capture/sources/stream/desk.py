@@ -8,11 +8,14 @@ from typing import Any
 
 from engine.capture.shared import Shared
 from engine.capture.sources.stream.entries import Shape, parsed
-from engine.capture.sources.stream.followed import THE_START, Followed
+from engine.capture.sources.stream.followed import OWED, THE_START, Followed
+from engine.capture.sources.stream.histories import Histories
 from engine.capture.sources.stream.ledger import Ledger
 from engine.capture.sources.stream.standing import Standing
+from engine.model import THE_BEGINNING_MS, Missed
 from engine.observe.logs import get_logger
 from engine.ring.counters import Counter, GapReason
+from engine.routing.nodes import as_ranges, slot_of
 
 log = get_logger(__name__)
 
@@ -24,10 +27,11 @@ SHOWN_MAX = 3
 class Desk:
     """Entries go from here into the dirty set and the ledger. ``who`` names the feed in log lines."""
 
-    def __init__(self, shared: Shared, consumer: str, who: Mapping[str, object]) -> None:
+    def __init__(self, shared: Shared, consumer: str, who: Mapping[str, object], histories: Histories) -> None:
         scope = shared.scope
         self.capture = scope.capture
         self.consumer = consumer
+        self.histories = histories
         self.shape = Shape(scope.capture, scope.database)
         # The clock's microseconds: no predecessor can have had as many marks.
         self.ledger = Ledger(time.monotonic_ns() // 1_000)
@@ -130,6 +134,32 @@ class Desk:
         self.has_gap = True
         hint = "let writers keep more entries (MAXLEN, MINID)"
         log.error("entries_removed_unread", **self._of(stream), entries=missing, hint=hint)
+
+    def take_lost(self, *, in_slots: bool) -> Missed | None:
+        """Return what a scan is to find, all keys that entries may have named which were lost; None where none were.
+
+        Where a server may have lost what was read, those are in a cluster (``in_slots``) in the streams' own slots:
+        whoever writes both has to put them there.
+        """
+        has_gap, self.has_gap = self.has_gap, False
+        if has_gap and not self.shape.carries:
+            # Whoever comes after us, should we die before it is settled, has to know.
+            self.histories.owe()
+            self.histories.take_wanted()
+            return Missed(THE_BEGINNING_MS)
+        wanted = self.histories.take_wanted()
+        if not wanted:
+            return None
+        if self.shape.carries:
+            # An entry is a record of its own, whatever became of it.
+            self.histories.forgive()
+            return None
+        is_moved = all(stream.history == OWED for stream in wanted)
+        self._row.count_gap(GapReason.MOVED if is_moved else GapReason.DATASET)
+        meaning = "writes may have been lost; the keys that entries may name are scanned"
+        log.info("history_changed", **self._who, streams=[stream.text for stream in wanted], meaning=meaning)
+        slots = as_ranges({slot_of(stream.name) for stream in wanted}) if in_slots else ()
+        return Missed(THE_BEGINNING_MS, slots=slots)
 
     def place_of_group(self, stream: Followed, last: bytes | None) -> bytes:
         """Return from where a group is made that is not there; ``last`` is the stream's newest id, None for no stream.

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from engine.capture.sources.stream.standing import Account, Standing
+from engine.model import StreamKept
 
 THE_START = b"0-0"
+OWED = b"owed"
+"""Stands for a history where a scan is owed, whichever history the server is of."""
+
+
+def followed(name: bytes, kept: Mapping[str, StreamKept], *, is_new: bool) -> Followed:
+    """Return a stream as it was kept; a new one was read elsewhere until now, so its history is not what was kept."""
+    ours = kept.get(name.decode(), StreamKept())
+    return Followed(name, ours.settled.encode(), history=OWED if is_new else ours.history.encode())
 
 
 @dataclass(slots=True)
@@ -40,6 +49,17 @@ class Followed:
     claim_from: bytes = THE_START
     account: Account = field(default_factory=Account)
     standing: Standing | None = None
+    history: bytes = b""
+    """The history of the server to which everything belongs that was read, b"" where it is not known."""
+    served: bytes = b""
+    """The history that the server was of when it was last asked."""
+    owes: bytes = b""
+    """The history for which a scan is under way, or `OWED`; b"" where none is."""
+
+    @property
+    def kept(self) -> StreamKept:
+        """Return what the checkpoint is to keep."""
+        return StreamKept(self.settled.decode(), self.history.decode())
 
     @property
     def text(self) -> str:

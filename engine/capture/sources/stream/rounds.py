@@ -15,6 +15,7 @@ import hiredis
 from engine.capture.sources.stream import commands
 from engine.capture.sources.stream.desk import Desk
 from engine.capture.sources.stream.followed import THE_START, Followed
+from engine.capture.sources.stream.histories import history_of
 from engine.capture.sources.stream.standing import last_id_of, standing_of
 from engine.errors import RedisError, RedisRefused, RedisUnreachable
 from engine.observe.logs import get_logger
@@ -74,7 +75,8 @@ class Rounds:
             asked.append(self._read(room, 0 if is_looking else BLOCK_MS))
         if is_looking:
             self._look_due_ms = moment_ms + LOOK_MS
-            asked += [(pack("TIME"), self._time), *map(self._look, self._streams)]
+            asked += [(pack("TIME"), self._time), (pack("INFO", "replication"), self._served)]
+            asked += map(self._look, self._streams)
         return asked
 
     def _opening(self) -> Iterator[tuple[bytes, Handler]]:
@@ -145,6 +147,11 @@ class Rounds:
             raise refusal(self._address, "tell its time", str(reply))
         # By when it was heard: no moment is taken for a later one.
         self.ahead_ms = int(reply[0]) * 1_000 + int(reply[1]) // 1_000 - self._heard_ms
+
+    def _served(self, reply: Any) -> None:
+        history = history_of(reply)
+        for stream in self._streams:
+            self._desk.histories.look(stream, history)
 
     # Acknowledgements
 

@@ -15,7 +15,8 @@ from engine.capture.feed.repair import Repair
 from engine.capture.feed.subscription import Subscription
 from engine.capture.shared import Shared
 from engine.capture.sources.stream.desk import Desk
-from engine.capture.sources.stream.followed import Followed
+from engine.capture.sources.stream.followed import Followed, followed
+from engine.capture.sources.stream.histories import Histories
 from engine.capture.sources.stream.line import Line
 from engine.capture.sources.stream.standing import Account
 from engine.capture.waiting import BEAT_MS_MAX
@@ -23,7 +24,7 @@ from engine.capture.watch.sight import Sight
 from engine.clock import now_ms
 from engine.errors import RedisError
 from engine.lifecycle import StreamsSettled
-from engine.model import NOTHING_HEARD, THE_BEGINNING_MS, Missed
+from engine.model import NOTHING_HEARD, THE_BEGINNING_MS, Missed, StreamKept
 from engine.observe.logs import get_logger
 from engine.redis.connection import READ_BYTES, RespConnection
 from engine.redis.node import role_of, settings_for
@@ -43,15 +44,19 @@ DIRTY_MAX = 50_000
 
 
 class StreamSource:
-    """The streams of one feed (`engine.capture.sources.base.Source`)."""
+    """The streams of one feed (`engine.capture.sources.base.Source`).
 
-    def __init__(self, feed: Feed, shared: Shared, heard: Missed = NOTHING_HEARD) -> None:
+    ``is_new``: another node, or another process, had them before while the engine ran.
+    """
+
+    def __init__(self, feed: Feed, shared: Shared, heard: Missed = NOTHING_HEARD, *, is_new: bool = False) -> None:
         self.marked = heard
         self._shared, self._row = shared, shared.row
         self._subscription = self._subscription_to(feed)
-        self._desk = Desk(shared, consumer_of(shared.scope.capture.slice), self._subscription.who)
-        settled = shared.streams_settled
-        self._streams = {name: Followed(name, settled.get(name, b"")) for name in feed.streams}
+        self._streams = {name: followed(name, shared.streams, is_new=is_new) for name in feed.streams}
+        self._histories = Histories(self._streams.values())
+        consumer = consumer_of(shared.scope.capture.slice)
+        self._desk = Desk(shared, consumer, self._subscription.who, self._histories)
         self._lines = self._lines_of(feed)
         self._losing: Line | None = None
         self._opened: set[bytes] = set()
@@ -60,7 +65,7 @@ class StreamSource:
         self._holds = False
         """Whether no watermark counts until pending entries are read again, and a repair is done: a part was lost."""
         self._moment_ms = self._mark_due_ms = self._report_due_ms = self._drain_began_ms = 0
-        self._reported: dict[str, str] = {}
+        self._reported: dict[str, StreamKept] = {}
         self._is_draining = self.is_closed = False
 
     def _subscription_to(self, feed: Feed) -> Subscription:
@@ -111,10 +116,9 @@ class StreamSource:
                 self._row.add(Counter.RECONNECTS, 1)
                 log.info("listening_again", **self._subscription.who)
         self._losing = None
-        if self._desk.has_gap:
-            self._desk.has_gap = False
-            if not self._desk.shape.carries:
-                self._repair.request(Missed(THE_BEGINNING_MS))
+        if (lost := self._desk.take_lost(in_slots=bool(self.node.id))) is not None:
+            self._repair.request(lost)
+            self._report_due_ms = 0
         self._tell(moment_ms)
         if self._is_draining:
             self._end_drain(moment_ms)
@@ -132,7 +136,9 @@ class StreamSource:
 
     def _settle(self) -> None:
         """Have acknowledged what all rings have settled."""
-        settled = self._desk.ledger.settle(self._shared.settled_mark(self.node.number))
+        mark = self._shared.settled_mark(self.node.number)
+        self._histories.settle(mark)
+        settled = self._desk.ledger.settle(mark)
         for name, ids in settled.items():
             if (stream := self._streams.get(name)) is not None:
                 stream.acks += ids
@@ -157,8 +163,7 @@ class StreamSource:
             self._desk.forget(stream)
             stream.read_pending((), is_counting=False)
             stream.sets_back = is_all and self._desk.shape.carries
-        if is_all and not self._desk.shape.carries:
-            self._repair.request(Missed(THE_BEGINNING_MS))
+        self._desk.has_gap |= is_all
 
     def advance_repair(self, moment_ms: int) -> None:
         """Scan on, while the lines read."""
@@ -181,6 +186,8 @@ class StreamSource:
                 return None
             self._holds = False
         ledger = self._desk.ledger
+        if self._histories.is_owing and not self._repair.is_under_way():
+            self._histories.pay(ledger.close_behind())
         if self._is_draining or self._moment_ms >= self._mark_due_ms:
             if ledger.has_open:
                 self._mark_due_ms = self._moment_ms + MARK_MS
@@ -205,10 +212,10 @@ class StreamSource:
         self._report_due_ms = moment_ms + POSITIONS_MS
         known = [one.standing for one in self._streams.values() if one.standing is not None]
         self._shared.show_streams(self.node.number, sum(one.behind for one in known), self._desk.ledger.count)
-        settled = {name.decode(): one.settled.decode() for name, one in self._streams.items() if one.settled}
-        if settled != self._reported:
-            self._reported = settled
-            self._shared.report(StreamsSettled(settled))
+        kept = {one.name.decode(): one.kept for one in self._streams.values() if one.kept != StreamKept()}
+        if kept != self._reported:
+            self._reported = kept
+            self._shared.report(StreamsSettled(kept))
 
     # Changes, and the end
 
@@ -232,7 +239,7 @@ class StreamSource:
                     # What this server counted, another one may not have heard.
                     stream.account = Account()
             else:
-                self._streams[name] = Followed(name, self._shared.streams_settled.get(name, b""))
+                self._streams[name] = followed(name, self._shared.streams, is_new=True)
         self._lines = self._lines_of(feed)
 
     def start_drain(self, moment_ms: int) -> None:
