@@ -81,9 +81,17 @@ def test_a_route_with_nothing_left_does_not_fail(make: Make) -> None:
     bench.mark(b"b", captured_ms=UNIX_MS + 3_000)
     bench.end(bench.send(at_ms=60_000), RAISED, 61_000)
     assert standing(bench, 61_500).failing_since_ms == UNIX_MS + 61_000
-    # Nor does a route whose keys went otherwise.
-    bench.lane.keys.clear()
-    assert standing(bench, 62_500).failing_since_ms == 0
+
+
+def test_a_route_whose_failed_keys_went_does_not_fail(make: Make) -> None:
+    """Where what failed is settled without a word of the target, nothing waits for it."""
+    bench = make(batch_size=1)
+    bench.mark(b"a")
+    bench.end(bench.send(), RAISED, 1_000)
+    assert standing(bench, 1_500).failing_since_ms == UNIX_MS + 1_000
+    bench.lane.keys.settle([entry for _, _, batch in bench.lane.keys.retries for entry in batch.entries])
+    assert bench.lane.keys.is_idle()
+    assert standing(bench, 1_500).failing_since_ms == 0
 
 
 def test_the_lag_of_a_failing_route_is_never_younger_than_its_failure(make: Make) -> None:
