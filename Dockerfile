@@ -1,13 +1,14 @@
 # The engine as an image: docker build -t ingest-engine . (for Graviton: --platform linux/arm64)
-ARG PYTHON=3.13
-FROM python:${PYTHON}-slim AS build
+# A tag means another image tomorrow: make image pins the base by its digest (--build-arg BASE=python:3.13-slim@sha256:…).
+ARG BASE=python:3.13-slim
+FROM ${BASE} AS build
 WORKDIR /source
 COPY pyproject.toml README.md LICENSE ./
 COPY engine engine
 COPY lambdas lambdas
 RUN python -m venv /opt/ingest-engine && /opt/ingest-engine/bin/pip install --no-cache-dir '.[otlp]'
 
-FROM python:${PYTHON}-slim
+FROM ${BASE}
 # Numbers, not names: Kubernetes checks runAsNonRoot by them.
 RUN install -d -o 10001 -g 10001 -m 0700 /var/lib/ingest-engine
 COPY --from=build /opt/ingest-engine /opt/ingest-engine

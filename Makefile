@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test docs dist audit-dependencies mariadb servers emulator browser prometheus lint format bench report compare bench-peers bench-cluster bench-sources bench-scans bench-gate plan scenario record soak package deploy outage chaos mutants clean
+.PHONY: help setup demo up test docs dist audit-dependencies mariadb servers emulator browser prometheus helm lint format bench report compare bench-peers bench-cluster bench-sources bench-scans bench-gate plan scenario record soak image package deploy outage chaos mutants clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ browser: ## Install Chromium, in which the console's page is tested (Debian, Ubu
 prometheus: $(READY) ## Fetch Prometheus, in which the alerts are raised by real faults (Debian, Ubuntu); without it those tests are skipped
 	@tests/parts/prometheus.sh $(BIN)
 
+helm: $(READY) ## Build Helm, which renders the chart for its tests (wants Go; two to three minutes of CPU); without it they are skipped
+	@tests/parts/helm.sh $(BIN)
+
 emulator: $(READY) ## Fetch AWS's runtime emulator, for the tests of functions under Lambda's own runtime; without it they are skipped
 	@$(BIN)/python tests/parts/lambda_rie.py
 
@@ -118,6 +121,9 @@ record: $(READY) ## When keys change on the server of REDIS_URL, as a trace for 
 
 soak: $(READY) ## Long at half of saturation: nothing lost, memory flat (MINUTES=20; RATE=)
 	@$(BIN)/python -m benchmarks.measured.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(RATE),--rate $(RATE))
+
+image: ## Build and push the image on a base pinned by digest; its own is in dist/image.txt (IMAGE=REPOSITORY:TAG; PLATFORM=linux/arm64, BASE=)
+	@IMAGE='$(IMAGE)' PLATFORM='$(PLATFORM)' BASE='$(BASE)' config/image.sh
 
 package: $(READY) ## Make each function's zip in dist/ (ONLY="NAME …", WITH="FILE …": files for its root)
 	@$(BIN)/python -m lambdas.package $(ONLY) $(foreach file,$(WITH),--with $(file))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from engine.settings.file import load_settings
 from tests.deployment.documents import CONFIG, manifest
 
 CHART = CONFIG / "helm" / "ingest-engine"
-HELM = shutil.which("helm")
-needs_helm = pytest.mark.skipif(HELM is None, reason="helm is not installed (https://helm.sh)")
+BESIDE = Path(sys.executable).with_name("helm")
+HELM = str(BESIDE) if BESIDE.exists() else shutil.which("helm")
+needs_helm = pytest.mark.skipif(HELM is None, reason="no helm: `make helm` builds it")
 GIB = 1 << 30
 
 
@@ -71,6 +73,20 @@ def test_the_chart_makes_what_the_manifests_make() -> None:
     claims = [one["spec"]["volumeClaimTemplates"] for one in (made["StatefulSet"], manifest("StatefulSet"))]
     assert claims[0] == claims[1]
     assert made["ServiceAccount"]["metadata"]["annotations"] == manifest("ServiceAccount")["metadata"]["annotations"]
+
+
+@needs_helm
+def test_a_digest_wins_over_the_tag() -> None:
+    """Every container has the image that its digest names, whatever the tag; without one, the tag or the version."""
+    digest = "sha256:" + 64 * "7"
+    for arguments, image in (
+        (("image.tag=1.2", f"image.digest={digest}"), f"r.example/x@{digest}"),
+        (("image.tag=1.2",), "r.example/x:1.2"),
+        ((), f"r.example/x:{engine.__version__}"),
+    ):
+        made = rendered("--set", ",".join(("image.repository=r.example/x", *arguments)))
+        containers = made["StatefulSet"]["spec"]["template"]["spec"]["containers"]
+        assert {one["image"] for one in containers} == {image}
 
 
 @needs_helm
