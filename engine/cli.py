@@ -88,7 +88,7 @@ def run_command(arguments: list[str]) -> int:
         if error.errno not in _FULL:
             raise
         _drop_output()
-        complain(EngineError(f"the output can't be written: {error.strerror} (free some, or send it elsewhere)"))
+        complain(EngineError(f"the output can't be written: {error.strerror} (free some space, or send it elsewhere)"))
         return 1
     return result if isinstance(result, int) else 0
 

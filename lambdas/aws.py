@@ -22,4 +22,4 @@ def _refuse(response_dict: dict[str, Any], **_: Any) -> None:
     size = headers.get("Content-Length", "")
     # Of a stream botocore hands out the reader, which knows by itself.
     if isinstance(body, bytes) and size.isdigit() and int(size) != len(body) and "Content-Encoding" not in headers:
-        raise ResponseStreamingError(error=f"it broke off after {len(body)} of {size} bytes")
+        raise ResponseStreamingError(error=f"it was cut off after {len(body)} of {size} bytes")

@@ -152,7 +152,7 @@ def _ask_for_tunnel(sock: socket.socket, place: str, headers: Mapping[str, str])
     while b"\r\n\r\n" not in data:
         more = sock.recv(_CHUNK_BYTES)
         if not more or len(data) > HEAD_BYTES_MAX:
-            raise OSError("the proxy broke off")
+            raise OSError("the proxy closed the connection")
         data += more
     first = data.partition(b"\r\n")[0].decode("latin-1")
     if not first.startswith("HTTP/1.") or first[9:12] != "200":
@@ -164,28 +164,28 @@ def _read_answer(sock: socket.socket, until: float) -> Answer:
     data = b""
     while (end := data.find(b"\r\n\r\n")) < 0:
         if len(data) > HEAD_BYTES_MAX:
-            raise OSError("the answer's head has no end")
+            raise OSError("the answer's header has no end")
         data += _receive(sock, until)
     first, *lines = data[:end].decode("latin-1").split("\r\n")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     protocol, _, status = first[:12].partition(" ")
     size = headers.get("content-length", "")
     if protocol not in {"HTTP/1.1", "HTTP/1.0"} or not status.isdigit():
-        raise OSError(f"this is no HTTP: {first[:80]!r}")
+        raise OSError(f"this is not HTTP: {first[:80]!r}")
     if protocol == "HTTP/1.0":
         headers["connection"] = "close"
     if headers.get("transfer-encoding", "").lower() == "chunked":
         return int(status), headers, _read_chunks(sock, data[end + 4 :], until)
     if not size.isdigit():
         # Where the end is the connection's, nobody can tell a whole answer from half of one.
-        raise OSError("the answer does not say how long it is")
+        raise OSError("the answer does not state its length")
     parts = [data[end + 4 :]]
     missing = int(size) - len(parts[0])
     while missing > 0:
         parts.append(_receive(sock, until))
         missing -= len(parts[-1])
     if missing:
-        raise OSError("the answer is longer than it says")
+        raise OSError("the answer is longer than its header says")
     return int(status), headers, b"".join(parts)
 
 
@@ -214,7 +214,7 @@ def _receive(sock: socket.socket, until: float) -> bytes:
     sock.settimeout(max(0.001, until - time.monotonic()))
     data = sock.recv(_CHUNK_BYTES)
     if not data:
-        raise ConnectionError("the answer broke off")
+        raise ConnectionError("the answer was cut off")
     return data
 
 

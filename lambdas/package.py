@@ -120,10 +120,10 @@ def main(arguments: list[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     for name in asked.names:
         if name not in functions():
-            parser.error(f"there is no function {name}: there are {', '.join(functions())}")
+            parser.error(f"there is no function {name}; the functions are {', '.join(functions())}")
     for file in asked.extra:
         if not file.is_file():
-            parser.error(f"--with {file}: there is no such file")
+            parser.error(f"--with {file}: the file does not exist")
     for name in asked.names or functions():
         try:
             target = package(name, asked.out, asked.extra)

@@ -265,7 +265,7 @@ class _Search:
             unheard = self._server.mark(gone, REPAIR_GONE)
             self.published += len(gone) - unheard
             if unheard:
-                raise EngineError("nobody listens to the marks of keys that are gone", hint="it is tried again")
+                raise EngineError("nobody listens to the marks of keys that are gone", hint="it is retried")
 
     def _pause(self, keys: int) -> None:
         wait_ms = self._pace.spend(keys, monotonic_ms())

@@ -87,14 +87,15 @@ class HeldFile:
     def choose(self, route: str, choice: Choice) -> HeldRoute:
         """Keep what somebody decided for a route; raise `EngineError` where nothing of it is held."""
         if not self.path.exists():
-            raise EngineError(f"no deletions of route {route!r} are held", hint=f"there is no {self.path}")
+            raise EngineError(f"no deletions of route {route!r} are held", hint=f"{self.path} does not exist")
         with self._locked():
             held = self.load()
             chosen = decided(held.routes.get(route, NOTHING_HELD), choice)
             if chosen is None:
                 names = ", ".join(sorted(held.routes)) or "no route"
                 raise EngineError(
-                    f"no deletions of route {route!r} are held", hint=f"deletions are held or were refused of: {names}"
+                    f"no deletions of route {route!r} are held",
+                    hint=f"deletions are held, or were refused, for: {names}",
                 )
             self._replace(self.path, _encode(msgspec.structs.replace(held, routes={**held.routes, route: chosen})))
         return chosen
@@ -149,11 +150,11 @@ class HeldFile:
             yield
         except OSError as error:
             raise HeldFileError(
-                f"cannot {what} {self.path}: {error.strerror}", hint="it says which deletions are held: who owns it?"
+                f"cannot {what} {self.path}: {error.strerror}", hint="it says which deletions are held: check its owner"
             ) from error
         except msgspec.MsgspecError as error:
             raise HeldFileError(
-                f"{self.path} is damaged", hint="move it away: what was refused then counts as held again"
+                f"{self.path} is damaged", hint="move it away: refused deletions then count as held again"
             ) from error
 
     def _read(self, path: Path) -> bytes | None:

@@ -150,7 +150,9 @@ class Server:
 
     def absent(self, keys: Sequence[bytes]) -> list[bytes]:
         """Return those of the keys that are not there."""
-        replies = self._nodes.ask("tell whether keys exist", [(key, self._nodes.about("EXISTS", key)) for key in keys])
+        replies = self._nodes.ask(
+            "report whether keys exist", [(key, self._nodes.about("EXISTS", key)) for key in keys]
+        )
         return [key for key, reply in zip(keys, replies, strict=True) if not reply]
 
     def marker(self, standing: Callable[[], Standing | None]) -> Marker:

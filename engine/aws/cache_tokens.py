@@ -61,7 +61,7 @@ def _frozen() -> Frozen:
         if known is None:
             known = aws_session().get_credentials()
             if known is None:
-                raise CredentialsFailed("nobody gives any", NO_CREDENTIALS, passes=False)
+                raise CredentialsFailed("no source provides any", NO_CREDENTIALS, passes=False)
             _known[os.getpid()] = known
     frozen: Frozen = known.get_frozen_credentials()
     return frozen

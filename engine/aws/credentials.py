@@ -134,13 +134,13 @@ def failure_of(error: Exception) -> CredentialsFailed:
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         passes = status >= 500 or status == 429 or code in _THROTTLES
         if passes:
-            hint = "it is tried again"
+            hint = "it is retried"
         elif code in _EXPIRED:
-            hint = "what the role is assumed with has expired: renew it"
+            hint = "the credentials that assume the role have expired: renew them"
         else:
             hint = "check role_arn, or AWS_ROLE_ARN, and the trust policy of that role"
     elif isinstance(error, HTTPClientError | ConnectionError | MetadataRetrievalError):
-        passes, hint = True, "check the way to STS, SSO or the metadata service: firewall, proxy, VPC endpoint"
+        passes, hint = True, "check the network path to STS, SSO or the metadata service: firewall, proxy, VPC endpoint"
     elif isinstance(error, PartialCredentialsError | NoCredentialsError):
         hint = NO_CREDENTIALS
     elif isinstance(error, SSOError | TokenRetrievalError):

@@ -54,5 +54,5 @@ def check_on_failure(value: str) -> tuple[str, str] | None:
         # As in AWS: letters have no order to keep.
         return f"{value[:200]!r} is a FIFO queue", "name a standard queue"
     if re.match(r"arn:[^:]*:sns:", value):
-        return f"{value[:200]!r} is an SNS topic, and letters could not be read back from it", FORMS
-    return f"{value[:200]!r} is no place for dead letters", FORMS
+        return f"{value[:200]!r} is an SNS topic, and dead letters cannot be read back from it", FORMS
+    return f"{value[:200]!r} is not a valid place for dead letters", FORMS

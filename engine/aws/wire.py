@@ -61,7 +61,7 @@ _PROFILE_HINT = "check AWS_PROFILE, and the files of AWS_CONFIG_FILE and AWS_SHA
 class AnswerBrokeOff(HTTPClientError):  # type: ignore[misc]  # botocore has no types
     """An answer that came in part; botocore takes it for an empty one."""
 
-    fmt = "the answer broke off"
+    fmt = "the answer was cut off"
 
 
 def is_of_the_wire(error: Exception) -> bool:
@@ -125,4 +125,4 @@ def hint_of(error: Exception, where: str) -> str:
 
 def way_hint(where: str) -> str:
     """Return the remedy for a connection that did not come to be, or broke."""
-    return f"check {where}, and the way there: firewall, proxy, VPC endpoint"
+    return f"check {where} and the network path: firewall, proxy, VPC endpoint"

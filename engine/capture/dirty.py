@@ -144,7 +144,7 @@ class DirtyKeys:
         try:
             return self._take_in(next_reply, table, now_ms)
         except (AttributeError, LookupError, MemoryError, TypeError) as error:
-            raise hiredis.ProtocolError(f"a message without its parts ({error})") from error
+            raise hiredis.ProtocolError(f"a malformed message ({error})") from error
 
     def _take_in(self, next_reply: Callable[[], Any], table: dict[bytes, Interest], now_ms: int) -> Intake:
         intake = Intake()

@@ -50,7 +50,7 @@ def _read(connection: RespConnection, prefix: str) -> dict[str, dict[str, str]]:
         if size > MAPPING_FIELDS_MAX:
             raise RedisRefused(
                 f"the hash {_text(key)!r} begins with the mapping prefix {prefix!r} and has {size} fields: "
-                f"a mapping has {MAPPING_FIELDS_MAX} at most",
+                f"a mapping has at most {MAPPING_FIELDS_MAX}",
                 hint="choose a prefix that only mappings begin with: original.mapping_prefix",
             )
     return {

@@ -54,7 +54,7 @@ class NodeLook:
             look._weigh(sample_keys_max)
             time: Any = connection.call("TIME")
             if isinstance(time, hiredis.ReplyError):
-                raise refusal(connection.address, "tell its time, which orders the values", str(time))
+                raise refusal(connection.address, "report its time, which orders the values", str(time))
             look.server_ms = int(time[0]) * 1_000 + int(time[1]) // 1_000
         except BaseException:
             connection.close()

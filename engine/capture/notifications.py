@@ -116,8 +116,8 @@ def try_canary(redis: RedisSettings, database: int, needed: str, node: Node) -> 
             return f"the server is a replica and refuses CONFIG, so it is unknown whether {SETTING} holds {needed!r}"
         if refused and passes(refused):
             return (
-                f"the server refuses CONFIG, and takes no canary just now, so it is unknown whether {SETTING} holds "
-                f"{needed!r}: it is tried again, and no watermark counts until then: {refused}"
+                f"the server refuses CONFIG, and accepts no canary at the moment, so it is unknown whether {SETTING} "
+                f"holds {needed!r}: it is retried, and no watermark counts until then: {refused}"
             )
         if refused:
             raise refusal(writer.address, "let the engine read its settings, or write a canary instead", refused)

@@ -74,7 +74,7 @@ def prepare_capture(settings: Settings, table: RouteTable, *, is_running: bool =
     sample_keys_max = capture.sample_keys_max if capture.source == "keyspace" else 0
     with looks_at(redis, nodes, sample_keys_max, may_miss=may_miss) as looks:
         if not looks:
-            raise RedisUnreachable(f"no node of the cluster of {found.asked} can be reached", hint="it is tried again")
+            raise RedisUnreachable(f"no node of the cluster of {found.asked} can be reached", hint="it is retried")
         by_bytes, cores = is_by_bytes(settings), len(os.sched_getaffinity(0))
         shards = shards_needed(topology, part, cores, by_bytes=by_bytes) if capture.shards == "auto" else capture.shards
         if streams := streams_of(capture):

@@ -51,4 +51,4 @@ def denied_repairs(connection: RespConnection, feeds: Sequence[Feed]) -> str:
         ("SCAN", 0, "MATCH", pattern, "COUNT", 1), ("EXISTS", PROBE), ("DBSIZE",), ("OBJECT", "IDLETIME", PROBE)
     )  # fmt: skip
     replies = connection.pipeline(b"".join(pack(*command) for command in commands), len(commands))
-    return denial("so gaps can't be repaired as they should", replies)
+    return denial("so gaps cannot be repaired properly", replies)

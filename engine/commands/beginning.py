@@ -34,7 +34,7 @@ SHELLS = ("bash", "zsh", "fish")
 @click.option("--redis-url", metavar="URL", help=f"The server (default: {_LOCAL_URL}). A password is not written down.")
 @click.option("--function", metavar="NAME|ARN", help="The Lambda function, stream or queue that gets the changes.")
 @click.option("--keys", metavar="GLOB", multiple=True, help="Which keys; may be repeated (default: every key).")
-@click.option("--route", metavar="NAME", help="What the route is called (default: like its function).")
+@click.option("--route", metavar="NAME", help="The route's name (default: the function's).")
 @click.option("--region", metavar="NAME", help="The function's region, where neither its ARN nor AWS_REGION says it.")
 @click.option("--destination", metavar="URL", help="What the function writes to, as dynamodb://TABLE, for the audit.")
 @click.option("--whole", is_flag=True, help="Deliver the whole keyspace first, then what changes.")
@@ -66,7 +66,7 @@ def init(
     is_asked = asks and not function
     redis_url = redis_url or (_ask("The server", _LOCAL_URL) if is_asked else _LOCAL_URL)
     function = function or _ask("The function that gets the changes, by name or ARN", None)
-    route = route or (_ask("What to call the route", route_name_of(function)) if is_asked else "")
+    route = route or (_ask("The route's name", route_name_of(function)) if is_asked else "")
     keys = keys or (tuple(_ask("Which keys, as Redis globs", "*").split()) if is_asked else ("*",))
     if not region and asks and not _has_region(function):
         region = _ask("The function's AWS region", None)

@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     "--route",
     metavar="NAME",
     shell_complete=route_names,
-    help="This route alone (default: all that name a destination).",
+    help="Only this route (default: all that name a destination).",
 )
 @click.option("--repair", is_flag=True, help="Have the running engine deliver again what differs.")
 @click.option(
-    "--accept-deletions", is_flag=True, help="With --repair: delete also what is gone past the limit, or is held."
+    "--accept-deletions", is_flag=True, help="With --repair: also delete what is gone past the limit, or is held."
 )
 @click.option("--keys-per-s", type=click.IntRange(1, 10_000_000), default=5_000, show_default=True, help="At most.")
-@click.option("--workers", type=click.IntRange(1, 64), default=4, show_default=True, help="Reads at once.")
+@click.option("--workers", type=click.IntRange(1, 64), default=4, show_default=True, help="Concurrent reads.")
 @config_option
 @json_option
 def audit(
@@ -133,9 +133,9 @@ def deletions(choice: Literal["accept", "refuse"] | None, route: str | None, con
         "engine redrive --from arn:aws:sqs:eu-west-1:123456789012:failed",
     )
 )
-@click.option("--route", metavar="NAME", shell_complete=route_names, help="The letters of this route alone.")
+@click.option("--route", metavar="NAME", shell_complete=route_names, help="Only the letters of this route.")
 @click.option("--from", "source", metavar="WHERE", help="A file, or the ARN of a queue or bucket (default: all).")
-@click.option("--max", "count_max", type=click.IntRange(min=1), help="So many letters at most.")
+@click.option("--max", "count_max", type=click.IntRange(min=1), help="At most this many letters.")
 @config_option
 @json_option
 def redrive(route: str | None, source: str | None, count_max: int | None, config: str | None, as_json: bool) -> int:

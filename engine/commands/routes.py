@@ -88,12 +88,12 @@ def _notes(settings: Settings, key: bytes, event: str) -> list[tuple[str, bool]]
     if prefix and key.startswith(prefix.encode()):
         notes.append((f"the key begins with original.mapping_prefix ({prefix}): it is a mapping, not data", True))
     elif prefix:
-        notes.append(("mappings that lie in Redis are not looked at here", False))
+        notes.append(("mappings in Redis are not considered here", False))
     if len(key) > settings.capture.key_bytes_max:
-        notes.append((f"the key has {len(key):,} bytes: more than capture.key_bytes_max is not captured", True))
+        notes.append((f"the key has {len(key):,} bytes: keys longer than capture.key_bytes_max are not captured", True))
     part = parse_slice(settings.capture.slice)
     if not part.owns(key):
-        notes.append((f"the key is not of this host's slice ({part}): another engine delivers it", False))
+        notes.append((f"the key is not in this host's slice ({part}): another engine delivers it", False))
     return notes
 
 

@@ -33,7 +33,7 @@ from engine.commands.base import DEFAULT_CONFIG, examples, file_of, json_option
 @click.option("--redis-port", type=click.IntRange(0, 65_535), default=6379, show_default=True)
 @click.option("--dynamodb-port", type=click.IntRange(0, 65_535), default=8000, show_default=True)
 @click.option("--lambda-port", type=click.IntRange(0, 65_535), default=9001, show_default=True)
-@click.option("--table", help="The DynamoDB table that is made.")
+@click.option("--table", help="The DynamoDB table to create.")
 @json_option
 def sandbox(
     functions: tuple[str, ...],

@@ -94,9 +94,9 @@ def upgrade_check(config: str | None, as_json: bool) -> int:
     )
 )
 @click.option("--namespace", default="IngestEngine", show_default=True, help="CloudWatch's namespace.")
-@click.option("--name", default="ingest-engine", show_default=True, help="What the engine is called: its dimension.")
-@click.option("--every-s", type=click.IntRange(1, 3_600), help="Go on until stopped (default: one reading).")
-@click.option("--put", is_flag=True, help="Send them by PutMetricData, rather than print embedded metric format.")
+@click.option("--name", default="ingest-engine", show_default=True, help="The engine's name, as the dimension.")
+@click.option("--every-s", type=click.IntRange(1, 3_600), help="Continue until stopped (default: one reading).")
+@click.option("--put", is_flag=True, help="Send them by PutMetricData instead of printing embedded metric format.")
 @config_option
 def metrics(namespace: str, name: str, every_s: int | None, put: bool, config: str | None) -> int:
     """Tell CloudWatch of the engine that runs here: its lag, gaps, dead letters, failures and what waits.

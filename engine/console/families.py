@@ -33,7 +33,7 @@ TOTALS = (
     Family("comparisons", "Comparisons with destinations, for deletions.", SUBSCRIBER, (Counter.COMPARISONS,)),
     Family("changes_coalesced", "Changes of keys that waited already.", INVOKER, (Counter.CHANGES_COALESCED,)),
     Family("keys_fetched", "Keys whose value was read.", INVOKER, (Counter.KEYS_FETCHED,)),
-    Family("keys_gone", "Keys that were gone, and no route lists why.", INVOKER, (Counter.KEYS_GONE,)),
+    Family("keys_gone", "Keys that were gone for a reason that no route lists.", INVOKER, (Counter.KEYS_GONE,)),
     Family("keys_unchanged", "Values that were accepted before, and not sent.", INVOKER, (Counter.SKIPPED_UNCHANGED,)),
     Family("fetch_errors", "Reads that failed.", INVOKER, (Counter.FETCH_ERRORS,)),
     Family("records_delivered", "Records that were accepted.", INVOKER, (Counter.RECORDS_DELIVERED,)),
@@ -50,7 +50,7 @@ TOTALS = (
 
 COUNTS = (
     Family("feeds", "Subscriptions that there should be.", SUBSCRIBER, (Counter.FEEDS,)),
-    Family("feeds_proved", "Feeds that listen and are proved to hear.", SUBSCRIBER, (Counter.FEEDS_PROVED,)),
+    Family("feeds_proved", "Feeds that listen and are proved to receive events.", SUBSCRIBER, (Counter.FEEDS_PROVED,)),
     Family("dirty_keys", "Keys that wait for room in a ring.", SUBSCRIBER, (Counter.DIRTY_KEYS,)),
     Family("scan_keys", "Keys that the repairs under way have to look at.", SUBSCRIBER, (Counter.KEYS_TO_SCAN,)),
     Family("scan_keys_done", "Of them looked at.", SUBSCRIBER, (Counter.KEYS_SCANNED,)),
@@ -64,7 +64,7 @@ COUNTS = (
 """What goes up and down."""
 
 GAUGES = (
-    ("deletions_held", "Deletions that wait for somebody's choice.", "deletions_held"),
+    ("deletions_held", "Deletions that wait for a decision.", "deletions_held"),
     ("routes_version", "The version of the routes that are in force.", "routes_version"),
 )
 """Name, help, and the status's own word for it."""

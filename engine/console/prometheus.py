@@ -88,7 +88,7 @@ def _counter(name: str, help_: str, labels: Sequence[str], samples: Samples) -> 
 def _of_engine(status: Mapping[str, Any]) -> Iterator[Metric]:
     about = (status["version"], status["slice"])
     yield _gauge("info", "The engine's version and slice; always 1.", ["version", "slice"], [(about, 1)])
-    yield _gauge("ready", "Whether all feeds listen and are proved to hear.", [], [((), is_ready(status))])
+    yield _gauge("ready", "Whether all feeds listen and are proved to receive events.", [], [((), is_ready(status))])
     started_s = status["started_at_ms"] / 1_000
     yield _gauge("start_time_seconds", "When the engine was started (Unix time).", [], [((), started_s)])
     settled_ms = status.get("settled_until_ms", 0)
@@ -227,6 +227,6 @@ def _of_processes(status: Mapping[str, Any], usages: Sequence[Usage]) -> Iterato
               if child["heartbeat_age_ms"] is not None]  # fmt: skip
     yield _gauge("process_heartbeat_age_seconds", "How long ago a process's loop last turned.", ["process"], silent)
     cpu = [((one.process,), one.cpu_s) for one in usages]
-    yield _counter("process_cpu_seconds", "CPU time of a process; begins anew when it is replaced.", ["process"], cpu)
+    yield _counter("process_cpu_seconds", "CPU time of a process; resets when it is replaced.", ["process"], cpu)
     memory = [((one.process,), one.memory_bytes) for one in usages]
     yield _gauge("process_resident_memory_bytes", "Memory that a process holds; rings are shared.", ["process"], memory)

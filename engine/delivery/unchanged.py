@@ -90,7 +90,7 @@ class Unchanged:
                 hint="unchanged values are delivered until the next start or reload",
             )  # fmt: skip
             return None
-        log.info("digests", route=route, file=str(path), state="begun anew" if table.is_new else "as they were")
+        log.info("digests", route=route, file=str(path), state="new" if table.is_new else "kept")
         return table
 
     def retire(self) -> None:

@@ -100,7 +100,7 @@ def parse_destination(value: str) -> Target:
         if name not in _OPTIONS:
             raise ValueError(f"{name[:100]!r} is not an option of a destination: {', '.join(_OPTIONS)}")
         if names.count(name) > 1:
-            raise ValueError(f"{name} stands there twice")
+            raise ValueError(f"{name} is given twice")
     return _target(parts.netloc, dict(options))
 
 
@@ -113,11 +113,11 @@ def _target(table: str, options: Mapping[str, str]) -> Target:
         if name not in EXTRA_ATTRIBUTES:
             raise ValueError(f"extra_attributes holds {name[:100]!r}: allowed are {', '.join(EXTRA_ATTRIBUTES)}")
     if not 0 < len(key) <= ATTRIBUTE_CHARS_MAX or key in ("body", "obj_name", *extra):
-        raise ValueError(f"key_attribute is {key[:100]!r}, which is empty, too long, or what another attribute has")
+        raise ValueError(f"key_attribute is {key[:100]!r}, which is empty, too long, or the name of another attribute")
     own = {name: options.get(name, default) for name, default in _OWN_ATTRIBUTES.items()}
     for option, name in own.items():
         if not 0 < len(name) <= ATTRIBUTE_CHARS_MAX or name in ("body", "obj_name", key):
-            raise ValueError(f"{option} is {name[:100]!r}, which is empty, too long, or what another attribute has")
+            raise ValueError(f"{option} is {name[:100]!r}, which is empty, too long, or the name of another attribute")
     switches = {name: options.get(name, "off") for name in ("numbers", "database_in_key")}
     for name, word in switches.items():
         if word not in ("off", "on"):

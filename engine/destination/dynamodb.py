@@ -41,9 +41,9 @@ _BODY_ATTRIBUTES = ("obj_name", "body", "body_encoding")
 _HINTS = {
     "ResourceNotFoundException": "does the table exist in that region? See the route's destination, and aws.region",
     "AccessDeniedException": "grant dynamodb:BatchGetItem and dynamodb:Scan on the table",
-    "UnrecognizedClientException": "the credentials are not accepted: see AWS's own chain of them",
+    "UnrecognizedClientException": "the credentials are not accepted: check AWS's credential chain",
     "ExpiredTokenException": "the credentials have expired",
-    "ValidationException": "does key_attribute in the route's destination name the table's key, its only one?",
+    "ValidationException": "the destination's key_attribute has to name the table's key, and a sort key is not allowed",
 }
 
 _HINT_FOR_THROTTLES = "compare fewer keys a second with fewer workers: --keys-per-s, --workers"

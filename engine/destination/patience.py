@@ -60,7 +60,7 @@ class Patience:
             delay_s = self._delay_s
         if trouble_s >= self._trouble_s_max:
             return False
-        self._tell(f"{why}; slower, and again in {delay_s:.1f} s")
+        self._tell(f"{why}; slowing down, retrying in {delay_s:.1f} s")
         return True
 
     def now_s(self) -> float:

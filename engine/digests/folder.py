@@ -31,5 +31,5 @@ def keep_only(backlog_folder: str, invokers: int, *, is_known: bool) -> None:
                 path.unlink(missing_ok=True)
     except OSError as error:
         raise EngineError(
-            f"cannot remove what is no longer true in {folder}: {error.strerror}", hint="remove the files there"
+            f"cannot remove outdated digests in {folder}: {error.strerror}", hint="remove the files there"
         ) from error

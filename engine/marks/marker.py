@@ -176,7 +176,7 @@ class Marker:
             commands += [self._nodes.about("TOUCH", key), pack("PUBLISH", self._prefix + key, event)]
         commands += [_CLIENTS, pack("TIME")]
         first, *replies, last, moment = self._nodes.pipeline(node, commands)
-        for what, reply in (*(("publish", reply) for reply in replies[1::2]), ("tell its time", moment)):
+        for what, reply in (*(("publish", reply) for reply in replies[1::2]), ("report its time", moment)):
             self._nodes.check(node, what, reply)
         # Where clients may not name themselves, the engine's have no name either.
         who = _who(first, last) if self._nodes.is_named(node) else None

@@ -26,10 +26,10 @@ _AUDIT_COUNTS = {
     "compared": "keys compared",
     "items": "items looked at",
     "changing": "changed meanwhile: not compared",
-    "skipped": "of a type that the route does not hear of",
+    "skipped": "of a type that the route does not listen to",
     "foreign": "items of other keys",
     "repaired": "marked for a repair",
-    "unheard": "marks that nobody heard",
+    "unheard": "marks that no engine heard",
     "held": "gone, and not deleted: past the limit (--accept-deletions)",
     "refused": "gone, and kept: their deletion was refused",
 }
@@ -65,7 +65,7 @@ def _audited_route(route: Mapping[str, Any]) -> RenderableType:
     for kind, label in _AUDITED.items():
         finding = route[kind]
         if finding["count"]:
-            note = " (kept: the route does not hear of every way to go)" if kind == "extra" else ""
+            note = " (kept: the route does not listen to every kind of removal)" if kind == "extra" else ""
             label += "" if route["is_extra_wrong"] else note
             rows.add_row(label, f"{finding['count']:,}", Text(_some_keys(finding["examples"])))
     for name, label in _AUDIT_COUNTS.items():
@@ -110,7 +110,7 @@ def table(*columns: str) -> Table:
 def formats_view(files: Sequence[Mapping[str, Any]], folder: str) -> RenderableType:
     """Return the state files, and whether this version reads them, for people."""
     if not files:
-        return Text(f"there is no state in {folder}: a start is a first one")
+        return Text(f"there is no state in {folder}: the next start is the first one")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("file", "format", "newest known", ""):
         table.add_column(name, justify="right" if name in {"format", "newest known"} else "left", overflow="fold")

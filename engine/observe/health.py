@@ -68,7 +68,7 @@ def health_of(status: Mapping[str, Any], now_ms: int) -> Health:
     if not found:
         lag_ms = lag_ms_of(status, now_ms)
         if snapshots := snapshots_under_way(status.get("routes", ())):
-            what = f": {', '.join(map(shown, snapshots))} is given the whole keyspace, and what changes meanwhile"
+            what = f": {', '.join(map(shown, snapshots))} receives the whole keyspace, and what changes meanwhile"
         else:
             what = "" if lag_ms is None else f": everything that changed until {seconds(lag_ms)} ago is delivered"
         return Health(condition, f"{condition.value}{what}", ())
@@ -119,9 +119,9 @@ def _of_children(status: Mapping[str, Any]) -> Iterator[Finding]:
         return
     for child in status.get("children", ()):
         age_ms = child.get("heartbeat_age_ms")
-        again = f" (started again {counted(child['restarts'], 'time')})" if child.get("restarts") else ""
+        again = f" (restarted {counted(child['restarts'], 'time')})" if child.get("restarts") else ""
         if not child["pid"]:
-            yield Finding(Condition.TROUBLE, "process-down", f"{child['name']} is down, and is started again{again}")
+            yield Finding(Condition.TROUBLE, "process-down", f"{child['name']} is down, and is being restarted{again}")
         elif child["state"] not in {"ready", "draining", "drained"}:
             yield Finding(Condition.RECOVERING, "process-down", f"{child['name']} is {child['state']}{again}")
         elif age_ms is not None and age_ms > SILENT_MS:
@@ -135,9 +135,9 @@ def _of_routes(status: Mapping[str, Any], now_ms: int) -> Iterator[Finding]:
             error = _short(route.get("error", "") or "no reason given")
             keys = f", {counted(waiting, 'key')} wait{'s' if waiting == 1 else ''}" if waiting else ""
             what = f"route {name} has failed for {seconds(max(0, now_ms - since_ms))}{keys}: {error}"
-            yield Finding(Condition.TROUBLE, "route-failing", what, f"see to the function {shown(route['function'])}")
+            yield Finding(Condition.TROUBLE, "route-failing", what, f"check the function {shown(route['function'])}")
         elif backlog := route.get("keys_backlog", 0) - route.get("keys_set_aside", 0):
-            what = f"route {name} works off {counted(backlog, 'key')} that waited on disk"
+            what = f"route {name} is working off {counted(backlog, 'key')} that waited on disk"
             yield Finding(Condition.RECOVERING, "backlog", what)
 
 
@@ -177,13 +177,13 @@ def _of_keys(status: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding(Condition.TROUBLE, "deletions-held", what, "decide: 'engine deletions'")
     if letters := _in_the_last_minute(status, "dead_letters"):
         what = f"{counted(letters, 'dead letter')} in the last minute"
-        yield Finding(Condition.TROUBLE, "dead-letters", what, "see to the reasons, then 'engine redrive'")
+        yield Finding(Condition.TROUBLE, "dead-letters", what, "check the reasons, then run 'engine redrive'")
 
 
 def _of_gaps(status: Mapping[str, Any]) -> Iterator[Finding]:
     if dropped := _in_the_last_minute(status, "events_dropped"):
         what = f"{counted(dropped, 'change')} dropped in the last minute: rings and memory were full"
-        yield Finding(Condition.RECOVERING, "overflow", what, "they are found by a scan; add invokers or concurrency")
+        yield Finding(Condition.RECOVERING, "overflow", what, "a scan finds them; add invokers or concurrency")
     scan = status.get("scan") or {}
     snapshots = snapshots_under_way(status.get("routes", ()))
     if scan.get("keys") and not snapshots:
@@ -199,7 +199,7 @@ def _of_lag(status: Mapping[str, Any], now_ms: int, *, is_explained: bool) -> It
         lag_ms = max((now_ms - oldest_ms for oldest_ms in _oldest(status)), default=0)
     if lag_ms is None:
         if status.get("state", "ready") == "ready":
-            yield Finding(Condition.RECOVERING, "starting", "how late deliveries are is not known yet")
+            yield Finding(Condition.RECOVERING, "starting", "the delivery lag is not known yet")
         return
     if lag_ms <= LATE_MS or is_explained:
         return

@@ -37,7 +37,7 @@ def to_cloudwatch(namespace: str, engine: str, aws: AwsSettings) -> Sink:
         client = aws_session().client("cloudwatch", region_name=aws.region or None, config=config)
     except EXPECTED as error:
         hint = hint_of(error, "AWS_REGION") or "set AWS_REGION"
-        raise EngineError(f"no client of CloudWatch: {error}", hint=hint) from error
+        raise EngineError(f"cannot create a client of CloudWatch: {error}", hint=hint) from error
 
     def put(reading: Reading) -> None:
         moment = datetime.datetime.fromtimestamp(reading.at_ms / 1_000, datetime.UTC)

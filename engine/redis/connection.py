@@ -280,7 +280,7 @@ class RespConnection:
         elif not self._is_greeted and not self._is_tls:
             hint = "if this port speaks TLS, write rediss:// in redis.url"
         elif not self._is_greeted:
-            hint = "if the server wants a certificate of the client, name it in redis.tls_cert_file"
+            hint = "if the server requires a client certificate, name it in redis.tls_cert_file"
         raise lost(self.address, error, self._timeout_s, hint) from error
 
     def peer(self) -> str:

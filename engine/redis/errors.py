@@ -16,7 +16,7 @@ _RETRY_WORDS = frozenset(
 _DENIED_COMMAND = re.compile(r"permissions to run the '([^']+)'")
 _HINTS = {
     "WRONGPASS": "check redis.username and redis.password, or the files or the environment that they come from",
-    "NOAUTH": "the server wants a password: set ENGINE_REDIS_PASSWORD or redis.password_file",
+    "NOAUTH": "the server requires a password: set ENGINE_REDIS_PASSWORD or redis.password_file",
     "NOPROTO": "the server is too old for RESP3: Redis 6 or later, or Valkey, is needed",
     "DENIED": "the server is in protected mode: give it a password, or bind it to this network",
 }
@@ -38,7 +38,7 @@ def refusal(address: object, what: str, reply: str, hint: str = "") -> RedisErro
     """
     word = _word(reply)
     if word in _RETRY_WORDS:
-        return RedisUnreachable(f"{address} is not ready: {reply}", hint="it is tried again")
+        return RedisUnreachable(f"{address} is not ready: {reply}", hint="it is retried")
     remedy = hint if hint and word == "WRONGPASS" else _hint(word, reply)
     return RedisRefused(f"{address} refused to {what}: {reply}", hint=remedy)
 
@@ -101,7 +101,7 @@ def tls_failure(address: object, error: Exception) -> RedisError:
     if isinstance(error, ssl.SSLCertVerificationError):
         return RedisRefused(
             f"the certificate of {address} is not accepted: {error.verify_message}",
-            hint="redis.tls_ca_file names the authority that signed it, redis.url a name that stands in it",
+            hint="redis.tls_ca_file has to name the authority that signed it, and redis.url a name in it",
         )
     if isinstance(error, TimeoutError):
         why = "no answer to the handshake"
@@ -115,7 +115,7 @@ def tls_failure(address: object, error: Exception) -> RedisError:
 def lost(address: object, error: OSError | None, timeout_s: float | None, hint: str) -> RedisUnreachable:
     """Return the error for a connection that broke, or is silent for too long."""
     if isinstance(error, TimeoutError):
-        return RedisUnreachable(f"{address} did not answer in {timeout_s or 0:g} s", hint=hint)
+        return RedisUnreachable(f"{address} did not answer within {timeout_s or 0:g} s", hint=hint)
     why = f": {error.strerror or error}" if error else " by the server"
     return RedisClosed(f"the connection to {address} was closed{why}", hint=hint)
 
@@ -124,7 +124,7 @@ def not_redis(address: object, error: Exception) -> RedisUnreachable:
     """Return the error for bytes that are no Redis protocol."""
     return RedisUnreachable(
         f"what answers at {address} does not speak the Redis protocol: {error}",
-        hint="is redis.url right? The server's own port is wanted, not an HTTP or management port",
+        hint="is redis.url right? It has to name the server's own port, not an HTTP or management port",
     )
 
 
@@ -139,4 +139,4 @@ def nobody_answers(what: str, problems: Sequence[RedisError], hint: str) -> Redi
 def wrong_role(address: object, role: str) -> RedisUnreachable:
     """Return the error for a server that is a replica where the primary is wanted, or the reverse."""
     found, wanted = ("replica", "primary") if role == "master" else ("primary", "replica")
-    return RedisUnreachable(f"{address} is a {found}, not the {wanted}", hint="it is looked for again")
+    return RedisUnreachable(f"{address} is a {found}, not the {wanted}", hint="the engine looks for it again")

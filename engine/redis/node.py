@@ -132,7 +132,7 @@ def _primary_above(redis: RedisSettings, replica: str, info: bytes) -> str:
     for _ in range(_HOPS_MAX):
         place = _primary_in(info, redis)
         if not place:
-            raise RedisUnreachable(f"{replica} does not tell whom it follows")
+            raise RedisUnreachable(f"{replica} does not say which primary it follows")
         connection = RespConnection.open(settings_at(redis, place), name="engine-planner", protocol=2)
         try:
             if connection.facts.get("role") != REPLICA:
@@ -161,7 +161,7 @@ def _at_the_named_replica(redis: RedisSettings, node: Node, current: Node, serve
             node = replace(node, reads_at=current.reads_at)
     elif any(_server_at(settings_at(redis, node.reads_at)) not in (server, b"") for _ in range(_LOOKS)):
         raise RedisRefused(
-            f"{address} leads to several replicas in turn, which are not all in step",
+            f"{address} leads to several replicas in turn, which are not all in sync",
             hint="name one of them in redis.url, or the primary, which knows them",
         )
     return Placed(node)
@@ -203,14 +203,16 @@ def on_a_replica(redis: RedisSettings, node: Node, current: Node, places: Iterab
             continue
         return Placed(replace(node, reads_at=place))
     why = "; ".join(problems) or "none is known"
-    return Placed(node, f"no replica{where} is well ({why}): changes are captured and read at the primary until one is")
+    return Placed(
+        node, f"no replica{where} is healthy ({why}): changes are captured and read at the primary until one is"
+    )
 
 
 def _see_that_it_is_well(replica: RedisSettings) -> None:
     connection = RespConnection.open(replica, name="engine-planner", protocol=2, role=REPLICA)
     try:
         if _LINK_UP not in _info(connection, "replication"):
-            raise RedisUnreachable(f"{connection.address} is not in step with its primary")
+            raise RedisUnreachable(f"{connection.address} is not in sync with its primary")
     finally:
         connection.close()
 

@@ -54,7 +54,7 @@ class Found(msgspec.Struct, frozen=True):
         unowned = unowned_slots(self.topology)
         if unowned:
             return RedisUnreachable(
-                f"the cluster of {self.asked} is not whole: nobody has {ranges_in_words(unowned)}",
+                f"the cluster of {self.asked} is incomplete: no node has {ranges_in_words(unowned)}",
                 hint="give them to a node: CLUSTER ADDSLOTSRANGE, or redis-cli --cluster fix",
             )
         if not self.is_up:
@@ -120,14 +120,14 @@ def _believed(redis: RedisSettings, others: Sequence[str], epoch_least: int, *, 
     best = max(views, key=lambda view: (view.topology.is_cluster, view.epoch, view.is_up))
     if not best.topology.is_cluster:
         raise RedisRefused(
-            f"redis.url names several hosts, and {best.asked} is no node of a cluster",
+            f"redis.url names several hosts, and {best.asked} is not a node of a cluster",
             hint="name one server, or the Sentinels that watch it: redis+sentinel://HOST:PORT,HOST:PORT/SERVICE",
         )
     return best if is_running else _with_errors(best, errors)
 
 
 def _with_errors(found: Found, errors: Sequence[RedisError]) -> Found:
-    told = tuple(f"{error.message}; {found.asked} is asked for the nodes in its place" for error in errors)
+    told = tuple(f"{error.message}; {found.asked} is asked for the nodes instead" for error in errors)
     return replace(found, told=told) if told else found
 
 
@@ -146,9 +146,9 @@ def _ask(redis: RedisSettings) -> Found:
         info, nodes, slots = replies
         for reply in (info, nodes):
             if isinstance(reply, hiredis.ReplyError):
-                raise refusal(connection.address, "tell the nodes of its cluster", str(reply))
+                raise refusal(connection.address, "list the nodes of its cluster", str(reply))
         if isinstance(slots, hiredis.ReplyError) and not _is_alone(nodes):
-            raise refusal(connection.address, "tell the nodes of its cluster", str(slots))
+            raise refusal(connection.address, "list the nodes of its cluster", str(slots))
         return _found(connection, redis.node_addresses, info, nodes, slots)
     finally:
         connection.close()

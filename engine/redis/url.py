@@ -37,7 +37,7 @@ def split_url(url: str) -> RedisUrl:
     parts = parts_of(url)
     scheme = _SCHEMES.get(parts.scheme)
     if scheme is None:
-        raise BadRedisUrl("has no scheme that we know")
+        raise BadRedisUrl("has an unknown scheme")
     query = parse_qsl(parts.query, keep_blank_values=True)
     settings = settings_in(query)
     path = _after_the_service(parts.path) if scheme.endswith(SENTINEL) else parts.path
@@ -78,7 +78,7 @@ def _after_the_service(path: str) -> str:
 def _check_list(places: str, what: str) -> None:
     for place in places.split(","):
         if not place.partition(":")[0]:
-            raise BadRedisUrl(f"has no right list of {what}: HOST:PORT,HOST:PORT")
+            raise BadRedisUrl(f"has an invalid list of {what}: HOST:PORT,HOST:PORT")
         _check_port(place)
 
 
@@ -87,12 +87,12 @@ def _check_port(place: str) -> None:
     if place.startswith("["):
         host, bracket, rest = place[1:].partition("]")
         if not bracket or not host or (rest and not rest.startswith(":")):
-            raise BadRedisUrl("has no right IPv6 address: [::1]:6379")
+            raise BadRedisUrl("has an invalid IPv6 address: [::1]:6379")
         colon, port = rest[:1], rest[1:]
     elif ":" in host:
-        raise BadRedisUrl("has no right host and port")
+        raise BadRedisUrl("has an invalid host or port")
     if colon and not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65_535):
-        raise BadRedisUrl("has no right port: a number from 1 to 65535")
+        raise BadRedisUrl("has an invalid port: a number from 1 to 65535")
 
 
 def _check_tail(scheme: str, path: str, query: list[tuple[str, str]], fragment: str) -> str:
@@ -104,12 +104,12 @@ def _check_tail(scheme: str, path: str, query: list[tuple[str, str]], fragment: 
         raise BadRedisUrl("names a database twice")
     if scheme == "unix":
         if not path.strip("/"):
-            raise BadRedisUrl("has no path of a socket")
+            raise BadRedisUrl("has no socket path")
     elif path.strip("/"):
         if named:
             raise BadRedisUrl("names a database twice")
         named = [path.strip("/")]
     for number in named:
         if not (number.isascii() and number.isdigit() and int(number) <= DATABASE_MAX):
-            raise BadRedisUrl("has no right database: a number from 0")
+            raise BadRedisUrl("has an invalid database: a number from 0")
     return next((value for name, value in query if name == "db"), "")

@@ -106,7 +106,7 @@ def settings_in(query: Sequence[tuple[str, str]]) -> dict[str, Any]:
         elif name in _UNKNOWN_TO_US:
             raise BadRedisUrl(f"has the option {name}, which the engine does not have")
         elif name not in _OURS and name != "db":
-            raise BadRedisUrl(f"has an option that is none of {', '.join(KNOWN)}")
+            raise BadRedisUrl(f"has an unknown option; known are {', '.join(KNOWN)}")
     return found
 
 
@@ -114,4 +114,4 @@ def _read(name: str, value: str, read: Callable[[str], Any], why: str) -> Any:
     try:
         return read(value)
     except (ValueError, KeyError, OverflowError):
-        raise BadRedisUrl(f"has a wrong {name}: {why}") from None
+        raise BadRedisUrl(f"has an invalid {name}: {why}") from None

@@ -69,7 +69,7 @@ def _key(line: _Line) -> bytes:
     if line.id_encoding == "base64":
         return base64.b64decode(line.id, validate=True)
     if line.id_encoding:
-        raise ValueError("an encoding that nobody writes")
+        raise ValueError("an unknown encoding")
     return line.id.encode()
 
 

@@ -70,7 +70,7 @@ class Publisher:
             assert self._nodes is not None
             keys = [self._inside(letters[index]) for index in values]
             exist = self._nodes.ask(
-                "tell whether keys exist", [(key, self._nodes.about("EXISTS", key)) for key in keys]
+                "report whether keys exist", [(key, self._nodes.about("EXISTS", key)) for key in keys]
             )
             gone = [index for index, is_there in zip(values, exist, strict=True) if not is_there]
             for node, places in self._nodes.by_owner([self._inside(letters[index]) for index in gone]):

@@ -236,11 +236,11 @@ class _Drive:
     def _tell_of_kept(self, tally: Tally) -> None:
         if tally.malformed:
             tally.problems.append(
-                f"{tally.source}: lines that are no dead letters stay where they are: {tally.malformed}"
+                f"{tally.source}: lines that are not dead letters are left in place: {tally.malformed}"
             )
         if tally.orphaned:
             tally.problems.append(
-                f"{tally.source}: letters stay whose keys are gone, and are older than the server's start: "
+                f"{tally.source}: letters are kept whose keys are gone, and which are older than the server's start: "
                 f"{tally.orphaned} (it may have lost their values: what the letters hold may be the only copy)"
             )
         if tally.elsewhere:

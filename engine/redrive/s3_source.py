@@ -93,7 +93,7 @@ class S3Source:
     def _checked(self, entry: Any) -> str:
         key: str = entry["Key"]
         if entry["Size"] > OBJECT_BYTES_MAX:
-            raise SourceError(f"{self.name}: {key} has {entry['Size']} bytes", hint="it is none of the engine's")
+            raise SourceError(f"{self.name}: {key} has {entry['Size']} bytes", hint="the engine did not write it")
         return key
 
     def _get(self, key: str) -> bytes | None:

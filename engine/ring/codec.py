@@ -43,10 +43,10 @@ def _watermark_of(run: Run) -> Watermark:
         (node,) = run.keys
         watermark = Watermark(run.captured_ms, int(mark), int(node), int(version))
     except ValueError as error:
-        raise RingCorrupted(f"a watermark in a ring makes no sense: {error}") from None
+        raise RingCorrupted(f"a watermark in a ring is invalid: {error}") from None
     is_sound = not run.routes and 0 <= watermark.node < NODES_MAX
     if not is_sound or min(watermark) < 0 or max(watermark) > WORD_MAX:
-        raise RingCorrupted(f"a watermark in a ring makes no sense: {watermark}")
+        raise RingCorrupted(f"a watermark in a ring is invalid: {watermark}")
     return watermark
 
 
@@ -56,4 +56,4 @@ def decode_runs(payload: bytes) -> list[Run]:
         return _decoder.decode(payload)
     # Text that is not UTF-8, and nesting without end, are none of msgspec's own errors.
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise RingCorrupted(f"the payload of a frame in a ring makes no sense: {error}") from None
+        raise RingCorrupted(f"the payload of a frame in a ring is invalid: {error}") from None

@@ -45,14 +45,14 @@ def _fate(route: RouteSettings, key: bytes, event: str) -> Fate:
         return Fate(route, False, f"none of its keys matches: {', '.join(route.keys)}")
     listed = ", ".join(route.events)
     if not event:
-        ways = "" if wants_absence(route.events) else "; that the key goes is not told"
+        ways = "" if wants_absence(route.events) else "; it is not told when the key is removed"
         return Fate(route, True, f"after each of these events: {listed}{ways}", pattern)
     heard = heard_events(route.events, include_expiry=route.include_expiry)
     if event == EVICTED and not follows_evictions(route.events):
         why = f'it does not list "{EVICTED}": what the cache forgets, the destination keeps (events: {listed})'
         return Fate(route, False, why, pattern)
     if event in EVENTS_OF_ABSENCE and event not in deleting_events(route.events):
-        why = f"it does not listen to keys that go (events: {listed}): what was delivered of it stays"
+        why = f"it does not listen to removals of keys (events: {listed}): what was delivered of it stays"
         return Fate(route, False, why, pattern)
     if event not in heard and not (takes_news(route.events) and is_news(event)):
         return Fate(route, False, f"it does not listen to {event} (events: {listed})", pattern)
@@ -76,6 +76,6 @@ def about_event(event: str) -> tuple[str, str]:
     if published is not None:
         return f"{event} is a command", f"it publishes {published}"
     if event.lower() in {name for names in EVENTS_BY_CLASS.values() for name in names}:
-        return f"no server publishes {event}", f"names are in small letters: {event.lower()}"
+        return f"no server publishes {event}", f"names are in lower case: {event.lower()}"
     close = close_events(event)
     return f"no server that we know publishes {event}", f"did you mean {' or '.join(close)}?" if close else ""

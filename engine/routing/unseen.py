@@ -31,12 +31,12 @@ def unseen(route: RouteSettings) -> tuple[str, str]:
     heard = set(heard_events(route.events, include_expiry=route.include_expiry))
     missed = [*_of_heard_types(heard), *_of_any_type(heard)]
     if others := [name for letter, name in _KINDS.items() if not heard & set(EVENTS_BY_CLASS[letter])]:
-        missed.append(f"any write to {_listed(others)}, also where one takes the place of a value that was delivered")
+        missed.append(f"any write to {_listed(others)}, even one that replaces a value that was delivered")
     if not wants_absence(route.events):
-        missed.append("that keys are deleted, renamed away or expire, so what was delivered of them stays")
+        missed.append("keys that are deleted, renamed away or expire, so what was delivered of them stays")
     if not missed:
         return NOTHING
-    is_all_but_absence = missed[0].startswith("that keys")
+    is_all_but_absence = missed[0].startswith("keys that are deleted")
     remedy = (
         f'add "{ABSENCE}" if it should not stay' if is_all_but_absence else f'events = ["{CHANGES}"] sees all of it'
     )
@@ -56,7 +56,7 @@ def _of_heard_types(heard: set[str]) -> list[str]:
 
 def _of_any_type(heard: set[str]) -> list[str]:
     lacking = [event for event in KEY_GETS_A_VALUE if event not in heard]
-    return [f"keys that get their value whole ({', '.join(lacking)})"] if lacking else []
+    return [f"keys whose whole value is replaced ({', '.join(lacking)})"] if lacking else []
 
 
 def _listed(names: list[str]) -> str:
@@ -71,7 +71,7 @@ def unseen_evictions(route: RouteSettings, policy: str, *, is_replica: bool) -> 
         if not wants_absence(route.events) or follows_evictions(route.events):
             return NOTHING
         return (
-            "can't tell evictions from deletions: a replica says del of both, so what its primary evicts is deleted",
+            "can't tell evictions from deletions: a replica reports del for both, so evicted keys are deleted too",
             f'capture from the primary where it evicts, or add "{EVICTED}" to say that this is meant',
         )
     if follows_evictions(route.events):

@@ -259,7 +259,7 @@ def verdict(console: Console, differences: list[str], keys: int, stopped: int) -
         console.print(f"[red]{len(differences):,} of {counted(keys, 'key')} differ[/red], first: {shown}")
         return 1
     if keys < CARTS // 2 or stopped != 0:
-        console.print(f"[red]the run is not sound[/red]: {keys:,} keys, the engine ended with {stopped}")
+        console.print(f"[red]the run is invalid[/red]: {keys:,} keys, the engine ended with {stopped}")
         return 1
     console.print(f"[green]Every one of {keys:,} keys is equal in the server and in the table.[/green]")
     return 0

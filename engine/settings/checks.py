@@ -35,7 +35,7 @@ LIMITS: dict[str, Limits] = {
     "redis.connect_timeout_ms": Limits(1, 600_000),
     "redis.read_timeout_ms": Limits(1, 600_000),
     "capture.shards": Limits(
-        1, 64, "each shard's pattern costs the server's one thread about 0.25 µs an event: 2 to 4 do"
+        1, 64, "each shard's pattern costs the server's one thread about 0.25 µs an event: 2 to 4 are enough"
     ),
     "capture.topology_interval_ms": Limits(100, DAY_MS, "each time a process asks the server for its nodes"),
     "capture.sample_keys_max": Limits(0, 100_000, "the sample is read from the server at every start"),
@@ -47,20 +47,20 @@ LIMITS: dict[str, Limits] = {
     "capture.repair_keys_per_s_max": Limits(1, 10_000_000),
     "capture.scan_period_s_max": Limits(1, 604_800, "a change is found a pass later, and a pass looks at every key"),
     "capture.deletions_found_share_max": Limits(0, 1, "it is a share: 0.25 is a quarter"),
-    "capture.key_bytes_max": Limits(1, 536_870_912, "a key of Redis holds 512 MB at most"),
+    "capture.key_bytes_max": Limits(1, 536_870_912, "a Redis key has at most 512 MB"),
     "capture.uncoalesced_events_max": Limits(1, 10_000),
     "ring.ring_bytes": Limits(65_536, 1_073_741_824, "there is a ring for each shard and invoker"),
     "ring.frame_bytes_max": Limits(1_024, 268_435_456),
     "ring.frame_events_max": Limits(1, 65_536),
-    "delivery.invokers": Limits(1, 64, "an invoker is a process: one a core does"),
+    "delivery.invokers": Limits(1, 64, "an invoker is a process: one per core is enough"),
     "delivery.gather_ms": Limits(0, 100, "a route has maximum_batching_window_in_seconds to wait for longer"),
     "delivery.fetch_keys_max": Limits(1, 10_000, "a pipeline holds all its values in memory"),
     "delivery.payload_bytes_max": Limits(
-        1_024, LAMBDA_PAYLOAD_BYTES_MAX, "Lambda takes 6 MB in a synchronous invocation"
+        1_024, LAMBDA_PAYLOAD_BYTES_MAX, "Lambda accepts 6 MB in a synchronous invocation"
     ),
     "delivery.connect_timeout_ms": Limits(1, 600_000),
     "delivery.invoke_timeout_ms": Limits(1, 960_000, _INVOKE_MS),
-    "delivery.deadline_ms": Limits(100, 900_000, "a function runs for 15 minutes at most"),
+    "delivery.deadline_ms": Limits(100, 900_000, "a function runs for at most 15 minutes"),
     "delivery.deadline_margin_ms": Limits(0, 900_000),
     "delivery.set_aside_attempts": Limits(1, 1_000_000),
     "delivery.set_aside_backoff_ms_max": Limits(1, DAY_MS),
@@ -112,7 +112,9 @@ def _check_rings(draft: Draft) -> None:
     ring_bytes, frame_bytes_max = draft.get("ring.ring_bytes"), draft.get("ring.frame_bytes_max")
     if ring_bytes > 0 and ring_bytes & (ring_bytes - 1):
         above = 1 << ring_bytes.bit_length()
-        draft.say(draft.place("ring.ring_bytes"), f"is {ring_bytes}, no power of two", f"{above} is the next one")
+        draft.say(
+            draft.place("ring.ring_bytes"), f"is {ring_bytes}, which is not a power of two", f"{above} is the next one"
+        )
     if ring_bytes < 4 * frame_bytes_max:
         draft.say(
             draft.place("ring.ring_bytes", "ring.frame_bytes_max"),
@@ -125,7 +127,7 @@ def _check_rings(draft: Draft) -> None:
             draft.place("capture.key_bytes_max", "ring.frame_bytes_max"),
             f"a key of capture.key_bytes_max = {key_bytes_max} bytes does not fit a frame of "
             f"ring.frame_bytes_max = {frame_bytes_max} with {FRAMING_BYTES_MAX} bytes of framing",
-            f"capture.key_bytes_max may be {max(frame_bytes_max - FRAMING_BYTES_MAX, 0)} at most",
+            f"capture.key_bytes_max may be at most {max(frame_bytes_max - FRAMING_BYTES_MAX, 0)}",
         )
     shards = draft.get("capture.shards")
     shared_bytes = (0 if shards == AUTO else shards) * draft.get("delivery.invokers") * ring_bytes
@@ -159,7 +161,7 @@ def _check_backoff(draft: Draft, key: str) -> None:
 def _check_aws(draft: Draft) -> None:
     region = draft.get("aws.region")
     if region and not _REGION.fullmatch(region):
-        draft.say(draft.place("aws.region"), f"{region[:40]!r} is no region", "as in us-east-1")
+        draft.say(draft.place("aws.region"), f"{region[:40]!r} is not a region", "as in us-east-1")
     url = draft.get("aws.lambda_endpoint_url")
     if not url:
         return

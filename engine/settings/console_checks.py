@@ -18,7 +18,7 @@ def check_console(draft: Draft) -> None:
     named = [key for key in (TOKEN, CERTIFICATE, KEY) if draft.get(key)]
     if not listen:
         if named:
-            draft.say(draft.place(named[0]), "has no use without console.listen", f"set it: {FORMS}")
+            draft.say(draft.place(named[0]), "has no effect without console.listen", f"set it: {FORMS}")
         return
     try:
         address = parse(listen)
@@ -32,7 +32,7 @@ def check_console(draft: Draft) -> None:
                 draft.say(place, f"{address} can be reached from other hosts, and needs {what}", hint)
     if bool(draft.get(CERTIFICATE)) != bool(draft.get(KEY)):
         have, lack = (CERTIFICATE, KEY) if draft.get(CERTIFICATE) else (KEY, CERTIFICATE)
-        draft.say(draft.place(have), f"has no use without {lack}", "set both")
+        draft.say(draft.place(have), f"has no effect without {lack}", "set both")
     if draft.get(TOKEN):
         _check_token(draft)
 

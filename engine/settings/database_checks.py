@@ -58,7 +58,7 @@ def _problem(named: tuple[int, ...] | str) -> tuple[str, str] | None:
         return f"names {in_words(twice)} twice", "name each once"
     wrong = [number for number in named if not 0 <= number <= DATABASE_MAX]
     if wrong:
-        return f"names {wrong[0]}, which is no database", f"numbers from 0, {_FORM}"
+        return f"names {wrong[0]}, which is not a database", f"numbers from 0, {_FORM}"
     if len(named) > DATABASES_MAX:
         return f"names {len(named)} databases, and {DATABASES_MAX} are allowed", "run a second engine for the others"
     return None
@@ -99,11 +99,11 @@ def _of_route(route: RouteSettings, numbers: tuple[int, ...], *, are_several: bo
         return "databases", f"names {strange[0]}, which is not captured", f"{captured}; see redis.databases"
     if are_several and route.payload == "original" and len(route.databases) != 1:
         hint = 'databases = [0], or payload = "batch"'
-        return "payload", "is the original's, which does not say of which database a key is: name the one", hint
+        return "payload", "is the original's, which does not say which database a key is in: name one", hint
     if are_several and route.destination and len(route.databases) != 1 and not _keeps_apart(route):
         return (
             "destination",
-            "has one item for the keys of one name in several databases: the last one written would stand for all",
+            "has one item for keys of the same name in several databases: the last write would win",
             "set DYNAMO_DATABASE_IN_KEY=on for its function and add database_in_key=on here, or a route and a table "
             "for each database: databases = [0]",
         )
@@ -131,7 +131,7 @@ def _meeting(place: str, route: RouteSettings, stored: dict[str, list[tuple[str,
     return [
         Problem(
             f"{place}: destination",
-            f"is the table of {other}, for keys of another database: keys of one name would be one item",
+            f"is the table of {other}, for keys of another database: keys of the same name would share an item",
             "a table for each database, or database_in_key=on, and DYNAMO_DATABASE_IN_KEY=on for the functions",
         )
         for other in met[:1]

@@ -196,7 +196,7 @@ def describe(kind: Any) -> str:
         words = ", ".join(map(repr, get_args(kind)))
         return f"one of {words}" if "," in words else words
     if get_origin(kind) is tuple:
-        return "a list of whole numbers" if int in get_args(kind) else "a list of texts"
+        return "a list of whole numbers" if int in get_args(kind) else "a list of strings"
     if get_origin(kind) is Union:
         return " or ".join(describe(one) for one in get_args(kind))
     return {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[kind]

@@ -132,7 +132,7 @@ def _read_file(draft: Draft, path: str) -> None:
         draft.say(f"{path}:{line}", "is not UTF-8", "TOML is always UTF-8")
     except tomllib.TOMLDecodeError as error:
         place, message = _place_of(error, path, content)
-        draft.say(place, f"is not valid TOML: {message}", "texts need quotes; see https://toml.io")
+        draft.say(place, f"is not valid TOML: {message}", "strings need quotes; see https://toml.io")
     else:
         draft.is_whole = True
         draft.read_document(document, path)
@@ -208,7 +208,7 @@ def _split_url(draft: Draft) -> None:
     try:
         url = split_url(draft.get("redis.url").strip())
     except BadRedisUrl as error:
-        draft.say(place, f"the URL {error}", f"{FORMS}; give a password by ENGINE_REDIS_PASSWORD, or with %-escapes")
+        draft.say(place, f"the URL {error}", f"{FORMS}; give a password in ENGINE_REDIS_PASSWORD, or with %-escapes")
         return
     draft.set("redis.url", url.bare, place)
     for name, value in (("username", url.username), ("password", url.password)):
@@ -220,7 +220,7 @@ def _split_url(draft: Draft) -> None:
     for name, value in url.settings.items():
         key = f"redis.{name}"
         if draft.is_set(key) and draft.get(key) != value:
-            draft.say(place, f"the URL and {draft.place(key)} say different things of {key}", "keep one of them")
+            draft.say(place, f"the URL and {draft.place(key)} disagree on {key}", "keep one of them")
         else:
             draft.set(key, value, place)
 
@@ -267,7 +267,7 @@ def _check_all_routes(draft: Draft) -> list[PlacedRoute]:
         for _, message, hint in check_events(draft.get("original.supported_commands")):
             draft.say(place, message, hint)
     elif draft.is_whole and not draft.route_count:
-        draft.say("routes", "no route is configured", _EXAMPLE_ROUTE)
+        draft.say("routes", "no routes are configured", _EXAMPLE_ROUTE)
     mapped, problems = original.original_routes(draft.settings(), {})
     draft.problems += problems
     for place, route in draft.routes:

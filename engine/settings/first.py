@@ -63,7 +63,7 @@ def first_settings(answers: Answers) -> First:
         f"name = {_quoted(name)}",
         f"function = {_quoted(answers.function)}",
         f"keys = [{', '.join(_quoted(key) for key in answers.keys)}]",
-        "# Every change of a value, and every way for a key to go but its eviction.",
+        "# Every change of a value, and every removal of a key except its eviction.",
         'events = ["changes"]',
         '# "LATEST": what changes from now on. "TRIM_HORIZON": the whole keyspace first, once.',
         f'starting_position = "{position}"',

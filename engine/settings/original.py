@@ -80,7 +80,7 @@ def _read_channel(environ: Mapping[str, str], problems: list[Problem]) -> int:
         problems.append(
             Problem(
                 "environment: REDIS_SUB_CHANNEL",
-                f"{channel[:80]!r} is no channel of all keyspace events",
+                f"{channel[:80]!r} is not a channel of all keyspace events",
                 "__keyevent@0__:* with the number of your database; which events matter is SUPPORTED_COMMANDS",
             )
         )

@@ -25,4 +25,4 @@ def check_otlp(draft: Draft) -> None:
     elif url.username is not None or url.password is not None:
         draft.say(place, "the URL holds credentials", "give them in OTEL_EXPORTER_OTLP_HEADERS")
     elif not draft.get("otlp.metrics_interval_s"):
-        draft.say(place, "has no use while nothing is sent", "set otlp.metrics_interval_s")
+        draft.say(place, "has no effect while nothing is sent", "set otlp.metrics_interval_s")

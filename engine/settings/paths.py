@@ -50,7 +50,7 @@ def settle_state(draft: Draft, environ: Mapping[str, str]) -> None:
         return
     folder = draft.get(STATE_FOLDER).strip() or default_folder(environ)
     if not folder:
-        draft.say(STATE_FOLDER, "has no default here: this user has no home", "set it, or XDG_STATE_HOME")
+        draft.say(STATE_FOLDER, "has no default here: this user has no home directory", "set it, or XDG_STATE_HOME")
         return
     old = Path(folder, OF_OLD)
     if (old / "checkpoint").is_file() and not Path(folder, "checkpoint").is_file():

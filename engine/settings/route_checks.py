@@ -45,7 +45,7 @@ def check_together(routes: Sequence[PlacedRoute]) -> list[Problem]:
         problems.append(
             Problem(
                 "routes",
-                f"{len(routes)} routes are more than {ROUTE_SLOTS_MAX}",
+                f"{len(routes)} routes are configured, and at most {ROUTE_SLOTS_MAX} are allowed",
                 "one route takes many patterns (keys) and events; or run a second engine",
             )
         )
@@ -68,9 +68,13 @@ def check_options(route: RouteSettings) -> Iterator[Finding]:
     yield from check_events(route.events)
     yield from _check_numbers(route)
     if route.include_expiry and route.payload == "original":
-        yield "include_expiry", "has no place in the original's payload", 'set payload = "batch", or leave it out'
+        yield "include_expiry", "does not fit into the original's payload", 'set payload = "batch", or leave it out'
     if route.skip_unchanged and not route.coalesce:
-        yield "skip_unchanged", "has no place where each event is a record (coalesce = false)", "leave out one of them"
+        yield (
+            "skip_unchanged",
+            "cannot be combined with coalesce = false, where each event is a record",
+            "leave out one of them",
+        )
     if finding := check_on_failure(route.on_failure):
         yield "on_failure", *finding
     if finding := check_destination(route.destination):
@@ -80,17 +84,17 @@ def check_options(route: RouteSettings) -> Iterator[Finding]:
 def _check_names(route: RouteSettings) -> Iterator[Finding]:
     name = route.name
     if not (0 < len(name) <= NAME_CHARS_MAX and name.isprintable()):
-        yield "name", "must be a printable text", f"1 to {NAME_CHARS_MAX} characters"
+        yield "name", "must be printable text", f"1 to {NAME_CHARS_MAX} characters"
     if parse_target_arn(route.function) is not None:
         if route.payload == "original":
             yield "payload", "is for functions, and the route's is a stream or a queue", 'set payload = "batch"'
     elif not is_function(route.function):
-        yield "function", f"{route.function[:200]!r} is no function's name or ARN", _FUNCTION_FORMS
+        yield "function", f"{route.function[:200]!r} is not a function's name or ARN", _FUNCTION_FORMS
     for kind in route.function_response_types:
         if kind != REPORT_ITEM_FAILURES:
             yield (
                 "function_response_types",
-                f"{kind!r} is no response type",
+                f"{kind!r} is not a response type",
                 f'"{REPORT_ITEM_FAILURES}" is the only one; [] for none',
             )
 
@@ -103,7 +107,7 @@ def _check_keys(keys: Sequence[str]) -> Iterator[Finding]:
             size = len(pattern.encode())
         except UnicodeEncodeError:
             # A mapping hash may hold any bytes; what is not UTF-8 arrives as lone surrogates.
-            yield "keys", f"pattern {pattern[:40]!r} is not UTF-8", "? takes any one byte"
+            yield "keys", f"pattern {pattern[:40]!r} is not UTF-8", "? matches any one byte"
             continue
         if size > PATTERN_BYTES_MAX:
             yield "keys", f"pattern {pattern[:40]!r}… has {size} bytes", f"allowed: {PATTERN_BYTES_MAX}"
@@ -121,7 +125,7 @@ def check_events(events: Sequence[str]) -> Iterator[Finding]:
         yield "events", "is empty", f'list the events that matter: ["hset"]; "{CHANGES}" is all but evictions'
     for event in events:
         if len(event) > EVENT_CHARS_MAX:
-            yield "events", f"{event[:40]!r}… is too long a name", f"allowed: {EVENT_CHARS_MAX} characters"
+            yield "events", f"{event[:40]!r}… is too long", f"allowed: {EVENT_CHARS_MAX} characters"
         elif event not in GROUPS and not class_of(event):
             yield "events", f"{event!r} is not an event of Redis or Valkey", _event_hint(event)
 
@@ -144,11 +148,11 @@ def _check_numbers(route: RouteSettings) -> Iterator[Finding]:
     for option, low, high in ranges:
         value = getattr(route, option)
         if not low <= value <= high:
-            never = "; -1 is for ever" if low == -1 else ""
+            never = "; -1 is forever" if low == -1 else ""
             yield option, f"is {value}", f"allowed: {low} to {high}{never}, as in AWS event source mappings"
     age_s = route.maximum_record_age_in_seconds
     if age_s != -1 and not 60 <= age_s <= 604_800:
-        yield "maximum_record_age_in_seconds", f"is {age_s}", "allowed: -1 (for ever), or 60 to 604800 (7 days)"
+        yield "maximum_record_age_in_seconds", f"is {age_s}", "allowed: -1 (forever), or 60 to 604800 (7 days)"
 
 
 def check_regions(routes: Iterable[PlacedRoute], region: str, option: str = "function") -> list[Problem]:

@@ -36,6 +36,6 @@ def check_scans(draft: Draft, routes: Sequence[PlacedRoute]) -> None:
     if draft.get("original.mapping_prefix"):
         draft.say(
             draft.place("original.mapping_prefix"),
-            "does not go with scans: nobody hears of a mapping that changes",
+            "does not go with scans: a changed mapping would go unnoticed",
             "write the routes into this file; a reload reads them again",
         )

@@ -31,7 +31,9 @@ def _check_tls(draft: Draft) -> None:
         )
     named = [key for key in ("redis.tls_ca_file", "redis.tls_cert_file") if draft.get(key)]
     if named and not _has_tls(draft):
-        draft.say(draft.place(named[0]), "has no use: redis.url does not ask for TLS", "begin the URL with rediss://")
+        draft.say(
+            draft.place(named[0]), "has no effect: redis.url does not ask for TLS", "begin the URL with rediss://"
+        )
 
 
 def _check_iam(draft: Draft) -> None:
@@ -40,7 +42,7 @@ def _check_iam(draft: Draft) -> None:
     if not iam:
         if draft.get("redis.iam_cache_name"):
             draft.say(
-                draft.place("redis.iam_cache_name"), "has no use without redis.iam", 'set redis.iam = "elasticache"'
+                draft.place("redis.iam_cache_name"), "has no effect without redis.iam", 'set redis.iam = "elasticache"'
             )
         return
     if not draft.get("redis.iam_region") and draft.get("aws.region"):
@@ -64,7 +66,7 @@ def _check_sentinels(draft: Draft) -> None:
     named = [key for key in ("redis.sentinel_username", "redis.sentinel_password") if draft.get(key)]
     if named:
         hint = "redis.url names no Sentinels: redis+sentinel://HOST:PORT,HOST:PORT/SERVICE"
-        draft.say(draft.place(named[0]), "has no use", hint)
+        draft.say(draft.place(named[0]), "has no effect", hint)
 
 
 def _check_node_addresses(draft: Draft) -> None:

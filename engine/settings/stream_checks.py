@@ -14,7 +14,7 @@ def check_streams(draft: Draft) -> None:
         for name in _ONLY_FOR_STREAMS:
             if draft.is_set(f"capture.{name}") and draft.get(f"capture.{name}") not in ((), "", "keep"):
                 hint = 'set capture.source = "stream", or leave it out'
-                draft.say(draft.place(f"capture.{name}"), "has no use: changes do not come from streams", hint)
+                draft.say(draft.place(f"capture.{name}"), "has no effect: changes do not come from streams", hint)
         return
     _check_names(draft)
     _check_shape(draft)

@@ -113,9 +113,7 @@ class Secret:
                 raise SetupError(f"the secret {settings.secret} can't be read ({code}): {what}") from None
             if is_of_the_signature(code):
                 self._client = None
-                raise ServerError(
-                    Nature.CALL, f"Secrets Manager takes no signature of the function's: {code}"
-                ) from None
+                raise ServerError(Nature.CALL, f"Secrets Manager rejects the function's signature: {code}") from None
             raise ServerError(Nature.PASSING, f"Secrets Manager refused: {code}") from None
         except BotoCoreError as error:
             raise ServerError(Nature.PASSING, f"Secrets Manager did not answer: {error}") from None
@@ -128,5 +126,5 @@ class Secret:
         # The texts of these errors would show parts of the secret.
         except (ValueError, KeyError, TypeError):
             raise SetupError(
-                f"the secret {self._settings.secret} is no JSON object with username and password, as RDS makes it"
+                f"the secret {self._settings.secret} is not a JSON object with username and password, as RDS makes it"
             ) from None

@@ -32,26 +32,26 @@ _PASSING = (
 _REMEDIES = {
     1044: "grant the user its rights on the database",
     ACCESS_DENIED: (
-        "see to AURORA_USER and its password, with AURORA_AUTH=iam to the right rds-db:connect; "
-        "with AURORA_TLS=off, the user or the server may want TLS"
+        "check AURORA_USER and its password; with AURORA_AUTH=iam, the permission rds-db:connect; "
+        "with AURORA_TLS=off, whether the user or the server requires TLS"
     ),
     1049: "create it, or name another in AURORA_DATABASE",
-    1054: "the table has changed: see to its columns, or to AURORA_MAPPING",
+    1054: "the table has changed: check its columns, or AURORA_MAPPING",
     1129: "the server blocks this host: flush its hosts",
-    1130: "the server lets nobody in from here: create the user for this host",
+    1130: "the server allows no connections from here: create the user for this host",
     1142: "grant the user INSERT, UPDATE and SELECT on the table (DELETE, ALTER where the mapping needs them)",
     1143: "grant the user INSERT, UPDATE and SELECT on all columns of the mapping",
     1146: "create the table, or name another in AURORA_MAPPING",
-    1251: "the server's way of logging in is not one that this client knows",
+    1251: "this client does not support the server's authentication method",
     1364: "give the column a default, make it nullable, or map a field to it",
     1524: "enable IAM authentication on the cluster",
-    1698: "see to AURORA_USER and its password",
+    1698: "check AURORA_USER and its password",
     1820: "the user has to change its password",
     1862: "the user's password has expired",
-    2026: "enable TLS on the server, or set AURORA_TLS to off where the way to it is safe",
-    2059: "the server's way of logging in is not one that this client knows",
+    2026: "enable TLS on the server, or set AURORA_TLS to off if the network path is safe",
+    2059: "this client does not support the server's authentication method",
     3118: "the user is locked",
-    3159: "the server wants TLS: remove AURORA_TLS",
+    3159: "the server requires TLS: remove AURORA_TLS",
     4151: "the user is locked",
 }
 """Errors that no retry can mend, with what does."""
@@ -102,14 +102,14 @@ def understood(error: Exception) -> ServerError:
     number, text = _number_and_text(error)
     cause = getattr(error, "original_exception", None)
     if isinstance(cause, ssl.SSLCertVerificationError):
-        why = f"the server's certificate is not one that AURORA_TLS_CA vouches for: {cause.verify_message}"
+        why = f"the server's certificate is not signed by an authority in AURORA_TLS_CA: {cause.verify_message}"
         return ServerError(Nature.SETUP, f"{why}; give the authority's certificates, for Aurora those of RDS", number)
     if number in _REMEDIES:
         return ServerError(Nature.SETUP, text, number)
     if number in _PASSING or not number:
         # Without a number it is the client that stumbles over what it was sent.
         is_broken = number not in _CONNECTION_IS_FINE
-        return ServerError(Nature.PASSING, f"the server did not do it: {text}", number, is_broken=is_broken)
+        return ServerError(Nature.PASSING, f"the server could not do it: {text}", number, is_broken=is_broken)
     return ServerError(Nature.ROWS, text, number)
 
 

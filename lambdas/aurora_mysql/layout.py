@@ -89,7 +89,7 @@ class Layout:
     def why_not_added(self, field: str) -> str:
         """Return why a field that the mapping does not name can't have a column of its own; "" where it can."""
         if not _ADDABLE.fullmatch(field):
-            return "its name is none for a column that is added: up to 64 of A-Z, a-z, 0-9 and _"
+            return "its name cannot become a column's name: up to 64 of A-Z, a-z, 0-9 and _"
         if field.casefold() in self.taken:
             return f"the table has a column {field.casefold()} of another purpose"
         if len(self.added) >= self.mapping.added_columns_max:
@@ -169,7 +169,7 @@ def _unfit(mapping: TableMapping, column: Column) -> list[str]:
         return [] if data_type == "bigint" else [f"the version needs the type bigint, and it is {data_type}"]
     if name == mapping.deleted_at_column.casefold() and mapping.leaves_tombstones:
         fits = data_type in {"datetime", "timestamp"} and column.is_nullable
-        return [] if fits else ["it tells when a key was deleted, and needs the type DATETIME(3) NULL"]
+        return [] if fits else ["it records when a key was deleted, and needs the type DATETIME(3) NULL"]
     field = next((field for field in mapping.fields if field.column.casefold() == name), None)
     kind = KINDS[field.type if field else "json"]
     problems = []

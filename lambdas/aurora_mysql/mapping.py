@@ -73,11 +73,11 @@ def read_mappings(text: str) -> tuple[TableMapping, ...]:
     try:
         raw = json.loads(text)
     except ValueError as error:
-        raise SetupError(f"AURORA_MAPPING is no JSON: {error}") from None
+        raise SetupError(f"AURORA_MAPPING is not JSON: {error}") from None
     if isinstance(raw, dict):
         raw = [raw]
     if not isinstance(raw, list) or not raw:
-        raise SetupError("AURORA_MAPPING is no list of mappings, each with keys, table, key and columns")
+        raise SetupError("AURORA_MAPPING is not a list of mappings, each with keys, table, key and columns")
     mappings = tuple(_mapping(_Object(one, f"AURORA_MAPPING[{at}]")) for at, one in enumerate(raw))
     tables = [mapping.table.casefold() for mapping in mappings]
     twice = next((name for name in tables if tables.count(name) > 1), None)
@@ -107,7 +107,7 @@ class _Object:
             raise SetupError(f"{self.place}.{name} is missing")
         # A bool is an int to Python.
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise SetupError(f"{self.place}.{name} is {json_text(value)}: expected is a value of type {kind.__name__}")
+            raise SetupError(f"{self.place}.{name} is {json_text(value)}: a value of type {kind.__name__} is expected")
         return value
 
     def pop(self, name: str) -> Any:
@@ -118,7 +118,9 @@ class _Object:
         """Return the name of a table or column."""
         value: str = self.take(name, str, default)
         if value and not _NAME.fullmatch(value):
-            raise SetupError(f"{self.place}.{name} is {value!r}, which is no name: 1 to 64 characters, none of `/\\.")
+            raise SetupError(
+                f"{self.place}.{name} is {value!r}, which is not a valid name: 1 to 64 characters, none of `/\\."
+            )
         return value
 
     def one_of(self, name: str, allowed: Collection[str], default: str | None = None) -> str:
@@ -137,7 +139,7 @@ class _Object:
 def _mapping(raw: _Object) -> TableMapping:
     globs = tuple(raw.take("keys", list))
     if not globs or not all(isinstance(glob, str) for glob in globs):
-        raise SetupError(f'{raw.place}.keys is no list of globs, as in ["cart:*"]')
+        raise SetupError(f'{raw.place}.keys is not a list of globs, as in ["cart:*"]')
     key = _Object(raw.take("key", dict), f"{raw.place}.key")
     fields = tuple(_field(name, spec, raw.place) for name, spec in raw.take("columns", dict).items())
     mapping = TableMapping(

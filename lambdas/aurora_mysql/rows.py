@@ -96,13 +96,13 @@ def _key(text: str, key_type: str) -> tuple[bytes | int, str]:
     try:
         raw = text.encode(errors="surrogateescape")
     except UnicodeEncodeError:
-        raise RecordRefused("its key is no text: it holds half of a surrogate pair") from None
+        raise RecordRefused("its key is not text: it holds half of a surrogate pair") from None
     if key_type == "binary":
         return raw, hexadecimal(raw)
     if key_type == "int":
         # "007" would meet "7", and be another key.
         if not _INT_KEY.fullmatch(text):
-            raise RecordRefused(f"its key {text[:40]!r} is no whole number as Redis writes it")
+            raise RecordRefused(f"its key {text[:40]!r} is not a whole number as Redis writes it")
         return int(text), text
     try:
         return raw, quoted(text)
@@ -185,7 +185,7 @@ def _extra(fields: Mapping[str, Raw]) -> str:
     try:
         return quoted(json_text(dict(fields)))
     except ValueRefused as error:
-        raise RecordRefused(f"a field that extra_column would hold is no text: {error}") from None
+        raise RecordRefused(f"a field that extra_column would hold is not text: {error}") from None
 
 
 def _body(body: str | None) -> str:

@@ -84,7 +84,7 @@ def quoted(text: str) -> str:
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise ValueRefused("it holds half of a surrogate pair, which is no text") from None
+            raise ValueRefused("it holds half of a surrogate pair, which is not text") from None
     return f"'{text.translate(_ESCAPES)}'" if _ESCAPED.search(text) else f"'{text}'"
 
 
@@ -99,7 +99,7 @@ def _bytes(raw: Raw) -> bytes:
     try:
         return raw.encode()
     except UnicodeEncodeError:
-        raise ValueRefused("it holds half of a surrogate pair, which is no text") from None
+        raise ValueRefused("it holds half of a surrogate pair, which is not text") from None
 
 
 def _text(raw: Raw, column: Column, _format: str) -> str:
@@ -108,9 +108,9 @@ def _text(raw: Raw, column: Column, _format: str) -> str:
         # The server would take a number for a member's place, and another case for the member's own.
         parts = text.split(",") if column.data_type == "set" and text else [text] * (column.data_type == "enum")
         if not set(parts) <= set(column.members):
-            raise ValueRefused(f"{_shown(text)} is no {column.data_type.upper()} of the column's members")
+            raise ValueRefused(f"{_shown(text)} is not one of the column's {column.data_type.upper()} members")
     if column.data_type == "uuid" and not _UUID.fullmatch(text):
-        raise ValueRefused(f"{_shown(text)} is no UUID")
+        raise ValueRefused(f"{_shown(text)} is not a UUID")
     # Blanks beyond the end are the one thing that the strict mode still cuts off.
     if column.data_type == "char" and text.endswith(" "):
         raise ValueRefused("it ends in blanks, which a column of type char drops")
@@ -130,10 +130,10 @@ def _binary(raw: Raw, column: Column, _format: str) -> str:
 def _int(raw: Raw, column: Column, _format: str) -> str:
     text = _as_text(raw)
     if not _INT.fullmatch(text) or len(text) > NUMBER_CHARS_MAX:
-        raise ValueRefused(f"{_shown(text)} is no whole number")
+        raise ValueRefused(f"{_shown(text)} is not a whole number")
     # The server would take 5 for 2005.
     if column.data_type == "year" and int(text) != 0 and not YEAR_MIN <= int(text) <= YEAR_MAX:
-        raise ValueRefused(f"{text} is no year that the column takes: 0, or {YEAR_MIN} to {YEAR_MAX}")
+        raise ValueRefused(f"{text} is not a year that the column accepts: 0, or {YEAR_MIN} to {YEAR_MAX}")
     return str(int(text))
 
 
@@ -168,7 +168,7 @@ def _datetime(raw: Raw, column: Column, style: str) -> str:
     try:
         moment = _from_iso(text) if style == ISO else _from_unix(text, _UNITS_PER_SECOND[style])
     except (ValueError, OverflowError):
-        raise ValueRefused(f"{_shown(text)} is no time as {style} writes it") from None
+        raise ValueRefused(f"{_shown(text)} is not a time as {style} writes it") from None
     if column.data_type == "date":
         if moment.time() != datetime.time():
             raise ValueRefused(f"{_shown(text)} has a time of day, and the column is a date")
@@ -182,7 +182,7 @@ def _datetime(raw: Raw, column: Column, style: str) -> str:
 def _time(raw: Raw, column: Column, _format: str) -> str:
     text = _as_text(raw)
     if not (match := _TIME.fullmatch(text)) or int(match["hours"]) > TIME_HOURS_MAX:
-        raise ValueRefused(f"{_shown(text)} is no time as in -12:34:56.789, of {TIME_HOURS_MAX} hours at most")
+        raise ValueRefused(f"{_shown(text)} is not a time as in -12:34:56.789, of {TIME_HOURS_MAX} hours at most")
     fraction = (match["fraction"] or "").rstrip("0")
     if len(fraction) > column.digits:
         raise ValueRefused(f"{_shown(text)} has parts of a second that the column's {column.digits} digits can't hold")
@@ -194,7 +194,7 @@ def _json(raw: Raw, _column: Column, _format: str) -> str:
     try:
         json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError):
-        raise ValueRefused(f"{_shown(text)} is no JSON") from None
+        raise ValueRefused(f"{_shown(text)} is not JSON") from None
     return quoted(text)
 
 

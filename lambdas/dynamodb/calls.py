@@ -126,7 +126,7 @@ class Caller:
                 if not is_of_the_signature(error.code):
                     raise
                 reason = str(error)
-        raise DestinationUnavailable(f"DynamoDB takes no signature of the function's: {reason}")
+        raise DestinationUnavailable(f"DynamoDB rejects the function's signature: {reason}")
 
     def _raise_if_set_up_wrongly(self, error: CallRefused, right: str) -> None:
         """Raise `SetupError` where the table, or the right to it, is missing."""
@@ -148,5 +148,5 @@ def why_again(error: CallRefused | NoAnswer) -> str:
     if isinstance(error, NoAnswer):
         return f"DynamoDB did not answer: {error}"
     if error.code in PASSING or error.status >= 500:
-        return f"the table is throttled, or out of order: {error}"
+        return f"the table is throttled or out of service: {error}"
     return ""

@@ -102,7 +102,7 @@ def _whole(status: int, headers: Mapping[str, str], body: bytes) -> dict[str, An
     if isinstance(answer, dict):
         return answer
     if status == 200:
-        raise NoAnswer("it is no JSON object", is_lost=True)
+        raise NoAnswer("it is not a JSON object", is_lost=True)
     return {}
 
 

@@ -73,7 +73,7 @@ class PutWriter(Caller):
         write = Write(CHECK_KEY, {key: {"S": CHECK_KEY}}, 0)
         condition = {"ConditionExpression": "attribute_exists(#k)", "ExpressionAttributeNames": {"#k": key}}
         if self._put(write, condition, unbounded()) is Put.FAILED:
-            raise SetupError(f"the table {self._settings.table} does not take our key: {write.reason}")
+            raise SetupError(f"the table {self._settings.table} does not accept our key: {write.reason}")
 
     def _work(self, queue: deque[Write], time_left: TimeLeft) -> tuple[dict[str, str], int]:
         """Write what the queue holds until it is empty; return what failed and how many were superseded."""

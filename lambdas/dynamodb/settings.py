@@ -110,5 +110,5 @@ def _check_names(settings: Settings) -> None:
         # The extra attribute "version" is the same number.
         is_same = variable == "DYNAMO_VERSION_ATTRIBUTE" and name == "version"
         if not 0 < len(name) <= ATTRIBUTE_CHARS_MAX or (name in taken and not is_same):
-            raise SetupError(f"{variable} is {name!r}: empty, too long, or what another attribute has")
+            raise SetupError(f"{variable} is {name!r}: empty, too long, or the name of another attribute")
         taken.add(name)

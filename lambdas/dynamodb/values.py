@@ -98,7 +98,7 @@ def document_of(value: Any, encoding: str, *, numbers: bool = False, depth: int 
 def pairs_of(value: Any, encoding: str, plain: int) -> AttributeValue:
     """Return a list of pairs of which one place (0 or 1) is never base64: ids of streams, scores of sorted sets."""
     if not isinstance(value, list) or not all(isinstance(pair, list) for pair in value):
-        raise ValueRefused("the body is no list of pairs")
+        raise ValueRefused("the body is not a list of pairs")
     return {
         "L": [
             {"L": [document_of(part, "" if place == plain else encoding, depth=2) for place, part in enumerate(pair)]}

@@ -104,7 +104,7 @@ class VersionedWriter(Caller):
         time_left = unbounded()
         self._send([_Upsert(write, inserts=False)], run, time_left)
         if run.failed:
-            raise SetupError(f"the table {self._settings.table} does not take our key: {run.failed[CHECK_KEY]}")
+            raise SetupError(f"the table {self._settings.table} does not accept our key: {run.failed[CHECK_KEY]}")
 
     def _work(self, queue: deque[list[Write]], time_left: TimeLeft) -> _Run:
         """Write the chunks that the queue holds, until it is empty."""
@@ -174,10 +174,10 @@ class VersionedWriter(Caller):
             upsert.inserts = not upsert.inserts
             # From here on only time to live could remove it: an UPDATE that is refused has met a newer one.
             upsert.is_there = code == "DuplicateItem"
-            write.reason = "other writers change its item all the time"
+            write.reason = "other writers keep changing its item"
             turned.append(upsert)
         elif code in PASSING_STATEMENTS:
-            write.reason = f"the table is throttled, or out of order: {code}: {message}"
+            write.reason = f"the table is throttled or out of service: {code}: {message}"
             again.append(upsert)
         else:
             self._check_set_up(code, message, RIGHT)
@@ -209,7 +209,7 @@ def _responses_of(answer: Mapping[str, Any], statements: int) -> list[dict[str, 
     """Return what became of each statement; raise `NoAnswer` where the answer does not say it of all."""
     responses = answer.get("Responses")
     if not isinstance(responses, list) or not set(map(type, responses)) <= {dict}:
-        raise NoAnswer("it does not say what became of the statements", is_lost=True)
+        raise NoAnswer("it does not report the statements' results", is_lost=True)
     if len(responses) != statements:
         raise NoAnswer(f"it answers {len(responses)} of {statements} statements", is_lost=True)
     return responses

@@ -63,7 +63,7 @@ class BatchWriter(Caller):
         run = _Run(unbounded())
         self._send([Write(CHECK_KEY, None, len(CHECK_KEY))], run)
         if run.failed:
-            raise SetupError(f"the table {self._settings.table} does not take our key: {run.failed[CHECK_KEY]}")
+            raise SetupError(f"the table {self._settings.table} does not accept our key: {run.failed[CHECK_KEY]}")
 
     def _send(self, chunk: Sequence[Write], run: _Run) -> list[Write]:
         """Send one chunk; note what can never be written in ``run``, return what is to be sent again."""
@@ -120,7 +120,7 @@ class BatchWriter(Caller):
         """
         wait_ms = min(run.late_until_ms - run.time_left.now_ms(), self._settings.late_effect_ms)
         if wait_ms > 0:
-            log.warning("DynamoDB left a call unanswered: waiting %d ms for what it may still do", wait_ms)
+            log.warning("DynamoDB left a call unanswered: waiting %d ms, in case it still takes effect", wait_ms)
             self._sleep(wait_ms / 1_000)
 
     def _request(self, chunk: Sequence[Write]) -> bytes:

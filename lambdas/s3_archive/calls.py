@@ -52,7 +52,7 @@ def why_again(error: ClientError | BotoCoreError) -> str:
     code, message = code_and_message(error)
     status = error.response["ResponseMetadata"].get("HTTPStatusCode", 0)
     if code in PASSING or "Throttling" in code or status >= 500 or status == 429:
-        return f"the bucket is throttled, or out of order: {code}: {message}"
+        return f"the bucket is throttled or out of service: {code}: {message}"
     return ""
 
 
@@ -69,7 +69,7 @@ def raise_if_set_up_wrongly(error: ClientError | BotoCoreError, settings: Settin
     code, message = code_and_message(error)
     bucket, key = settings.bucket, settings.kms_key_id
     if isinstance(error, BotoCoreError):
-        raise SetupError(f"the bucket {bucket} cannot be called: {message}; see to ARCHIVE_BUCKET") from None
+        raise SetupError(f"the bucket {bucket} cannot be called: {message}; check ARCHIVE_BUCKET") from None
     if code in {"NoSuchBucket", "InvalidBucketName"}:
         raise SetupError(f"no bucket {bucket} in {region}: create it, or name another in ARCHIVE_BUCKET") from None
     if code in _ELSEWHERE:
@@ -77,7 +77,7 @@ def raise_if_set_up_wrongly(error: ClientError | BotoCoreError, settings: Settin
         raise SetupError(f"the bucket {bucket} is not in {region}: {remedy} ({message})") from None
     if code.startswith("KMS."):
         which = key or "of the bucket's default encryption"
-        raise SetupError(f"the key {which} cannot be used: see to ARCHIVE_KMS_KEY_ID ({code}: {message})") from None
+        raise SetupError(f"the key {which} cannot be used: check ARCHIVE_KMS_KEY_ID ({code}: {message})") from None
     if code in _DENIED:
         right = f"s3:PutObject on it, and kms:GenerateDataKey on {key}" if key else "s3:PutObject on it"
         raise SetupError(f"may not write to {bucket}/{settings.prefix}*: grant {right} ({message})") from None

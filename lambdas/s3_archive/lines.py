@@ -82,7 +82,7 @@ def line_of(record: Record, settings: Settings, now_us: int) -> Line:
     try:
         data = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
     except UnicodeEncodeError as error:
-        raise RecordRefused(f"it holds text that is no Unicode: {error.reason}") from None
+        raise RecordRefused(f"it holds text that is not Unicode: {error.reason}") from None
     return Line(captured.strftime(_PARTITIONS[settings.partition]), version, data, record.record_id)
 
 
@@ -107,13 +107,13 @@ def objects_of(lines: Iterable[Line], settings: Settings) -> Iterator[ArchiveObj
 def _check_numbers(captured_ms: int, version: int, db: int, ordinal: int) -> None:
     """See that each number fits its column."""
     if not 0 < captured_ms <= _CAPTURED_MS_MAX:
-        raise RecordRefused(f"captured_at_ms is no Unix time in milliseconds: {captured_ms}")
+        raise RecordRefused(f"captured_at_ms is not a Unix time in milliseconds: {captured_ms}")
     if not 0 < version <= _BIGINT_MAX:
-        raise RecordRefused(f"version is no positive number of 64 bits: {version}")
+        raise RecordRefused(f"version is not a positive number of 64 bits: {version}")
     if not 0 <= db <= _INT_MAX:
         raise RecordRefused(f"db is not the number of a database: {db}")
     if not 0 <= ordinal <= _INT_MAX:
-        raise RecordRefused(f"ordinal is no place among events: {ordinal}")
+        raise RecordRefused(f"ordinal is not a place among events: {ordinal}")
 
 
 def _check_json(body: str) -> None:

@@ -60,7 +60,7 @@ def _encryption(environ: Mapping[str, str]) -> tuple[str, str]:
     encryption = one_of(environ, "ARCHIVE_ENCRYPTION", ENCRYPTIONS)
     if key and encryption == "AES256":
         raise SetupError(
-            "ARCHIVE_ENCRYPTION is AES256, which has no key of KMS: remove ARCHIVE_KMS_KEY_ID, or say aws:kms"
+            "ARCHIVE_ENCRYPTION is AES256, which uses no KMS key: remove ARCHIVE_KMS_KEY_ID, or set aws:kms"
         )
     return KMS if key else encryption, key
 

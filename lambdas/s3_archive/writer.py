@@ -75,7 +75,7 @@ class ArchiveWriter:
         except SignatureRefused:
             return
         except Refused as error:
-            raise SetupError(f"the bucket {self._settings.bucket} does not take our object: {error}") from None
+            raise SetupError(f"the bucket {self._settings.bucket} does not accept our object: {error}") from None
 
     def _drive(self, one: ArchiveObject, time_left: TimeLeft) -> str:
         """Put one object, until the attempts or the time are used up; return "" or why it was not put."""
@@ -96,7 +96,7 @@ class ArchiveWriter:
             if not reason:
                 return ""
         if unsigned:
-            raise DestinationUnavailable(f"S3 takes no signature of the function's: {unsigned}")
+            raise DestinationUnavailable(f"S3 rejects the function's signature: {unsigned}")
         return reason
 
     def _put(self, name: str, body: bytes) -> str:

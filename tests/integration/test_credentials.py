@@ -63,9 +63,9 @@ CHAINS = {
         sts=answers(403, STS_SAYS_NO, "Content-Type: text/xml"),
         token="token",
     ),
-    "STS is out of order": Chain("503", "tried again", passes=True, sts=answers(503, b"<html>"), token="token"),
-    "STS is down": Chain("127.0.0.1", "the way to STS", passes=True, token="token"),
-    "STS is silent": Chain("127.0.0.1", "the way to STS", passes=True, sts=is_silent, token="token"),
+    "STS is out of order": Chain("503", "retried", passes=True, sts=answers(503, b"<html>"), token="token"),
+    "STS is down": Chain("127.0.0.1", "the network path to STS", passes=True, token="token"),
+    "STS is silent": Chain("127.0.0.1", "the network path to STS", passes=True, sts=is_silent, token="token"),
     "no token file": Chain("No such file", "AWS_WEB_IDENTITY_TOKEN_FILE"),
     "SSO expired": Chain(
         "",

@@ -90,7 +90,7 @@ def test_the_guide(tmp_path: Path) -> None:
         assert "cart:8" in terminal.run(look)
         edit, redrive = mend.splitlines()
         terminal.run(edit)
-        wait_for(lambda: any("carts.py changed: imported anew" in line for line in said), "the edit is noticed")
+        wait_for(lambda: any("carts.py changed: imported again" in line for line in said), "the edit is noticed")
         terminal.run(redrive)
         wait_for(lambda: any("cart:8 repair holds 0" in line for line in said), "the mended cart")
         wait_for(lambda: not letters.exists() or "cart:8" not in letters.read_text(), "the letter is removed")

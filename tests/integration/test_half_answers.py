@@ -83,7 +83,7 @@ def test_an_answer_that_broke_off_is_no_answer(client_of: Callable[[str], Client
 def test_an_answer_that_is_not_dynamodbs_is_no_answer(
     client_of: Callable[[str], Client], head: bytes, text: bytes
 ) -> None:
-    """What is no JSON object, or has another checksum, is not taken for an answer without anything in it."""
+    """What is not a JSON object, or has another checksum, is not taken for an answer without anything in it."""
     with service(0, head=head, text=text) as endpoint, pytest.raises(NoAnswer):
         client_of(endpoint).call("BatchWriteItem", b"{}", unbounded())
 

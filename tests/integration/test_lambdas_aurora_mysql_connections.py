@@ -142,8 +142,8 @@ def test_a_server_that_only_reads(server: MariaDB, set_up: SetUp) -> None:
     [
         ({"AURORA_PASSWORD": "wr0ng"}, "AURORA_USER and its password"),
         ({"AURORA_DATABASE": "nowhere"}, "AURORA_DATABASE|database"),
-        ({"AURORA_TLS_CA": ""}, "AURORA_TLS_CA vouches for"),
-        ({"AURORA_HOST": "localhost"}, "AURORA_TLS_CA vouches for"),
+        ({"AURORA_TLS_CA": ""}, "signed by an authority in AURORA_TLS_CA"),
+        ({"AURORA_HOST": "localhost"}, "signed by an authority in AURORA_TLS_CA"),
         ({"AURORA_TLS_CA": "/nowhere.pem"}, "no certificates can be read"),
     ],
 )
@@ -179,7 +179,7 @@ def test_a_server_that_wants_tls(server: MariaDB, set_up: SetUp) -> None:
     server.execute("SET GLOBAL require_secure_transport = 1")
     try:
         set_up(AURORA_TLS="off")
-        with pytest.raises(SetupError, match="may want TLS"):
+        with pytest.raises(SetupError, match="requires TLS"):
             invoke()
         set_up()
         assert invoke() == []

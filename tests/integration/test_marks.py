@@ -115,7 +115,7 @@ def test_a_mark_that_was_in_flight_when_the_engine_was_killed(path: PathUnderTes
     (path.folder / "healed").unlink()
     bury(path, "idle", "hset")
     assert redriven(path).sent == 1
-    wait_for(lambda: deliveries(path, "idle") >= 2, "it is tried")
+    wait_for(lambda: deliveries(path, "idle") >= 2, "it is retried")
     seconds, _ = path.client.time()
     wait_for(lambda: path.node()["heard_until_ms"] > (seconds + 1) * 1_000, "the mark is behind a watermark")
     checkpoints = CheckpointFile(str(path.folder / "checkpoint"))

@@ -242,7 +242,7 @@ def test_response_limit(client: Any):
 
 
 def test_invalid_json(client: Any):
-    """A payload that is no JSON is refused with 400 and runs nothing; the worker lives on."""
+    """A payload that is not JSON is refused with 400 and runs nothing; the worker lives on."""
     with pytest.raises(client.exceptions.InvalidRequestContentException):
         client.invoke(FunctionName="echo", Payload=b'{"records": [')
     assert client.invoke(FunctionName="echo", Payload=b"1")["Payload"].read() == b"1"

@@ -106,7 +106,7 @@ def test_a_function_of_ones_own_is_run_heard_and_imported_anew(tmp_path: Path) -
         client.hset("cart:1", "tea", 2)
         wait_for(lambda: running.heard('[carts] first cart:1 {"tea":"2"}'), "the function's print")
         (tmp_path / "words.py").write_text('WORD = "second"\n')
-        wait_for(lambda: running.heard("[carts] words.py changed: imported anew"), "the edit is noticed")
+        wait_for(lambda: running.heard("[carts] words.py changed: imported again"), "the edit is noticed")
         client.hset("cart:2", "tea", 2)
         wait_for(lambda: running.heard("[carts] second cart:2"), "the edited function")
         (tmp_path / "mine.py").write_text(FUNCTION + "this is wrong\n")

@@ -93,7 +93,7 @@ FAULTS = {
     "closed": Fault(plain(closes), True),
     "reset": Fault(plain(resets), True),
     "silent": Fault(plain(is_silent), True),
-    "no HTTP": Fault(plain(lambda sock: sock.sendall(b"what?\r\n\r\n")), True),
+    "not HTTP": Fault(plain(lambda sock: sock.sendall(b"what?\r\n\r\n")), True),
     "closed in TLS": Fault(tls(closes), True, TLS),
     "TLS breaks": Fault(tls(breaks_tls), True, TLS),
     "silent in TLS": Fault(tls(is_silent), True, TLS),
@@ -107,7 +107,7 @@ FAULTS = {
     "a gateway's 502 in a tunnel": Fault(tunnel(answers(502, b"<html>")), True, "https://127.0.0.1", PROXY),
     "half a gateway's answer": Fault(plain(answers(502, b"<html>", cut=3)), True),
 }
-SOME = ("refused", "proxy refused", "reset in a tunnel", "TLS breaks", "no HTTP", "a gateway's 503")
+SOME = ("refused", "proxy refused", "reset in a tunnel", "TLS breaks", "not HTTP", "a gateway's 503")
 
 
 def surroundings(monkeypatch: pytest.MonkeyPatch, fault: Fault, port: int, certificates: Certificates) -> str:

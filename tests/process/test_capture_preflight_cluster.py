@@ -111,7 +111,7 @@ def test_a_cluster_without_slots_is_told() -> None:
     """A node that has never been given slots is no cluster to capture from."""
     with (
         ValkeyServer(config={"cluster-enabled": "yes"}) as server,
-        pytest.raises(RedisUnreachable, match="nobody has slots 0-16383"),
+        pytest.raises(RedisUnreachable, match="no node has slots 0-16383"),
     ):
         plan(server.url)
 

@@ -41,7 +41,7 @@ def test_a_pipeline_that_the_server_ends_is_read_in_halves(server_binary: Path) 
 
 
 def test_a_key_that_no_connection_survives_is_named_with_the_limit() -> None:
-    """Down to the one key: it is tried again, and then it can't be read, for a reason that names what to raise."""
+    """Down to the one key: it is retried, and then it can't be read, for a reason that names what to raise."""
     with ValkeyServer(config=LIMIT) as server:
         client = redis.Redis(port=server.port)
         client.rpush("big", *("y" * 500_000 for _ in range(20)))

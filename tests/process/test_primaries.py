@@ -216,7 +216,7 @@ def test_primary_that_is_away(replicated: Watched) -> None:
     assert 'redis.read_from = "replica"' in caught.value.hint
     replica.call("ACL", "SETUSER", "default", "-info")
     try:
-        assert "does not tell whom it follows" in find_node(redis).told
+        assert "does not say which primary it follows" in find_node(redis).told
     finally:
         replica.call("ACL", "SETUSER", "default", "+info")
 

@@ -41,7 +41,7 @@ def test_a_user_without_info_is_warned(server_binary: Path) -> None:
 
 @every_server
 def test_a_server_that_tells_all_is_no_warning(server_binary: Path) -> None:
-    """With all rights nothing is warned of, but that Redis 6 counts no subcommands."""
+    """With all rights nothing is warned of, but that Redis 6 does not count subcommands."""
     with ValkeyServer(binary=server_binary, config={"user": [f"engine {ALL}"]}) as server:
         version = RespConnection.open(RedisSettings(url=server.url), name="test").facts["version"]
         warnings = warnings_for(server)

@@ -32,7 +32,7 @@ from tests.servers import every_server
 TABLE = RouteTable.build([RouteSettings("all", "f", events=("*", "del", "expired"), include_expiry=True)])
 PASSWORD = "PASSWORD"
 REDIS_6 = (
-    "Redis 6 counts no subcommands: flags that are switched off and on again within a second go unnoticed, and a "
+    "Redis 6 does not count subcommands: flags that are switched off and on again within a second go unnoticed, and a "
     "repair delivers every key of its shard"
 )
 

@@ -228,7 +228,7 @@ class Fates:
         return self._answered(Outcome(Failure.FUNCTION_ERROR, reason="raised"))
 
     def _malformed(self) -> Fate:
-        return self._answered(Outcome(Failure.BAD_ANSWER, reason="no JSON"))
+        return self._answered(Outcome(Failure.BAD_ANSWER, reason="not JSON"))
 
     def _unknown(self) -> Fate:
         names = self._rng.choice([("0", "no such"), ("999",), ("0", "00")])

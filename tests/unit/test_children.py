@@ -140,7 +140,7 @@ def test_an_end_before_ready_fails_the_start(status: int, words: str) -> None:
 
 
 def test_a_fork_that_fails_fails_the_start_only() -> None:
-    """Where no process can be made the start fails; later on it is tried again."""
+    """Where no process can be made the start fails; later on it is retried."""
     world = World()
     world.children.tell(ForkFailed(0, "no memory"), world.now_ms)
     assert kinds(world.decide()) == [GiveUp]

@@ -92,7 +92,7 @@ def test_a_start_waits_for_a_whole_cluster() -> None:
     assert found(WHOLE).fault() is None
     fault = found(Node(id=A, slots=((0, 99), (101, 200), (300, 16_383)))).fault()
     assert fault is not None
-    assert "nobody has slots 100, 201-299" in fault.message
+    assert "no node has slots 100, 201-299" in fault.message
     fault = found(WHOLE, is_up=False, failed=(A,)).fault()
     assert fault is not None
     assert "is down (cluster_state:fail): h:1 (aaaaaaaa) failed" in fault.message

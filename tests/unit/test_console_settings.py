@@ -89,7 +89,7 @@ def test_what_has_no_use_is_said(tmp_path: Path) -> None:
     """A token without a console is a mistake, not a silence."""
     (tmp_path / "token").write_text(TOKEN)
     (problem,) = problems(tmp_path, 'token_file = "token"')
-    assert "no use without console.listen" in problem.message
+    assert "no effect without console.listen" in problem.message
     assert load(tmp_path, "").console.listen == ""
 
 

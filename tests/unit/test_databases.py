@@ -57,7 +57,7 @@ def test_one_database_is_the_urls(tmp_path: Path) -> None:
     [
         ("databases = []", "names no database"),
         ("databases = [1, 0, 1]", "names 1 twice"),
-        ("databases = [0, -1]", "names -1, which is no database"),
+        ("databases = [0, -1]", "names -1, which is not a database"),
         (f"databases = {list(range(300))}", "names 300 databases, and 256 are allowed"),
         ('databases = [1, 2]\nurl = "redis://h:1/0"', "does not hold 0, the database that"),
     ],
@@ -72,8 +72,8 @@ def test_bad_lists(tmp_path: Path, redis: str, words: str) -> None:
     [
         ("databases = [5]", "names 5, which is not captured"),
         ("databases = [3, 3]", "names one twice"),
-        ('payload = "original"', "name the one"),
-        ('destination = "dynamodb://table"', "one item for the keys of one name"),
+        ('payload = "original"', "name one"),
+        ('destination = "dynamodb://table"', "one item for keys of the same name"),
     ],
 )
 def test_bad_routes(tmp_path: Path, options: str, words: str) -> None:

@@ -51,7 +51,7 @@ def test_a_server_that_came_back_empty_is_noticed_however_few_keys_are_gone() ->
 
 
 def test_a_replica_that_follows_an_empty_primary_began_anew() -> None:
-    """Its process goes on, its history is another and brought nothing; one that was sent keys goes on with those."""
+    """Its process goes on, its history has changed and brought nothing; one that was sent keys goes on with those."""
     known = Dataset("a" * 40, "h1")
     assert began_anew(known, ServerFacts("a" * 40, ("h2",), 0, is_replica=True))
     assert not began_anew(known, ServerFacts("a" * 40, ("h1",), 0, is_replica=True))

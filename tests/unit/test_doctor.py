@@ -67,9 +67,9 @@ def test_the_output_limit_at_the_measured_rate() -> None:
         (
             {"used_memory": "95", "maxmemory": "100", "maxmemory_policy": "noeviction"},
             "note",
-            "writes are refused soon",
+            "writes will soon be refused",
         ),
-        ({"used_memory": "95", "maxmemory": "100", "maxmemory_policy": "allkeys-lru"}, "note", "evicted soon"),
+        ({"used_memory": "95", "maxmemory": "100", "maxmemory_policy": "allkeys-lru"}, "note", "soon be evicted"),
     ],
 )
 def test_memory(info: dict[str, str], verdict: str, words: str) -> None:

@@ -48,7 +48,7 @@ TROUBLE = [
     ("deletions-held", {"deletions_held": 1}, "1 deletion is held"),
     ("keys-set-aside", {"totals": {"keys_set_aside": 2}}, "2 keys keep failing alone"),
     ("dead-letters", {"last_minute": counts(dead_letters=1)}, "1 dead letter in the last minute"),
-    ("process-down", {"children": [child(pid=0, state="empty", restarts=1)]}, "started again 1 time)"),
+    ("process-down", {"children": [child(pid=0, state="empty", restarts=1)]}, "restarted 1 time)"),
     ("process-silent", {"children": [child(heartbeat_age_ms=7_000)]}, "invoker 1/1 has been silent for 7.0 s"),
     ("late", {"settled_until_ms": NOW_MS - 34_000}, "the oldest has waited for 34 s"),
     ("late", {"routes": [route(oldest_ms=NOW_MS - 34_000)]}, "the oldest has waited for 34 s"),
@@ -113,7 +113,7 @@ def test_a_snapshot_is_no_gap() -> None:
     whole = status(routes=[route(snapshot="under way")], settled_until_ms=1, scan={"keys": 9, "scanned": 1})
     health = health_of(whole, NOW_MS)
     assert health.condition is Condition.WELL
-    assert health.line == "well: carts is given the whole keyspace, and what changes meanwhile"
+    assert health.line == "well: carts receives the whole keyspace, and what changes meanwhile"
     standing = {**whole, "settled_until_ms": NOW_MS - 90_000}
     assert health_of(standing, NOW_MS).condition is Condition.WELL
     late = {**standing, "routes": [route(snapshot="under way", oldest_ms=NOW_MS - 34_000)]}

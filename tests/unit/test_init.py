@@ -69,7 +69,7 @@ def test_init_writes_no_password(home: Path, capsys: pytest.CaptureFixture[str])
     ("arguments", "words"),
     [
         (["--function", "carts"], "--region"),
-        (["--function", "no function!", "--region", "eu-west-1"], "is no function's name or ARN"),
+        (["--function", "no function!", "--region", "eu-west-1"], "is not a function's name or ARN"),
         (["--function", ARN, "--keys", "cart:["], "has a [ without its ]"),
         (["--function", ARN, "--redis-url", "http://cache"], "redis.url"),
         (["--function", ARN, "--destination", "mysql://x"], "destination"),

@@ -143,7 +143,7 @@ def test_a_certificate_that_does_not_verify_is_a_setup_error() -> None:
     error.original_exception = ssl.SSLCertVerificationError()  # type: ignore[attr-defined]
     error.original_exception.verify_message = "self-signed"  # type: ignore[attr-defined]
     assert understood(error).nature is Nature.SETUP
-    assert "AURORA_TLS_CA vouches for: self-signed" in str(understood(error).setup_error())
+    assert "signed by an authority in AURORA_TLS_CA: self-signed" in str(understood(error).setup_error())
 
 
 def test_after_giving_up_no_further_statement_is_sent() -> None:

@@ -144,7 +144,7 @@ def test_an_empty_batch_sees_to_the_table() -> None:
     assert key not in {table_key(record(text)) for text in ("check", "utf8:check", "base64:check")}
     with pytest.raises(SetupError, match="no table table"):
         BatchWriter(ScriptedClient(raising("ResourceNotFoundException")), SETTINGS).check()
-    with pytest.raises(SetupError, match="does not take our key"):
+    with pytest.raises(SetupError, match="does not accept our key"):
         BatchWriter(ScriptedClient(raising("ValidationException")), SETTINGS).check()
     BatchWriter(ScriptedClient(raising("ThrottlingException")), SETTINGS).check()
 

@@ -113,7 +113,7 @@ def test_a_nested_body_that_is_not_utf8() -> None:
         (NESTED, record("[" * 100_000, "json"), "not JSON"),
         (NESTED, record("[1]"), "not an object"),
         (NESTED, record({"f": "~"}, body_encoding="base64"), "base64"),
-        (NESTED, record("[7]", "stream"), "no list of pairs"),
+        (NESTED, record("[7]", "stream"), "not a list of pairs"),
         (ATTRIBUTES, record({"f": 7}), "not a string"),
         (ATTRIBUTES, record({"f" * 65_536: "v"}), "65535 bytes"),
         (ATTRIBUTES, record({"é" * 32_768: "v"}), "65535 bytes"),

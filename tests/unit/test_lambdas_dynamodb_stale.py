@@ -378,7 +378,7 @@ def test_setup_errors(versioned: World) -> None:
 
 def test_the_wrong_key_attribute_is_told(world: MakeWorld) -> None:
     """A table with another key does not take ours."""
-    with pytest.raises(SetupError, match="does not take our key"):
+    with pytest.raises(SetupError, match="does not accept our key"):
         world(write_mode="versioned", key_attribute="pk").invoke([])
 
 

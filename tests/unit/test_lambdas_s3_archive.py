@@ -230,7 +230,7 @@ def test_a_deadline_between_two_objects(world: World) -> None:
         (answering("AccessDenied", 403), r"may not write to history/carts/\*: grant s3:PutObject"),
         (answering("NoSuchBucket", 404), "no bucket history in eu-west-1: create it"),
         (answering("PermanentRedirect", 301), "not in eu-west-1"),
-        (answering("KMS.DisabledException", 400), "see to ARCHIVE_KMS_KEY_ID"),
+        (answering("KMS.DisabledException", 400), "check ARCHIVE_KMS_KEY_ID"),
         (raising(NoCredentialsError()), "cannot be called"),
     ],
 )
@@ -262,7 +262,7 @@ def test_a_bucket_that_does_not_exist(make_world: Callable[..., World]) -> None:
 def test_a_name_that_no_bucket_has_is_one_clear_error(make_world: Callable[..., World]) -> None:
     """What the client itself refuses is told before anything is sent."""
     world = make_world(bucket="arn:aws:s3:eu-west-1:123456789012:accesspoint:")
-    with pytest.raises(SetupError, match="see to ARCHIVE_BUCKET"):
+    with pytest.raises(SetupError, match="check ARCHIVE_BUCKET"):
         world.invoke()
 
 
@@ -275,7 +275,7 @@ def test_an_empty_batch_leaves_an_empty_object_at_most(world: World) -> None:
     world.faults = [answering("SlowDown", 503)]
     assert world.invoke() == ANSWERED | {"refusesOlderVersions": True}
     world.faults = [answering("InvalidRequest")]
-    with pytest.raises(SetupError, match="does not take our object: InvalidRequest"):
+    with pytest.raises(SetupError, match="does not accept our object: InvalidRequest"):
         world.invoke()
 
 

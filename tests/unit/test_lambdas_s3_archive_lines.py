@@ -70,7 +70,7 @@ def test_any_text_stays_on_its_line(text: str) -> None:
         (record("{"), "not JSON"),
         (record('{"n":NaN}'), "NaN"),
         (record("[" * 100_000), "not JSON"),
-        (record(id="\ud800"), "no Unicode"),
+        (record(id="\ud800"), "not Unicode"),
         (record(captured_at_ms=-1), "captured_at_ms"),
         (record(captured_at_ms=NOW_MS * 1_000), "captured_at_ms"),
         (record(version=2**63), "version"),

@@ -259,7 +259,7 @@ def test_rows_may_be_in_flight_by_a_process_that_died(rig: Rig) -> None:
 
 
 def test_a_disk_that_refuses_keeps_the_rows_where_they_are(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No row is removed before another route has it; it is tried again later."""
+    """No row is removed before another route has it; it is retried later."""
     rig.put("was", b"a")
     rig.load(route("new"))
     with monkeypatch.context() as patch:

@@ -31,6 +31,6 @@ def test_a_demotion_is_no_gap_until_it_ends() -> None:
     again = replace(PRIMARY, server_ms=3_000, replication=replace(PRIMARY.replication, is_replacing=True))
     assert not watch.take(again, [], 0, 0)
     (change,) = watch.take_changes()
-    assert change.reasons[0] == "the node had another role"
+    assert change.reasons[0] == "the node's role had changed"
     assert change.is_unsettled
     assert watch.take(replace(again, server_ms=3_500), [], 0, 0)

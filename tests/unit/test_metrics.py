@@ -138,4 +138,4 @@ def test_what_cannot_be_sent_is_told_with_a_remedy(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("AWS_ENDPOINT_URL_CLOUDWATCH", "http://127.0.0.1:1")
     with pytest.raises(EngineError, match="metrics could not be sent") as caught:
         to_cloudwatch("N", "E", AwsSettings(region="eu-west-1"))(read(status(), None, AT_MS))
-    assert "the way there" in caught.value.hint
+    assert "the network path" in caught.value.hint

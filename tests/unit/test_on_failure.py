@@ -91,13 +91,13 @@ def messages_in(queue: Any) -> list[dict[str, Any]]:
         ("arn:aws-us-gov:s3:::failed", ""),
         (BUCKET, ""),
         (f"{BUCKET}/some/where", ""),
-        ("failed", "no place"),
+        ("failed", "not a valid place"),
         (f"{QUEUE}.fifo", "FIFO"),
         ("arn:aws:sns:eu-west-1:123456789012:failed", "SNS"),
-        ("arn:aws:sqs:eu-west-1:1234:failed", "no place"),
-        ("arn:aws:s3:::NotABucket", "no place"),
-        (f"{BUCKET}/{'p' * 300}", "no place"),
-        ("https://sqs.eu-west-1.amazonaws.com/123456789012/failed", "no place"),
+        ("arn:aws:sqs:eu-west-1:1234:failed", "not a valid place"),
+        ("arn:aws:s3:::NotABucket", "not a valid place"),
+        (f"{BUCKET}/{'p' * 300}", "not a valid place"),
+        ("https://sqs.eu-west-1.amazonaws.com/123456789012/failed", "not a valid place"),
     ],
 )
 def test_what_on_failure_may_say(value: str, words: str) -> None:
@@ -202,7 +202,7 @@ def test_a_partly_failed_call_is_a_failure(
 def test_half_an_answer_is_a_failure(queue: Any, delivery: DeliverySettings, monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer that broke off has no failed messages, and none that succeeded."""
     monkeypatch.setattr(botocore.client.BaseClient, "_make_api_call", lambda *_: {"ResponseMetadata": {}})
-    assert "broke off" in sink_for(QUEUE, delivery).write([letter("a")])
+    assert "cut off" in sink_for(QUEUE, delivery).write([letter("a")])
 
 
 def test_a_bucket_gets_an_object_a_write(bucket: Any, delivery: DeliverySettings) -> None:
@@ -235,7 +235,7 @@ def test_a_place_that_is_not_there_is_told(aws: None, delivery: DeliverySettings
     """No queue, no bucket: a line that names it and the remedy, and no secret."""
     problem = sink_for(arn, delivery).write([letter()])
     assert problem.startswith(f"{arn}: cannot ")
-    assert f"make {name}" in problem
+    assert f"create {name}" in problem
     assert "hush" not in problem
     assert "\n" not in problem
 
@@ -266,6 +266,6 @@ def test_missing_rights_and_credentials_are_told() -> None:
     assert "grant sqs:SendMessage" in text(refused("AccessDenied"))
     assert "grant sqs:SendMessage" in text(refused("AWS.SimpleQueueService.AccessDeniedException"))
     assert "kms:GenerateDataKey" in text(refused("AccessDenied", "no identity-based policy allows kms:Decrypt"))
-    assert "make the queue" in text(refused("AWS.SimpleQueueService.NonExistentQueue"))
+    assert "create the queue" in text(refused("AWS.SimpleQueueService.NonExistentQueue"))
     assert "expired" in text(refused("ExpiredTokenException"))
     assert "AWS_ACCESS_KEY_ID" in text(NoCredentialsError())

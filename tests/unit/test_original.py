@@ -89,7 +89,7 @@ def test_file_without_its_environment(here: Path) -> None:
     """A functionCfg in the working directory means nothing by itself; named in the settings, it counts."""
     (here / "functionCfg").write_text(LINE)
     environ = {"AWS_REGION": "us-east-1", "SUPPORTED_COMMANDS": "nonsense", "REDIS_SUB_CHANNEL": "nonsense"}
-    assert "no route is configured" in problem(environ)
+    assert "no routes are configured" in problem(environ)
     settings = load(environ, "[original]\nfunction_cfg_file = 'functionCfg'\n")
     assert settings.original.mapping_prefix == "__meta_record__"
     assert [route.name for route in routes_of(settings, {})] == [KEY]
@@ -190,7 +190,7 @@ def test_wrong_lines(here: Path) -> None:
         ("functionCfg:4: ", "a field without a value"),
         ("functionCfg:5: ", "does not begin with '__meta_record__'"),
         ("functionCfg:6: pattern: ", "did you mean patern?"),
-        ("functionCfg:7: lambda: ", "no function's name or ARN"),
+        ("functionCfg:7: lambda: ", "not a function's name or ARN"),
     ):
         assert any(line.startswith(start) and word in line for line in said), (start, said)
     assert len(said) == 6
@@ -236,7 +236,7 @@ def test_pattern_is_a_literal_prefix(here: Path) -> None:
         ({"pattern": "*"}, "lambda", "is missing"),
         ({"lambda": "f", "name": "x"}, "pattern", "is missing"),
         ({}, "lambda", "is missing"),
-        ({"pattern": "*", "lambda": "a b"}, "lambda", "no function's name"),
+        ({"pattern": "*", "lambda": "a b"}, "lambda", "not a function's name"),
         ({"pattern": "\udcff", "lambda": "f"}, "pattern", "not UTF-8"),
         ({"pattern": "*", "lambda": ARN.replace("us-east-1", "eu-west-1")}, "lambda", "engine calls us-east-1"),
     ],
@@ -255,7 +255,7 @@ def test_all_routes_together(here: Path) -> None:
     with pytest.raises(ConfigError, match="has the name of another route"):
         routes_of(settings, {KEY: {"pattern": "*", "lambda": "f"}})
     hashes = {f"__meta_record__{n}": {"pattern": "*", "lambda": "f"} for n in range(63)}
-    with pytest.raises(ConfigError, match="64 routes are more than 63"):
+    with pytest.raises(ConfigError, match="64 routes are configured, and at most 63"):
         routes_of(settings, hashes)
     (here / "functionCfg").write_text(LINE)
     assert "has the name of another route" in problem(ENVIRON, ROUTE)

@@ -50,7 +50,7 @@ def test_endpoints_that_are_none(tmp_path: Path, endpoint: str, said: str) -> No
 
 def test_an_endpoint_without_a_use(tmp_path: Path) -> None:
     """Whoever names a receiver and sends it nothing is told so."""
-    with pytest.raises(ConfigError, match="has no use"):
+    with pytest.raises(ConfigError, match="has no effect"):
         load(tmp_path, 'endpoint = "http://127.0.0.1:4318"')
 
 

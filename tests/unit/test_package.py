@@ -99,4 +99,4 @@ def test_a_wrong_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     """What there is not is named, with what there is."""
     with pytest.raises(SystemExit):
         package.main(["dynamo"])
-    assert "there is no function dynamo: there are aurora_mysql, dynamodb" in capsys.readouterr().err
+    assert "there is no function dynamo; the functions are aurora_mysql, dynamodb" in capsys.readouterr().err

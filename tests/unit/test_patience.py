@@ -37,7 +37,7 @@ def test_only_silence_is_given_up() -> None:
     assert patience.is_left(began_s, "slow")
     now_s += 60
     assert not patience.is_left(now_s, "slow")
-    assert told[0].startswith("slow; slower, and again in 0.")
+    assert told[0].startswith("slow; slowing down, retrying in 0.")
 
 
 def test_lines_in_a_pipe_are_a_few_seconds_apart() -> None:

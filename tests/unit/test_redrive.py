@@ -217,7 +217,7 @@ def test_lines_that_are_no_letters_stay(engine: FakeEngine, file: Path) -> None:
     assert engine.keys == [b"a", b"b"]
     (tally,) = summary.sources
     assert (tally.read, tally.sent, tally.kept, tally.malformed) == (5, 2, 3, 3)
-    assert "no dead letters stay where they are: 3" in tally.problems[0]
+    assert "not dead letters are left in place: 3" in tally.problems[0]
     assert summary.exit_code == 1
     assert file.read_bytes() == b'no letter\n{"id": 7}\nhalf a li'
 
@@ -330,7 +330,7 @@ def test_the_command_tells_people_and_scripts(
     assert (summary["read"], summary["sent"], summary["kept"]) == (2, 1, 1)
     letters = home / "letters.jsonl"
     assert summary["sources"][0]["source"] == str(letters)
-    assert shown.err.startswith(f"engine: error: {letters}: lines that are no dead letters stay where they are: 1")
+    assert shown.err.startswith(f"engine: error: {letters}: lines that are not dead letters are left in place: 1")
     (home / "letters.jsonl").write_bytes(line("b"))
     assert run_command(["redrive", "--route", "carts", "--max", "5"]) == 0
     assert str(letters) in capsys.readouterr().out

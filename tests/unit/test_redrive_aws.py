@@ -123,8 +123,8 @@ def test_a_missing_queue_does_not_keep_the_others(engine: FakeEngine, aws: None,
     file.write_bytes(line("a"))
     summary = redrive(settings_of(file, carts=QUEUE, others=BUCKET))
     assert engine.keys == [b"a"]
-    assert "make the queue" in summary.sources[1].problems[0]
-    assert "make the bucket" in summary.sources[2].problems[0]
+    assert "create the queue" in summary.sources[1].problems[0]
+    assert "create the bucket" in summary.sources[2].problems[0]
     assert summary.exit_code == 1
 
 

@@ -72,9 +72,9 @@ def test_urls(url: str, bare: str, address: Address) -> None:
         ("redis+sentinel://:hunter2@a:1,b:2", "names Sentinels without a service: redis"),
         ("redis+sentinel://:hunter2@a:1,b:2/", "names Sentinels without a service"),
         ("redis+sentinel://:hunter2@a:1,b:2/0", "names Sentinels without a service"),
-        ("redis+sentinel://:hunter2@a:1,,b:2/carts", "has no right list of Sentinels"),
-        ("redis+sentinel://:hunter2@a:1,b:x/carts", "has no right port"),
-        ("redis+sentinel://:hunter2@a:1/carts/zero", "has no right database"),
+        ("redis+sentinel://:hunter2@a:1,,b:2/carts", "has an invalid list of Sentinels"),
+        ("redis+sentinel://:hunter2@a:1,b:x/carts", "has an invalid port"),
+        ("redis+sentinel://:hunter2@a:1/carts/zero", "has an invalid database"),
         ("redis+sentinel://:hunter2@a:1/carts/1?db=2", "names a database twice"),
     ],
 )

@@ -136,13 +136,13 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
         "FILE: capture.read_bytes_max": "must be a whole number, not 'much'",
         "FILE: rings": r"did you mean ring\?",
         "FILE: ring.ring_bytes": r"power of two|fewer than 4 frames",
-        'FILE: routes[0] "carts": function': r"no function's name or ARN \| .*arn:aws:lambda",
+        'FILE: routes[0] "carts": function': r"not a function's name or ARN \| .*arn:aws:lambda",
         'FILE: routes[0] "carts": evnts': r"did you mean events\?",
         'FILE: routes[0] "carts": batch_size': r"is 0 \| allowed: 1 to 10000",
         'FILE: routes[1] "carts"': r'name of another route .*routes\[0\] "carts"',
         'FILE: routes[1] "carts": events': "",
         "FILE: routes[2]": "has no (name|function)",
-        "FILE: routes[2]: keys": "must be a list of texts",
+        "FILE: routes[2]: keys": "must be a list of strings",
         "environment: ENGINE_CAPTURE_SHARD": r"did you mean ENGINE_CAPTURE_SHARDS\?",
         "environment: ENGINE_LOG_LEVEL": "one of 'debug', 'info', 'warning', 'error', not 'loud'",
         "environment: ENGINE_ROUTES_CARTS": r"routes come from the file",
@@ -205,7 +205,7 @@ def test_not_a_number(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "place", "message"),
     [
-        ("[ring]\nring_bytes = 12_582_912\n", "ring.ring_bytes", "no power of two"),
+        ("[ring]\nring_bytes = 12_582_912\n", "ring.ring_bytes", "not a power of two"),
         ("[ring]\nring_bytes = 4_194_304\n", "ring.ring_bytes", "fewer than 4 frames"),
         ("[ring]\nframe_bytes_max = 2_500_000\n", "ring.frame_bytes_max", "fewer than 4 frames"),
         ("[ring]\nframe_bytes_max = 1_572_900\n", "ring.frame_bytes_max", "does not fit a frame"),
@@ -215,7 +215,7 @@ def test_not_a_number(tmp_path: Path) -> None:
         ("[redis]\ntls_ca_file = 'ca.pem'\n", "redis.tls_ca_file", "does not ask for TLS"),
         ("[redis]\ntls_key_file = 'key.pem'\n", "redis.tls_key_file", "without a certificate"),
         ("[aws]\nlambda_endpoint_url = '127.0.0.1:9001'\n", "aws.lambda_endpoint_url", "not the address"),
-        ("[aws]\nregion = 'us east'\n", "aws.region", "no region"),
+        ("[aws]\nregion = 'us east'\n", "aws.region", "not a region"),
         ("[log]\nlevel = 'loud'\n", "log.level", "must be one of"),
         ("[delivery]\ndead_letter_file = ' '\n", "delivery.dead_letter_file", "is empty"),
     ],
@@ -293,7 +293,7 @@ def test_number_of_routes(tmp_path: Path) -> None:
 
     assert "[[routes]]" in only_problem(tmp_path, "").hint
     assert len(load(tmp_path, text(63)).routes) == 63
-    assert "64 routes are more than 63" in only_problem(tmp_path, text(64)).message
+    assert "64 routes are configured, and at most 63" in only_problem(tmp_path, text(64)).message
     assert "must be tables" in only_problem(tmp_path, "routes = 3\n").message
 
 

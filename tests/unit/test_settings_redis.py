@@ -53,21 +53,21 @@ def test_options_of_clients(tmp_path: Path) -> None:
     assert redis.url == "rediss://db/2"
     assert (redis.read_timeout_ms, redis.connect_timeout_ms) == (2_500, 1_000)
     assert (redis.tls_verify, redis.tls_ca_file) == (False, "/ca.pem")
-    with pytest.raises(ConfigError, match=r"different things of redis\.read_timeout_ms"):
+    with pytest.raises(ConfigError, match=r"disagree on redis\.read_timeout_ms"):
         redis_of(tmp_path, "[redis]\nread_timeout_ms = 7000\n", {"REDIS_URL": "redis://db?socket_timeout=2"})
 
 
 @pytest.mark.parametrize(
     ("query", "words"),
     [
-        ("socket_timeout=soon", "has a wrong socket_timeout: seconds is expected"),
-        ("socket_timeout=nan", "has a wrong socket_timeout"),
-        ("socket_timeout=inf", "has a wrong socket_timeout"),
-        ("socket_timeout=-1", "has a wrong socket_timeout"),
-        ("ssl_cert_reqs=maybe", "has a wrong ssl_cert_reqs: none or required"),
-        ("ssl_check_hostname=false", "has a wrong ssl_check_hostname"),
+        ("socket_timeout=soon", "has an invalid socket_timeout: seconds is expected"),
+        ("socket_timeout=nan", "has an invalid socket_timeout"),
+        ("socket_timeout=inf", "has an invalid socket_timeout"),
+        ("socket_timeout=-1", "has an invalid socket_timeout"),
+        ("ssl_cert_reqs=maybe", "has an invalid ssl_cert_reqs: none or required"),
+        ("ssl_check_hostname=false", "has an invalid ssl_check_hostname"),
         ("ssl_ca_path=/x", "has the option ssl_ca_path"),
-        ("secret=1", "has an option that is none of db, socket_timeout"),
+        ("secret=1", "has an unknown option; known are db, socket_timeout"),
         ("db=1&db=2", "names a database twice"),
     ],
 )

@@ -53,7 +53,7 @@ def test_streams_are_read(tmp_path: Path, capture: str) -> None:
         (NAMES + "claim_idle_ms = 10", "is 10"),
         ('source = "stream"\nstreams = ["a"]\nfields = ["*"]\nafter_ack = "delete"', "does not go with capture.fields"),
         ('source = "stream"\nstreams = ["a", "a/b"]\nfields = ["*"]', "names 'a' and 'a/b'"),
-        ('streams = ["a"]', "has no use: changes do not come from streams"),
+        ('streams = ["a"]', "has no effect: changes do not come from streams"),
         ('source = "streams"', "must be one of"),
     ],
 )

@@ -112,7 +112,7 @@ def test_the_command_needs_the_state_alone(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
     assert run_command(["upgrade-check"]) == 0
-    assert "a first one" in capsys.readouterr().out
+    assert "the first one" in capsys.readouterr().out
     write_checkpoint(tmp_path, b'{"scope":"here","format":%d}' % (FORMAT + 1))
     assert run_command(["upgrade-check"]) == 1
     shown = capsys.readouterr()

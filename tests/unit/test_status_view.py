@@ -29,7 +29,7 @@ def test_the_first_line_says_it() -> None:
     """All findings come first, with their remedies; then what stands behind them."""
     lines = rendered(status(routes=[FAILING], deletions_held=1)).splitlines()
     assert lines[0].startswith("not well: route carts has failed for 20 s")
-    assert "→ see to the function f" in lines[1]
+    assert "→ check the function f" in lines[1]
     assert lines[2].startswith("not well: 1 deletion is held")
     assert rendered(status()).startswith("well: ")
 

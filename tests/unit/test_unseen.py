@@ -36,7 +36,7 @@ def test_who_sees_all_is_told_nothing() -> None:
     assert unseen(route("changes")) == NOTHING
     assert unseen(route("*", "absence")) == NOTHING
     message, hint = unseen(route("*"))
-    assert message == "will not see that keys are deleted, renamed away or expire, so what was delivered of them stays"
+    assert message == "will not see keys that are deleted, renamed away or expire, so what was delivered of them stays"
     assert hint == 'add "absence" if it should not stay'
 
 

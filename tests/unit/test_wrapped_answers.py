@@ -38,10 +38,10 @@ def test_failures_in_a_wrapping_are_read(answer: Any) -> None:
 
 @pytest.mark.parametrize("answer", ["{'batchItemFailures': []}", {"statusCode": 200, "body": "batchItemFailures: 3"}])
 def test_failures_that_nobody_can_read_fail_the_batch(answer: Any) -> None:
-    """A text that names failed records, but is no JSON, settles none."""
+    """A text that names failed records, but is not JSON, settles none."""
     outcome = batch_answer(orjson.dumps(answer))
     assert outcome.failure is Failure.BAD_ANSWER
-    assert "is no JSON" in outcome.reason
+    assert "is not JSON" in outcome.reason
 
 
 @pytest.mark.parametrize(

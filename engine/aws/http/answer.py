@@ -62,23 +62,23 @@ class Answer:
         if not self._has_head:
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES_MAX + len(data):
-                raise BadAnswer("the answer's head has no end")
+                raise BadAnswer("the answer's header has no end")
         elif self.is_over:
-            raise BadAnswer("the answer is longer than it says")
+            raise BadAnswer("the answer is longer than its header says")
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserCallbackError as error:
             # What a callback of ours raised.
             raise (error.__context__ if isinstance(error.__context__, BadAnswer) else error) from None
         except httptools.HttpParserError as error:
-            raise BadAnswer(f"this is no HTTP: {error}: {data[:60]!r}") from error
+            raise BadAnswer(f"this is not HTTP: {error}: {data[:60]!r}") from error
 
     # What the parser calls
 
     def on_message_begin(self) -> None:
         """Take in that an answer begins: there is only one."""
         if self.is_over:
-            raise BadAnswer("the answer is longer than it says")
+            raise BadAnswer("the answer is longer than its header says")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take in a header."""
@@ -91,7 +91,7 @@ class Answer:
         has_end = "content-length" in self.headers or "chunked" in self.headers.get("transfer-encoding", "").lower()
         if not has_end and self.status >= 200 and self.status not in _WITHOUT_BODY:
             # Where the end is the connection's, nobody can tell a whole answer from half of one.
-            raise BadAnswer("the answer does not say how long it is")
+            raise BadAnswer("the answer does not state its length")
 
     def on_body(self, data: bytes) -> None:
         """Take in a part of the body."""

@@ -118,4 +118,4 @@ class Connection:
 def _end(answer: Answer) -> str:
     if not answer.is_begun:
         return "the other side closed the connection without an answer"
-    return f"the answer broke off after {len(answer.body)} bytes of its body"
+    return f"the answer was cut off after {len(answer.body)} bytes of its body"

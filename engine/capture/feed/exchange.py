@@ -51,7 +51,7 @@ class Exchange:
         if connection.receive_available():
             self._heard_ms = moment_ms
         elif moment_ms - self._heard_ms > self._limit_ms:
-            raise RedisUnreachable(f"{connection.address} did not answer in {self._limit_ms / 1_000:g} s")
+            raise RedisUnreachable(f"{connection.address} did not answer within {self._limit_ms / 1_000:g} s")
         try:
             while len(replies) < self._expected and (reply := connection.reply()) is not NOTHING:
                 replies.append(reply)

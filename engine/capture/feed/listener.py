@@ -175,7 +175,7 @@ class Listener:
             self._renewal.answered(self.connection, "", self._heard_ms)
         elif reply[0] == b"pong":
             if not (isinstance(reply[1], bytes) and reply[1].isdigit()):
-                raise not_redis(self.connection.address, ValueError("a pong that is none of ours"))
+                raise not_redis(self.connection.address, ValueError("a pong that answers no ping of ours"))
             self._pings_out -= 1
             self._pongs += 1
             self._round_trip_ms = self._heard_ms - self._pinged_ms
@@ -217,7 +217,7 @@ class Listener:
         sight = self.sentry.poll()
         if sight is None:
             if self.sentry.is_asking() and moment_ms - self._asked_ms > self._limit_ms():
-                raise RedisUnreachable(f"{self.sentry.connection.address} does not answer to the sentry")
+                raise RedisUnreachable(f"{self.sentry.connection.address} does not answer the sentry")
             return
         self.looks_taken = self.looks_asked
         counts = self.lookout.take(sight, self.sentry.take_others(), self._asked_ms, moment_ms)

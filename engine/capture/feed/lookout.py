@@ -127,7 +127,7 @@ class Lookout:
             return False
         missing = canary.ponged()
         if missing and not self.is_deaf:
-            self._changes.append(Change((f"the server sends no events any more: {missing}",), is_deaf=True))
+            self._changes.append(Change((f"the server no longer sends events: {missing}",), is_deaf=True))
         elif canary.is_verified and self.is_deaf:
             self._changes.append(Change(("the server sends events again",)))
         self.is_deaf = bool(missing) or (self.is_deaf and not canary.is_verified)
@@ -146,7 +146,7 @@ class Lookout:
         was_misplaced, self._was_misplaced = self._was_misplaced, self._membership.is_misplaced
         if was_misplaced and not self._was_misplaced:
             # It is again what the feed takes it for: all since then may be missed.
-            reasons = ("the node had another role", *change.reasons)
+            reasons = ("the node's role had changed", *change.reasons)
             self._changes.append(replace(change, reasons=reasons, is_dataset=True))
         elif is_news and not self._was_misplaced:
             self._changes.append(change)
@@ -164,7 +164,7 @@ class Lookout:
             return
         self._tell(canary, canary.refusal)
         if canary.refusal.startswith("MOVED"):
-            self._news.append("a slot is another node's now")
+            self._news.append("a slot moved to another node")
 
     def _is_verified(self) -> bool:
         """Tell whether events are known to come, as far as that can be known."""
@@ -180,5 +180,7 @@ class Lookout:
         if not refusal:
             log.info("canary_taken", **who)
             return
-        what = "nobody can tell whether events come" if canary.is_hopeless else "no watermark counts until one is taken"
+        what = (
+            "it is unknown whether events arrive" if canary.is_hopeless else "no watermark counts until one is accepted"
+        )
         log.warning("canary_refused", **who, refusal=refusal, hint=what)

@@ -31,7 +31,7 @@ from engine.routing.nodes import Node
 
 log = get_logger(__name__)
 
-FULL = "more keys are dirty than the set may hold: capture.dirty_keys_max"
+FULL = "the dirty set is full: capture.dirty_keys_max"
 DRAIN_SILENCE_MS_MAX = 2_000
 """A drain waits this long for a server that says nothing any more."""
 
@@ -125,7 +125,7 @@ class FeedReader:
         self._subscription = self._subscription_to(feed)
         is_elsewhere = self._listener.follow(self._subscription, moment_ms)
         if is_elsewhere and was_listening:
-            self._gaps.open(Cause.DEAF, GapReason.MOVED, "its node is read elsewhere")
+            self._gaps.open(Cause.DEAF, GapReason.MOVED, "its node is now read at another server")
         self._repair.follow(self._subscription, is_elsewhere=is_elsewhere)
         self._hand(missed)
 
@@ -271,7 +271,7 @@ class FeedReader:
         if self._listener.is_drained:
             self._listener.close()
         elif moment_ms - self._drain_began_ms > DRAIN_SILENCE_MS_MAX:
-            raise RedisUnreachable("the server does not answer to the drain")
+            raise RedisUnreachable("the server does not answer during the drain")
 
     def close(self) -> None:
         """Listen no more; what was read goes its way."""

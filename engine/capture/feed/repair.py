@@ -210,7 +210,7 @@ class Repair:
     def _doubt(self, missed: Missed, sight: Sight) -> str:
         """Return why every key is to be marked, in words; "" where idle times tell which ones changed in the gap."""
         if missed.since_ms <= THE_BEGINNING_MS or missed.slots:
-            return "all are wanted"
+            return "all keys are wanted"
         if not self._by_idle_time:
             return "capture.repair_by_idle_time is off"
         if sight.doubt:

@@ -90,7 +90,7 @@ class Membership:
     def _lasting(self, now: Seen) -> str:
         """Return what is not as the newest topology has it."""
         if self.is_misplaced:
-            return f"it is a {_in_words(now.role)} now"
+            return f"it is now a {_in_words(now.role)}"
         if self._role == _REPLICA and not now.is_linked:
             return "it has lost its primary"
         epoch = now.cluster.get(_EPOCH, b"").decode()
@@ -99,7 +99,7 @@ class Membership:
 
 def _news(before: Seen, now: Seen) -> str:
     if before.role and now.role and before.role != now.role:
-        return f"it is a {_in_words(now.role)} now"
+        return f"it is now a {_in_words(now.role)}"
     for name, figure in now.cluster.items():
         if name in before.cluster and before.cluster[name] != figure:
             return f"{name.decode()} is {figure.decode()}"

@@ -18,14 +18,14 @@ def unseen(connection: RespConnection, user: str) -> list[str]:
         warnings.append(_without_info(connection, user, str(info)))
     elif connection.facts.get("server") == "redis" and connection.facts.get("version", "").startswith("6."):
         warnings.append(
-            "Redis 6 counts no subcommands: flags that are switched off and on again within a second go unnoticed, "
-            "and a repair delivers every key of its shard"
+            "Redis 6 does not count subcommands: flags that are switched off and on again within a second go "
+            "unnoticed, and a repair delivers every key of its shard"
         )
     if connection.facts.get("role") not in {"master", "primary", None}:
         clients = connection.call("CLIENT", "LIST", "TYPE", "master")
         if isinstance(clients, hiredis.ReplyError):
             warnings.append(
-                f"the server does not let the engine list its clients ({clients}): a replica that is synchronized anew "
+                f"the server does not let the engine list its clients ({clients}): a replica that is resynchronized "
                 f"between two looks goes unnoticed; grant it: ACL SETUSER {user} +client|list"
             )
     return warnings

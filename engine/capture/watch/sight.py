@@ -133,7 +133,7 @@ def compare(before: Sight, now: Sight, needed_flags: str) -> Change:
         now.resets != before.resets or 0 <= now.commands < before.commands or 0 <= now.connections < before.connections
     )
     of_events = (
-        (is_deaf, "the server's notification flags were taken away"),
+        (is_deaf, "the server's notification flags were removed"),
         (
             not is_deaf and (now.config_sets != before.config_sets or now.flags != before.flags),
             "the server's settings were changed, and its notification flags may have been off",
@@ -149,7 +149,7 @@ def compare(before: Sight, now: Sight, needed_flags: str) -> Change:
         (now.server_ms < before.server_ms, "the server's clock went back"),
         (
             before.keepsake is not None and now.keepsake != before.keepsake,
-            "the key that stays is gone: the keyspace was flushed, swapped or replaced",
+            "the key that the engine keeps is gone: the keyspace was flushed, swapped or replaced",
         ),
     )
     found = [words for holds, words in of_dataset if holds]
@@ -165,14 +165,14 @@ def _replaced(before: Replication, now: Replication) -> Iterable[str]:
     elif before.is_replacing:
         yield "the dataset was loaded or synchronized"
     if now.role != before.role:
-        yield "the server's role in replication is another"
+        yield "the server's replication role has changed"
     elif now.id != before.id and not (now.role == b"master" and _NOBODY.fullmatch(now.id_before)):
         # A primary that begins to keep a history, for its first replica, takes a new id, and has none before it.
-        yield "the server's replication history is another"
+        yield "the server's replication history has changed"
     elif now.id == before.id and now.offset < before.offset:
         yield "the server's replication history went back"
     if before.link and now.link and now.link != before.link:
-        yield "the replica was synchronized anew with its primary"
+        yield "the replica was resynchronized with its primary"
 
 
 def follow(before: Sight, now: Sight) -> Sight:
@@ -203,7 +203,7 @@ def read(address: object, replies: list[Any]) -> Sight:
     """Return what the answers to `QUESTIONS` say; raise `RedisError` where the server does not tell its time."""
     time, config = replies[:2]
     if isinstance(time, hiredis.ReplyError):
-        raise refusal(address, "tell its time", str(time))
+        raise refusal(address, "report its time", str(time))
     server_ms = unix_ms_of(time)
     flags = config[1].decode("ascii", "replace") if isinstance(config, list) and len(config) == 2 else None
     server, persistence, stats, replication, memory, commands = (_fields(replies[place]) for place in _SECTIONS)

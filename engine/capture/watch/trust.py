@@ -91,11 +91,14 @@ class Facts:
         doubts = (
             (not self.software.family, "the server's software or its INFO is unknown"),
             (not self.software.counts_subcommands, "Redis before 7 does not count subcommands"),
-            (not (self.process and self.role and self.history and self.counts), "the server does not tell all of INFO"),
-            (self.has_resets, "the server's statistics have been reset, or are not told"),
-            (self.is_forked, "a child of the server saves or rewrites"),
-            (not self.policy or b"lfu" in self.policy, f"maxmemory-policy is {self.policy.decode() or 'not told'}"),
-            (not self.is_settled, "the dataset is loaded or synchronized, or its replication link is down"),
+            (
+                not (self.process and self.role and self.history and self.counts),
+                "the server does not report all of INFO",
+            ),
+            (self.has_resets, "the server's statistics have been reset, or are not reported"),
+            (self.is_forked, "a child process of the server is saving or rewriting"),
+            (not self.policy or b"lfu" in self.policy, f"maxmemory-policy is {self.policy.decode() or 'not reported'}"),
+            (not self.is_settled, "the dataset is being loaded or synchronized, or its replication link is down"),
             (not 0 <= self.clock_lag_s <= IDLE_CLOCK_LAG_S_MAX, "the server's idle clock stands still"),
         )
         return next((words for holds, words in doubts if holds), "")

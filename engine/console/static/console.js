@@ -5,8 +5,8 @@ const SILENT_MS = 5_000;
 const byId = (id) => document.getElementById(id);
 const STAGES = ["captured", "fetched", "invoked", "settled"];
 const REASONS = {
-  not_started: "nobody listened", disconnected: "the connection was lost", dirty_set_full: "more changed than could be held",
-  events_off: "the server's events were off, or may have been", dataset: "the dataset is another, or may be", moved: "the node is read elsewhere",
+  not_started: "no subscriber listened", disconnected: "the connection was lost", dirty_set_full: "more keys changed than could be held",
+  events_off: "the server's events were off, or may have been", dataset: "the dataset was replaced, or may have been", moved: "the node is now read at another server",
 };
 let used = {};
 let heardMs = 0;
@@ -187,7 +187,7 @@ function showNodes(view) {
       text: (node) => feeds(node).map((feed) => `${feed.shard + 1}: ${until(feed)} (${feed.keys})`).join(", ") },
     { title: "Subscribers", text: (node) => node.shards.map((shard) => shard + 1).join(", ") },
     { title: "Id", text: (node) => node.id.slice(0, 8) },
-  ], view.nodes ?? [], "No node is known yet.");
+  ], view.nodes ?? [], "No nodes are known yet.");
 }
 
 function showProcesses(view) {
@@ -215,9 +215,9 @@ function showHistory(history) {
   drawHour(byId("chart"), history.minutes, history.timeline, Date.now());
   const what = {
     gap: (one) => `${REASONS[one.reason] ?? one.reason}${one.count > 1 ? ` (${number(one.count)} times)` : ""}`,
-    restart: (one) => `started again, ${number(one.count)} in all`,
+    restart: (one) => `restarted, ${number(one.count)} in all`,
     repair: (one) => `looked at ${number(one.keys_looked_at ?? 0)} keys, found ${number(one.keys_repaired ?? 0)}; ` +
-      (one.until_ms ? `took ${span(one.until_ms - one.at_ms)}` : "goes on"),
+      (one.until_ms ? `took ${span(one.until_ms - one.at_ms)}` : "under way"),
   };
   table(byId("happened"), "What has happened", [
     { title: "When", text: (one) => clock(one.at_ms) },

@@ -101,7 +101,7 @@ class BacklogFile:
         if not is_new and (version := ask("PRAGMA user_version").fetchone()[0]) > VERSION:
             raise TooNew(f"{self.path} was written by a newer engine: version {version}, and this one reads {VERSION}")
         if ask("PRAGMA journal_mode=WAL").fetchone()[0] != "wal":
-            raise sqlite3.OperationalError("the file system does not bear a write-ahead log")
+            raise sqlite3.OperationalError("the file system does not support a write-ahead log")
         room = min(WAL_ROOM_BYTES_MAX, self._bytes_max // 4)
         ask(f"PRAGMA wal_autocheckpoint={max(1, min(CHECKPOINT_PAGES, room // PAGE_BYTES // 2))}")
         ask(f"PRAGMA journal_size_limit={min(WAL_KEPT_BYTES_MAX, room)}")
@@ -164,7 +164,7 @@ class BacklogFile:
         elif code != sqlite3.SQLITE_FULL:
             self.close()
         if moved:
-            log.error("backlog_damaged", error=str(error), moved_to=moved, hint="its keys have to be found by a repair")
+            log.error("backlog_damaged", error=str(error), moved_to=moved, hint="a repair has to find its keys")
         elif reason != self._reason:
             log.error("backlog_failed", reason=reason)
         self._reason = reason

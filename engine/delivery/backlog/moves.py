@@ -79,7 +79,7 @@ def _move(source: BacklogFile, homes: Sequence[Backlog], key_now: Callable[[byte
     finally:
         source.close()
     if let_go:
-        log.warning("backlog_let_go", keys=let_go, meaning="their databases are not captured any more")
+        log.warning("backlog_let_go", keys=let_go, meaning="their databases are no longer captured")
     return ""
 
 

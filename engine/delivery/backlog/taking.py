@@ -94,7 +94,7 @@ def _take_slice(connection: sqlite3.Connection, taking: Taking, walk: Walk, size
         walk.found_later(later_ms)
     if walked:
         if not isinstance(last, bytes):
-            raise NotABacklog("a key is no blob")
+            raise NotABacklog("a key is not a blob")
         due = connection.execute(DUE, (taking.route, after, last, taking.now_ms))
         with closing(due):
             if not taking.pick(map(row_of, due), walk):

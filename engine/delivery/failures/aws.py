@@ -29,9 +29,9 @@ _CODES = {
     "InvalidClientTokenId": "the credentials are not valid: check AWS_ACCESS_KEY_ID, or the profile or role",
     "SignatureDoesNotMatch": "the secret key is wrong",
     "RequestTimeTooSkewed": "this machine's clock is off by minutes",
-    "QueueDoesNotExist": "check the ARN, and make the queue if it is not there",
-    "NonExistentQueue": "check the ARN, and make the queue if it is not there",
-    "NoSuchBucket": "check the ARN, and make the bucket if it is not there",
+    "QueueDoesNotExist": "check the ARN, and create the queue if it does not exist",
+    "NonExistentQueue": "check the ARN, and create the queue if it does not exist",
+    "NoSuchBucket": "check the ARN, and create the bucket if it does not exist",
     "InvalidBucketName": "check the bucket's name in the ARN",
     "OverLimit": "120,000 messages of the queue are received and not deleted: wait until they are visible again",
 }
@@ -78,4 +78,4 @@ def hint_for(code: str, message: str, right: str) -> str:
         return _RIGHTS_TO_KMS
     if code in {"AccessDenied", "AccessDeniedException", "403", "Forbidden"}:
         return f"grant {right} on it to the engine's role or user"
-    return _CODES.get(code.removesuffix("Exception"), _CODES.get(code, "it is tried again"))
+    return _CODES.get(code.removesuffix("Exception"), _CODES.get(code, "it is retried"))

@@ -19,7 +19,7 @@ WRITE_BYTES_MAX = 1 << 20
 """What one system call is given to write at most, about."""
 
 _OPEN_ATTEMPTS_MAX = 100
-_PLACE_HINT = "is there room, and may the engine write there? See delivery.dead_letter_file"
+_PLACE_HINT = "check that there is space and that the engine may write there; see delivery.dead_letter_file"
 _FULL_HINT = "engine redrive sends them again, and empties it"
 
 
@@ -122,7 +122,7 @@ def open_locked(path: Path) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)
-    raise OSError(0, "is replaced all the time")
+    raise OSError(0, "keeps being replaced")
 
 
 def append_lines(descriptor: int, lines: Iterable[bytes], path: Path) -> str:

@@ -65,7 +65,7 @@ class SqsSink:
         if not failed:
             # botocore takes an answer that broke off for an empty one.
             is_whole = len(answer.get("Successful") or []) == len(call)
-            return "" if is_whole else describe(self._place, _WHAT, "the answer broke off", "it is tried again")
+            return "" if is_whole else describe(self._place, _WHAT, "the answer was cut off", "it is retried")
         code, message = str(failed[0].get("Code", "")), str(failed[0].get("Message", ""))
         why = f"{len(failed)} of {len(call)} messages of a call: {code}: {message}"
         return describe(self._place, _WHAT, why, hint_for(code, message, RIGHT))

@@ -63,7 +63,7 @@ class Asking:
         replies = yield from self.replies(commands + last, count + bool(last))
         told = replies.pop() if last else None
         if isinstance(told, hiredis.ReplyError):
-            raise refusal(reader.address, "tell its role", str(told))
+            raise refusal(reader.address, "report its role", str(told))
         if is_replica(told):
             raise wrong_role(reader.address, PRIMARY)
         return replies

@@ -208,7 +208,7 @@ class Fetcher:
             for index, value in zip(left, read.values, strict=True):
                 values[index] = value
             if any(hold.reader is None for hold in read.holds):
-                raise RedisUnreachable("some keys are between nodes, or have none", hint="ask again")
+                raise RedisUnreachable("some keys are moving between nodes, or have no node", hint="ask again")
             # What has neither a value nor a hold was not asked for any more.
             left = [left[place] for hold in read.holds for place in hold.indexes]
         return _first_read(keys, values)

@@ -222,7 +222,7 @@ class Job:
                         for reply, expires_at_ms in zip(replies, expiries, strict=True)
                     ]
                 return expiries
-        raise refusal(reader.address, "tell when keys expire", str(replies[0]))
+        raise refusal(reader.address, "report when keys expire", str(replies[0]))
 
     def _settle(self, fetched: list[Fetched], again: list[tuple[int, str]]) -> Generator[None, None, None]:
         """Ask on for those that the first round left open, until none is left, or the rounds are over."""
@@ -300,7 +300,7 @@ class Job:
     def _version_of(self, told: Any) -> int:
         reader = self.reader
         if isinstance(told, hiredis.ReplyError):
-            raise refusal(reader.address, "tell its time, which orders the values", str(told))
+            raise refusal(reader.address, "report its time, which orders the values", str(told))
         reader.take_time(told)
         if self._asked_versions:
             return 0
@@ -323,6 +323,6 @@ class Job:
 
     def _epoch_in(self, info: Any) -> int:
         if isinstance(info, hiredis.ReplyError):
-            raise refusal(self.reader.address, "tell its epoch, which orders the values", str(info))
+            raise refusal(self.reader.address, "report its epoch, which orders the values", str(info))
         at = info.find(_MY_EPOCH) + len(_MY_EPOCH)
         return int(info[at : info.find("\r", at)])

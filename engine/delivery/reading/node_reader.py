@@ -242,7 +242,7 @@ class NodeReader:
         if self.versions.lag_us and not lag_us:
             log.warning(
                 "clocks_differ", node=str(self.address), behind_ms=self.versions.lag_us // 1_000,
-                hint="keep the clocks of a cluster's nodes within seconds of each other: versions count on it",
+                hint="keep the clocks of a cluster's nodes within seconds of each other: versions rely on it",
             )  # fmt: skip
         return version
 
@@ -272,7 +272,9 @@ class NodeReader:
         self._halve(keys)
         self._doubles_after = PIPELINES_A_DOUBLING
         if len(keys) > 1:
-            log.warning("pipeline_closed", keys=len(keys), error=str(error), hint=f"half as many now: {LIMITS}")
+            log.warning(
+                "pipeline_closed", keys=len(keys), error=str(error), hint=f"smaller pipelines from now on: {LIMITS}"
+            )
             return []
         key = keys[0][0]
         closes = self._closes[1] + 1 if self._closes[0] == key else 1

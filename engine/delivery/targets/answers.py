@@ -29,9 +29,9 @@ HINTS = {
     "ExpiredTokenException": "the credentials have expired: renew them, or run with a role that renews its own",
     "UnrecognizedClientException": "the credentials are not valid: check AWS_ACCESS_KEY_ID, or the profile or role",
     "InvalidSignatureException": "the secret key is wrong, or this machine's clock is off by minutes",
-    "InvalidRequestContentException": "the function does not take what the engine sends: check the route's payload",
+    "InvalidRequestContentException": "the function does not accept what the engine sends: check the route's payload",
 }
-NOT_READY_HINT = "the function is not ready yet: it is tried again"
+NOT_READY_HINT = "the function is not ready yet: it is retried"
 _OTHER_HINT = "check the route's function, aws.region and aws.lambda_endpoint_url"
 
 SETUP_ERROR = "SetupError"

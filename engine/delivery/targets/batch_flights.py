@@ -114,7 +114,7 @@ class BatchFlights:
         if isinstance(error, EXPECTED):
             return self._target.meaning_of(error)
         log.error("not_sent", place=self._target.place.arn, exc_info=error)
-        return Meaning(Failure.SERVICE, _of_a_bug(error), "it is tried again", False)
+        return Meaning(Failure.SERVICE, _of_a_bug(error), "it is retried", False)
 
 
 def error_of(answer: Answer) -> tuple[str, str]:

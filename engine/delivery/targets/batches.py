@@ -254,7 +254,8 @@ class BatchTarget(ABC):
 
     def too_large(self, part: Part) -> Refusal:
         """Return the refusal of a record that no call takes."""
-        what = f"a record of {self.size_of(part)} bytes is more than the {self.record_bytes_max} of a {self.place.kind}"
+        limit = f"the {self.record_bytes_max} that a {self.place.kind} accepts"
+        what = f"a record of {self.size_of(part)} bytes exceeds {limit}"
         return Refusal(part.record_id, Failure.OVERSIZE, what)
 
     def meaning_of(self, error: Exception) -> Meaning:
@@ -269,7 +270,7 @@ class BatchTarget(ABC):
 
     def refused(self, code: str, message: str, status: int) -> Meaning:
         """Return what it is that the service refuses a call with this code."""
-        hint = f"check the ARN, and whether the {self.place.kind} is there"
+        hint = f"check the ARN, and whether the {self.place.kind} exists"
         if "AccessDenied" in code:
             hint = f"grant {self.rights} on it to the engine's role or user"
         is_lost = status >= 500 or status == REQUEST_TIMEOUT

@@ -83,5 +83,5 @@ def _refusal(function: str, client: Any, error: Any) -> Problem:
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     is_passing = status >= 500 or status in _PASSING
     text = short(f"{code}: {error.response.get('Error', {}).get('Message', '')}")
-    hint = "it is tried again" if is_passing else hint_for(code)
+    hint = "it is retried" if is_passing else hint_for(code)
     return Problem("", f"function {function} can't be invoked: {text}", hint, is_passing)

@@ -86,7 +86,7 @@ class LambdaTarget:
         size = headers.get("Content-Length")
         if size and size != str(len(body)):
             # Half an answer may look like a whole one: no body at all would mean that all went well.
-            reason = f"the answer broke off after {len(body)} of {size} bytes"
+            reason = f"the answer was cut off after {len(body)} of {size} bytes"
             has_returned = status == 200 and not headers.get("X-Amz-Function-Error")
             return Outcome(Failure.CONNECTION, reason=reason, is_lost=not has_returned)
         if status == 200 and body == self._usual and not headers.get("X-Amz-Function-Error"):

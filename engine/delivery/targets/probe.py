@@ -44,11 +44,11 @@ def probe_functions(functions: Iterable[tuple[str, str]], aws: AwsSettings, deli
         target.close()
         kind, _, reason = outcome.reason.partition(": ")
         if outcome.failure is Failure.REFUSED and kind == SETUP_ERROR:
-            hint = "see the function's environment and rights"
+            hint = "check the function's environment and permissions"
             probe.problems.append(Problem(place, f"{function} cannot work: {reason}", hint))
         elif outcome.failure is not Failure.NONE:
             message = f"{function} failed with an empty batch: {outcome.reason}"
-            probe.problems.append(Problem(place, message, "it gets changes all the same, again and again", passes=True))
+            probe.problems.append(Problem(place, message, "changes are sent to it anyway, and retried", passes=True))
         if refuses_older_versions(answer):
             probe.refusing.add(function)
     return probe

@@ -43,7 +43,9 @@ def meant(answer: Any) -> Meant:
             except orjson.JSONDecodeError:
                 if FAILURES not in inner:
                     break
-                return Meant(answer, f"{_form(answer)} names {FAILURES}, and is no JSON: {_REMEDY}", is_unreadable=True)
+                return Meant(
+                    answer, f"{_form(answer)} names {FAILURES}, and is not JSON: {_REMEDY}", is_unreadable=True
+                )
         elif isinstance(inner, dict) and "body" in inner:
             inner = _body(inner)
         else:

@@ -91,7 +91,7 @@ def bad_parameter(message: str) -> Refusal:
 
 
 def invalid_json(reason: str) -> Refusal:
-    """The payload is no JSON."""
+    """The payload is not JSON."""
     message = f"Could not parse request body into json: {reason}"
     return _refusal(400, "InvalidRequestContentException", {"message": message})
 

@@ -94,7 +94,7 @@ class Journal:
 
 
 def _event(payload: bytes) -> Any:
-    """Return the payload for a journal line as it came, without parsing it twice; None if it is no JSON."""
+    """Return the payload for a journal line as it came, without parsing it twice; None if it is not JSON."""
     try:
         msgspec.json.decode(payload, type=msgspec.Raw)
     except msgspec.DecodeError:

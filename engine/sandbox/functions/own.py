@@ -23,7 +23,7 @@ def own_function(text: str, table: str, folder: Path) -> FunctionSpec:
     if module.endswith(".py"):
         file = folder / module
         if not file.is_file():
-            raise SandboxError(f"function {name}: there is no file {file}", hint=FORMS)
+            raise SandboxError(f"function {name}: the file {file} does not exist", hint=FORMS)
         folder, module = file.parent, file.stem
     path = [str(folder.absolute()), *filter(None, [os.environ.get("PYTHONPATH", "")])]
     environment = {

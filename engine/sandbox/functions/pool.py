@@ -168,7 +168,7 @@ class WorkerPool:
         self._stale |= self._workers
         try:
             self._idle.append(await self._start_worker())
-            say(self.spec.name, f"{names} changed: imported anew")
+            say(self.spec.name, f"{names} changed: imported again")
         except InitFailed as failure:
             say(self.spec.name, f"{names} changed, and {self.spec.handler} does not import: {failure}")
 

@@ -165,7 +165,7 @@ class LambdaServer:
 def _check(kind: str, size: int) -> Refusal | None:
     """Return why an invocation is refused before anything is run, or None."""
     if kind not in ("RequestResponse", "Event", "DryRun"):
-        return api.bad_parameter(f"{kind} is no invocation type")
+        return api.bad_parameter(f"{kind} is not a valid invocation type")
     bytes_max = api.EVENT_BYTES_MAX if kind == "Event" else api.REQUEST_BYTES_MAX
     return api.too_large(size, kind, bytes_max) if size > bytes_max else None
 

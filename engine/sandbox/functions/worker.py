@@ -89,7 +89,7 @@ def answer(handler: Handler, head: dict[str, Any], payload: bytes) -> tuple[dict
 
 
 def load_event(payload: bytes) -> Any:
-    """Return the event; raise ValueError if the payload is no JSON. No payload is an empty event."""
+    """Return the event; raise ValueError if the payload is not JSON. No payload is an empty event."""
     if not payload:
         return {}
     try:

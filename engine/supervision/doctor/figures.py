@@ -45,9 +45,11 @@ def about_output(limit: OutputLimit | None, bytes_per_s: float | None, place: st
     """Return how long a stall the subscription survives at the rate that was measured."""
     if limit is None:
         hint = "see its parameter group: client-output-buffer-limit-pubsub-hard-limit"
-        return finding(Verdict.OK, place, f"its output-buffer limit for subscribers is not told ({hint})")
+        return finding(Verdict.OK, place, f"its output-buffer limit for subscribers is unknown ({hint})")
     if bytes_per_s is None:
-        return finding(Verdict.OK, place, "its notifications were not measured: this user may not subscribe to all")
+        return finding(
+            Verdict.OK, place, "its notifications were not measured: this user may not subscribe to all channels"
+        )
     if not bytes_per_s:
         return finding(Verdict.OK, place, "nothing changed while notifications were measured: no rate to judge by")
     stall_s, rate = limit.stall_s(bytes_per_s), f"{bytes_per_s / 1_000:,.0f} kB/s of notifications"
@@ -71,8 +73,8 @@ def about_memory(info: Mapping[str, str], place: str) -> Finding:
     if used < MEMORY_FULL * most:
         return finding(Verdict.OK, place, told)
     if policy == "noeviction":
-        return finding(Verdict.NOTE, place, f"{told}: writes are refused soon", "raise maxmemory, or a larger node")
-    return finding(Verdict.NOTE, place, f"{told}: keys are evicted soon", "raise maxmemory, if they should stay")
+        return finding(Verdict.NOTE, place, f"{told}: writes will soon be refused", "raise maxmemory, or a larger node")
+    return finding(Verdict.NOTE, place, f"{told}: keys will soon be evicted", "raise maxmemory, if they should stay")
 
 
 def about_replicas(info: Mapping[str, str], place: str) -> Finding:
@@ -82,7 +84,7 @@ def about_replicas(info: Mapping[str, str], place: str) -> Finding:
         told = f"a replica of {host}, link {link}"
         if link == "up":
             return finding(Verdict.OK, place, told)
-        return finding(Verdict.NOTE, place, f"{told}: it does not hear of changes", "see to the primary, and the way")
+        return finding(Verdict.NOTE, place, f"{told}: it receives no changes", "check the primary and the network path")
     replicas = int(info.get("connected_slaves", 0) or 0)
     return finding(Verdict.OK, place, f"a primary with {counted(replicas, 'replica')}" if replicas else "a primary")
 

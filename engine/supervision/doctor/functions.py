@@ -80,7 +80,7 @@ def about_function(
     if timeout_ms > invoke_ms:
         what = f"{told}, longer than the engine waits (delivery.invoke_timeout_ms = {invoke_ms:,})"
         hint = f"set delivery.invoke_timeout_ms to {timeout_ms + 5_000:_}, or the function's timeout below it"
-        return [finding(Verdict.NOTE, place, f"{what}: its late effects would meet our retry", hint)]
+        return [finding(Verdict.NOTE, place, f"{what}: its late effects could overlap with the retry", hint)]
     return [finding(Verdict.OK, place, f"{told}; the engine waits for {invoke_ms / 1_000:g} s")]
 
 
@@ -91,9 +91,9 @@ def about_concurrency(
     some = list(routes)
     wanted = settings.delivery.invokers * sum(route.parallelization_factor for route in some)
     if reserved is None:
-        told = f"{function}: no concurrency is reserved; the engine invokes it {wanted:,} times at once at most"
+        told = f"{function}: no concurrency is reserved; the engine invokes it at most {wanted:,} times at once"
         return [finding(Verdict.OK, _place(some), told)]
-    told = f"{function}: {reserved:,} reserved concurrency; the engine invokes it {wanted:,} times at once at most"
+    told = f"{function}: {reserved:,} reserved concurrency; the engine invokes it at most {wanted:,} times at once"
     if reserved >= wanted:
         return [finding(Verdict.OK, _place(some), told)]
     hint = f"aws lambda put-function-concurrency --function-name {function} --reserved-concurrent-executions {wanted}"

@@ -71,5 +71,5 @@ def _room(settings: Settings, path: str, wanted: int, free: int) -> Finding:
     if free >= wanted:
         return finding(Verdict.OK, "disk", told)
     share = max(1_048_576, int(free * 0.8) // (settings.delivery.invokers + 1))
-    hint = f"give it more room, or set delivery.backlog_bytes_max and delivery.dead_letter_bytes_max to {share:_}"
+    hint = f"give it more space, or set delivery.backlog_bytes_max and delivery.dead_letter_bytes_max to {share:_}"
     return finding(Verdict.NOTE, "disk", told, hint)

@@ -56,7 +56,7 @@ class AwsLook:
         for look in self._looks:
             look.join(max(0.0, (self._until_ms - monotonic_ms()) / 1_000))
             if look.is_alive():
-                hint = "the engine starts, and tries; check the way there, or raise supervision.ready_timeout_s"
+                hint = "the engine starts, and retries; check the network path, or raise supervision.ready_timeout_s"
                 what = f"AWS did not answer within {self._wait_s:g} s"
                 seen.findings.append(finding(Verdict.NOTE, look.place, what, hint))
             else:

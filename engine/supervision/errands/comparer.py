@@ -91,7 +91,7 @@ class Comparer:
             log.warning(
                 "extra_keys_kept",
                 keys=answer.unknown,
-                hint="destinations hold them, the server does not, and nobody knows why: engine audit shows them",
+                hint="destinations hold them, the server does not, and the reason is unknown: engine audit lists them",
             )
         for route, what in answer.held.items():
             log.error(

@@ -62,7 +62,10 @@ def examine_places(settings: Settings) -> list[Problem]:
         try:
             problem = _examine(place)
         except OSError as error:
-            problem = f"{place.path} can't be written: {error.strerror}", "name another place, or grant the right to it"
+            problem = (
+                f"{place.path} can't be written: {error.strerror}",
+                "name another place, or grant permission to write it",
+            )
         if problem is not None:
             problems.append(Problem(place.setting, *problem))
     return problems
@@ -84,10 +87,10 @@ def _examine(place: Place) -> tuple[str, str] | None:
     except FileNotFoundError:
         return _try_folder(_nearest(path.parent))
     except NotADirectoryError:
-        return f"{place.path} lies below a file", "name another place"
+        return f"{place.path} is below a file", "name another place"
     wanted = "a folder" if place.is_folder else "a file"
     if place.is_folder != stat.S_ISDIR(found.st_mode) or not (place.is_folder or stat.S_ISREG(found.st_mode)):
-        return f"{place.path} is there, and is not {wanted}", "name another place"
+        return f"{place.path} exists, and is not {wanted}", "name another place"
     files = [path] if not place.is_folder else [one for one in path.iterdir() if one.name not in _LEFT_ALONE]
     for file in files:
         owner = file.stat().st_uid
@@ -98,7 +101,7 @@ def _examine(place: Place) -> tuple[str, str] | None:
         with path.open("rb+") as opened:
             head = opened.read(_HEAD_BYTES)
         if head and not place.is_ours(head) and not Path(f"{place.path}.lock").exists():
-            return f"{place.path} is there, and was not written by an engine", "name another place, or move it away"
+            return f"{place.path} exists, and was not written by an engine", "name another place, or move it away"
     return _try_folder(path if place.is_folder else path.parent)
 
 

@@ -88,7 +88,7 @@ def make_plan(settings: Settings, previous: bytes | None, *, routes_of: RoutesOf
         were = database_of(kept.scope) if kept is not None else None
         problem = rehome(delivery.backlog_folder, delivery.invokers, delivery.backlog_bytes_max, databases, were)
         if problem:
-            return Refusal((Problem("delivery.backlog_folder", problem, "mend it, or move the folder away"),))
+            return Refusal((Problem("delivery.backlog_folder", problem, "fix it, or move the folder away"),))
     return found.plan or found.refusal()
 
 
@@ -162,8 +162,8 @@ def _examine_databases(table: RouteTable, found: Examination) -> None:
             found.add(
                 Verdict.NOTE,
                 f"route {route.name!r}",
-                f"takes databases {in_words(route.databases)} to one function: if it knows keys by their names alone, "
-                "those of one name overwrite each other",
+                f"sends databases {in_words(route.databases)} to one function: if it identifies keys by name alone, "
+                "keys of the same name overwrite each other",
                 "have it store db too (dynamodb: DYNAMO_DATABASE_IN_KEY=on), or give each database its own route",
             )
 
@@ -243,7 +243,7 @@ def _examine_redis(
                 Verdict.NOTE,
                 "redis",
                 error.message,
-                "the engine adds missing flags at start, if its user has the right to",
+                "the engine adds missing flags at start, if its user may",
             )
         else:
             found.add_error("redis", error)

@@ -105,7 +105,9 @@ class Keeper:
             oldest_ms = min((one.settled.since_ms for one in progress.nodes.all()), default=0)
             log.info("resumed", state=state, age_s=age_s, watermark_ms=oldest_ms, clean=progress.is_clean)
             return
-        log.info("first_start", state=state, meaning="there is no checkpoint: what changed before is not looked for")
+        log.info(
+            "first_start", state=state, meaning="there is no checkpoint: changes before this start are not looked for"
+        )
         elsewhere = Path(_OF_OLD).absolute()
         if elsewhere.is_file() and str(elsewhere) != state:
             log.warning(

@@ -117,5 +117,5 @@ def _take(steps: Iterable[Step], teach: Callable[[int], None], what: str) -> lis
         if isinstance(step, Teach):
             teach(step.number)
         elif not isinstance(step, InForce):
-            late.append((step.number, f"it did not take the new {what} in time"))
+            late.append((step.number, f"it did not confirm the new {what} in time"))
     return late

@@ -122,7 +122,7 @@ class Retopology:
     def _fail(self, problem: str, now_ms: int) -> None:
         """Try again, ever more slowly; what was in force stays."""
         if problem != self._problem:
-            log.warning("topology_unknown", problem=problem, hint="it is asked for again; feeds stay where they are")
+            log.warning("topology_unknown", problem=problem, hint="the engine asks again; feeds stay as they are")
         self._problem = problem
         wait_ms = min(RETRY_MS_MAX, RETRY_MS_MIN << min(self._failures, 8))
         self._failures += 1

@@ -57,7 +57,7 @@ class Sweep:
         """See what the server is, and how large."""
         time, *replies = yield pack("TIME") + b"".join(QUESTIONS), 1 + len(QUESTIONS)
         if not isinstance(time, list):
-            raise refusal(parse_url(self._subscription.redis.url), "tell its time", str(time))
+            raise refusal(parse_url(self._subscription.redis.url), "report its time", str(time))
         self.since_ms = unix_ms_of(time)
         self.may_evict = may_evict(replies)
         yield from self._see_role()

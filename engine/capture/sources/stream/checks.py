@@ -30,7 +30,7 @@ def check_streams(connection: RespConnection, streams: Sequence[bytes], capture:
         name = stream.decode()
         kind: Any = connection.call("TYPE", stream)
         if isinstance(kind, hiredis.ReplyError):
-            raise refusal(address, f"tell what {name} is", str(kind))
+            raise refusal(address, f"report the type of {name}", str(kind))
         if kind not in (b"none", b"stream"):
             raise RedisRefused(
                 f"{address}: the key {name}, which capture.streams names, is a {kind.decode()}, not a stream",

@@ -126,7 +126,7 @@ class Desk:
     def _tell_missing(self, stream: Followed, standing: Standing, missing: int) -> None:
         if not stream.account.is_removed:
             others = [name.decode("utf-8", "replace") for name in standing.others[:SHOWN_MAX]]
-            hint = "a group is one engine's: choose another capture.consumer_group"
+            hint = "a consumer group belongs to one engine: choose another capture.consumer_group"
             log.error("entries_read_by_others", **self._of(stream), entries=missing, consumers=others, hint=hint)
             return
         self._row.count_gap(GapReason.ENTRIES_REMOVED)
@@ -179,7 +179,7 @@ class Desk:
         # Whatever was not read of the former stream is not there any more.
         stream.settled = b""
         self.has_gap = True
-        log.error("stream_deleted", **self._of(stream), hint="its group is made anew, at the beginning")
+        log.error("stream_deleted", **self._of(stream), hint="its group is created again, at the beginning")
         return THE_START
 
     # Words

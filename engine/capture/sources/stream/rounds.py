@@ -91,7 +91,7 @@ class Rounds:
         for (_, handler), reply in zip(asked, replies, strict=True):
             if isinstance(reply, hiredis.ReplyError) and str(reply).startswith(_ELSEWHERE):
                 raise RedisUnreachable(
-                    f"{self._address} does not have the streams: {reply}", hint="they are looked for"
+                    f"{self._address} does not have the streams: {reply}", hint="the engine looks for them"
                 )
             handler(reply)
 
@@ -144,7 +144,7 @@ class Rounds:
 
     def _time(self, reply: Any) -> None:
         if isinstance(reply, hiredis.ReplyError):
-            raise refusal(self._address, "tell its time", str(reply))
+            raise refusal(self._address, "report its time", str(reply))
         # By when it was heard: no moment is taken for a later one.
         self.ahead_ms = int(reply[0]) * 1_000 + int(reply[1]) // 1_000 - self._heard_ms
 
@@ -202,7 +202,7 @@ class Rounds:
         if isinstance(reply, hiredis.ReplyError):
             if "unknown command" in str(reply).lower():
                 self._claims = False
-                log.warning("no_claims", stream=stream.name.decode(), hint="XAUTOCLAIM takes Redis 6.2 or Valkey")
+                log.warning("no_claims", stream=stream.name.decode(), hint="XAUTOCLAIM needs Redis 6.2 or Valkey")
                 return
             if str(reply).startswith(_NO_GROUP):
                 stream.has_group = False
