@@ -97,7 +97,7 @@ class DeliverySettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Invokers: how values are read and invocations are made."""
 
     invokers: int = 1
-    gather_ms: float = 0.5
+    gather_ms: float = 1.75
     fetch_keys_max: int = 500
     payload_bytes_max: int = 6_000_000
     connect_timeout_ms: int = 3_000

@@ -110,6 +110,7 @@ class Capture:
         missed: tuple[Missed, ...] = (),
         heard: Missed = NOTHING_HEARD,
         feeds: tuple[Feed, ...] | None = None,
+        gather_ms: float = 0.0,
     ) -> None:
         """``feeds`` are those of the one shard, where it has others than its own on the one node."""
         self.table = RouteTable.build(routes)
@@ -121,6 +122,7 @@ class Capture:
         self._missed = missed
         self._heard = heard
         self._feeds = feeds
+        self._gather_ms = gather_ms
         self.rings = RingSet(len(shards), invokers, ring.ring_bytes)
         self.wakes = [Wake() for _ in range(invokers)]
         self.board = Board(len(shards))
@@ -156,6 +158,7 @@ class Capture:
             heard_row=self.heard_table.row(shard.index),
             missed={0: self._missed},
             heard={0: self._heard},
+            gather_ms=self._gather_ms,
         )
         raise SystemExit(run_subscriber(spec, ChildLink(theirs, self.board.row(shard.index))))
 
@@ -254,6 +257,7 @@ def capture(
     password: str | None = None,
     missed: tuple[Missed, ...] = (),
     heard: Missed = NOTHING_HEARD,
+    gather_ms: float = 0.0,
 ) -> Iterator[tuple[Capture, Any]]:
     """Run the subscribers until the block ends; yields them and a client of the server (of the default user)."""
     client = redis.Redis(unix_socket_path=server_socket(server), password=password)
@@ -268,6 +272,7 @@ def capture(
         mapping_prefix=mapping_prefix,
         missed=missed,
         heard=heard,
+        gather_ms=gather_ms,
     )
     try:
         running.start()

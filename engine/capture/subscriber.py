@@ -2,9 +2,9 @@
 
 The loop waits for its sockets and its supervisor, and for nothing else. When a ring is full it goes on draining the
 sockets, because a subscriber that reads too slowly is disconnected by the server and loses what it missed; the keys
-wait in the dirty set, each once. Each read is flushed at once: light load is not held back to fill frames. A turn
-serves the feeds that have something to say, or are due, and reads a bounded part of each: a busy one keeps no other
-waiting, and one of hundreds that says nothing costs nothing.
+wait in the dirty set, each once. Each read is flushed at once; while changes keep coming, reads are a moment apart, so
+that changes share a turn, a wake-up and an invocation. A turn serves the feeds that have something to say, or are due,
+and reads a bounded part of each: a busy one keeps no other waiting, and one of hundreds that is silent costs nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from engine.capture.shared import CaptureScope, Shared
 from engine.capture.sources.base import Source
 from engine.capture.sources.make import source_of
 from engine.capture.waiting import BEAT_MS_MAX, FeedName, Waiter
-from engine.clock import monotonic_ms
+from engine.clock import Pace, monotonic_ms
 from engine.config import CaptureSettings, RedisSettings, RingSettings
 from engine.errors import RedisError, RedisRefused
 from engine.lifecycle import (
@@ -64,7 +64,7 @@ class SubscriberSpec:
 
     ``version`` is that of the topology, ``heard_row`` where it notes what it heard. By node number, ``missed`` is what
     nobody has heard in its place, to be found first, and ``heard`` what a gap would miss that begins at once. By
-    name, ``streams`` is what is kept of each.
+    name, ``streams`` is what is kept of each. While changes keep coming, they are read every ``gather_ms``.
     """
 
     shard: int
@@ -83,6 +83,7 @@ class SubscriberSpec:
     version: int = 0
     streams: Mapping[str, StreamKept] = field(default_factory=dict)
     names_folder: str = ""
+    gather_ms: float = 0.0
 
 
 def run_subscriber(spec: SubscriberSpec, link: ChildLink) -> int:
@@ -135,6 +136,7 @@ class Subscriber:
         """Feeds whose watermark may be another than the one in the rings."""
         self._awaited = set(self._feeds)
         """Those it was started with that have not listened yet: until then it is not ready."""
+        self._pace = Pace(spec.gather_ms)
         self._obey_due_ms = 0
         self._is_ready = self._is_draining = False
 
@@ -151,15 +153,17 @@ class Subscriber:
                     if self._obey(commands, moment_ms):
                         return 0
                     served = self._all()
-            ready = self._waiter.take_ready()
+            if ready := self._waiter.take_ready():
+                self._pace.begin()
             for name in {*ready, *served}:
                 if status := self._serve(name, moment_ms, is_ready=name in ready):
                     return status
             if not self._is_ready:
                 self._note_ready()
             self._shared.notices.tell(moment_ms)
+            changes = len(self._dirty)
             is_flushed = self._flusher.flush(self._dirty)
-            self._row.set(Counter.DIRTY_KEYS, len(self._dirty))
+            self._row.set(Counter.DIRTY_KEYS, 0 if is_flushed else len(self._dirty))
             has_room_again = self._shared.look_for_room()
             if is_flushed:
                 if self._moved:
@@ -167,6 +171,8 @@ class Subscriber:
                 if self._is_draining and all(feed.is_closed for feed in self._feeds.values()):
                     self._link.set_state(ChildState.DRAINED)
                     return 0
+            if is_flushed and not (has_room_again or self._waiter.ready or self._is_draining):
+                self._pace.keep(changes)
             self._wait(moment_ms, 0 if has_room_again else BEAT_MS_MAX, is_flushed=is_flushed)
             served = self._all() if has_room_again else self._waiter.due(monotonic_ms())
 

@@ -10,12 +10,11 @@ import gc
 import random
 import select
 import sys
-import time
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from engine.clock import monotonic_ms, now_ms
+from engine.clock import Pace, monotonic_ms, now_ms
 from engine.config import AwsSettings, DeliverySettings, RedisSettings
 from engine.delivery.backlog.backlog import Backlog
 from engine.delivery.dispatch import Buried, Completion, Prepared
@@ -71,7 +70,7 @@ class InvokerSpec:
     Versions are higher than ``version_floor``, those of a cluster's nodes than ``floors`` (by node id), and than what
     ``given`` has of a predecessor. Before ``fence_ms`` (monotonic) an invocation of the engine that ran
     before this one may still write. Keys are read from the nodes of ``topology``. ``entry_fields`` are wanted of
-    entries of streams, none for all.
+    entries of streams, none for all. While changes keep coming, they are taken up every ``gather_ms``.
     """
 
     index: int
@@ -91,6 +90,7 @@ class InvokerSpec:
     given: GivenRow | None = None
     part: str = "0/1"
     entry_fields: frozenset[str] = frozenset()
+    gather_ms: float = 0.0
 
 
 def run_invoker(spec: InvokerSpec, link: ChildLink) -> int:
@@ -128,10 +128,9 @@ class Invoker:
             databases.only, delivery, spec.aws, self._backlog, self._row, self._done, spec.wake, self._sockets,
             Home(spec.index, spec.invokers, spec.part),
         )  # fmt: skip
-        self._draining = False
-        self._gather_s = delivery.gather_ms / 1_000
-        self._is_woken = self._is_kept_up = False
-        self._obey_due_ms = self._upkeep_due_ms = self._standing_due_ms = 0
+        self._draining = self._is_kept_up = False
+        self._pace = Pace(spec.gather_ms)
+        self._obey_due_ms = self._upkeep_due_ms = self._standing_due_ms = self._taken = 0
         self._said = Standings(())
         self._lanes = Lanes(self._kit)
         backoff = Backoff(delivery.retry_backoff_ms_min, delivery.retry_backoff_ms_max)
@@ -211,20 +210,20 @@ class Invoker:
                 self._lanes.keep_digests()
                 self._link.set_state(ChildState.DRAINED)
                 return 0
+            if not more:
+                self._gather()
             sockets.wait(0 if more else self._wait_ms())
-            if self._is_woken:
-                self._gather(0.0 if more else self._gather_s)
 
     def _be_woken(self) -> None:
-        self._is_woken = True
-
-    def _gather(self, seconds: float) -> None:
-        """Wait for what comes right behind that which has come, unless there is something to be done meanwhile."""
-        self._is_woken = False
-        if seconds and not self._done:
-            time.sleep(seconds)
         # Cleared before there is a look for work, or a signal in between would be lost.
         self._spec.wake.clear()
+        self._pace.begin()
+        self._taken = 0
+
+    def _gather(self) -> None:
+        """Have changes come together, unless an answer would let some start that wait for nothing else."""
+        if not self._draining and not any(lane.keys.waits_for_slot() for lane in self._lanes.all()):
+            self._pace.keep(self._taken)
 
     def _be_told(self) -> None:
         self._obey_due_ms = 0
@@ -280,8 +279,9 @@ class Invoker:
     def _distribute(self, runs: list[Run], frame: Frame, is_fenced: bool) -> None:
         row, moment = self._row, monotonic_ms()
         is_fenced = is_fenced and moment < self._fence_ms
-        row.add(Counter.CHANGES_READ, sum([len(run.keys) for run in runs]))
-        merged = 0
+        count, merged = sum([len(run.keys) for run in runs]), 0
+        self._taken += count
+        row.add(Counter.CHANGES_READ, count)
         for lane, mine in self._lanes.share_out(runs):
             lane.take_marks(mine)
             if is_fenced:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from engine.config import Settings
+from engine.config import DeliverySettings, Settings
 from engine.errors import EngineError
 from engine.lifecycle import ChildLink, Failed
 from engine.model import Missed, StreamKept
@@ -69,6 +69,15 @@ def run_main(main: Main, duty: Duty, link: ChildLink) -> int:
         raise
 
 
+def gather_ms_of(delivery: DeliverySettings, shards: int) -> tuple[float, float]:
+    """Return how long changes gather in a subscriber, and in an invoker: in one of them, as each adds to the lag.
+
+    A subscriber that is alone spares itself and all invokers their wake-ups. Of several each sees a part of what an
+    invocation can take, and only the invoker sees all of it.
+    """
+    return (delivery.gather_ms, 0.0) if shards == 1 else (0.0, delivery.gather_ms)
+
+
 def subscribe(duty: Duty, link: ChildLink) -> int:
     """Capture one shard."""
     from engine.capture.subscriber import SubscriberSpec, run_subscriber
@@ -91,6 +100,7 @@ def subscribe(duty: Duty, link: ChildLink) -> int:
         heard=duty.heard,
         streams=duty.streams,
         names_folder=str(Path(settings.delivery.backlog_folder, "names")),
+        gather_ms=gather_ms_of(settings.delivery, len(duty.nodes))[0],
     )
     return run_subscriber(spec, link)
 
@@ -118,6 +128,7 @@ def invoke(duty: Duty, link: ChildLink) -> int:
         fence_ms=duty.fence_ms,
         part=settings.capture.slice,
         entry_fields=frozenset(() if "*" in settings.capture.fields else settings.capture.fields),
+        gather_ms=gather_ms_of(settings.delivery, len(duty.nodes))[1],
     )
     return run_invoker(spec, link)
 

@@ -62,6 +62,21 @@ def test_every_key_arrives_once(server: ValkeyServer, shards: int, invokers: int
         assert change.event == "hset"
 
 
+def test_changes_that_keep_coming_share_frames(server: ValkeyServer) -> None:
+    """Within an interval changes gather in the socket: they come in few frames, and none is left behind."""
+    keys = [b"cart:%d" % number for number in range(40)]
+    with capture(server, gather_ms=2_000) as (running, client):
+        for key in keys:
+            client.hset(key, "field", "value")
+        taken = running.take_until(lambda taken: len(taken) >= len(keys))
+        assert running.count(Counter.FRAMES_WRITTEN) <= len(keys) / 2
+        client.hset("cart:last", "field", "value")
+        running.send(Drain())
+        assert running.join() == [0]
+        taken += running.take()
+    assert keys_of(taken) == [*keys, b"cart:last"]
+
+
 def test_what_no_route_wants_is_left_alone(server: ValkeyServer) -> None:
     """Events that no route lists, and keys that no route takes, are read and go no further."""
     with capture(server, route("hset", keys=("cart:*",)), route("del", name="gone")) as (running, client):

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from engine.clock import Pace
 from engine.config import AwsSettings, DeliverySettings, RedisSettings, RouteSettings
-from engine.delivery.dispatch import Prepared
 from engine.delivery.intake import MARKS_OF_A_REPAIR
 from engine.delivery.invoker import UPKEEP_MS, Invoker, InvokerSpec
 from engine.lifecycle import Message, RepairWanted
@@ -127,15 +127,18 @@ def test_a_change_marked_for_one_route_stays_that_routes(rig: Rig) -> None:
     assert rig.waiting() == {"carts": {b"cart:1"}, "also": set()}
 
 
-class Sleep:
-    """Stands for time.sleep: notes how long, and does what a test says meanwhile."""
+class Host:
+    """Stands for the clock and for sleep: notes how long, and does what a test says meanwhile."""
 
     def __init__(self, meanwhile: Callable[[], None] = lambda: None) -> None:
-        self.slept: list[float] = []
+        self.slept_ms: list[float] = []
         self._meanwhile = meanwhile
 
-    def __call__(self, seconds: float) -> None:
-        self.slept.append(seconds)
+    def pace(self, interval_ms: float) -> Pace:
+        return Pace(interval_ms, lambda: 100.0, self._sleep)
+
+    def _sleep(self, seconds: float) -> None:
+        self.slept_ms.append(round(seconds * 1_000, 3))
         self._meanwhile()
 
 
@@ -143,36 +146,47 @@ def is_set(wake: Wake) -> bool:
     return bool(select.select([wake.fileno()], [], [], 0)[0])
 
 
-def test_what_comes_right_behind_goes_along(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An idle invoker that is woken waits for a moment; what comes meanwhile needs no turn of its own."""
+def test_what_comes_right_behind_goes_along(rig: Rig) -> None:
+    """After a turn that took up a change, the next ones come together; their wake-up is not lost."""
 
     def comes_behind() -> None:
-        rig.offer(b"cart:2")
-        rig.wake.signal()
+        for key in (b"cart:2", b"cart:3"):
+            rig.offer(key)
+            rig.wake.signal()
 
-    sleep = Sleep(comes_behind)
-    monkeypatch.setattr("engine.delivery.invoker.time.sleep", sleep)
+    host = Host(comes_behind)
+    rig.invoker._pace = host.pace(1.5)
     rig.offer(b"cart:1")
     rig.wake.signal()
-    rig.invoker._gather(0.0005)
-    assert sleep.slept == [0.0005]
+    rig.invoker._be_woken()
     assert not is_set(rig.wake)
     rig.invoker._turn()
-    assert rig.waiting() == {"carts": {b"cart:1", b"cart:2"}}
+    rig.invoker._gather()
+    assert host.slept_ms == [1.5]
+    assert rig.waiting() == {"carts": {b"cart:1"}}
+    assert is_set(rig.wake)
+    rig.invoker._turn()
+    assert rig.waiting() == {"carts": {b"cart:1", b"cart:2", b"cart:3"}}
 
 
-def test_nobody_waits_who_has_something_to_do(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where an answer has come, or nothing is to be gathered, the turn begins at once."""
-    sleep = Sleep()
-    monkeypatch.setattr("engine.delivery.invoker.time.sleep", sleep)
-    rig.wake.signal()
-    rig.invoker._gather(0.0)
-    assert not is_set(rig.wake)
-    rig.invoker._done.append(Prepared(lambda: None))
-    rig.wake.signal()
-    rig.invoker._gather(0.0005)
-    assert not is_set(rig.wake)
-    assert sleep.slept == []
+def test_nobody_gathers_while_keys_wait_for_an_answer(rig: Rig) -> None:
+    """An answer that frees a slot is taken in at once where keys wait for one; a drain waits for nobody either."""
+    host = Host()
+    rig.invoker._pace = host.pace(1.5)
+    rig.offer(b"cart:1")
+    rig.invoker._be_woken()
+    rig.invoker._turn()
+    (lane,) = rig.invoker._lanes.all()
+    lane.keys.invocations = lane.keys.slots
+    rig.invoker._gather()
+    assert host.slept_ms == []
+    lane.keys.invocations -= 1
+    rig.invoker._draining = True
+    rig.invoker._gather()
+    assert host.slept_ms == []
+    rig.invoker._draining = False
+    rig.invoker._gather()
+    assert host.slept_ms == [1.5]
 
 
 def test_what_can_wait_is_seen_to_soon(rig: Rig) -> None:

@@ -169,6 +169,10 @@ class Lane:
         """Tell whether there are keys that nobody delivers now, and a slot for them."""
         return self.invocations < self.slots and bool(self.waiting or self.retries)
 
+    def waits_for_slot(self) -> bool:
+        """Tell whether there are keys that nobody delivers now, because no slot is free."""
+        return self.invocations >= self.slots and bool(self.waiting or self.retries)
+
     def next_due_ms(self) -> int | None:
         """Return when `take` may next have something because time passed; None if only events can."""
         if self.invocations >= self.slots:
