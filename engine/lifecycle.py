@@ -195,7 +195,7 @@ class Channel:
         return self._sock.fileno()
 
     def send(self, message: Message) -> bool:
-        """Send one message; False where the other side is gone."""
+        """Send one message; False if the other side is gone."""
         payload = _encoder.encode(message)
         assert len(payload) <= _MESSAGE_BYTES_MAX
         try:

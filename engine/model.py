@@ -59,7 +59,7 @@ THE_BEGINNING_MS = 1
 class Watermark(NamedTuple):
     """Everything that this node published before this moment (Unix ms, its own clock) is in the rings, or settled.
 
-    ``server_mark`` is that of the server then (`engine.capture.watch.sight.Sight.mark`), 0 where it is unknown;
+    ``server_mark`` is that of the server then (`engine.capture.watch.sight.Sight.mark`), 0 if it is unknown;
     ``node`` the node's number. ``version`` is that of the feeds that it is true of (`engine.lifecycle.SetFeeds`):
     what they were handed as missed is found, or the watermark is not sent.
     """
@@ -82,9 +82,9 @@ class StreamKept(msgspec.Struct, frozen=True):
 class Missed(msgspec.Struct, frozen=True):
     """What a shard did not hear: everything since ``since_ms`` (Unix time, by the server's clock).
 
-    ``server_mark`` is that of the server then (`engine.capture.watch.sight.Sight.mark`, 0 where it is unknown);
+    ``server_mark`` is that of the server then (`engine.capture.watch.sight.Sight.mark`, 0 if it is unknown);
     ``routes`` the routes that miss it. A route in ``delivered`` ({slot: patterns}) does not miss keys that these match.
-    ``clock_ms`` is how far the server's clock was ahead of this host's monotonic one, 0 where that is unknown.
+    ``clock_ms`` is how far the server's clock was ahead of this host's monotonic one, 0 if that is unknown.
     ``slots`` are the cluster's slots that are missed, as ranges with both ends; () means all. Where there are some,
     nobody here has listened to them before, and all of their keys are to be found.
     """
@@ -104,7 +104,7 @@ NOTHING_HEARD = Missed(0)
 class Record(msgspec.Struct, gc=False, omit_defaults=True):
     """One key's value in the batch payload (field names and meanings are a contract with functions).
 
-    ``body`` is a JSON text, or None where the key is gone. ``version`` orders the values of a key: microseconds of the
+    ``body`` is a JSON text, or None if the key is gone. ``version`` orders the values of a key: microseconds of the
     Redis node's clock, in a cluster plus 10 s for each configuration epoch of the node, never going backwards. A key
     (or a body with a string) that is not UTF-8 is carried as base64 and says so in ``id_encoding``
     (``body_encoding``). ``expires_at_ms`` is Unix time, of a key that expires, where the route asks for it.
@@ -161,7 +161,7 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
 
     ``failed_ids`` names the records to deliver again; where it is empty all of them failed, but with ITEMS none.
     ``reason`` is for people and dead letters. It may quote a function, and a function may quote a value: ``brief`` is
-    then what a log may say, "" where the reason quotes nobody. ``retry_after_ms`` is the service's own wish, 0 where it
+    then what a log may say, "" if the reason quotes nobody. ``retry_after_ms`` is the service's own wish, 0 if it
     has none. ``is_lost`` where nobody knows whether the function still runs, and writes. ``wants_fence`` where an
     unfenced batch met a function that does not keep older values out by itself: it has written nothing. ``remark`` is
     what its author should know of the answer, whatever became of the records.

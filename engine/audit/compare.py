@@ -28,13 +28,13 @@ KEYS_AT_ONCE = 100
 """Of one question to the destination."""
 
 Progress = Callable[[str, int, int | None], None]
-"""Is told what is done now, how many keys more are done, and of how many, where that is known."""
+"""Receives what is being done, how many more keys are done, and of how many, if that is known."""
 
 Suspects = dict[bytes, Suspect]
 
 
 class RouteAudit:
-    """Compares for one route. Memory is bounded by what is read at once and by ``suspects_max``."""
+    """Compares for one route. Memory is bounded by the keys read at once and by ``suspects_max``."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class RouteAudit:
         self._report = RouteReport(route.name, route.destination, is_absence_known, are_several=database is None)
 
     def run(self) -> RouteReport:
-        """Compare all; return what was found. Raises `RedisError` or `DestinationError`."""
+        """Compare everything; return what was found. Raises `RedisError` or `DestinationError`."""
         began_ms = monotonic_ms()
         with ThreadPoolExecutor(self._options.workers, "audit-get") as pool:
             suspects: Suspects = {}
@@ -97,7 +97,7 @@ class RouteAudit:
                 skipped = sum(value.type not in kinds and value.type != "none" for value in values)
                 report.skipped += skipped
                 report.compared += len(values) - skipped
-                # What has just gone is for the walk back to find.
+                # Keys that have just gone are found on the way back.
                 yield {key: one for key, one in suspects.items() if one is not None and one.kind is not Kind.EXTRA}
             self._progress("comparing keys", len(keys), total)
 
@@ -114,7 +114,7 @@ class RouteAudit:
     def _examine(
         self, keys: Sequence[bytes], pool: ThreadPoolExecutor
     ) -> Iterator[tuple[list[Fetched], dict[bytes, Suspect | None]]]:
-        """Yield the keys' values, and how each differs; the destination is asked by several threads at once."""
+        """Yield the keys' values, and how each differs; several threads ask the destination at once."""
         asked: deque[tuple[list[Fetched], Future[dict[bytes, Suspect | None]]]] = deque()
         for values in self._server.read(keys, self._event):
             for start in range(0, len(values), KEYS_AT_ONCE):
@@ -130,7 +130,7 @@ class RouteAudit:
         return {value.key: self._judge.suspect(value, items.get(value.key)) for value in values}
 
     def _settle(self, suspects: Suspects, pool: ThreadPoolExecutor) -> None:
-        """Look at the suspects again and again; count those that stay, and mark them where that is wanted."""
+        """Look at the suspects repeatedly; count those that remain, and mark them if that is wanted."""
         for _ in range(self._options.rounds):
             if not suspects:
                 return
@@ -157,7 +157,7 @@ class RouteAudit:
         suspects.clear()
 
     def _delete_gone(self) -> None:
-        """Mark what is gone once all of it is known: past the limit of any node nothing is, unless that is wanted."""
+        """Mark the keys that are gone once all are known; past any node's limit mark none, unless that is wanted."""
         report, options = self._report, self._options
         share_max = options.deletions_found_share_max
         is_past = self._is_held or any(
@@ -171,7 +171,7 @@ class RouteAudit:
         self._gone.close()
 
     def _keep(self, suspects: Suspects, now: dict[bytes, Suspect | None]) -> None:
-        """Keep those that differ still, while nobody changed them in Redis."""
+        """Keep those that still differ and were not changed in Redis meanwhile."""
         for key, suspect in now.items():
             if suspect is None:
                 del suspects[key]
@@ -202,6 +202,6 @@ def _answered(
 
 
 def _hint(route: RouteSettings) -> str:
-    """Return an event that tells the reads the likely type, where the route hears of one type only."""
+    """Return an event that tells the reads the likely type, if the route listens to one type only."""
     events = [event for event in expand_events(route.events) if KIND_OF_EVENT[event] != TYPE]
     return events[0] if len({KIND_OF_EVENT[event] for event in events}) == 1 else REPAIR

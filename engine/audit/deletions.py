@@ -1,7 +1,8 @@
-"""What a comparison may delete of what it found gone, and what it must hold until somebody decides.  (pure)
+"""Which of the keys that it found gone a comparison may delete, and which it must hold until somebody decides.  (pure)
 
 A key that an event says is deleted is deleted. One that is only *found* missing may be missing because the cache came
-back empty, and the store is meant to outlive that. So what is found has a limit, and past it nothing is deleted.
+back empty, and the store is meant to outlive that. So deletions that are only found have a limit, and past it nothing
+is deleted.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Literal
 import msgspec
 
 FOUND_KEYS_FREE = 100
-"""So many keys of a route may be found gone without a question, whatever share of the route they are."""
+"""This many keys of a route may be found gone without asking, whatever share of the route they are."""
 
 Choice = Literal["", "accept", "refuse"]
 
@@ -44,9 +45,9 @@ class Dataset(msgspec.Struct, frozen=True):
 
 
 class ServerFacts(msgspec.Struct, frozen=True):
-    """What a server says of its dataset.
+    """What a server reports about its dataset.
 
-    ``loaded_keys`` is how many it began with, or was sent by its primary; -1 where it does not tell.
+    ``loaded_keys`` is how many it began with, or was sent by its primary; -1 if it does not say.
     """
 
     run_id: str = ""
@@ -56,15 +57,15 @@ class ServerFacts(msgspec.Struct, frozen=True):
 
     @property
     def dataset(self) -> Dataset:
-        """Return what to know it by later."""
+        """Return what identifies it later."""
         return Dataset(self.run_id, self.histories[0] if self.histories else "")
 
 
 class HeldRoute(msgspec.Struct, frozen=True):
-    """What is undecided, and what was decided, of one route.
+    """What is undecided, and what was decided, for one route.
 
     ``gone`` keys of the ``of`` that its destination holds were found gone, and are held since ``since_ms`` (Unix time).
-    ``choice`` is what somebody decided and no comparison has done yet. ``kept`` keys were refused: they stay.
+    ``choice`` is what somebody decided and no comparison has carried out yet. ``kept`` keys were refused: they stay.
     """
 
     gone: int = 0
@@ -111,7 +112,7 @@ class Held(msgspec.Struct, frozen=True):
 
     @property
     def has_choice(self) -> bool:
-        """Tell whether somebody decided something that no comparison has done yet."""
+        """Tell whether somebody decided something that no comparison has carried out yet."""
         return any(route.choice for route in self.routes.values())
 
 
@@ -124,14 +125,14 @@ class Judgement(StrEnum):
 
 
 def facts_of(info: bytes) -> ServerFacts:
-    """Return what ``INFO`` (server, persistence and replication) tells of the dataset."""
+    """Return what ``INFO`` (server, persistence and replication) says about the dataset."""
     facts = {name.decode(): value.decode() for name, value in _FACTS.findall(info)}
     histories = tuple(
         history
         for name in ("master_replid", "master_replid2")
         if (history := facts.get(name, "")) and not _NO_HISTORY.fullmatch(history)
     )
-    # Keys that an append-only file brought are not in the count.
+    # Keys loaded from an append-only file are not in the count.
     is_told = facts.get("aof_enabled") == "0"
     loaded = facts.get("rdb_last_load_keys_loaded", "") if is_told else ""
     loaded_keys = int(loaded) if loaded.isdigit() else -1
@@ -140,18 +141,18 @@ def facts_of(info: bytes) -> ServerFacts:
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """What a node's dataset allows: ``is_anew`` nothing, else ``free`` keys that are gone without a question."""
+    """What a node's dataset allows: nothing if it ``is_anew``, else ``free`` keys that are gone without asking."""
 
     is_anew: bool = False
     free: int = FOUND_KEYS_FREE
 
 
 def trust_of(known: Mapping[str, Dataset], now: Mapping[str, ServerFacts]) -> dict[str, Trust]:
-    """Return of each node what was found gone there may be deleted for, by which datasets were known before.
+    """Return, for each node, what its dataset allows to be deleted, by which datasets were known before.
 
-    A node that took another's place goes on with its history. One that nobody knew, and that goes on with nobody's,
-    may have been given its keys by others, or stand for one that was lost: a share of its keys may be gone, and no
-    number of them for free.
+    A node that took another's place continues that one's history. A node that was unknown, and continues no known
+    history, may have been given its keys by others, or replace one that was lost: a share of its keys may be gone,
+    without an allowance of a number of keys.
     """
     histories = {dataset.history for dataset in known.values() if dataset.history}
     trusts = {}
@@ -170,9 +171,9 @@ def began_anew(known: Dataset | None, now: ServerFacts) -> bool:
 
 
 def free_keys(known: Dataset | None, now: ServerFacts) -> int:
-    """Return how many keys of a route may be found gone without a question.
+    """Return how many keys of a route may be found gone without asking.
 
-    None, where the server holds another dataset and does not tell what it began with: it may have been nothing.
+    None if the server holds another dataset and does not say what it began with: it may have been nothing.
     """
     return 0 if now.loaded_keys < 0 and _is_another(known, now) else FOUND_KEYS_FREE
 
@@ -180,7 +181,7 @@ def free_keys(known: Dataset | None, now: ServerFacts) -> int:
 def _is_another(known: Dataset | None, now: ServerFacts) -> bool:
     """Tell whether the server holds another dataset than the known one.
 
-    A replica that was promoted goes on with the history of its primary: it has two. A primary takes a new history with
+    A replica that was promoted continues the history of its primary: it has two. A primary takes a new history with
     its first replica; a replica that has another one follows another dataset.
     """
     if known is None or not known.run_id or not now.run_id or len(now.histories) > 1:
@@ -197,7 +198,7 @@ def is_past_limit(gone: int, of: int, share_max: float, free: int = FOUND_KEYS_F
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What was found on one node: ``gone`` keys of the ``of`` that the destination holds of its keys."""
+    """What was found on one node: ``gone`` keys, out of the ``of`` keys of this node that the destination holds."""
 
     gone: int
     of: int
@@ -208,7 +209,7 @@ def judge(before: HeldRoute, parts: Sequence[Part], share_max: float) -> Judgeme
     """Return what to do with the keys of a route that are gone; ``before`` is what was held and decided.
 
     Each node may come back empty by itself: none may have more than the share of its own keys gone. An acceptance
-    covers as many as were held when it was given: what is gone on top of it has the limit again.
+    covers as many as were held when it was given; the limit applies again to any more.
     """
     if before.choice == "refuse":
         return Judgement.KEEP
@@ -226,7 +227,7 @@ def is_anew(parts: Iterable[Part]) -> bool:
 
 
 def held_after(before: HeldRoute, judgement: Judgement, parts: Sequence[Part], kept: int, now_ms: int) -> HeldRoute:
-    """Return what is held of a route after a comparison; ``kept`` keys were refused, now or before."""
+    """Return what is held for a route after a comparison; ``kept`` keys were refused, now or before."""
     of = sum(part.of for part in parts)
     if judgement is not Judgement.HOLD:
         return HeldRoute(kept=kept, of=of) if kept else NOTHING_HELD
@@ -236,7 +237,7 @@ def held_after(before: HeldRoute, judgement: Judgement, parts: Sequence[Part], k
 
 
 def decided(route: HeldRoute, choice: Choice) -> HeldRoute | None:
-    """Return the route with this choice; None where there is nothing to choose.
+    """Return the route with this choice; None if there is nothing to choose.
 
     What was refused may still be accepted.
     """

@@ -21,9 +21,9 @@ _Page = list[Item | None]
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """A part of the scan: how many items it had, how many are no key of the route, and keys that Redis lacks.
+    """A part of the scan: how many items it had, how many are not keys of the route, and keys that Redis lacks.
 
-    ``live`` are the keys of the route that are no tombstones.
+    ``live`` are the keys of the route that are not tombstones.
     """
 
     items: int
@@ -43,8 +43,8 @@ def wanted_keys(
 def spared_keys(routes: Iterable[RouteSettings], may_evict: bool) -> Callable[[bytes], bool]:
     """Return the test whether a key must not be marked as gone, though it is.
 
-    A mark reaches every route that delivers deletes (`RouteTable.for_deletes`). One that does not hear of every way to
-    go would delete what it was told to keep.
+    A mark reaches every route that delivers deletes (`RouteTable.for_deletes`). One that does not listen to every kind
+    of removal would delete what it was told to keep.
     """
     unsure = [route for route in routes if wants_absence(route.events) and not is_absence_known(route, may_evict)]
     tests = [matcher([pattern.encode() for pattern in route.keys]) for route in unsure]
@@ -58,7 +58,7 @@ def absent_keys(
     segments: int,
     pause: Callable[[int], None],
 ) -> Iterator[Looked]:
-    """Yield what the destination holds of the wanted keys, and the server does not; ``pause`` is told of each part."""
+    """Yield the wanted keys that the destination holds and the server lacks; ``pause`` is called for each part."""
     with ThreadPoolExecutor(segments, "audit-scan") as pool:
         for page in _pages(destination, segments, pool):
             wanted = [item for item in page if item is not None and is_wanted(item.key)]
@@ -73,7 +73,7 @@ def absent_keys(
 
 
 def _pages(destination: Destination, segments: int, pool: ThreadPoolExecutor) -> Iterator[_Page]:
-    """Yield the pages of all segments as they come; each segment is at most one page ahead."""
+    """Yield the pages of all segments as they arrive; each segment is at most one page ahead."""
     scans = [destination.scan(segment, segments) for segment in range(segments)]
     futures: dict[Future[_Page | None], Iterator[_Page]] = {pool.submit(next, scan, None): scan for scan in scans}
     try:

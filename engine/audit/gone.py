@@ -1,8 +1,8 @@
-"""Keys that were deleted unheard: a destination still holds them, and a repair of Redis's keys can't find them.
+"""Keys whose deletion went unheard: a destination still holds them, and a repair, which scans Redis, can't find them.
 
-Run by a process of the engine that may block. They are found by the destination's scan, and marked in the running
-engine, which asks Redis once more before it delivers a delete. Nothing is marked before all routes were looked through:
-past a limit deletions are held until somebody decides (`engine.audit.deletions`).
+This runs in a process of the engine that may block. The keys are found by scanning the destination, and marked in the
+running engine, which asks Redis once more before it delivers a delete. Nothing is marked before all routes were
+searched: past a limit deletions are held until somebody decides (`engine.audit.deletions`).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from engine.routing.events import REPAIR_GONE
 from engine.routing.slices import parse_slice
 
 SETTLE_MS = 1_000
-"""A key that was deleted just now is on its way: it is looked at again after so long."""
+"""A key that was deleted just now is on its way: it is looked at again after this long."""
 
 SEGMENTS = 2
 TROUBLE_S_MAX = 120.0
@@ -53,7 +53,7 @@ class GoneReport(msgspec.Struct, frozen=True):
     """What was found: items ``compared``, keys ``published`` as gone, ``unknown`` ones, and what is ``held``.
 
     Unknown keys are in a destination, and not in Redis, and may have been evicted or renamed: some route that would
-    deliver their delete does not list every event by which a key goes. They are left as they are.
+    deliver their delete does not list every event that removes a key. They are left as they are.
     """
 
     compared: int = 0
@@ -70,8 +70,8 @@ def concerned_routes(routes: Sequence[RouteSettings]) -> list[RouteSettings]:
 def publish_gone(settings: Settings, database: int, routes: Sequence[RouteSettings]) -> GoneReport:
     """Mark every key that a route's destination holds and Redis does not, for the engine that listens.
 
-    ``routes`` are all that are in force. Looked at are those with a destination that deliver deletes; paced by
-    ``capture.repair_keys_per_s_max``. Raises `EngineError` where a side can't be reached, or nobody listens.
+    ``routes`` are all that are in force; those with a destination that deliver deletes are searched, at the pace of
+    ``capture.repair_keys_per_s_max``. Raises `EngineError` if a side can't be reached, or nobody listens.
     """
     options = AuditOptions(workers=SEGMENTS, trouble_s_max=TROUBLE_S_MAX)
     return publish_gone_of(settings, database, routes, lambda route: open_destination(route, settings, options))
@@ -106,7 +106,7 @@ def publish_gone_of(
                 server,
                 destination_of(route),
                 is_spared if is_absence_known(route, may_evict) else lambda key: True,
-                # What was refused before counts again once it is accepted.
+                # Deletions that were refused before count again once they are accepted.
                 KeptKeys() if held.choice == "accept" else kept.get(route.name, KeptKeys()),
                 settle_ms,
                 sleep,
@@ -117,7 +117,7 @@ def publish_gone_of(
 
 
 def note_dataset(settings: Settings, database: int, routes: Sequence[RouteSettings]) -> None:
-    """Keep which datasets the nodes have, where none is known yet, so that one that replaces them is noticed."""
+    """Keep which datasets the nodes have, if none is known yet, so that their replacement is noticed."""
     file = HeldFile.of(settings)
     if not concerned_routes(routes) or file.load().datasets:
         return
@@ -148,7 +148,7 @@ class _Comparison:
         staying = [search for search, judgement in judged if judgement is not Judgement.DELETE]
         for search, judgement in judged:
             if judgement is Judgement.DELETE:
-                # A mark reaches every route: one whose deletions are held must not hear of its keys.
+                # A mark reaches every route: a route whose deletions are held must not receive marks of its keys.
                 search.publish(lambda key: any(other.is_kept(key) for other in self._searches) or _any(staying, key))
             elif judgement is Judgement.KEEP:
                 search.keep_all()
@@ -173,7 +173,7 @@ class _Comparison:
         return self._before.routes.get(search.name, NOTHING_HELD)
 
     def _parts(self, search: _Search) -> list[Part]:
-        """Return what was found on each node; one that came only now is as good as those that are known."""
+        """Return what was found on each node; a node that has just joined counts like those that are known."""
         nodes = dict.fromkeys([*self._trust, *search.of])
         return [
             Part(search.gone[node], search.of[node], self._trust.get(node.partition("/")[0], Trust())) for node in nodes
@@ -243,7 +243,7 @@ class _Search:
         self._spool.add(found)
 
     def _absent(self, keys: Iterable[bytes]) -> list[bytes]:
-        """Return those that the destination holds now, and Redis does not."""
+        """Return those that the destination still holds and Redis does not."""
         asked = [*keys]
         self._pause(len(asked))
         items = self._destination.get(asked)
@@ -254,12 +254,12 @@ class _Search:
         return any(name in self._kept_before for name in self._server.names_of(key))
 
     def keep_all(self) -> None:
-        """Have all that was found gone stay, from now on."""
+        """Keep everything that was found gone from now on."""
         for keys in self._spool.lists(KEYS_AT_ONCE):
             self.kept.update(map(hash_of, keys))
 
     def publish(self, stays: Callable[[bytes], bool]) -> None:
-        """Mark all that was found gone and is gone still, but for what stays."""
+        """Mark everything that was found gone and still is, except what stays."""
         for keys in self._spool.lists(KEYS_AT_ONCE):
             gone = [key for key in self._absent(keys) if not stays(key)]
             unheard = self._server.mark(gone, REPAIR_GONE)
@@ -273,5 +273,5 @@ class _Search:
             self._sleep(wait_ms / 1_000)
 
     def close(self) -> None:
-        """Give the room back."""
+        """Free the space."""
         self._spool.close()

@@ -1,7 +1,7 @@
-"""The file that keeps held deletions, and what was decided of them, over restarts.
+"""The file that keeps held deletions, and what was decided about them, over restarts.
 
-It lies beside the checkpoint. Comparisons write it and so does ``engine deletions``, each under its lock; it is
-replaced in one step. The keys that were refused lie in a second file, as hashes of 8 bytes.
+It is stored beside the checkpoint. Comparisons and ``engine deletions`` write it, under its lock, and replace it in one
+step. Refused keys are stored in a second file, as hashes of 8 bytes.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class KeptKeys:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> KeptKeys:
-        """Return what `to_bytes` made these bytes of."""
+        """Return what `to_bytes` encoded in these bytes."""
         kept = cls()
         kept._hashes.frombytes(content)
         return kept
@@ -74,7 +74,7 @@ class HeldFile:
         return cls(f"{settings.supervision.checkpoint_file}.deletions")
 
     def load(self) -> Held:
-        """Return what is held; nothing where there is no file."""
+        """Return what is held; nothing if there is no file."""
         with self._explained("read"):
             return _decode_held(self._read(self.path) or b"{}")
 
@@ -85,7 +85,7 @@ class HeldFile:
         return {route: KeptKeys.from_bytes(hashes) for route, hashes in content.items()}
 
     def choose(self, route: str, choice: Choice) -> HeldRoute:
-        """Keep what somebody decided for a route; raise `EngineError` where nothing of it is held."""
+        """Keep what somebody decided for a route; raise `EngineError` if none of its deletions are held."""
         if not self.path.exists():
             raise EngineError(f"no deletions of route {route!r} are held", hint=f"{self.path} does not exist")
         with self._locked():
@@ -101,7 +101,7 @@ class HeldFile:
         return chosen
 
     def know(self, datasets: Mapping[str, Dataset]) -> None:
-        """Keep the datasets of the nodes, where none is known."""
+        """Keep the datasets of the nodes, if none is known."""
         told = {node: dataset for node, dataset in datasets.items() if dataset.run_id}
         with self._locked():
             held = self.load()
@@ -109,7 +109,7 @@ class HeldFile:
                 self._replace(self.path, _encode(held.knowing(told)))
 
     def settle(self, before: Held, after: Held, kept: Mapping[str, KeptKeys]) -> None:
-        """Keep what a comparison left that began with ``before``; what was decided meanwhile stays undone."""
+        """Keep the result of a comparison that began with ``before``; decisions made meanwhile are still to be done."""
         with self._locked():
             now = self.load()
             routes = dict(after.routes)
@@ -126,7 +126,7 @@ class HeldFile:
                 self._replace(self.path, _encode(settled))
 
     def stamp(self) -> int:
-        """Return a number that is another one after every change; 0 where there is no file."""
+        """Return a number that differs after every change; 0 if there is no file."""
         try:
             return self.path.stat().st_mtime_ns
         except OSError:

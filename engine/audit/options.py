@@ -1,4 +1,4 @@
-"""How an audit goes about it."""
+"""How an audit works."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ class AuditOptions:
 
     A key that differs is looked at again after ``settle_ms``, and again, ``rounds`` times; it counts only if it
     differed each time, and its value in Redis was the same. At most about ``suspects_max`` keys wait for that: when
-    there are so many, the walk stops until they are settled. So memory is bounded, and what is found is not.
+    that many wait, the walk stops until they are settled. So memory is bounded, and findings are not.
 
-    A destination that answers nothing for ``trouble_s_max`` ends it. A repair deletes past the limit of what is found
-    gone only with ``accept_deletions``.
+    A destination that answers nothing for ``trouble_s_max`` ends it. A repair deletes more than the limit only with
+    ``accept_deletions``.
     """
 
     keys_per_s_max: int = 5_000

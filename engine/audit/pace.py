@@ -11,7 +11,7 @@ class Pace:
         self._due_ms = 0.0
 
     def spend(self, keys: int, now_ms: int) -> int:
-        """Return how long to wait, in milliseconds, before these keys may be asked for."""
+        """Return how many milliseconds to wait before these keys may be asked for."""
         begin_ms = max(self._due_ms, now_ms)
         self._due_ms = begin_ms + keys * 1_000 / self._keys_per_s_max
         return int(begin_ms - now_ms)

@@ -20,7 +20,7 @@ LINE_EVERY_S = 5.0
 
 @contextmanager
 def shown_progress() -> Iterator[Report]:
-    """Show a bar on standard error while the block runs, or a line every few seconds where that is no terminal."""
+    """Show a bar on standard error while the block runs, or a line every few seconds if that is not a terminal."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield Lines(lambda line: print(line, file=sys.stderr, flush=True), time.monotonic)
@@ -41,7 +41,7 @@ def shown_progress() -> Iterator[Report]:
 
 
 class Lines:
-    """Progress as lines, a few seconds apart; thread-safe. What is over sooner says nothing."""
+    """Progress as lines, a few seconds apart; thread-safe. Nothing is printed for what ends sooner."""
 
     def __init__(self, write: Callable[[str], None], clock: Callable[[], float]) -> None:
         self._write, self._clock = write, clock
@@ -51,7 +51,7 @@ class Lines:
         self._done = 0
 
     def __call__(self, what: str, done: int, total: int | None) -> None:
-        """Take a report, as `Report` has it."""
+        """Take a report, as `Report` defines it."""
         with self._lock:
             if done and what != self._counted:
                 self._counted, self._done = what, 0

@@ -32,7 +32,7 @@ NOBODYS_KEYS = KeptKeys()
 
 
 def no_engine(unheard: int) -> EngineError:
-    """Return the error for marks of a repair that no engine has for sure."""
+    """Return the error for marks of a repair that no engine is known to have."""
     return EngineError(
         f"no engine has settled, or heard of, {counted(unheard, 'key')} to be repaired",
         hint="start the engine with these settings, here, then run this again",
@@ -46,12 +46,12 @@ class AuditReport(msgspec.Struct, frozen=True):
 
     @property
     def unheard(self) -> int:
-        """Return how many marks of a repair no engine has for sure."""
+        """Return how many marks of a repair no engine is known to have."""
         return sum(route.unheard for route in self.routes)
 
     @property
     def exit_code(self) -> int:
-        """Return 0 where all is equal, else 1."""
+        """Return 0 if everything is equal, else 1."""
         return 1 if any(route.differences or route.unheard or route.held for route in self.routes) else 0
 
     def as_json(self) -> dict[str, Any]:
@@ -62,7 +62,7 @@ class AuditReport(msgspec.Struct, frozen=True):
 def run_audit(settings: Settings, route_name: str | None, options: AuditOptions, progress: Progress) -> AuditReport:
     """Compare Redis with the destinations of all routes, or of one.
 
-    Raises `ConfigError` where there is nothing to compare, `RedisError` or `DestinationError` where a side fails.
+    Raises `ConfigError` if there is nothing to compare, `RedisError` or `DestinationError` if a side fails.
     """
     settings = known_inside(settings)
     routes = chosen(settings.routes, route_name)
@@ -109,7 +109,7 @@ def audit_routes(
                     mapping_prefix=server.mapping_prefix(settings),
                     is_of_slice=is_of_slice,
                     is_absence_known=is_absence_known(route, may_evict),
-                    # A mark reaches every route: what was refused for one stays.
+                    # A mark reaches every route: a deletion refused for one route is not marked at all.
                     is_spared=lambda key: is_spared(key) or is_kept(key),
                     is_refused=_are_among(kept.get(route.name, NOBODYS_KEYS), server),
                     is_held=held.routes.get(route.name, NOTHING_HELD).is_undecided,
@@ -130,7 +130,7 @@ def _are_among(kept: KeptKeys, server: Server) -> Callable[[bytes], bool]:
 def open_destination(
     route: RouteSettings, settings: Settings, options: AuditOptions, tell: Callable[[str], None] = lambda text: None
 ) -> Destination:
-    """Return the route's destination; nothing is asked of it yet. ``tell`` is told where it is slow."""
+    """Return the route's destination, without contacting it yet. ``tell`` is called when it is slow."""
     region = settings.aws.region or region_in(route.function)
     return DynamoDb(
         parse_destination(route.destination),
@@ -142,7 +142,7 @@ def open_destination(
 
 
 def chosen(routes: Iterable[RouteSettings], name: str | None) -> list[RouteSettings]:
-    """Return the routes to compare; raise `ConfigError` where there is none."""
+    """Return the routes to compare; raise `ConfigError` if there are none."""
     hint = 'say what its function writes to: destination = "dynamodb://TABLE"'
     known = list(routes)
     if name is None:

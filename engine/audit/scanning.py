@@ -1,6 +1,6 @@
 """A scan of all keys of all nodes, while slots may move and nodes may take another's place.
 
-A slot is done once its owner was scanned from beginning to end, and owned it all the time. Slots that moved meanwhile
+A slot is done once its owner was scanned from beginning to end and owned it throughout. Slots that moved meanwhile
 are scanned again. While a slot's keys move one by one, some of them are on the node that imports it: that node is
 scanned for the slot too, after the owner.
 """
@@ -21,7 +21,7 @@ from engine.routing.nodes import SLOTS, Node, Topology, slot_of, slots_gained, s
 from engine.text import counted
 
 PASSES_MAX = 20
-"""Slots that moved in each of so many passes are given up."""
+"""Slots that moved in each of this many passes are given up."""
 AGAIN_S = 0.5
 
 _NODES = pack("CLUSTER", "NODES")
@@ -45,7 +45,7 @@ def moves_of(node_id: str, cluster_nodes: bytes) -> set[Move]:
 
 
 def sources_first(nodes: Iterable[Node], moves: Iterable[Move]) -> list[Node]:
-    """Return the nodes so that who imports a slot comes after its owner, as far as they don't import in a circle."""
+    """Return the nodes ordered so that a slot's importer comes after its owner, unless they import in a circle."""
     sources: dict[str, set[str]] = {}
     for move in moves:
         sources.setdefault(move.target, set()).add(move.source)
@@ -76,11 +76,11 @@ class Ledger:
         return self.todo & imported.union(slots_in(node.slots))
 
     def left_importers(self) -> list[str]:
-        """Return nodes that are to be scanned once more: they were scanned before one whose keys they import."""
+        """Return nodes that are to be scanned once more: they were scanned before a node whose keys they import."""
         return sorted({move.target for move in self._half_done if move.slot in self.todo})
 
     def scanned(self, before: Node, after: Node | None, moves_before: set[Move], moves_after: set[Move]) -> None:
-        """Take in a whole scan of a node; ``after`` is what it is now, None where it is no node with keys any more."""
+        """Take in a whole scan of a node; ``after`` is its present state, None if it no longer has keys."""
         if after is None or (after.epoch != before.epoch and not slots_gained(before.slots, after.slots)):
             # A higher epoch without new slots: some were taken away and given back.
             return
@@ -113,7 +113,7 @@ class ClusterScan:
         self._ledger = Ledger()
 
     def all_keys(self) -> Iterator[list[bytes]]:
-        """Yield every key that is there all the time, at least once; raise `RedisUnreachable` if it can't be."""
+        """Yield every key that exists throughout, at least once; raise `RedisUnreachable` if that is impossible."""
         passes, well_ms = 0, monotonic_ms()
         while self._ledger.todo:
             before = len(self._ledger.todo)
@@ -155,7 +155,7 @@ class ClusterScan:
         self._ledger.scanned(before, after, moves, moves_after)
 
     def _look(self, node_id: str) -> tuple[Node | None, set[Move]]:
-        """Return a node as it is now, and the moves that it takes part in."""
+        """Return a node's present state, and the moves that it takes part in."""
         node = _named(self._nodes.refresh(), node_id)
         return node, self._moves([node] if node is not None else [])
 
@@ -163,7 +163,7 @@ class ClusterScan:
         found: set[Move] = set()
         for node in nodes:
             (reply,) = self._nodes.pipeline(node, [_NODES])
-            # Where the user may not ask, moves are not seen.
+            # If the user may not ask, moves go unnoticed.
             found |= moves_of(node.id, reply) if isinstance(reply, bytes) else set()
         return found
 

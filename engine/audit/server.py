@@ -28,7 +28,7 @@ from engine.routing.slices import Slice
 
 SCAN_COUNT = 500
 BODY_CHARS_MAX = 16 * 1024 * 1024
-"""Of values that are read at once; one more pipeline may come on top."""
+"""Of values that are read at once; one more pipeline may be added."""
 
 _MODULE_TYPES = {"json": "ReJSON-RL"}
 
@@ -55,8 +55,8 @@ class Server:
         return sum(int(self._nodes.call(node, "count its keys", "DBSIZE")) for node in self._nodes.parts)
 
     def may_evict(self) -> bool:
-        """Tell whether the server evicts keys, or did: any of its nodes; of a replica its primary tells."""
-        # Where INFO is refused, nothing is known.
+        """Tell whether any node of the server evicts keys, or did; for a replica, its primary's answer counts."""
+        # If INFO is refused, nothing is known.
         return any(may_evict(self._from_primary(node)) for node in self._nodes.all)
 
     def _from_primary(self, node: Node) -> list[Any]:
@@ -68,7 +68,7 @@ class Server:
             return []
 
     def datasets(self) -> dict[str, ServerFacts]:
-        """Return which dataset each node holds, by the node's id, as far as it tells."""
+        """Return which dataset each node holds, by the node's id, as far as the nodes report it."""
         questions = [pack("INFO", section) for section in ("server", "persistence", "replication")]
         found = {}
         for node in self._nodes.all:
@@ -77,23 +77,23 @@ class Server:
         return found
 
     def place_of(self, key: bytes) -> str:
-        """Return the id of the node that has this key, and a slash and its database where there are several."""
+        """Return the id of the node that has this key, followed by a slash and its database if there are several."""
         owner = self._nodes.owner(key)
         return owner.id if owner.database is None else f"{owner.id}/{owner.database}"
 
     @property
     def database(self) -> int | None:
-        """Return the database of all keys, None where each key says its own."""
+        """Return the database of all keys, None if each key names its own."""
         return self._nodes.databases.only
 
     def mapping_prefix(self, settings: Settings) -> str:
-        """Return how the original's mapping hashes begin, as keys are known here; "" where there are none."""
+        """Return how the keys of the original's mapping hashes begin here; "" if there are none."""
         prefix = settings.original.mapping_prefix
         return self._nodes.databases.at_home(prefix.encode()).decode() if prefix else ""
 
     def names_of(self, key: bytes) -> tuple[bytes, bytes]:
-        """Return what a key is known by, and what it would be with one database, where there are several, or with
-        several: what was refused may date from then.
+        """Return a key's name here, and the name that it would have with one database instead of several, or the
+        reverse: refused deletions may date from then.
         """
         database, name = self._nodes.databases.split(key)
         return key, name if self.database is None else inside(database, key)
@@ -103,7 +103,7 @@ class Server:
         return lambda key: self._slices.owns(part, key)
 
     def scan(self, type_name: str = "") -> Iterator[list[bytes]]:
-        """Yield every key that is there all the time, at least once, in small lists; of one type where it is given."""
+        """Yield every key that exists throughout, at least once, in small lists; of one type if it is given."""
         if not self._nodes.is_cluster:
             return chain.from_iterable(self._scan_node(node, type_name) for node in self._nodes.parts)
         return ClusterScan(self._nodes, lambda node: self._scan_node(node, type_name)).all_keys()
@@ -119,7 +119,7 @@ class Server:
                 return
 
     def read(self, keys: Sequence[bytes], event: str) -> Iterator[list[Fetched]]:
-        """Yield the values of the keys in their order, in bounded lists; ``event`` hints at their type."""
+        """Yield the values of the keys in order, in bounded lists; ``event`` hints at their type."""
         pending = [(key, event) for key in keys]
         while pending:
             values = self._fetched(pending)
@@ -149,20 +149,20 @@ class Server:
             self._fetcher = None
 
     def absent(self, keys: Sequence[bytes]) -> list[bytes]:
-        """Return those of the keys that are not there."""
+        """Return those of the keys that do not exist."""
         replies = self._nodes.ask(
             "report whether keys exist", [(key, self._nodes.about("EXISTS", key)) for key in keys]
         )
         return [key for key, reply in zip(keys, replies, strict=True) if not reply]
 
     def marker(self, standing: Callable[[], Standing | None]) -> Marker:
-        """Return what marks keys in the engine that runs here, and sees to it that no mark is lost."""
+        """Return what marks keys in the engine that runs here, and ensures that no mark is lost."""
         return Marker(self._nodes, standing, self._slices, repairs_deliver=not self._skips)
 
     def mark(self, keys: Sequence[bytes], event: str) -> int:
-        """Mark these keys in the engine that listens; return how many marks nobody received.
+        """Mark these keys in the engine that listens; return how many marks no engine received.
 
-        Whoever loses one has a gap, and has to see to what it held by himself.
+        An engine that loses a mark has a gap; whatever that gap held is its own task.
         """
         unheard = 0
         for node, indexes in self._nodes.by_owner(keys):

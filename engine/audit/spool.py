@@ -1,4 +1,4 @@
-"""Keys that wait until all are known: in memory while they are few, else in a file that nobody else sees."""
+"""Keys that wait until all are known: in memory while they are few, else in a private file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class KeySpool:
             ) from error
 
     def lists(self, size: int) -> Iterator[list[bytes]]:
-        """Yield all keys, so many at once."""
+        """Yield all keys, this many at once."""
         self._file.seek(0)
         keys: list[bytes] = []
         while head := self._file.read(_LENGTH.size):
@@ -44,5 +44,5 @@ class KeySpool:
             yield keys
 
     def close(self) -> None:
-        """Give the room back."""
+        """Free the space."""
         self._file.close()

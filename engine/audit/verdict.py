@@ -38,7 +38,7 @@ class Kind(StrEnum):
 
 
 REPAIRABLE = frozenset({Kind.MISSING, Kind.STALE, Kind.DIFFERENT})
-"""What another delivery of the key mends."""
+"""Differences that another delivery of the key fixes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +68,10 @@ class RouteReport:
     """What the audit of one route found.
 
     ``compared`` keys of Redis and ``items`` of the destination were looked at; ``skipped`` keys have a type that the
-    route hears nothing of; ``foreign`` items are no key of this route. ``changing`` keys differed, and changed while
-    they were looked at: nothing is said of them. ``unheard`` marks of a repair no engine has for sure. ``held`` keys
-    are gone, and a repair did not delete them: they are too many. ``refused`` keys are gone too, and stay in the
-    destination because somebody refused their deletion: they are as they should be.
+    route does not listen to; ``foreign`` items are not keys of this route. ``changing`` keys differed, but changed
+    during the comparison, so nothing is concluded about them. ``unheard`` marks of a repair are not known to have
+    reached an engine. ``held`` keys are gone, and a repair did not delete them: they are too many. ``refused`` keys are
+    gone too, and stay in the destination because somebody refused their deletion: they are as they should be.
     """
 
     route: str
@@ -93,7 +93,7 @@ class RouteReport:
 
     @property
     def differences(self) -> int:
-        """Return how many keys differ that should not."""
+        """Return how many keys differ although they should not."""
         return sum(
             finding.count for kind, finding in self.findings.items() if kind is not Kind.EXTRA or self.is_extra_wrong
         )
@@ -133,15 +133,15 @@ class RouteReport:
 def kinds_of(events: Iterable[str]) -> frozenset[str]:
     """Return the types that a key must have for its absence in the destination to be a loss.
 
-    A route hears of a key of a type only by that type's own events. An event that leaves a key of any type
-    (``rename_to``, ``expire``) says nothing of those to which it never happened.
+    A route learns of a key only by events of the key's own type. An event that can leave a key of any type
+    (``rename_to``, ``expire``) says nothing about keys to which it never happened.
     """
     kinds = {KIND_OF_EVENT[event] for event in expand_events(events)}
     return frozenset(kinds - {TYPE})
 
 
 def is_absence_known(route: RouteSettings, may_evict: bool) -> bool:
-    """Tell whether the route's destination must not hold what Redis does not: it hears of every way to go.
+    """Tell whether the route's destination must not hold what Redis does not: it listens to every kind of removal.
 
     What the cache forgets, the store keeps: without ``evicted`` among its events, a key that is gone may have been
     evicted, wherever the server evicts.
@@ -153,14 +153,14 @@ class Judge:
     """Compares values with items, for one route."""
 
     def __init__(self, route: RouteSettings, database: int | None, destination: Destination) -> None:
-        """``database`` is that of all keys, None where each key says its own."""
+        """``database`` is that of all keys, None if each key names its own."""
         self.kinds = kinds_of(route.events)
         self._is_original = route.payload == "original"
         self._database = database
         self._destination = destination
 
     def suspect(self, value: Fetched, item: Item | None) -> Suspect | None:
-        """Return how a key differs, None where it does not, or where that is no loss."""
+        """Return how a key differs, None if it does not, or if that is no loss."""
         kind = self._kind(value, item if item is not None and not item.is_absent else None)
         return None if kind is None else Suspect(kind, fingerprint(value))
 
@@ -189,7 +189,7 @@ class Judge:
             id=text,
             obj_name=text,
             body=value.body,
-            # The original's payload has no type, and its function takes every value for a hash.
+            # The original's payload has no type, and its function treats every value as a hash.
             type="hash" if self._is_original else value.type,
             db=database,
             id_encoding=encoding,
@@ -198,7 +198,7 @@ class Judge:
 
 
 def fingerprint(value: Fetched) -> int:
-    """Return a number that is another one, all but surely, for another value."""
+    """Return a number that almost certainly differs for another value."""
     return hash((value.type, value.body, value.body_encoding, value.error))
 
 

@@ -1,8 +1,8 @@
-"""AWS as botocore sees it: credentials, region, endpoint, proxies, certificates. Nothing of that is ours.
+"""AWS as botocore sees it: credentials, region, endpoint, proxies, certificates. None of that is our own code.
 
-One session serves all functions of a process and region: making one costs 50 ms of CPU, and credentials are
-then fetched, and fetched anew before they expire, once for all. Everything here is made at its first use, so after the
-fork, and whatever a parent may have made is not used.
+One session serves all functions of a process and region: making one costs 50 ms of CPU, and credentials are then
+fetched, and renewed before they expire, once for all. Everything here is created at its first use, hence after the
+fork; nothing that a parent created is used.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from engine.config import AwsSettings, DeliverySettings
 
 SERVICE = "lambda"
 _KEEPALIVE_IDLE_S = 60
-"""NAT gateways and load balancers forget a connection that is silent for 350 s; a function may work for 900 s."""
+"""NAT gateways and load balancers drop a connection that is silent for 350 s; a function may run for 900 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def region_of(function: str, aws: AwsSettings) -> str:
 
 
 def access_to(function: str, aws: AwsSettings) -> Access:
-    """Return the access to a function's region; raise `BotoCoreError` or ValueError where there is none."""
+    """Return the access to a function's region; raise `BotoCoreError` or ValueError if there is none."""
     region = region_of(function, aws)
     key = (os.getpid(), aws, region)
     with _lock:

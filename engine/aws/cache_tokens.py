@@ -1,7 +1,8 @@
-"""Passwords of ElastiCache and MemoryDB that IAM stands behind: a presigned ``connect`` request without its scheme.
+"""Passwords of ElastiCache and MemoryDB for users that IAM authenticates: a presigned ``connect`` request without its
+scheme.
 
-It is signed for the name of the cache (of the replication group, or of the cluster), not for its host, and is taken for
-15 minutes. Source: AWS, "Authenticating with IAM" (ElastiCache and MemoryDB User Guides).
+It is signed for the name of the cache (of the replication group, or of the cluster), not for its host, and is accepted
+for 15 minutes. Source: AWS, "Authenticating with IAM" (ElastiCache and MemoryDB User Guides).
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def presigned(service: str, cache_name: str, region: str, user: str, credentials
 
 
 def _frozen() -> Frozen:
-    """Return the credentials of this moment; one session a process keeps and renews them."""
+    """Return the current credentials; one session per process keeps and renews them."""
     with _lock:
         known = _known.get(os.getpid())
         if known is None:

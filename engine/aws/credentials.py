@@ -1,4 +1,5 @@
-"""Credentials by AWS's own chain. Whatever goes wrong in it is one kind of error, and means that nothing was sent.
+"""Credentials from AWS's own chain. Whatever goes wrong in it raises one kind of error, which means that nothing was
+sent.
 
 The chain may read files, start processes, and ask STS, SSO or a metadata service; its errors are those of all of these.
 Left alone, a refusal by STS looks like one by the service that was to be called, and a timeout there like a call that
@@ -40,7 +41,7 @@ _EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "IDPCommunication
 
 
 class CredentialsFailed(BotoCoreError):  # type: ignore[misc]  # botocore has no types
-    """The chain gave no credentials. ``passes`` where it may do so later without anybody's help."""
+    """The chain gave no credentials. ``passes`` if it may do so later without anybody's help."""
 
     fmt = "no AWS credentials: {reason}"
 
@@ -53,7 +54,7 @@ class CredentialsFailed(BotoCoreError):  # type: ignore[misc]  # botocore has no
 def aws_session() -> Any:
     """Return a session of boto3 whose clients raise `CredentialsFailed` for all that goes wrong in the chain."""
     session = botocore.session.get_session()
-    # The chain's own clients take what is not said otherwise: 60 s, five times, would hold a thread for minutes.
+    # By default the chain's own clients wait 60 s, five times, which would hold a thread for minutes.
     retries = {"total_max_attempts": ATTEMPTS_MAX, "mode": "standard"}
     limits = Config(connect_timeout=CONNECT_TIMEOUT_S, read_timeout=READ_TIMEOUT_S, retries=retries)
     session.set_default_client_config(limits)
@@ -64,7 +65,7 @@ def aws_session() -> Any:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Tell whether a line of botocore's own is worth having: without a traceback, and not what is raised as well."""
+    """Tell whether a log line of botocore's is worth keeping: without a traceback, and not also raised."""
     if record.exc_info:
         record.msg, record.args, record.exc_info = f"{record.getMessage()} {record.exc_info[1]}", (), None
     return "mandatory refresh" not in str(record.msg)
@@ -77,7 +78,7 @@ class _Chain:
         self._chain = chain
 
     def load_credentials(self) -> Any:
-        """Return what the first provider has; None where none has anything."""
+        """Return what the first provider has; None if none has anything."""
         with _one_kind_of_error():
             found = self._chain.load_credentials()
         return None if found is None else _Credentials(found)
@@ -87,13 +88,13 @@ class _Chain:
 
 
 class _Credentials:
-    """What a provider gave; some fetch, and renew, when they are asked."""
+    """What a provider gave; some fetch or renew it when they are asked."""
 
     def __init__(self, credentials: Any) -> None:
         self._credentials = credentials
 
     def get_frozen_credentials(self) -> Any:
-        """Return key, secret and token of one moment."""
+        """Return key, secret and token as of this moment."""
         with _one_kind_of_error():
             return self._credentials.get_frozen_credentials()
 

@@ -37,7 +37,7 @@ class FailureArn:
 
 
 def parse_failure_arn(value: str) -> FailureArn | None:
-    """Return where an ARN leads; None for what is no ARN of a standard queue or of a bucket."""
+    """Return where an ARN leads; None if it is not the ARN of a standard queue or of a bucket."""
     if match := _QUEUE.fullmatch(value):
         return FailureArn("sqs", value, match["name"], match["region"], match["account"])
     match = _BUCKET.fullmatch(value)
@@ -51,7 +51,7 @@ def check_on_failure(value: str) -> tuple[str, str] | None:
     if not value or parse_failure_arn(value):
         return None
     if value.endswith(".fifo") and parse_failure_arn(value.removesuffix(".fifo")):
-        # As in AWS: letters have no order to keep.
+        # As in AWS: dead letters have no order to keep.
         return f"{value[:200]!r} is a FIFO queue", "name a standard queue"
     if re.match(r"arn:[^:]*:sns:", value):
         return f"{value[:200]!r} is an SNS topic, and dead letters cannot be read back from it", FORMS

@@ -20,6 +20,6 @@ def is_function(text: str) -> bool:
 
 
 def region_in(function: str) -> str:
-    """Return the region in a function's ARN, or nothing where it is named otherwise."""
+    """Return the region in a function's ARN, or nothing if it is named otherwise."""
     match = _FUNCTION.fullmatch(function)
     return (match["region"] or "") if match else ""

@@ -7,22 +7,22 @@ from email.utils import mktime_tz, parsedate_tz
 from engine.clock import monotonic_ms, now_ms
 
 STEP_MS = 2_000
-"""Dates differ by less than this for being old and whole seconds; by more where the service's clock was set back."""
+"""Dates, in whole seconds and somewhat old, differ by less than this; by more if the service's clock was set back."""
 
 
 class ServiceClock:
     """What the dates of one service's answers tell.
 
-    A date is a whole second, and as old as its way: the newest of many is nearly right.
+    A date has whole seconds, and is as old as its transfer took: the newest of many is nearly right.
     """
 
     def __init__(self) -> None:
         self._ahead_ms: int | None = None
         self._parsed: tuple[str, int | None] = ("", None)
-        """The last date, and what it means: many answers have the same."""
+        """The last date and what it means, because many answers have the same one."""
 
     def heard(self, date: str, moment_ms: int) -> None:
-        """Take in an answer's ``Date`` header that came at this monotonic moment."""
+        """Take in an answer's ``Date`` header that arrived at this monotonic moment."""
         unix_ms = self._unix_ms(date)
         if unix_ms is None:
             return
@@ -38,5 +38,5 @@ class ServiceClock:
         return self._parsed[1]
 
     def now_ms(self) -> int:
-        """Return the service's Unix time; this host's where no answer has come yet."""
+        """Return the service's Unix time; this host's before the first answer."""
         return now_ms() if self._ahead_ms is None else monotonic_ms() + self._ahead_ms

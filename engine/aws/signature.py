@@ -1,7 +1,7 @@
 """AWS Signature Version 4 for requests to one URL, without a query.
 
 The same header as botocore's `SigV4Auth` makes, byte for byte, in a tenth of its time: the derived key, which changes
-once a day, is kept, and so is what stays the same of the canonical request. Source: AWS, "Create a signed
+once a day, is kept, and so are the parts of the canonical request that stay the same. Source: AWS, "Create a signed
 AWS API request" (IAM User Guide).
 """
 
@@ -19,7 +19,7 @@ _DATE, _TOKEN = "x-amz-date", "x-amz-security-token"
 
 
 class Frozen(Protocol):
-    """Credentials of one moment: botocore's ``ReadOnlyCredentials``."""
+    """Credentials as of one moment: botocore's ``ReadOnlyCredentials``."""
 
     @property
     def access_key(self) -> str:
@@ -31,11 +31,11 @@ class Frozen(Protocol):
 
     @property
     def token(self) -> str | None:
-        """Return the session's token, None where there is none."""
+        """Return the session's token, None if there is none."""
 
 
 class _Layout(NamedTuple):
-    """The canonical headers of requests whose own are alike: what stands before, between and after date and token."""
+    """The canonical headers of requests with equal headers: the parts before, between and after date and token."""
 
     names: str
     before: str
@@ -44,7 +44,7 @@ class _Layout(NamedTuple):
 
     @classmethod
     def of(cls, headers: Mapping[str, str], host: str, *, has_token: bool) -> _Layout:
-        """Lay out these headers (their names in small letters) with the ones that a signature adds."""
+        """Lay out these headers (their names in lower case) with those that a signature adds."""
         named = sorted([*headers.items(), ("host", host), (_DATE, ""), *([(_TOKEN, "")] if has_token else [])])
         parts, lines = [], ""
         for name, value in named:
@@ -85,7 +85,7 @@ class Signer:
         self._host = host
         self._scope_end = f"{region}/{service}/aws4_request"
         self._parts = (region, service, "aws4_request")
-        # Every service but S3 wants the path encoded once more than it is sent.
+        # Every service but S3 requires the path to be encoded once more than it is sent.
         self._canonical_path = quote(path, safe="/~")
         self._known: tuple[str, str, bytes] = ("", "", b"")
         self._stamp: Stamp | None = None
@@ -95,12 +95,12 @@ class Signer:
         self._layouts: dict[bool, _Layout] = {}
 
     def sign(self, headers: dict[str, str], body: bytes, credentials: Frozen, unix_s: float) -> dict[str, str]:
-        """Return the headers to add; ``headers`` (their names in small letters) are all signed."""
+        """Return the headers to add; ``headers`` (their names in lower case) are all signed."""
         stamp = self.at(headers, credentials, unix_s)
         return {**stamp.headers, "Authorization": f"{stamp.authorization}{stamp.signature(body).decode()}"}
 
     def at(self, headers: dict[str, str], credentials: Frozen, unix_s: float) -> Stamp:
-        """Return what signs bodies at this moment; it is the same object throughout a second."""
+        """Return what signs bodies now; it is the same object throughout a second."""
         second = int(unix_s // 1)
         stamp = self._stamp
         if stamp is None or second != self._second or credentials is not self._credentials or headers != self._headers:

@@ -13,13 +13,13 @@ _QUEUE = re.compile(
 )
 
 STREAM_RECORD_BYTES_MAX = 1_048_576
-"""Of a record and its partition key. A stream may be told to take 10 MiB; every stream takes this."""
+"""Of a record and its partition key. A stream may be configured to accept 10 MiB; every stream accepts this."""
 
 PARTITION_KEY_BYTES_MAX = 1_024
 """A partition key has up to 256 characters."""
 
 QUEUE_MESSAGE_BYTES_MAX = 262_144
-"""A queue may be told to take 1 MiB, or less than this; every queue that was told nothing takes this."""
+"""A queue may be configured to accept 1 MiB, or less than this; this is the default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class TargetArn:
 
 
 def parse_target_arn(function: str) -> TargetArn | None:
-    """Return the stream or queue that a route's ``function`` names; None where it is something else."""
+    """Return the stream or queue that a route's ``function`` names; None if it is something else."""
     if match := _STREAM.fullmatch(function):
         return TargetArn("kinesis", function, match["region"], match["account"], match["name"])
     if match := _QUEUE.fullmatch(function):

@@ -1,7 +1,7 @@
-"""A request as botocore would send it, caught before it is sent: where it goes, and which headers it has.
+"""A request as botocore would send it, intercepted before it is sent: where it goes, and which headers it has.
 
-Endpoints are rules by service, region, account, partition and environment, and so is what a protocol wants in headers;
-all of that is botocore's, asked once. What is sent again and again afterwards differs in its body alone.
+Endpoints follow rules by service, region, account, partition and environment, and so do the headers that a protocol
+requires. All of that is left to botocore, and asked for once. The requests that follow differ only in their body.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _OF_A_SIGNATURE = frozenset({"authorization", "x-amz-date", "x-amz-security-toke
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """What all requests of one operation to one place have in common; ``headers`` are signed, their names small."""
+    """What all requests of one operation to one place have in common; ``headers`` (in lower case) are signed."""
 
     access: Access
     service: str

@@ -1,7 +1,8 @@
-"""What goes wrong with a request before there is an answer, as botocore tells it: was it sent, or was it not?
+"""What goes wrong with a request before there is an answer, as botocore reports it: was it sent or not?
 
-Not sent is only what fails while connecting, or before. Everything else may have reached the other side, and may take
-effect yet: also what breaks behind a proxy, or within TLS, for botocore names these by where they pass, not by when.
+Only what fails while connecting, or before, counts as not sent. Everything else may have reached the other side and may
+still take effect, including what breaks behind a proxy or within TLS: botocore names these errors by where they happen,
+not by when.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from urllib3.exceptions import SSLError as PoolSSLError
 from engine.aws.credentials import NO_CREDENTIALS, CredentialsFailed
 
 EXPECTED = (BotoCoreError, ResponseParserError, HTTPError, ValueError)
-"""What a request may raise; ValueError is botocore's for an endpoint that is no URL."""
+"""What a request may raise; ValueError is botocore's for an endpoint that is not a URL."""
 
 SILENCE = (ReadTimeoutError, BodyTimeoutError)
 """The other side did not answer in time."""
@@ -47,10 +48,10 @@ _CONNECTING = (
     socket.gaierror,
     ssl.SSLCertVerificationError,
 )
-"""What can only arise before there is a connection: refused, unresolved, timed out, a certificate that we reject."""
+"""What can only happen before there is a connection: refused, unresolved, timed out, a certificate that we reject."""
 
 _NO_TUNNEL = "Tunnel connection failed: "
-"""How `http.client` begins to tell that a proxy has answered CONNECT, and said no."""
+"""How `http.client` begins its message that a proxy has refused CONNECT."""
 
 _DEPTH_MAX = 5
 _NO_REGION_HINT = "set aws.region, or AWS_REGION"
@@ -59,23 +60,23 @@ _PROFILE_HINT = "check AWS_PROFILE, and the files of AWS_CONFIG_FILE and AWS_SHA
 
 
 class AnswerBrokeOff(HTTPClientError):  # type: ignore[misc]  # botocore has no types
-    """An answer that came in part; botocore takes it for an empty one."""
+    """An answer that arrived only in part; botocore takes it for an empty one."""
 
     fmt = "the answer was cut off"
 
 
 def is_of_the_wire(error: Exception) -> bool:
-    """Tell whether it went wrong on the request's way, as against before it set out."""
+    """Tell whether it failed on the request's way, rather than before the request was sent."""
     return isinstance(error, _WIRE)
 
 
 def may_be_lost(error: Exception) -> bool:
-    """Tell whether the other side may have heard of the request, and may yet do what it asks."""
+    """Tell whether the other side may have received the request, and may still carry it out."""
     return isinstance(error, _WIRE) and not _is_connecting(error)
 
 
 def _is_connecting(error: BaseException) -> bool:
-    """Tell whether an error, or what it was made of, says that no connection came to be."""
+    """Tell whether an error, or its cause, says that no connection was made."""
     inner: object = error
     for _ in range(_DEPTH_MAX):
         if isinstance(inner, _CONNECTING):
@@ -107,7 +108,7 @@ def concerns_all(error: Exception) -> bool:
 
 
 def hint_of(error: Exception, where: str) -> str:
-    """Return the remedy, "" where there is none to name; ``where`` is what says where the service is."""
+    """Return the remedy, "" if there is none; ``where`` names the setting that says where the service is."""
     if isinstance(error, CredentialsFailed):
         return error.hint
     if isinstance(error, NoCredentialsError):
@@ -124,5 +125,5 @@ def hint_of(error: Exception, where: str) -> str:
 
 
 def way_hint(where: str) -> str:
-    """Return the remedy for a connection that did not come to be, or broke."""
+    """Return the remedy for a connection that could not be made, or broke."""
     return f"check {where} and the network path: firewall, proxy, VPC endpoint"

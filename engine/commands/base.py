@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 DEFAULT_CONFIG = "engine.toml"
 WIDTH_OF_A_PIPE = 100_000
-"""Columns where nobody says how many there are: what reads a pipe wants each row on one line."""
+"""Columns if their number is unknown: whatever reads a pipe needs each row on one line."""
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -48,19 +48,19 @@ def load(config: str | None, flags: Mapping[str, object]) -> Loaded:
 
 
 def load_state(config: str | None) -> Settings:
-    """Return where the state of an engine is: all that a command needs which only looks at it."""
+    """Return where the state of an engine is, which is all that a command needs to look at it."""
     from engine.settings.file import load_state_settings
 
     return load_state_settings(file_of(config), os.environ)
 
 
 def file_of(config: str | None) -> str | None:
-    """Return the settings file that is read, None where there is none."""
+    """Return the settings file that is read, None if there is none."""
     return DEFAULT_CONFIG if config is None and Path(DEFAULT_CONFIG).is_file() else config
 
 
 def log_warnings(settings: Settings, command: str) -> None:
-    """Send a command's warnings to standard error, as those of the engine."""
+    """Send a command's warnings to standard error, like those of the engine."""
     from msgspec.structs import replace
 
     from engine.observe import logs
@@ -102,7 +102,7 @@ def print_rich(view: Any) -> None:
 
 
 def route_names(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
-    """Return the routes of the settings file that begin so, for a shell that completes a word."""
+    """Return the routes in the settings file that begin with this, for a shell that completes a word."""
     import tomllib
 
     try:

@@ -1,4 +1,4 @@
-"""``engine init`` and ``engine completion``: for who has just arrived."""
+"""``engine init`` and ``engine completion``: for new users."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _LOCAL_URL = "redis://127.0.0.1:6379/0"
 _OURS = ("ENGINE_", "REDIS_", "META_MAP_SUFFIX", "SUPPORTED_COMMANDS")
-"""Variables that would count for more than the file: it has to be right without them."""
+"""Variables that would override the file: it has to be right without them."""
 _REGIONS = ("AWS_REGION", "AWS_DEFAULT_REGION")
 SHELLS = ("bash", "zsh", "fish")
 
@@ -53,8 +53,8 @@ def init(
 ) -> int:
     """Write a first settings file; never overwrites one.
 
-    On a terminal it asks for what the options do not say. Nothing is asked of the server or of AWS: that is what
-    'engine check' is for.
+    On a terminal it asks for what the options leave out. It does not contact the server or AWS: that is what 'engine
+    check' is for.
     """
     from engine.settings.first import Answers, first_settings, route_name_of
 
@@ -100,7 +100,7 @@ def _refuse_existing(target: Path) -> None:
 
 
 def _check(text: str, target: Path) -> None:
-    """Read the file as a start would, before it is there; raise `ConfigError` in its name."""
+    """Read the file as a start would, before it is written; raise `ConfigError` that names it."""
     from engine.settings.file import load
 
     environ = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
@@ -148,12 +148,12 @@ def _say_what_is_next(answers: Answers, target: Path, *, has_secret: bool) -> No
 @click.argument("shell", type=click.Choice(SHELLS))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> int:
-    """Print what makes SHELL complete commands, options, files and names of routes."""
+    """Print the code that makes SHELL complete commands, options, files and names of routes."""
     from click.shell_completion import get_completion_class
 
     maker = get_completion_class(shell)
     assert maker is not None
     root = context.find_root().command
-    # The name of the variable is click's own: it looks for it whenever the command runs.
+    # click itself looks for a variable of this name whenever the command runs.
     print(maker(root, {}, "engine", "_ENGINE_COMPLETE").source())
     return 0

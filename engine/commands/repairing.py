@@ -50,8 +50,8 @@ def audit(
 ) -> int:
     """Compare Redis with what the functions write to, key by key, while both change.
 
-    A key counts as different only if it stays so over several looks. Exits with 0 where all is equal, 1 where it is
-    not (also where --repair has had it delivered: run it again), 2 where no route names a destination.
+    A key counts as different only if it stays so over several looks. Exits with 0 if everything is equal, 1 if not
+    (even if --repair has had it delivered: run it again), 2 if no route names a destination.
     """
     settings = load(config, {}).settings
     if repair or accept_deletions:
@@ -84,7 +84,7 @@ def audit(
 
 
 def _hears_marks(settings: Settings, command: str) -> None:
-    """Refuse a command that marks keys by publishing them, where the engine does not subscribe to its server."""
+    """Refuse a command that marks keys by publishing them, if the engine does not subscribe to its server."""
     remedies = {
         "scan": "each pass tries what was given up on again; to have everything delivered again, stop the engine and "
         "remove the folder digests of its backlog",
@@ -105,8 +105,8 @@ def deletions(choice: Literal["accept", "refuse"] | None, route: str | None, con
     """Show which deletions are held, or decide on those of one ROUTE, once.
 
     Keys that a comparison found gone, past capture.deletions_found_share_max or because the server came back empty, are
-    not deleted from the destination. "accept" has the engine delete them, "refuse" keeps them there for good. An
-    engine that runs does so at once, one that does not at its next start.
+    not deleted from the destination. "accept" has the engine delete them, "refuse" keeps them there for good. A running
+    engine does so at once, a stopped one at its next start.
     """
     from engine.audit.held_file import HeldFile
     from engine.supervision.report import describe_held
@@ -141,8 +141,8 @@ def deletions(choice: Literal["accept", "refuse"] | None, route: str | None, con
 def redrive(route: str | None, source: str | None, count_max: int | None, config: str | None, as_json: bool) -> int:
     """Have the running engine deliver the keys of dead letters again, as they are now.
 
-    A letter is removed once the engine has heard of its key. Exits with 0 where all were sent, or none was there, 1
-    where some were kept.
+    A letter is removed once the engine has heard of its key. Exits with 0 if all were sent, or there were none, and 1
+    if some were kept.
     """
     settings = load(config, {}).settings
     _hears_marks(settings, "engine redrive")

@@ -45,8 +45,8 @@ def routes() -> None:
 def test(key: str, event: str, config: str | None, as_json: bool) -> int:
     """Show what happens to KEY: which routes take it, why the others do not, and what a function is sent.
 
-    Reads the settings alone: no server is asked, nothing is delivered. Mappings that lie in Redis are not known
-    here. Exits with 0 where a route takes the key, 1 where none does.
+    Reads the settings alone: no server is asked, nothing is delivered. Mappings in Redis are not known here. Exits with
+    0 if a route takes the key, 1 if none does.
     """
     from engine.routing.explain import fates_of
 
@@ -73,7 +73,7 @@ def _routes_of(settings: Settings) -> tuple[RouteSettings, ...]:
 
 
 def _notes(settings: Settings, key: bytes, event: str) -> list[tuple[str, bool]]:
-    """Return what is to be said of the key whatever its routes; with each, whether no route sees it."""
+    """Return notes about the key, whatever its routes; for each, whether it means that no route sees the key."""
     from engine.capture.own_keys import is_own
     from engine.routing.explain import about_event
     from engine.routing.slices import parse_slice
@@ -110,7 +110,7 @@ def _as_json(fate: Fate, settings: Settings, key: bytes, event: str) -> dict[str
 
 
 def _payload(route: RouteSettings, settings: Settings, key: bytes, event: str, *, is_delete: bool) -> Any:
-    """Return what the function is sent, with a made-up value: made by what makes the real ones."""
+    """Return what the function is sent, with a made-up value, built by the code that builds the real ones."""
     import msgspec
 
     from engine.delivery.lanes.batch import PayloadBuilder

@@ -80,12 +80,12 @@ def start(
 @config_option
 @json_option
 def check(shards: str | None, slice_: str | None, redis_url: str | None, config: str | None, as_json: bool) -> int:
-    """See whether everything that the engine needs is there and allowed; changes nothing.
+    """Check whether everything that the engine needs is there and allowed; changes nothing.
 
-    It also looks at margins: for how long the server's output buffers bear a stall at the rate that it measures for
-    a second, memory, replicas, clocks, open files, room on disk, the functions' time limits and concurrency.
+    It also looks at margins: how long a stall the server's output buffers survive at the rate that it measures for a
+    second, memory, replicas, clocks, open files, disk space, the functions' time limits and concurrency.
 
-    Exits with 0 where a start would work, 1 where something is missing, 2 where the settings are wrong.
+    Exits with 0 if a start would work, 1 if something is missing, 2 if the settings are wrong.
     """
     from engine.settings.original import routes_of
     from engine.supervision.doctor.examination import diagnose

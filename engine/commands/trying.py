@@ -46,10 +46,10 @@ def sandbox(
     table: str | None,
     as_json: bool,
 ) -> int:
-    """Run the embedded stack (Valkey, DynamoDB, a Lambda runtime) until stopped. A port of 0: a free one.
+    """Run the embedded stack (Valkey, DynamoDB, a Lambda runtime) until stopped. Port 0 picks a free one.
 
     With --function it runs your function, and an engine that invokes it: what the function prints is shown, and a
-    file that you change is imported anew. State is thrown away at the end. With --redis-url the engine captures your
+    file that you change is imported again. State is discarded at the end. With --redis-url the engine captures your
     own server, and adds the notification flags that it needs there.
     """
     from engine.sandbox.run import Trial, run_sandbox

@@ -33,9 +33,9 @@ from engine.errors import EngineError
 @config_option
 @json_option
 def status(watch: bool, every_s: int, config: str | None, as_json: bool) -> int:
-    """Show how the engine that runs here is: first one line that says whether it is well, or what is not.
+    """Show how the engine that runs here is doing: first one line that says whether it is well, or what is not.
 
-    Needs its state folder alone: no routes, no server, no AWS.
+    Needs only its state folder: no routes, no server, no AWS.
     """
     from engine.clock import now_ms
     from engine.observe.health import health_of
@@ -66,10 +66,9 @@ def status(watch: bool, every_s: int, config: str | None, as_json: bool) -> int:
 @config_option
 @json_option
 def upgrade_check(config: str | None, as_json: bool) -> int:
-    """See whether this version reads the state that an older or newer one left; changes nothing.
+    """Check whether this version reads the state that an older or newer one left; changes nothing.
 
-    Needs the state folder alone. Exits with 0 where a start would go on from this state, 1 where a newer version wrote
-    it.
+    Needs only the state folder. Exits with 0 if a start would continue from this state, 1 if a newer version wrote it.
     """
     from engine.observe.console import formats_view
     from engine.supervision.errands.formats import newer_formats, state_files
@@ -99,10 +98,10 @@ def upgrade_check(config: str | None, as_json: bool) -> int:
 @click.option("--put", is_flag=True, help="Send them by PutMetricData instead of printing embedded metric format.")
 @config_option
 def metrics(namespace: str, name: str, every_s: int | None, put: bool, config: str | None) -> int:
-    """Tell CloudWatch of the engine that runs here: its lag, gaps, dead letters, failures and what waits.
+    """Report the engine that runs here to CloudWatch: its lag, gaps, dead letters, failures and what waits.
 
-    Prints lines that CloudWatch Logs makes metrics of. One reading has counters since the engine's start; with
-    --every-s they are of the time since the reading before, and that no engine runs is told too (Running = 0).
+    Prints lines that CloudWatch Logs turns into metrics. A single reading has counters since the engine's start. With
+    --every-s, they cover the time since the previous reading, and a stopped engine is reported too (Running = 0).
     """
     settings = load_state(config)
 

@@ -24,7 +24,7 @@ _FORM = 'as in "dynamodb://TABLE?item_mode=body&key_attribute=id"'
 
 
 class DestinationError(EngineError):
-    """The destination did not do what the audit needs; ``passes`` where the same may succeed later by itself."""
+    """The destination did not do what the audit needs; ``passes`` if the same may succeed later by itself."""
 
     def __init__(self, message: str, *, hint: str = "", passes: bool = False) -> None:
         super().__init__(message, hint=hint)
@@ -47,9 +47,9 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """What a destination has of a key; ``content`` is for the destination alone to understand.
+    """What a destination holds for a key; only the destination understands ``content``.
 
-    ``is_absent`` where it only remembers a delete (a tombstone). ``version`` is 0 where the item has none.
+    ``is_absent`` if it only remembers a delete (a tombstone). ``version`` is 0 if the item has none.
     """
 
     key: bytes
@@ -59,26 +59,27 @@ class Item:
 
 
 class Destination(Protocol):
-    """One destination. Used by several threads at once; all that asks it raises `DestinationError`."""
+    """One destination. Several threads use it at once; whatever asks it raises `DestinationError`."""
 
     def scan(self, segment: int, segments: int) -> Iterator[list[Item | None]]:
-        """Yield one of ``segments`` disjoint parts, page by page: every item, None for one that no Redis key becomes.
+        """Yield one of ``segments`` disjoint parts, page by page: every item, None for one that stands for no Redis
+        key.
 
         Items may be a moment old, and hold no more than their key and whether they are tombstones.
         """
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, Item]:
-        """Return what is there of these keys now, strongly consistent; tombstones too."""
+        """Return what exists now for these keys, strongly consistent, including tombstones."""
 
     def holds(self, item: Item, record: Record) -> bool:
         """Tell whether the item is what the function writes for this record, which has a body."""
 
     def refusal(self, record: Record) -> str:
-        """Return why this record can never be stored, "" where it can."""
+        """Return why this record can never be stored, "" if it can."""
 
 
 def check_destination(value: str) -> tuple[str, str] | None:
-    """Return what is wrong with a route's ``destination`` and how to mend it, None where it is sound."""
+    """Return what is wrong with a route's ``destination`` and how to fix it, None if it is valid."""
     try:
         if value:
             parse_destination(value)
@@ -88,7 +89,7 @@ def check_destination(value: str) -> tuple[str, str] | None:
 
 
 def parse_destination(value: str) -> Target:
-    """Return what a route's ``destination`` names; raise ValueError where it is none."""
+    """Return what a route's ``destination`` names; raise ValueError if it is invalid."""
     parts = urlsplit(value)
     if parts.scheme != "dynamodb":
         raise ValueError(f"{value[:200]!r} is not a destination: dynamodb:// is the only kind")

@@ -1,8 +1,8 @@
 """A DynamoDB table that `lambdas.dynamodb` writes: items → what Redis would have to hold.
 
-Needs ``dynamodb:BatchGetItem`` and ``dynamodb:Scan`` on the table. What an item ought to be is made by the function's
-own code (`lambdas.dynamodb.items`), so that the two can't disagree. What the function adds by itself is passed over:
-its extra attributes, versions and times to live.
+Needs ``dynamodb:BatchGetItem`` and ``dynamodb:Scan`` on the table. What an item ought to be is computed by the
+function's own code (`lambdas.dynamodb.items`), so that the two can't disagree. What the function adds by itself is
+ignored: its extra attributes, versions and times to live.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from lambdas.dynamodb.items import ItemError, checked_size, item_of, table_key
 from lambdas.dynamodb.settings import Settings
 
 TROUBLE_S_MAX = 20.0
-"""A table that answers nothing for so long is given up, unless somebody has more patience."""
+"""A table that answers nothing for this long is given up, unless an option allows more."""
 
 CONNECT_TIMEOUT_S = 3
 READ_TIMEOUT_S = 10
 KEYS_AT_ONCE = 100
-"""The most that ``BatchGetItem`` takes."""
+"""The most keys that ``BatchGetItem`` accepts."""
 
 PAGE_ITEMS_MAX = 1_000
-"""Of a scan. A page is 1 MB at most, however many items that is."""
+"""Of a scan. A page is at most 1 MB, however many items that is."""
 
 DELETED_AT = "deleted_at_ms"
 VERSION = "version"
 
 _NUMBERS = (VERSION, "db")
-"""Extra attributes that show by being numbers, whether or not they were declared."""
+"""Extra attributes that are recognized because they are numbers, whether or not they were declared."""
 
 _BODY_ATTRIBUTES = ("obj_name", "body", "body_encoding")
 _HINTS = {
@@ -79,7 +79,7 @@ class DynamoDb:
         self._settings: dict[tuple[str, ...], Settings] = {}
 
     def scan(self, segment: int, segments: int) -> Iterator[list[Item | None]]:
-        """Yield a segment's items, page by page: keys and tombstones alone."""
+        """Yield a segment's items, page by page: only keys and tombstones."""
         names = {"#k": self._target.key_attribute, "#d": DELETED_AT}
         request = {
             "TableName": self._target.table,
@@ -97,7 +97,7 @@ class DynamoDb:
             request["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, Item]:
-        """Return the items that are there, by strongly consistent reads."""
+        """Return the items that exist, by strongly consistent reads."""
         names = dict.fromkeys(filter(None, map(self._stored.name_or_none, keys)))
         wanted = [{self._target.key_attribute: {"S": name}} for name in names]
         items: dict[bytes, Item] = {}
@@ -109,7 +109,7 @@ class DynamoDb:
         return items
 
     def holds(self, item: Item, record: Record) -> bool:
-        """Tell whether the item is what the function writes for the record, but for what it adds by itself."""
+        """Tell whether the item is what the function writes for the record, apart from what it adds by itself."""
         actual: _Content = item.content
         extra = self._target.extra_attributes
         extra += tuple(name for name in _NUMBERS if name not in extra and "N" in actual.get(name, {}))
@@ -125,7 +125,7 @@ class DynamoDb:
         return _fields(actual, added, self._target.numbers) == _fields(expected, added, self._target.numbers)
 
     def refusal(self, record: Record) -> str:
-        """Return why DynamoDB would not take the record."""
+        """Return why DynamoDB would not accept the record."""
         try:
             self._expected(record, self._target.extra_attributes)
         except ItemError as error:
@@ -154,17 +154,17 @@ class DynamoDb:
         if key is None:
             return None
         version = content.get(self._target.version_attribute, {}).get("N", "")
-        # A field of a hash may be called so too: that is a string.
+        # A field of a hash may have this name too: that is a string.
         is_absent = "N" in content.get(DELETED_AT, {})
         return Item(key, content, is_absent, int(version) if version.isdigit() else 0)
 
     def _get(self, wanted: list[dict[str, Any]]) -> Iterator[_Content]:
-        """Yield what is there of at most 100 keys: an answer ends at 16 MB, or where the table is throttled."""
+        """Yield what exists for at most 100 keys: an answer ends at 16 MB, or when the table is throttled."""
         table = self._target.table
         while wanted:
             began_s = self._patience.now_s()
             answer = self._call("batch_get_item", {"RequestItems": {table: {"Keys": wanted, "ConsistentRead": True}}})
-            # By whatever name: a table that is asked for by its ARN may be answered for by its name.
+            # By whatever name: an answer to a request by ARN may use the table's name.
             for items in answer.get("Responses", {}).values():
                 yield from items
             left = [key for one in answer.get("UnprocessedKeys", {}).values() for key in one.get("Keys", ())]
@@ -177,7 +177,7 @@ class DynamoDb:
             wanted = left
 
     def _call(self, name: str, request: Mapping[str, Any]) -> Any:
-        """Ask until there is an answer, or an error that does not pass, or no patience is left."""
+        """Ask until there is an answer, an error that does not pass, or no time left."""
         while True:
             self._patience.pause()
             began_s = self._patience.now_s()
@@ -247,7 +247,7 @@ class DynamoDb:
 def _fields(content: _Content, added: Sequence[str], numbers: bool) -> dict[str, Any]:
     """Return the attributes that stand for the value, as on the wire.
 
-    Without ``numbers`` none of them is a number, so what is one was added, under whatever name.
+    Without ``numbers`` none of them is a number, so any number was added, whatever its name.
     """
     return {
         name: _wire(typed) for name, typed in content.items() if name not in added and (numbers or "N" not in typed)
@@ -255,7 +255,7 @@ def _fields(content: _Content, added: Sequence[str], numbers: bool) -> dict[str,
 
 
 def _wire(value: Any) -> Any:
-    """Return an attribute value as it is in JSON: boto3 hands out bytes where that has base64."""
+    """Return an attribute value as JSON has it: boto3 returns bytes instead of base64."""
     if isinstance(value, Mapping):
         return {name: _wire(member) for name, member in value.items()}
     if isinstance(value, list):

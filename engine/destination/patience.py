@@ -1,6 +1,7 @@
-"""How reads of a destination go on where it is slow or says no for a while: slower, and again, until it takes too long.
+"""How reads of a destination continue while it is slow or refuses: more slowly, with retries, until that takes too
+long.
 
-All threads that read share one: where one of them is refused, all of them slow down.
+All threads that read share one: when one of them is refused, all slow down.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from collections.abc import Callable
 
 DELAY_S_MIN, DELAY_S_MAX = 0.05, 5.0
 _RECOVERY = 0.8
-"""What a read that was answered leaves of the delay: about ten of them undo one that was not."""
+"""The factor by which an answered read shortens the delay: about ten of them undo one unanswered read."""
 
 
 class Patience:
-    """Delays reads while there is trouble; thread-safe."""
+    """Delays reads while they fail; thread-safe."""
 
     def __init__(
         self,
@@ -26,7 +27,7 @@ class Patience:
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Give up once nothing was answered for ``trouble_s_max``; ``tell`` is told of every wait."""
+        """Give up once nothing was answered for ``trouble_s_max``; ``tell`` is called with every wait."""
         self._trouble_s_max = trouble_s_max
         self._tell, self._sleep, self._clock = tell, sleep, clock
         self._lock = threading.Lock()
@@ -35,7 +36,7 @@ class Patience:
         self._waited_s = 0.0
 
     def pause(self) -> None:
-        """Wait before a read, as long as the trouble until now asks for."""
+        """Wait before a read, for as long as the failures so far require."""
         with self._lock:
             wait_s = self._delay_s * (1 + random.random()) / 2
             self._waited_s += wait_s
@@ -51,7 +52,7 @@ class Patience:
                 self._delay_s = 0.0
 
     def is_left(self, began_s: float, why: str) -> bool:
-        """Note a read that began then and was not answered; tell whether it should be tried again."""
+        """Note a read that began at that time and was not answered; tell whether it should be retried."""
         with self._lock:
             if self._began_s is None:
                 self._began_s, self._waited_s = began_s, 0.0

@@ -1,4 +1,4 @@
-"""What keys are called in a table, by the function's own rule, and which keys stand under such names.  (pure)"""
+"""The names of keys in a table, by the function's own rule, and the keys that such names stand for.  (pure)"""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from lambdas.dynamodb.items import ItemError, table_key
 class StoredKeys:
     """The names of one route's keys.
 
-    ``only`` is the database of all keys that the engine captures, None where each key says its own. Where names don't
-    tell it (``in_key``), they are all of ``implied``.
+    ``only`` is the database of all keys that the engine captures, None if each key names its own. If names don't
+    include it (``in_key``), they are all in ``implied``.
     """
 
     only: int | None = 0
@@ -27,21 +27,21 @@ class StoredKeys:
     in_key: bool = False
 
     def name_of(self, key: bytes) -> str:
-        """Return what a key is called in the table; raise `ItemError` where it can't be stored."""
+        """Return a key's name in the table; raise `ItemError` if it can't be stored."""
         database, name = named(self.only, key)
         text, encoding = key_text(name)
         record = Record("", text, text, None, db=database, id_encoding=encoding)
         return table_key(record, with_database=self.in_key)
 
     def name_or_none(self, key: bytes) -> str | None:
-        """Return what a key is called in the table, None where it can't be stored."""
+        """Return a key's name in the table, None if it can't be stored."""
         try:
             return self.name_of(key)
         except ItemError:
             return None
 
     def key_of(self, text: str) -> bytes | None:
-        """Return the key that is stored under this name, None where none is that the engine captures."""
+        """Return the key that is stored under this name, None if it is not one that the engine captures."""
         database, rest = self.implied, text
         if self.in_key:
             number, _, rest = text.partition(":")
@@ -59,12 +59,12 @@ class StoredKeys:
             key = name if self.only is not None else inside(database, name)
             return key if self.name_of(key) == text else None
         except ValueError:
-            # No base64, no UTF-8, or nothing that can be stored.
+            # Not base64, not UTF-8, or not something that can be stored.
             return None
 
 
 def stored_keys(route: RouteSettings, settings: Settings) -> StoredKeys:
-    """Return how the keys of a route, as it is inside, are called in its destination."""
+    """Return the names of a route's keys in its destination; the route is in its internal form."""
     only = databases_of(settings.redis, parse_url(settings.redis.url).database).only
     implied = only if only is not None else route.databases[0]
     return StoredKeys(only, implied, parse_destination(route.destination).database_in_key)

@@ -1,4 +1,4 @@
-"""Where digests lie: a file a route and invoker, and which of them a start may believe."""
+"""Where digests are stored: one file per route and invoker, and which of them a start may believe."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from engine.errors import EngineError
 
 FOLDER = "digests"
-"""Within the backlog's folder, which one engine has at a time."""
+"""Within the backlog's folder, which only one engine uses at a time."""
 SUFFIX = ".digests"
 
 
@@ -19,10 +19,11 @@ def path_of(backlog_folder: str, route: str, invoker: int, invokers: int) -> Pat
 
 
 def keep_only(backlog_folder: str, invokers: int, *, is_known: bool) -> None:
-    """Remove the files that a start of so many invokers must not believe: all of them, unless what it goes on from
-    ``is_known``. Raises EngineError.
+    """Remove the files that a start with this many invokers must not believe: all of them, unless the state that it
+    continues from ``is_known``. Raises EngineError.
 
-    Keys have other homes where invokers are more or fewer: the files of before know nothing of what was accepted there.
+    With another number of invokers, keys belong to other invokers: the old files know nothing of what was accepted
+    there.
     """
     folder, kept = Path(backlog_folder, FOLDER), f"-of-{invokers}{SUFFIX}"
     try:

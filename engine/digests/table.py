@@ -1,17 +1,17 @@
-"""A table of digests in a file that is mapped: key → what it last held, 16 bytes a place.
+"""A table of digests in a mapped file: key → what it last held, 16 bytes per place.
 
 **Layout.** After the header come buckets of `WAYS` places: first their tags (8 bytes, which tell keys apart), then
-their digests (8 bytes). A key has one bucket. Where that is full, a place in it is given away: a key that is forgotten
+their digests (8 bytes). A key has one bucket. When that is full, a place in it is reused: a key that is forgotten
 costs one delivery, never a change. With 24 bytes of file for each key, one in a thousand is forgotten; with 20, one in
 a hundred.
 
-**Odds.** A digest covers the key and all of the content, salted with what the file alone knows. Another content of a
-key has the same digest once in 2**64; two keys that share a tag still have different digests.
+**Odds.** A digest covers the key and all of the content, salted with a value known only to the file. A different
+content of a key has the same digest once in 2**64; two keys that share a tag still have different digests.
 
 **Crashes.** A place has one writer, and changes by stores of 8 bytes each, in an order in which every prefix is either
 true or void; a killed process leaves its stores in the page cache. A host that crashes may keep some pages and lose
-others. So the header says in which boot the file was opened, and whether it was closed whole: a file that was not, and
-is of another boot, is begun anew, as is one that is torn, or that says that it is true of something else.
+others. So the header says in which boot the file was opened, and whether it was closed properly. A file that was not,
+and is from another boot, starts empty, as does one that is torn or that belongs to something else.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ _NOBODY = bytes(_WORD)
 _NO_BOOT = bytes(16)
 
 Place = tuple[bytes, int]
-"""What a key is known by: its tag, and the digest of what it holds."""
+"""What represents a key: its tag, and the digest of what it holds."""
 
 
 def fingerprint(*parts: object) -> bytes:
-    """Return what stands for these in a header: whatever the digests are true of."""
+    """Return what represents these in a header: whatever the digests are true of."""
     return hashlib.blake2b(repr(parts).encode(), digest_size=_NAME_BYTES).digest()
 
 
 def boot_id() -> bytes:
-    """Return what tells this boot of the host from every other; zeros where nobody knows."""
+    """Return what tells this boot of the host from every other; zeros if that is unknown."""
     try:
         text = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
         return bytes.fromhex(text.strip().replace("-", ""))[:16].ljust(16, b"\0")
@@ -60,16 +60,16 @@ def boot_id() -> bytes:
 
 
 class DigestTable:
-    """One file's; the process that has it open is its only writer. Raises OSError where it can't be had.
+    """One file's; the process that has it open is its only writer. Raises OSError if it can't be used.
 
-    ``bytes_max`` bounds the file. All of it is allocated at once: a full disk is known before a page is written.
+    ``bytes_max`` bounds the file. All of it is allocated at once, so a full disk shows before a page is written.
     """
 
     def __init__(self, path: Path, true_of: bytes, bytes_max: int, boot: bytes | None = None) -> None:
         assert bytes_max >= TABLE_BYTES_MIN
         self.path = path
         self.forgotten = 0
-        """Places that were given away."""
+        """Places that were reused."""
         self._buckets = (bytes_max - HEADER_BYTES) // BUCKET_BYTES
         self._boot = boot_id() if boot is None else boot
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,12 +85,12 @@ class DigestTable:
         self._salt = self._map[_SALT]
 
     def _open(self, true_of: bytes) -> tuple[mmap.mmap, bool]:
-        """Map the file, begun anew where it can't be believed; say in it that it is open before anything else is."""
+        """Map the file, emptied if it can't be believed; mark it as open before anything else is done."""
         size = HEADER_BYTES + self._buckets * BUCKET_BYTES
         is_new = not self._is_believed(true_of, size)
         if is_new:
             os.ftruncate(self._descriptor, 0)
-            # A hole would end the process where the disk is full.
+            # With a hole in the file, a full disk would kill the process.
             os.posix_fallocate(self._descriptor, 0, size)
         mapped = mmap.mmap(self._descriptor, size)
         if is_new:
@@ -116,7 +116,7 @@ class DigestTable:
         os.fsync(self._descriptor)
 
     def place_of(self, key: bytes, content: bytes) -> Place:
-        """Return what a key is known by while it holds this."""
+        """Return what represents a key while it holds this."""
         salt = self._salt
         tag = hashlib.blake2b(key, digest_size=8, salt=salt).digest()
         digest = hashlib.blake2b(b"%d:%b%b" % (len(key), key, content), digest_size=8, salt=salt, person=b"content")
@@ -133,7 +133,7 @@ class DigestTable:
         return word >= 0 and self._words[word + WAYS] == place[1]
 
     def void(self, tag: bytes) -> None:
-        """Know nothing of this key any more; it keeps its place."""
+        """Forget what this key held; it keeps its place."""
         word = self._word_of(tag)
         if word >= 0:
             self._words[word + WAYS] = 0
@@ -147,21 +147,21 @@ class DigestTable:
             if word < 0:
                 word = self._bucket_of(tag) + digest % WAYS
                 self.forgotten += 1
-                # In this order: whoever dies in between has no tag with another's digest.
+                # In this order: if the process dies in between, no tag has another's digest.
                 words[word] = 0
             words[word + WAYS] = 0
             words[word] = int.from_bytes(tag, sys.byteorder)
         words[word + WAYS] = digest
 
     def clear(self) -> None:
-        """Know nothing any more."""
+        """Forget everything."""
         blank = bytes(1 << 20)
         for at in range(HEADER_BYTES, len(self._map), len(blank)):
             end = min(len(self._map), at + len(blank))
             self._map[at:end] = blank[: end - at]
 
     def close(self) -> None:
-        """Put all of it on the disk, and say so."""
+        """Write all of it to the disk, and mark it as closed."""
         self._release()
         try:
             self._map.flush()
@@ -172,7 +172,7 @@ class DigestTable:
             os.close(self._descriptor)
 
     def drop(self) -> None:
-        """Close the file and remove it: nobody is to believe it again."""
+        """Close the file and remove it, so that nobody believes it again."""
         self._release()
         self.path.unlink(missing_ok=True)
         self._map.close()
@@ -188,11 +188,11 @@ class DigestTable:
         return (HEADER_BYTES + bucket * BUCKET_BYTES) // _WORD
 
     def _word_of(self, tag: bytes) -> int:
-        """Return the word in which this tag is, −1 where it is in none."""
+        """Return the word that has this tag, −1 if none has."""
         return self._find(tag, tag)
 
     def _find(self, wanted: bytes, tag: bytes) -> int:
-        """Return the word of this tag's bucket that holds what is wanted, −1 where none does."""
+        """Return the word of this tag's bucket that holds what is wanted, −1 if none does."""
         at = HEADER_BYTES + int.from_bytes(tag, sys.byteorder) % self._buckets * BUCKET_BYTES
         tags = self._map[at : at + TAGS_BYTES]
         found = tags.find(wanted)

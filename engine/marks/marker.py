@@ -1,13 +1,13 @@
-"""Publishes marks, and tells which of them can't be lost any more.
+"""Publishes marks, and says which of them can no longer be lost.
 
-A mark is a message: a subscriber that is killed, a connection that breaks and a dirty set that is full lose it, and the
-repair that follows does not find a key by it. Two things see to that:
+A mark is a message: a subscriber that is killed, a connection that breaks or a full dirty set loses it, and the repair
+that follows does not find the key by it. Two rules prevent that:
 
-- **A key that is there is touched first.** So it counts as used in whatever gap loses its mark, and the narrowed repair
+- **A key that exists is touched first.** So it counts as used in whatever gap loses its mark, and the narrowed repair
   of that gap finds it. ``TOUCH`` counts for clients with ``NO-TOUCH`` as well.
-- **Of a key that is gone nothing is left to find**, and what a repair finds is not delivered by a route that skips what
-  it has accepted before. Such a mark is sure only once the engine's watermark has passed the moment of publication
-  without any gap since; after a gap it is published again.
+- **A key that is gone leaves nothing to find**, and a route that skips what it accepted before does not deliver what a
+  repair finds. Such a mark is safe only once the engine's watermark has passed the moment of publication without any
+  gap since; after a gap it is published again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ KEYS_AT_ONCE = 500
 LOOK_S = 0.2
 AGAIN_S_MAX = 10.0
 SETTLED_MS_MAX = 60_000
-"""How long a mark's settling is waited for."""
+"""How long to wait until a mark is settled."""
 
 _ELSEWHERE = (
     "the engine that has them does not run here",
@@ -51,7 +51,7 @@ class NotSettled(EngineError):
 
 
 class Mark(NamedTuple):
-    """A key, and the event by which the engine is to know it: `REPAIR` or `REPAIR_GONE`."""
+    """A key, and the event that is published for it: `REPAIR` or `REPAIR_GONE`."""
 
     key: bytes
     event: str
@@ -59,9 +59,10 @@ class Mark(NamedTuple):
 
 @dataclass(slots=True)
 class _Published:
-    """One publication: which marks are sure already, which nobody heard, and when it was by each node's own clock.
+    """One publication: which marks are already safe, which nobody heard, and its time by each node's own clock.
 
-    ``astray`` marks went to a node that has their key no more, or broke (``trouble``). ``homes`` has the others' nodes.
+    ``astray`` marks went to a node that no longer has their key, or that broke (``trouble``). ``homes`` has the nodes
+    of the others.
     """
 
     sure: set[int] = field(default_factory=set)
@@ -84,10 +85,9 @@ class _Wait(Enum):
 
 
 class Marker:
-    """Marks keys on the nodes that have them. ``problem`` is why the newest marks were not all sure, None where they
-    were.
+    """Marks keys on the nodes that have them. ``problem`` says why the newest marks are not all safe, None if they are.
 
-    ``standing`` tells of the engine that runs here. Raises `RedisError` where a connection breaks.
+    ``standing`` returns how far the engine that runs here has come. Raises `RedisError` if a connection breaks.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Marker:
         settled_ms_max: int = SETTLED_MS_MAX,
         repairs_deliver: bool = True,
     ) -> None:
-        """``repairs_deliver`` all that they find: no route skips what it has accepted before."""
+        """``repairs_deliver`` says that repairs deliver all that they find: no route skips what it accepted before."""
         self.problem: EngineError | None = None
         self._nodes = nodes
         self._prefix = nodes.databases.prefix
@@ -109,14 +109,14 @@ class Marker:
         self._repairs_deliver = repairs_deliver
 
     def mark(self, marks: Sequence[Mark], pause: Callable[[int], None] = lambda keys: None) -> list[bool]:
-        """Publish the marks; return which of them the engine can't lose any more. ``pause`` is told of each part."""
+        """Publish the marks; return which of them the engine can no longer lose. ``pause`` is called for each part."""
         self.problem = None
         deadline_ms = monotonic_ms() + self._settled_ms_max
         sure: set[int] = set()
         left, rounds = list(range(len(marks))), 0
         while left:
             if rounds:
-                # What loses marks may go on for a while: each round waits longer, so that it is not flooded too.
+                # Whatever loses marks may last for a while: each round waits longer, so as not to flood the engine.
                 time.sleep(min(AGAIN_S_MAX, LOOK_S * 2**rounds))
             before = self._standing()
             published = self._publish(marks, left, pause)
@@ -145,7 +145,7 @@ class Marker:
         return [index in sure for index in range(len(marks))]
 
     def _is_here(self, before: Standing | None, key: bytes, node: str | None) -> bool:
-        """Tell whether the engine that runs here hears of this key; a mark that went astray is published again."""
+        """Tell whether the engine that runs here listens for this key; a mark that went astray is published again."""
         if before is None or node is None:
             return before is not None
         return node in before.settled_until_ms and self._slices.owns(before.part, key)
@@ -169,7 +169,7 @@ class Marker:
         return published
 
     def _publish_on(self, node: Node, marks: Sequence[Mark], part: Sequence[int], published: _Published) -> None:
-        # Who is subscribed is asked before and after: a monitor may go, and a subscriber be cut off, in between.
+        # Ask who is subscribed before and after: a monitor may leave, and a subscriber may be cut off, in between.
         commands = [_CLIENTS]
         for index in part:
             key, event = marks[index]
@@ -178,7 +178,7 @@ class Marker:
         first, *replies, last, moment = self._nodes.pipeline(node, commands)
         for what, reply in (*(("publish", reply) for reply in replies[1::2]), ("report its time", moment)):
             self._nodes.check(node, what, reply)
-        # Where clients may not name themselves, the engine's have no name either.
+        # If clients may not name themselves, the engine's have no name either.
         who = _who(first, last) if self._nodes.is_named(node) else None
         for index, touched, heard in zip(part, replies[::2], replies[1::2], strict=True):
             redirect = self._nodes.redirect(node, touched)
@@ -193,11 +193,11 @@ class Marker:
         published.moments_ms[node.id] = int(moment[0]) * 1_000 + int(moment[1]) // 1_000
 
     def _is_found_again(self, mark: Mark) -> bool:
-        """Tell whether the repair of a gap that loses a mark has its key delivered, where the key is there."""
+        """Tell whether the repair of a gap that loses a mark delivers its key, if the key exists."""
         return self._repairs_deliver and mark.event == REPAIR
 
     def _wait(self, before: Standing, moments_ms: Mapping[str, int], deadline_ms: int) -> _Wait:
-        """Wait until each watermark has passed its moment, or something may have been lost, or for too long."""
+        """Wait until each watermark has passed its moment, something may have been lost, or the time is up."""
         while monotonic_ms() < deadline_ms:
             time.sleep(LOOK_S)
             now = self._standing()

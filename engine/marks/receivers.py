@@ -1,7 +1,7 @@
 """Who hears what is published, by the server's list of its subscribed clients.  (pure)
 
-`PUBLISH` counts receivers, whoever they are. A monitor that is subscribed to everything delivers nothing, so only what
-is received beyond all that others can receive was heard by an engine.
+`PUBLISH` counts receivers, whoever they are. A monitor that subscribes to everything delivers nothing. So an engine has
+heard a message only if it had more receivers than all others together can account for.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 
 SUBSCRIBER_NAME = b"engine-subscriber-"
-"""How the name of a subscriber's connection begins."""
+"""The beginning of the name of a subscriber's connection."""
 
 _FIELDS = re.compile(rb"(?:^| )(name|sub|psub)=(\S*)")
 
@@ -24,7 +24,7 @@ class Receivers:
 
 
 def receivers(clients: object) -> Receivers | None:
-    """Return what ``CLIENT LIST TYPE pubsub`` says; None where it was refused."""
+    """Return what ``CLIENT LIST TYPE pubsub`` says; None if it was refused."""
     if not isinstance(clients, bytes):
         return None
     engines = others_max = 0

@@ -17,10 +17,11 @@ _LOSSES = ("gaps", "reconnects", "events_dropped")
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """One engine and its life (``engine``), and its watermarks by the ids of nodes (Unix ms by each node's clock).
+    """One engine and its current run (``engine``), and its watermarks by the ids of nodes (Unix ms by each node's
+    clock).
 
-    ``losses`` counts whatever loses a mark, or ends a time in which marks were lost: gaps, reconnects, dropped events.
-    ``is_listening`` once all of its subscribers have listened. ``nodes`` are those that it listens to.
+    ``losses`` counts whatever loses a mark, or ends a period in which marks were lost: gaps, reconnects, dropped
+    events. ``is_listening`` once all of its subscribers have listened. ``nodes`` are those that it listens to.
     """
 
     engine: tuple[int, int]
@@ -31,16 +32,16 @@ class Standing:
     nodes: Topology = field(default_factory=Topology)
 
     def has_settled(self, moments_ms: Mapping[str, int]) -> bool:
-        """Tell whether all is settled that happened on these nodes before these moments."""
+        """Tell whether everything that happened on these nodes before these moments is settled."""
         return all(self.settled_until_ms.get(node, 0) > moment_ms for node, moment_ms in moments_ms.items())
 
     def has_heard_all_since(self, before: Standing) -> bool:
-        """Tell whether this engine has listened all the time since it stood there."""
+        """Tell whether this engine has listened without a break since the other standing."""
         return before.is_listening and self.engine == before.engine and self.losses == before.losses
 
 
 def nodes_known(status_file: str) -> Topology | None:
-    """Return the nodes that the engine that runs here listens to, without their slots; None where none runs."""
+    """Return the nodes that the engine that runs here listens to, without their slots; None if none runs."""
     standing = read_standing(status_file)
     return standing.nodes if standing is not None else None
 
@@ -52,7 +53,7 @@ def _node(told: Mapping[str, Any]) -> Node:
 
 
 def read_standing(status_file: str) -> Standing | None:
-    """Return where the engine stands; None where none runs here."""
+    """Return how far the engine has come; None if none runs here."""
     try:
         status: dict[str, Any] = read_status(status_file, now_ms())
         return Standing(

@@ -84,7 +84,7 @@ def nobody(reason: str) -> Health:
 
 
 def lag_ms_of(status: Mapping[str, Any], now_ms: int) -> int | None:
-    """Return for how long the oldest change has waited that is not delivered, None where that is not known yet.
+    """Return for how long the oldest change has waited that is not delivered, None if that is not known yet.
 
     Keys that wait on disk for a failing route count, though the watermark has passed them. Keys that were set aside,
     because they keep failing by themselves, do not.

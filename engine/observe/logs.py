@@ -86,7 +86,7 @@ def switch_level() -> None:
 
 
 def flush() -> None:
-    """Write how many lines were left out of those kinds whose time is over; costs nothing where there are none."""
+    """Write how many lines were left out of those kinds whose time is over; costs nothing if there are none."""
     if not _state.repeats.left_out:
         return
     for kind, count in _state.repeats.ended(monotonic_ms()):

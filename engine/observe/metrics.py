@@ -17,7 +17,7 @@ from engine.observe.history import SHARES
 from engine.ring.lags import EMPTY, Histogram
 
 RUNNING = "Running"
-"""1 where an engine runs, 0 where none does."""
+"""1 where an engine runs, 0 if none does."""
 
 LAG_MS = "LagMs"
 """How far back the moment is before which all that changed is settled; at rest about a second."""
@@ -62,7 +62,7 @@ class Reading(NamedTuple):
 
 
 def read(status: Mapping[str, Any] | None, before: Mapping[str, Any] | None, at_ms: int) -> Reading:
-    """Return what to tell of this status, None where no engine runs.
+    """Return what to tell of this status, None if no engine runs.
 
     ``before`` is the status of the reading before; where there is none, or of another process, counters are since the
     engine's start.

@@ -25,7 +25,7 @@ def to_lines(namespace: str, engine: str, write: Callable[[str], None]) -> Sink:
 
 
 def to_cloudwatch(namespace: str, engine: str, aws: AwsSettings) -> Sink:
-    """Return the sink that calls ``PutMetricData``; it raises `EngineError` where that fails."""
+    """Return the sink that calls ``PutMetricData``; it raises `EngineError` if that fails."""
     from botocore.config import Config
     from botocore.exceptions import ClientError
 
@@ -52,7 +52,7 @@ def to_cloudwatch(namespace: str, engine: str, aws: AwsSettings) -> Sink:
 
 
 def report_once(read_status: ReadStatus, sink: Sink) -> None:
-    """Tell one reading; raise `EngineError` where no engine runs."""
+    """Tell one reading; raise `EngineError` if no engine runs."""
     sink(read(read_status(), None, now_ms()))
 
 

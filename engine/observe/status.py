@@ -15,7 +15,7 @@ STALE_MS = 10_000
 
 
 def read_status(path: str, now_ms: int) -> dict[str, Any]:
-    """Return the status of the engine that runs here; raise EngineError where none does."""
+    """Return the status of the engine that runs here; raise EngineError if none does."""
     hint = "start one with 'engine start', or name its --config"
     try:
         status: dict[str, Any] = msgspec.json.decode(Path(path).read_bytes())

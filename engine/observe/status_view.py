@@ -108,7 +108,7 @@ def _rates(status: Mapping[str, Any]) -> Text | None:
 
 
 def _lags(status: Mapping[str, Any]) -> RenderableType | None:
-    """Show how late changes of the last minute came to each stage; None where there were none."""
+    """Show how late changes of the last minute came to each stage; None if there were none."""
     lags = (status.get("last_minute") or {}).get("lag_ms") or {}
     if not lags:
         return None
@@ -131,7 +131,7 @@ def _rate(per_s: float) -> str:
 
 
 def _scan(status: Mapping[str, Any]) -> str:
-    """Return how far a snapshot or a repair is, "" where there is none."""
+    """Return how far a snapshot or a repair is, "" if there is none."""
     scan = status.get("scan") or {}
     routes = snapshots_under_way(status["routes"])
     if routes:

@@ -15,7 +15,7 @@ _GONE = frozenset({"noaddr", "handshake"})
 
 
 class NodeLine(msgspec.Struct, frozen=True):
-    """A line of ``CLUSTER NODES``; ``ip`` and ``name`` are "" where they are not known."""
+    """A line of ``CLUSTER NODES``; ``ip`` and ``name`` are "" if they are not known."""
 
     id: str
     ip: str

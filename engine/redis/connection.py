@@ -67,7 +67,7 @@ class RespConnection:
         self.facts: dict[str, str] = {}
         """What the server said of itself in its greeting (``version``, ``mode``, ``role``); empty for old ones."""
         self.epoch = 0
-        """The number of the configuration by which Sentinels made it the primary; 0 where none are asked."""
+        """The number of the configuration by which Sentinels made it the primary; 0 if none are asked."""
         self.renewal_ms = 0
         """By when (monotonic) another connection has to take its place, 0 for never: AWS ends what IAM let in."""
         self.is_named = False
@@ -220,7 +220,7 @@ class RespConnection:
         """Send these packed commands and return their ``count`` replies; error replies are values.
 
         Sending and receiving interleave: a server that waits for us to read its replies stops reading
-        our commands, and two that wait for each other wait for ever.
+        our commands, and two that wait for each other wait forever.
         """
         replies: list[Any] = []
         append, reply_of = replies.append, self.reply

@@ -21,7 +21,7 @@ _OUT_OF_RANGE = "out of range"
 def with_numbers(redis: RedisSettings) -> RedisSettings:
     """Return the settings with the numbers of the databases that ``"*"`` stands for; of one alone the URL tells.
 
-    Raises `RedisError` where the server can't be asked, or has too many.
+    Raises `RedisError` if the server can't be asked, or has too many.
     """
     if redis.databases != ALL:
         return redis

@@ -58,13 +58,13 @@ def _hint(word: str, reply: str) -> str:
 
 
 def denied_command(reply: str) -> str:
-    """Return the command that this refusal says the user may not run; "" where it says no such thing."""
+    """Return the command that this refusal says the user may not run; "" if it says no such thing."""
     denied = _DENIED_COMMAND.search(reply)
     return denied[1] if denied else ""
 
 
 def denial(consequence: str, replies: Iterable[object]) -> str:
-    """Return a warning that names the commands which these replies deny, "" where they deny none."""
+    """Return a warning that names the commands which these replies deny, "" if they deny none."""
     texts = [str(reply) for reply in replies if isinstance(reply, Exception)]
     denied = dict.fromkeys(command for text in texts if (command := denied_command(text)))
     if not denied:

@@ -17,7 +17,7 @@ _REPLICA = re.compile(rb"^role:slave", re.MULTILINE)
 
 
 def may_evict(replies: Sequence[object]) -> bool:
-    """Tell from the replies whether the server evicts keys, or did; True where they do not say.
+    """Tell from the replies whether the server evicts keys, or did; True if they do not say.
 
     That none was evicted so far proves little where the policy allows it: the count begins anew with the server. A
     replica deletes what its primary evicts, and does not know the primary's policy.
@@ -35,7 +35,7 @@ def is_replica(replies: Sequence[object]) -> bool:
 
 
 def policy_of(replies: Sequence[object]) -> str:
-    """Return the policy by which the server evicts, "" where it has no bound to its memory, or does not say."""
+    """Return the policy by which the server evicts, "" if it has no bound to its memory, or does not say."""
     info = joined(replies)
     maxmemory, policy = _MAXMEMORY.search(info), _POLICY.search(info)
     return policy[1].decode() if policy and maxmemory and int(maxmemory[1]) > 0 else ""

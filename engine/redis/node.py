@@ -144,7 +144,7 @@ def _primary_above(redis: RedisSettings, replica: str, info: bytes) -> str:
 
 
 def _primary_in(info: bytes, redis: RedisSettings) -> str:
-    """Return where a replica's primary is, of its ``INFO replication``, "" where it does not tell."""
+    """Return where a replica's primary is, of its ``INFO replication``, "" if it does not tell."""
     found = _PRIMARY.search(info)
     return mapped(redis.node_addresses, join(found[1].decode(), int(found[2]))) if found else ""
 
@@ -232,12 +232,12 @@ def _server_at(redis: RedisSettings) -> bytes:
 
 
 def _server_in(connection: RespConnection) -> bytes:
-    """Return which process answers, b"" where it does not tell."""
+    """Return which process answers, b"" if it does not tell."""
     found = _RUN_ID.search(_info(connection, "server"))
     return found[1] if found else b""
 
 
 def _info(connection: RespConnection, section: str) -> bytes:
-    """Return a section of ``INFO``; nothing where it is refused."""
+    """Return a section of ``INFO``; nothing if it is refused."""
     reply = connection.call("INFO", section)
     return reply if isinstance(reply, bytes) else b""

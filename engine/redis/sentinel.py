@@ -40,7 +40,7 @@ def sentinels_of(address: Address) -> list[Address]:
 
 
 def primaries(address: Address, ask: Ask) -> Iterator[Named]:
-    """Yield what each Sentinel names that answers and knows one; raise `RedisError` where none does."""
+    """Yield what each Sentinel names that answers and knows one; raise `RedisError` if none does."""
     problems: list[RedisError] = []
     named = 0
     questions = [question_of(address), ("SENTINEL", "MASTER", address.service)]

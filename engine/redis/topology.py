@@ -73,7 +73,7 @@ def ask_topology(
     """Return what the server of ``redis.url`` says of its nodes, or one of these other addresses in its stead.
 
     Where a cluster is ``current``, the other addresses are asked first. With ``redis.read_from = "replica"`` each node
-    has the replica that is read: the current one, as long as it is well. Raises `RedisError` where nobody answers, or
+    has the replica that is read: the current one, as long as it is well. Raises `RedisError` if nobody answers, or
     may be asked.
     """
     known = {node.id: node for node in (current or Topology()).nodes}

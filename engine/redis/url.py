@@ -96,7 +96,7 @@ def _check_port(place: str) -> None:
 
 
 def _check_tail(scheme: str, path: str, query: list[tuple[str, str]], fragment: str) -> str:
-    """Return the database that the query names, "" where it names none."""
+    """Return the database that the query names, "" if it names none."""
     if fragment:
         raise BadRedisUrl("has a # in it: in a password that is %23")
     named = [value for name, value in query if name == "db"]

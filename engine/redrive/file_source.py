@@ -1,8 +1,9 @@
 """Dead letters in a file that a running engine appends to.
 
-The file is claimed by renaming it, under its lock: the engine begins a new one. What was not sent is appended to that
-in the end, and only then is the claimed file removed. So a redrive that is killed leaves its letters in
-``<file>.redriving``, and the next one begins with those. No letter is ever in neither file; some may then be in both.
+The file is claimed by renaming it, under its lock; the engine begins a new one. In the end, what was not sent is
+appended to the new file, and only then is the claimed file removed. So a redrive that is killed leaves its letters in
+``<file>.redriving``, and the next one begins with those. Each letter is always in at least one of the files; after a
+kill, some may be in both.
 """
 
 from __future__ import annotations
@@ -20,21 +21,21 @@ from engine.delivery.failures.dead_letter import append_lines, open_locked
 from engine.redrive.source import Item, SourceError, in_chunks
 
 LINE_BYTES_MAX = 64 * 1024 * 1024
-"""A longer line is no letter: it is read, and kept, in pieces."""
+"""A longer line is not a letter: it is read, and kept, in pieces."""
 
 _SUFFIX = ".redriving"
 _BLOCK_BYTES = 1 << 20
 
 
 class _Claim:
-    """A claimed file, and which of its bytes are done with."""
+    """A claimed file, and which of its bytes are finished."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.file: BinaryIO = path.open("rb")
         self.size = os.fstat(self.file.fileno()).st_size
         self._done = array("Q")
-        """Start and end of what is done with, in order."""
+        """Start and end of what is finished, in order."""
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
         """Yield each line that is not empty, and where it starts."""
@@ -78,7 +79,7 @@ class FileSource:
 
     def __init__(self, path: str, *, is_named: bool = False) -> None:
         self.name = path
-        # A link stays where it is: what it leads to is claimed.
+        # A link stays in place: its target is claimed.
         self._path = Path(path).resolve()
         self._is_named = is_named
         self._lock = -1
@@ -99,7 +100,7 @@ class FileSource:
             raise SourceError(f"{self._path}: no such file", hint="see delivery.dead_letter_file")
 
     def _lock_folder(self) -> None:
-        """Keep a second redrive out. The folder's lock leaves nothing behind, and is nobody else's."""
+        """Keep a second redrive out. The lock on the folder leaves nothing behind, and nobody else uses it."""
         try:
             self._lock = os.open(self._path.parent, os.O_RDONLY | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
@@ -117,12 +118,12 @@ class FileSource:
             if not leftover.fullmatch(path.name):
                 continue
             if self._path.exists() and self._path.samefile(path):
-                path.unlink()  # it was put back already, but for its second name
+                path.unlink()  # it was already put back, but still has its second name
             else:
                 self._claims.append(_Claim(path))
         if not self._path.exists():
             return
-        # The lock waits for whoever is in the middle of a write.
+        # The lock waits for a write in progress.
         descriptor = open_locked(self._path)
         try:
             path = self._free_name()
@@ -195,17 +196,17 @@ class FileSource:
         return ""
 
     def _link(self, claim: _Claim) -> bool:
-        """Give a file that is as it was its name back, unless there is a new one."""
+        """Give an unchanged file its name back, unless there is a new one."""
         try:
             os.link(claim.path, self._path)
         except OSError:
-            return False  # also where the file system has no links
+            return False  # also if the file system has no links
         claim.path.unlink()
         return True
 
 
 def _give_to_owner_of(claim: _Claim, descriptor: int) -> None:
-    """Let the engine append to a file that we have made, though another user may run it."""
+    """Let the engine append to a file that we created, though it may run as another user."""
     was = os.fstat(claim.file.fileno())
     if was.st_uid != os.geteuid():
         with contextlib.suppress(OSError):

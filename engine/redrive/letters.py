@@ -14,10 +14,10 @@ from engine.routing.events import EVENTS_OF_ABSENCE, REPAIR, REPAIR_GONE
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A key to mark dirty: ``event`` is `REPAIR`, or `REPAIR_GONE` where the letter told of a key that is gone.
+    """A key to mark dirty: ``event`` is `REPAIR`, or `REPAIR_GONE` if the letter's key was gone.
 
-    ``captured_ms`` is when its change was heard (Unix time), 0 where the letter does not say. ``db`` is the key's
-    database, None where the letter does not say.
+    ``captured_ms`` is when its change was heard (Unix time), 0 if the letter does not say. ``db`` is the key's
+    database, None if the letter does not say.
     """
 
     key: bytes
@@ -48,7 +48,7 @@ _decode = msgspec.json.Decoder(_Line).decode
 
 
 def read_letter(content: bytes) -> Letter | None:
-    """Return what a letter asks for; None where it is none."""
+    """Return what a letter asks for; None if it is not a letter."""
     try:
         line = _decode(content)
         key = _key(line)
@@ -76,7 +76,7 @@ def _key(line: _Line) -> bytes:
 def _tells_of_absence(line: _Line) -> bool:
     if line.record is not msgspec.UNSET and line.record.body is not msgspec.UNSET:
         return bytes(line.record.body) == b"null"
-    # A record that lost its body had one; without a record, the event says what there is to know.
+    # A record without its body had one; without a record, the event is all that is known.
     return line.record is msgspec.UNSET and (line.event in EVENTS_OF_ABSENCE or line.event == REPAIR_GONE)
 
 

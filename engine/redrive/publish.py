@@ -24,7 +24,7 @@ _NEVER_MS = 1 << 62
 
 
 def _began_ms(server: object, time: object) -> int:
-    """Return since when the server runs (Unix ms); where it does not say, it may have begun just now."""
+    """Return when the server started (Unix ms); if it does not say, that may have been just now."""
     uptime = _UPTIME.search(
         server.encode() if isinstance(server, str) else server if isinstance(server, bytes) else b""
     )
@@ -56,10 +56,10 @@ class Publisher:
         return sent
 
     def orphans(self, letters: Sequence[Letter]) -> list[bool]:
-        """Return which letters hold a value that the server does not have any more, and may have lost.
+        """Return which letters hold a value that the server no longer has, and may have lost.
 
-        Their keys are gone, and their changes were heard before the server began: a cache that came back empty would
-        have the engine deliver a delete, and the letter, the value's only copy, be removed.
+        Their keys are gone, and their changes were heard before the server started. If the cache came back empty, the
+        engine would deliver a delete, and the letter, which may be the value's only copy, would be removed.
         """
         values = [index for index, letter in enumerate(letters) if letter.event == REPAIR]
         found = [False] * len(letters)
@@ -83,7 +83,7 @@ class Publisher:
         return found
 
     def _inside(self, letter: Letter) -> bytes:
-        """Return what the engine knows the letter's key by."""
+        """Return the engine's internal name of the letter's key."""
         databases = self._databases
         return databases.inside(databases.home if letter.db is None else letter.db, letter.key)
 
@@ -98,7 +98,7 @@ class Publisher:
         return self._marker
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         if self._nodes is not None:
             self._nodes.close()
             self._nodes = self._marker = None

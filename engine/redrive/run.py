@@ -24,11 +24,10 @@ _UNKNOWN_NAMED_MAX = 5
 class Tally(msgspec.Struct):
     """What became of the letters of one source.
 
-    ``read`` were to be sent; ``sent`` can't be lost by the engine any more, and are removed; ``kept`` are the others,
-    among them ``malformed`` lines that are no letters, letters of routes that are ``unknown``, and ``orphaned`` ones,
+    ``read`` were to be sent; ``sent`` can no longer be lost by the engine, and are removed; ``kept`` are the others,
+    among them ``malformed`` lines that are not letters, letters of routes that are ``unknown``, and ``orphaned`` ones,
     whose keys the server may have lost with their values, and letters of databases ``elsewhere``, which are not
-    captured. What was passed over
-    (other routes than the one that was asked for, more than the most that was) is not counted.
+    captured. What was skipped (other routes than the requested one, or beyond the requested maximum) is not counted.
     """
 
     source: str
@@ -53,12 +52,12 @@ class Summary(msgspec.Struct):
 
     @property
     def exit_code(self) -> int:
-        """Return 0 where all was sent, or nothing was there."""
+        """Return 0 if everything was sent, or there was nothing."""
         return int(bool(self.kept or self.problems or any(tally.problems for tally in self.sources)))
 
 
 class Observer(Protocol):
-    """Hears how a redrive gets on."""
+    """Observes the progress of a redrive."""
 
     def begins(self, source: str, total: int | None) -> None:
         """Take a source's name and the weight of its items."""
@@ -70,7 +69,7 @@ class Observer(Protocol):
 
 
 class Nobody:
-    """An observer that does not look."""
+    """An observer that ignores everything."""
 
     def begins(self, source: str, total: int | None) -> None:
         """Do nothing."""
@@ -87,10 +86,10 @@ def redrive(
     count_max: int | None = None,
     observer: Observer | None = None,
 ) -> Summary:
-    """Send the dead letters of these settings' routes again; every failure is in what is returned.
+    """Send the dead letters of these settings' routes again; every failure is in the result.
 
-    ``route`` limits it to the letters of one route, ``source`` to one place (a file, or an ARN), ``count_max`` to so
-    many letters. Raises `ConfigError` where ``source`` is an ARN that can hold none.
+    ``route`` limits it to the letters of one route, ``source`` to one place (a file, or an ARN), ``count_max`` to that
+    many letters. Raises `ConfigError` if ``source`` is an ARN that cannot hold any.
     """
     settings = known_inside(settings)
     sources = [_named_source(settings, source, route)] if source is not None else default_sources(settings, route)
@@ -112,7 +111,7 @@ def redrive(
 def default_sources(settings: Settings, route: str | None) -> list[Source]:
     """Return where the letters of the configured routes are; the file is always one of them.
 
-    What no queue can hold goes to the file too, and it is where a route that is configured no more may have some.
+    What no queue can hold goes to the file too, and letters of routes that are no longer configured may be there.
     """
     routes = [one for one in settings.routes if route in {None, one.name}] or list(settings.routes)
     places: dict[str, list[RouteSettings]] = {}
@@ -147,7 +146,7 @@ def _source_at(settings: Settings, arn: str, routes: Iterable[str] | None) -> So
 
 
 def _wanted(settings: Settings, route: str | None) -> Callable[[str], bool | None]:
-    """Return what tells of a route's name whether its letters are sent (True), kept (False), or passed over (None)."""
+    """Return what says, by a route's name, whether its letters are sent (True), kept (False) or skipped (None)."""
     if route is not None:
         return lambda name: True if name == route else None
     names = frozenset(one.name for one in settings.routes)
@@ -166,7 +165,7 @@ class _Drive:
         observer: Observer,
         captured: Container[int | None],
     ) -> None:
-        """``captured`` are the databases of the engine, and None for a letter that does not say its own."""
+        """``captured`` are the databases of the engine, and None for a letter that does not name its own."""
         self.tallies: list[Tally] = []
         self._publisher = publisher
         self._wanted = wanted

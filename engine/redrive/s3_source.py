@@ -14,14 +14,14 @@ from engine.redrive.source import Item, SourceError, in_chunks
 from engine.redrive.sqs_source import service_ms
 
 OBJECT_BYTES_MAX = 512 * 1024 * 1024
-"""The engine writes an object for each batch; a larger one than this is not its."""
+"""The engine writes one object per batch; a larger one than this is not its own."""
 
 _OURS = re.compile(r"(?:.*/)?[^/]+/\d{4}/\d\d/\d\d/\d\d/[^/]+\.jsonl", re.DOTALL)
-"""The names that `engine.delivery.failures.s3` gives; all else in the bucket is none of our business."""
+"""The names that `engine.delivery.failures.s3` gives; anything else in the bucket is ignored."""
 
 
 class _Object:
-    """One object in hand: its lines, and which of them are done with."""
+    """One claimed object: its lines, and which of them are finished."""
 
     def __init__(self, key: str, lines: list[bytes]) -> None:
         self.key = key
@@ -37,7 +37,7 @@ class _Object:
 
 
 class S3Source:
-    """The objects of some routes, or of all, that were there at the beginning."""
+    """The objects of some routes, or of all, that existed at the beginning."""
 
     def __init__(
         self, place: FailureArn, aws: AwsSettings, delivery: DeliverySettings, routes: Iterable[str] | None
@@ -62,7 +62,7 @@ class S3Source:
             raise self._error("reach the bucket", error, "s3:ListBucket") from error
 
     def total(self) -> int | None:
-        """Return None: only reading all of them would tell."""
+        """Return None: only reading all of them would show it."""
         return None
 
     def chunks(self) -> Iterator[list[Item]]:
@@ -111,7 +111,7 @@ class S3Source:
         self._current.done.update(item.token for item in items)
 
     def _settle(self) -> None:
-        """Delete the object in hand, or replace it by what is left of it."""
+        """Delete the current object, or replace it by what is left of it."""
         current, self._current = self._current, None
         if current is None or not current.done:
             return
@@ -127,7 +127,7 @@ class S3Source:
             raise self._error(f"{what} {current.key}, whose letters were sent", error, right) from error
 
     def close(self) -> str:
-        """Settle the object in hand."""
+        """Settle the current object."""
         try:
             self._settle()
         except SourceError as error:

@@ -10,16 +10,16 @@ from engine.errors import EngineError
 
 CHUNK_ITEMS_MAX = 500
 CHUNK_BYTES_MAX = 8 * 1024 * 1024
-"""What is published at once holds at most so much, but for a single letter that is larger."""
+"""The most that is published at once, except for a single letter that is larger."""
 
 
 class SourceError(EngineError):
-    """A place of dead letters can't be read, or not be changed; its letters are still there."""
+    """A place of dead letters can't be read or changed; its letters are still there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """What stands in the place of one letter; ``weight`` is its part of `Source.total`,
+    """What a place holds for one letter; ``weight`` is its part of `Source.total`,
     ``token`` what its source knows it by."""
 
     token: Any
@@ -28,7 +28,7 @@ class Item:
 
 
 class Source(Protocol):
-    """Dead letters in one place. What is not removed stays there, or is put back, whatever happens."""
+    """Dead letters in one place. Whatever is not removed stays there, or is put back, whatever happens."""
 
     name: str
 
@@ -37,11 +37,11 @@ class Source(Protocol):
         ...
 
     def total(self) -> int | None:
-        """Return the weight of all items, about; None where nobody knows."""
+        """Return the approximate weight of all items; None if it is unknown."""
         ...
 
     def chunks(self) -> Iterator[list[Item]]:
-        """Yield what was there at the beginning, in chunks; raises `SourceError`."""
+        """Yield what existed at the beginning, in chunks; raises `SourceError`."""
         ...
 
     def remove(self, items: Sequence[Item]) -> None:

@@ -15,20 +15,20 @@ from engine.delivery.targets.sqs import CALL_MESSAGES_MAX
 from engine.redrive.source import Item, SourceError, in_chunks
 
 VISIBLE_AFTER_S = 120
-"""How long a message is hidden from others. What we keep shows again then, also where we were killed."""
+"""How long a message is hidden from others. Messages that we keep become visible again then, even if we were killed."""
 
 KEPT_MAX = 10_000
 GIVEN_BACK_MAX = 1_000
-"""Of the messages that were kept, so many are shown to others at once; the others show by themselves."""
+"""This many of the kept messages are made visible at once; the others become visible by themselves."""
 
 _WAIT_S = 2
 _IDLE_RECEIVES_MAX = 3
 _CLOCK_MS = 1_000
-"""The service tells its time in whole seconds."""
+"""The service reports its time in whole seconds."""
 
 
 def service_ms(answer: Any) -> int:
-    """Return the service's time in its answer (Unix ms), 0 where it tells none."""
+    """Return the service's time from its answer (Unix ms), 0 if there is none."""
     with contextlib.suppress(KeyError, TypeError, ValueError):
         date = answer["ResponseMetadata"]["HTTPHeaders"]["date"]
         return int(parsedate_to_datetime(date).timestamp() * 1_000) + _CLOCK_MS
@@ -36,7 +36,7 @@ def service_ms(answer: Any) -> int:
 
 
 class SqsSource:
-    """One queue, as far as it was filled at the beginning: a letter that fails again meanwhile is not taken again."""
+    """One queue, as it was at the beginning: a letter that fails again meanwhile is not received again."""
 
     def __init__(self, place: FailureArn, aws: AwsSettings, delivery: DeliverySettings) -> None:
         self.name = place.arn
@@ -56,7 +56,7 @@ class SqsSource:
             raise self._error("reach the queue", error, "sqs:ReceiveMessage") from error
 
     def total(self) -> int | None:
-        """Return how many messages the queue says that it has, about."""
+        """Return about how many messages the queue reports."""
         with contextlib.suppress(*EXPECTED):
             wanted = "ApproximateNumberOfMessages"
             answer = self._client.get_queue_attributes(QueueUrl=self._url(), AttributeNames=[wanted])
@@ -64,7 +64,7 @@ class SqsSource:
         return None
 
     def chunks(self) -> Iterator[list[Item]]:
-        """Yield messages until the queue shows no other."""
+        """Yield messages until the queue returns no others."""
         return in_chunks(self._items())
 
     def _items(self) -> Iterator[Item]:
@@ -102,7 +102,7 @@ class SqsSource:
         return answer.get("Messages")
 
     def remove(self, items: Sequence[Item]) -> None:
-        """Delete messages; one that can't be deleted shows again, and is sent twice then."""
+        """Delete messages; one that can't be deleted becomes visible again, and is then sent twice."""
         what, right = "delete dead letters that were sent", "sqs:DeleteMessage"
         for entries in self._entries([str(item.token) for item in items]):
             try:
@@ -117,9 +117,9 @@ class SqsSource:
             del self._kept[str(item.token)]
 
     def close(self) -> str:
-        """Show what was kept to others."""
+        """Make the kept messages visible to others."""
         kept = list(self._kept)[:GIVEN_BACK_MAX]
-        # Without it they show by themselves, later: no problem of the user's.
+        # Otherwise they become visible by themselves, later: that is not the user's problem.
         with contextlib.suppress(*EXPECTED):
             for entries in self._entries(kept):
                 hidden = [{**entry, "VisibilityTimeout": 0} for entry in entries]

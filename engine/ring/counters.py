@@ -125,7 +125,7 @@ class GapReason(IntEnum):
     EVENTS_OFF = 3
     """The server did not send all events that the routes need, or may not have."""
     DATASET = 4
-    """The server holds another dataset than before, or may: flushed, loaded, synchronized anew."""
+    """The server holds another dataset than before, or may: flushed, loaded, resynchronized."""
     MOVED = 5
     """The node is read from another server."""
     ENTRIES_REMOVED = 6
@@ -200,11 +200,11 @@ class StatusRow:
         self._words[_GAPS_AT + reason] += 1
 
     def gaps(self) -> dict[str, int]:
-        """Return how many gaps there were of each reason, by name in small letters."""
+        """Return how many gaps there were of each reason, by name in lower case."""
         return {reason.name.lower(): int(self._words[_GAPS_AT + reason]) for reason in GapReason}
 
     def snapshot(self) -> dict[str, int]:
-        """Return all counters by name, in small letters."""
+        """Return all counters by name, in lower case."""
         return {counter.name.lower(): self.get(counter) for counter in Counter}
 
 
@@ -227,7 +227,7 @@ class Board:
 
 
 def totals(rows: Sequence[StatusRow]) -> dict[str, int]:
-    """Return all counters over all children, by name in small letters."""
+    """Return all counters over all children, by name in lower case."""
     return {
         counter.name.lower(): (max if counter in _HIGHEST else sum)(row.get(counter) for row in rows)
         for counter in Counter

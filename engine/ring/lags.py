@@ -85,7 +85,7 @@ class Histogram:
     def percentiles(self, shares: Sequence[float]) -> list[int | None]:
         """Return, for each share of all lags (0.99), the least number of ms that so many do not exceed.
 
-        ``shares`` ascend. None where nothing was counted.
+        ``shares`` ascend. None if nothing was counted.
         """
         total = sum(self.buckets)
         found: list[int | None] = []

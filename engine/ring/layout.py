@@ -11,7 +11,7 @@
 An entry is what the writer sent of this node last, of all that is settled::
 
     0        moment      everything before it is settled (Unix ms, the node's clock); 0 for none
-    8        mark        the server's mark at that moment; 0 where it is unknown
+    8        mark        the server's mark at that moment; 0 if it is unknown
     16       version     that of the feeds that this is true of
 
 A frame is two header words and the payload, padded to 8 bytes, and never wraps::

@@ -99,7 +99,7 @@ class Ring:
         return int(self.words[RELEASED])
 
     def watermark(self, node: int) -> Watermark:
-        """Return the moment up to which all that the writer heard of this node is settled; 0 where none is known."""
+        """Return the moment up to which all that the writer heard of this node is settled; 0 if none is known."""
         words, at = self.words, entry_at(node)
         version = int(words[at + VERSION])
         mark = int(words[at + SERVER_MARK])
@@ -246,7 +246,7 @@ class RingReader:
         )
 
     def _look(self, position: int) -> tuple[bytes | None, int] | None:
-        """Return the payload (None for padding) and the end; None where the bytes do not match (yet)."""
+        """Return the payload (None for padding) and the end; None if the bytes do not match (yet)."""
         ring = self._ring
         index = position & (ring.ring_bytes - 1)
         tail = ring.ring_bytes - index

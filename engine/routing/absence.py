@@ -7,7 +7,7 @@ and one that lists a way for a key to go hears of all of them, but of evictions 
 
 **What can be known.** A primary names an eviction. A replica does not: there it is a ``del``, and counts as one. A key
 that is *found* gone after an event that does not say so (it was deleted before it was read, or unheard) was taken away
-for certain only where the server never evicts, and has not begun anew; else a route that does not list ``evicted``
+for certain only where the server never evicts, and has not begun again; else a route that does not list ``evicted``
 leaves it as it is until an event says more (`engine.delivery.reading.gone`).
 """
 

@@ -37,7 +37,7 @@ def split(key: bytes) -> tuple[int, bytes]:
 
 
 def named(only: int | None, key: bytes) -> tuple[int, bytes]:
-    """Return the database and the name of a key; ``only`` is the one database, None where there are several."""
+    """Return the database and the name of a key; ``only`` is the one database, None if there are several."""
     return split(key) if only is None else (only, key)
 
 
@@ -59,7 +59,7 @@ class Databases(msgspec.Struct, frozen=True):
 
     @property
     def only(self) -> int | None:
-        """Return the one database; None where there are several."""
+        """Return the one database; None if there are several."""
         return None if self.are_several else self.numbers[0]
 
     @property

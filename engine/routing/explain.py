@@ -24,7 +24,7 @@ TYPES = {"$": "string", "l": "list", "s": "set", "h": "hash", "z": "zset", "t": 
 
 
 class Fate(NamedTuple):
-    """What one route does with a key; ``pattern`` is the first of its patterns that takes it, "" where none does."""
+    """What one route does with a key; ``pattern`` is the first of its patterns that takes it, "" if none does."""
 
     route: RouteSettings
     is_taken: bool
@@ -67,7 +67,7 @@ def type_after(event: str) -> str:
 
 
 def about_event(event: str) -> tuple[str, str]:
-    """Return what is wrong with the name of an event and a remedy; both are empty where nothing is."""
+    """Return what is wrong with the name of an event and a remedy; both are empty if nothing is."""
     if event in IGNORED:
         return f"{event} comes beside the event of the change itself, and is not captured", ""
     if class_of(event) is not None:

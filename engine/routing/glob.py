@@ -115,7 +115,7 @@ def _parse_class(pattern: bytes, at: int) -> tuple[frozenset[int], int, bool]:
 
 
 def _literal(elements: Sequence[Element]) -> bytes | None:
-    """Return the only bytes that these elements match, or None where there are more, or none."""
+    """Return the only bytes that these elements match, or None if there are more, or none."""
     if any(element is None or len(element) != 1 for element in elements):
         return None
     return bytes(byte for element in elements for byte in element or ())
@@ -124,7 +124,7 @@ def _literal(elements: Sequence[Element]) -> bytes | None:
 def _regex(elements: Sequence[Element]) -> bytes:
     """Return the expression for ``fullmatch``, linear in the key for each star.
 
-    The run of elements after a star may be taken where it is first found, for ever (an atomic group): all
+    The run of elements after a star may be taken where it is first found, forever (an atomic group): all
     that follows only gets more room. Without that, ``*a*a*a`` would take hours on a long key. The last run
     is bound to the end.
     """

@@ -25,7 +25,7 @@ NAMES_MAX = 5
 
 
 def unseen(route: RouteSettings) -> tuple[str, str]:
-    """Return what the route misses and the remedy, both empty where it sees all."""
+    """Return what the route misses and the remedy, both empty if it sees all."""
     if CHANGES in route.events:
         return NOTHING
     heard = set(heard_events(route.events, include_expiry=route.include_expiry))

@@ -220,7 +220,7 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
 
 
 def percentile(values: list[float], percent: float) -> float:
-    """Return the nearest-rank percentile of sorted values; 0 where there are none."""
+    """Return the nearest-rank percentile of sorted values; 0 if there are none."""
     return values[min(len(values) - 1, int(len(values) * percent / 100))] if values else 0.0
 
 

@@ -70,7 +70,7 @@ class RunningEngine:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, config: str, environment: Mapping[str, str], state: Path) -> None:
-        """Start it, and return when it is ready; raise `SandboxError` where it ends first."""
+        """Start it, and return when it is ready; raise `SandboxError` if it ends first."""
         self._process = subprocess.Popen(
             [sys.executable, "-m", "engine.sandbox.running_engine", config, str(state)],
             stdin=subprocess.PIPE,
@@ -93,7 +93,7 @@ class RunningEngine:
         return self._process is not None and self._process.poll() is None
 
     def stop(self) -> None:
-        """Drain it; does nothing where it is not there."""
+        """Drain it; does nothing if it is not there."""
         process, self._process = self._process, None
         if process is None:
             return

@@ -14,15 +14,15 @@ from engine.settings.paths import PATHS
 
 DAY_MS = 86_400_000
 AUTO = "auto"
-"""As many shards as the nodes need, which none is cut for: no limit is broken by that."""
+"""As many shards as the nodes need, with no node cut: that breaks no limit."""
 LAMBDA_PAYLOAD_BYTES_MAX = 6_291_556
 SHARED_BYTES_MAX = 68_719_476_736
 FRAMING_BYTES_MAX = CHANGE_BYTES_MAX + EVENT_CHARS_MAX
-"""What an event takes in a frame besides its key."""
+"""What an event adds to its key in a frame."""
 
 
 class Limits(NamedTuple):
-    """The least and the most that a setting may be, and why where it is not plain."""
+    """The lowest and the highest value of a setting, and the reason if it is not obvious."""
 
     low: float
     high: float
@@ -140,7 +140,7 @@ def _check_rings(draft: Draft) -> None:
 
 
 def _check_slice(draft: Draft) -> None:
-    """See that every shard of the slice gets a byte of its own."""
+    """Check that every shard of the slice gets a byte of its own."""
     shards, slices = draft.get("capture.shards"), parse_slice(draft.get("capture.slice")).count
     most = shards_max(slices)
     if shards != AUTO and shards > most:

@@ -13,7 +13,7 @@ _MAKE_TOKEN = "make one: (umask 077; openssl rand -hex 32 > token)"
 
 
 def check_console(draft: Draft) -> None:
-    """Note what is invalid, missing, or has no use."""
+    """Note what is invalid, missing, or has no effect."""
     listen, place = draft.get("console.listen"), draft.place("console.listen")
     named = [key for key in (TOKEN, CERTIFICATE, KEY) if draft.get(key)]
     if not listen:

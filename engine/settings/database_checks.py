@@ -1,4 +1,4 @@
-"""Checks of which databases are captured, and what routes make of several; what the URL says of it is settled here."""
+"""Checks of which databases are captured, and what routes do with several; the database in the URL is settled here."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FORM = 'as in databases = [0, 1], or "*" for all of the server'
 
 
 def settle_databases(draft: Draft) -> None:
-    """Check the list. One database becomes the URL's; of several, the URL has the one of the engine's own keys."""
+    """Check the list. A single database becomes the URL's; with several, the URL has that of the engine's own keys."""
     if not draft.is_set(KEY):
         return
     named, place = draft.get(KEY), draft.place(KEY)
@@ -30,7 +30,7 @@ def settle_databases(draft: Draft) -> None:
         url = draft.get("redis.url")
         of_url = None if draft.origin("redis.url") == "default" else _named_by(url)
     except ValueError:
-        # Whoever checks the URL says so.
+        # The check of the URL reports that.
         draft.forget(KEY)
         return
     if isinstance(named, str):
@@ -65,7 +65,7 @@ def _problem(named: tuple[int, ...] | str) -> tuple[str, str] | None:
 
 
 def _named_by(url: str) -> int | None:
-    """Return the database that a URL names, None where it names none."""
+    """Return the database that a URL names, None if it names none."""
     address, parts = parse_url(url), parts_of(url)
     path = "" if parts.scheme == "unix" else parts.path.strip("/")
     if SENTINEL in parts.scheme:
@@ -114,14 +114,14 @@ def _keeps_apart(route: RouteSettings) -> bool:
     try:
         return parse_destination(route.destination).database_in_key
     except ValueError:
-        # Whoever checks the destination says so.
+        # The check of the destination reports that.
         return True
 
 
 def _meeting(place: str, route: RouteSettings, stored: dict[str, list[tuple[str, RouteSettings]]]) -> list[Problem]:
-    """Return that a route writes keys of another database to a table where they meet those of a route before it.
+    """Return a problem if a route writes keys of another database to a table where they meet those of an earlier route.
 
-    Routes that share no glob are taken for routes of different keys.
+    Routes that share no glob are assumed to have different keys.
     """
     if _keeps_apart(route):
         return []

@@ -1,6 +1,6 @@
-"""Settings while they are being gathered: values laid over one another, and who said what. Pure.
+"""Settings while they are being gathered: values in layers, and where each came from. Pure.
 
-Each value is converted as it comes, so that a wrong one is reported where it stands, and the next still is.
+Each value is converted as it is read, so that every wrong one is reported with its place.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SECTIONS_AND_ROUTES = frozenset({*SECTIONS, "routes"})
 
 SECRET = {"redis.password", "redis.sentinel_password"}
 _UNSHOWN = SECRET | {"redis.url", "redis.username", "redis.sentinel_username"}
-"""Settings that may hold a secret as they come."""
+"""Settings that may hold a secret as given."""
 _SHOWN_CHARS_MAX = 40
 
 
@@ -37,25 +37,25 @@ class Draft:
 
     def __init__(self, sections: Collection[str] = SECTIONS_AND_ROUTES) -> None:
         self._sections = sections
-        """Whose values count; what others say is nobody's concern."""
+        """The settings that matter here; others are ignored."""
         self.values: dict[str, Any] = {}
         self.routes: list[tuple[str, RouteSettings]] = []
         """Place and settings of each route that could be read."""
         self.route_count = 0
-        """Routes that were written down, readable or not."""
+        """Routes that were configured, readable or not."""
         self.is_whole = True
-        """Whether all layers could be read; what is missing from a draft in part is no mistake."""
+        """Whether all layers could be read; what is missing from an incomplete draft is not a mistake."""
         self.problems: list[Problem] = []
         self._places: dict[str, str] = {}
         self._over: dict[str, str] = {}
-        """Of a key that was set twice: where it was before."""
+        """For a key that was set twice: where it was set before."""
 
     def say(self, place: str, message: str, hint: str = "") -> None:
         """Note a problem."""
         self.problems.append(Problem(place, message, hint))
 
     def set(self, key: str, raw: object, place: str, *, is_text: bool = False) -> None:
-        """Lay a value over what lower layers said; ``is_text`` where all that can be said is text."""
+        """Lay a value over those of lower layers; ``is_text`` if the layer can only hold text."""
         if key.split(".")[0] not in self._sections:
             return
         try:
@@ -69,29 +69,29 @@ class Draft:
             self._places[key] = place
 
     def get(self, key: str) -> Any:
-        """Return the value in force, the default where nobody said one."""
+        """Return the value in force, the default if none was given."""
         if key in self.values:
             return self.values[key]
         section, name = key.split(".")
         return getattr(SECTIONS[section](), name)
 
     def place(self, *keys: str) -> str:
-        """Return where the first of these keys that anybody set was set."""
+        """Return where the first of these keys that is set was set."""
         return next((self._places[key] for key in keys if key in self._places), keys[0])
 
     def origin(self, key: str) -> str:
-        """Return who said the value in force, and over whom, for people."""
+        """Return where the value in force came from, and what it overrides, for people."""
         place = self.place(key)
         if place == key:
             return "default"
         return f"{place}, over {self._over[key]}" if key in self._over else place
 
     def is_set(self, key: str) -> bool:
-        """Return whether anybody said this key."""
+        """Return whether this key was set."""
         return key in self.values
 
     def forget(self, key: str) -> None:
-        """Take a value back that was found wrong, so that its default stands."""
+        """Take back a value that was found wrong, so that its default applies."""
         self.values.pop(key, None)
 
     def settings(self) -> Settings:
@@ -183,7 +183,7 @@ def _from_text(raw: str, kind: Any) -> Any:
     if kind is int:
         return int(raw)
     if get_origin(kind) is Union:
-        # A word that is allowed, or what the first of the types makes of it.
+        # An allowed word, or whatever the first of the types makes of it.
         with contextlib.suppress(msgspec.ValidationError):
             return msgspec.convert(raw.strip(), kind)
         return _from_text(raw, get_args(kind)[0])
@@ -203,7 +203,7 @@ def describe(kind: Any) -> str:
 
 
 def show(raw: object) -> str:
-    """Return a value as a message shows it: not more than a glance."""
+    """Return a value as a message shows it, shortened."""
     text = repr(raw)
     return text if len(text) <= _SHOWN_CHARS_MAX else text[:_SHOWN_CHARS_MAX] + "…"
 
@@ -215,7 +215,7 @@ def closest(name: str, among: Iterable[str]) -> str:
 
 
 def hint_for_key(key: str) -> str:
-    """Return a hint that names the setting which a wrong dotted key may mean."""
+    """Return a hint that names the setting that a wrong dotted key may mean."""
     section, name = key.split(".", 1)
     elsewhere = [other for other in KEYS if other.endswith(f".{name}")]
     if elsewhere:

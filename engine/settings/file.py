@@ -1,6 +1,7 @@
 """Reads the settings: defaults, then the file, then the environment, then flags. All problems at once.
 
-The order in the environment: the original's variables, ``REDIS_URL``, ``ENGINE_<SECTION>_<KEY>``; the later counts.
+The order in the environment: the original's variables, ``REDIS_URL``, ``ENGINE_<SECTION>_<KEY>``; later ones override
+earlier ones.
 """
 
 from __future__ import annotations
@@ -53,16 +54,16 @@ _EXAMPLE_ROUTE = 'add to the file: [[routes]] name = "carts" function = "dynamod
 
 
 class Loaded(NamedTuple):
-    """The settings in force, and what is connected to, with who said so (`engine.settings.origins`)."""
+    """The settings in force, and the connection's settings with their origins (`engine.settings.origins`)."""
 
     settings: Settings
     connection: Mapping[str, str]
 
 
 def load_settings(path: str | None, environ: Mapping[str, str], flags: Mapping[str, object]) -> Settings:
-    """Return the settings in force; raise `ConfigError` with every problem of all of them.
+    """Return the settings in force; raise `ConfigError` with all of their problems.
 
-    ``flags`` come by dotted key (``capture.shards``); one that is None was not given.
+    ``flags`` are named by dotted key (``capture.shards``); one that is None was not given.
     """
     return load(path, environ, flags).settings
 
@@ -97,9 +98,9 @@ def load(path: str | None, environ: Mapping[str, str], flags: Mapping[str, objec
 
 
 def load_state_settings(path: str | None, environ: Mapping[str, str]) -> Settings:
-    """Return where the engine keeps its state, and whom of AWS to tell of it: what those need who only look at it.
+    """Return where the engine keeps its state, and AWS's settings for metrics: all that is needed to look at it.
 
-    Everything else is at its default, and nobody minds what is wrong with it. Raises `ConfigError`.
+    Everything else has its default, and its mistakes do not matter. Raises `ConfigError`.
     """
     draft = Draft(("supervision", "aws"))
     if path is not None:
@@ -201,7 +202,7 @@ def _read_credentials(draft: Draft) -> None:
 
 
 def _split_url(draft: Draft) -> None:
-    """Check the URL and move what it says of credentials to where they belong, so that nothing shows them."""
+    """Check the URL and move its credentials to where they belong, so that nothing shows them."""
     place = draft.place("redis.url")
     if not draft.get("redis.url").strip():
         return
@@ -226,7 +227,7 @@ def _split_url(draft: Draft) -> None:
 
 
 def _settle_slice(draft: Draft) -> None:
-    """Replace what the host name has to tell."""
+    """Replace what the host name determines."""
     try:
         named = parse_slice(draft.get("capture.slice"), socket.gethostname())
     except BadSlice as error:
@@ -237,7 +238,7 @@ def _settle_slice(draft: Draft) -> None:
 
 
 def _find_aws(draft: Draft, environ: Mapping[str, str]) -> None:
-    """Take from AWS's own variables what nobody said in ours."""
+    """Take from AWS's own variables what ours leave out."""
     for key, names in (
         ("aws.region", ("AWS_REGION", "AWS_DEFAULT_REGION")),
         ("aws.lambda_endpoint_url", ("AWS_ENDPOINT_URL_LAMBDA", "AWS_ENDPOINT_URL")),
@@ -279,7 +280,7 @@ def _check_all_routes(draft: Draft) -> list[PlacedRoute]:
 
 
 def _check_region(draft: Draft, mapped: list[PlacedRoute]) -> None:
-    """Settle the region: the one that was said, else the one that the functions' ARNs agree on."""
+    """Settle the region: the configured one, else the one that the functions' ARNs agree on."""
     region = draft.get("aws.region")
     if not region:
         regions = {region_in(route.function) for _, route in [*draft.routes, *mapped]} - {""}

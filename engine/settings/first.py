@@ -13,7 +13,7 @@ from engine.redis.url_options import BadRedisUrl
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What a first file says; ``region`` is "" where the function's ARN or the environment names it."""
+    """What a first file says; ``region`` is "" if the function's ARN or the environment names it."""
 
     redis_url: str
     function: str
@@ -26,14 +26,14 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class First:
-    """The file's text. ``has_secret`` where the URL held a password, which is not in it."""
+    """The file's text. ``has_secret`` if the URL held a password, which is left out."""
 
     text: str
     has_secret: bool
 
 
 def route_name_of(function: str) -> str:
-    """Return what to call a route to this function, unless somebody knows better."""
+    """Return the default name of a route to this function."""
     parts = function.split(":")
     name = parts[6] if len(parts) > 6 and parts[2] == "lambda" else parts[0] if parts[0] != "arn" else parts[-1]
     return re.sub(r"[^\w.-]", "-", name.rpartition("/")[2]) or "all"
@@ -85,5 +85,5 @@ def _without_secrets(url: str) -> tuple[str, str, bool]:
 
 
 def _quoted(text: str) -> str:
-    """Return a TOML string; JSON's are, but for one control character that it leaves alone."""
+    """Return a TOML string; a JSON string is one, except for one control character that JSON leaves as it is."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

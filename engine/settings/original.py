@@ -1,7 +1,7 @@
 """The 2020 original's setup, as it was: its environment, its ``functionCfg``, its mapping hashes.
 
 The original wrote each line of ``functionCfg`` to Redis, as a hash, and routed by all hashes under a prefix. This
-engine writes nothing to its user's cache: a line counts as it stands, and a hash of the same key takes its place.
+engine writes nothing to its user's cache: a line counts as it is, and a hash of the same key replaces it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _CHANNEL = re.compile(r"__key(?:\*|(?:event|space|\*)@(?:(\d{1,9})|\*))__:\*")
 """The sample's own is ``__key*__:*``: the events of every database, whose keys it looked for in the first."""
 _FILE_BYTES_MAX = 1_048_576
 _PARALLELIZATION_FACTOR = 10
-"""The original invoked with one record at a time; several invocations at once make up for some of it."""
+"""The original invoked with one record at a time; concurrent invocations make up for some of that."""
 
 
 class Given(NamedTuple):
@@ -42,7 +42,7 @@ class Given(NamedTuple):
 
 
 class MappingHash(NamedTuple):
-    """One of the original's mappings: where it stands, and the fields of its hash."""
+    """One of the original's mappings: where it was found, and the fields of its hash."""
 
     place: str
     fields: dict[str, str]
@@ -127,7 +127,7 @@ def read_function_cfg(path: str, prefix: str) -> tuple[dict[str, MappingHash], l
 def parse_function_cfg(lines: Iterable[str], path: str, prefix: str) -> tuple[dict[str, MappingHash], list[Problem]]:
     """Read lines of the form ``key | field, value, field, value``.
 
-    Two lines of one key make one mapping, of which the later line's fields count: they were one hash.
+    Two lines of one key make one mapping, as they made one hash: the later line's fields count.
     """
     mappings: dict[str, MappingHash] = {}
     problems: list[Problem] = []
@@ -153,7 +153,7 @@ _LINE_FORM = "KEY | name, NAME, pattern, PREFIX or *, lambda, ARN"
 
 
 def _parse_line(line: str, prefix: str) -> tuple[str, dict[str, str]]:
-    # As the original did: no blank of a line means anything.
+    # As in the original, blanks in a line mean nothing.
     key, bar, rest = (part.strip() for part in line.replace(" ", "").partition("|"))
     if not bar or not key:
         raise _BadLine("has no key before a |", _LINE_FORM)
@@ -173,10 +173,10 @@ def _parse_line(line: str, prefix: str) -> tuple[str, dict[str, str]]:
 def mapping_route(
     key: str, mapping: MappingHash, events: tuple[str, ...]
 ) -> tuple[RouteSettings | None, list[Problem]]:
-    """Return the route that a mapping stands for, or what is wrong with it.
+    """Return the route that a mapping describes, or what is wrong with it.
 
-    The original's pattern is a prefix taken literally, or ``*`` alone for every key. ``events`` are not judged
-    here: all mappings have the same.
+    The original's pattern is a prefix taken literally, or ``*`` alone for every key. ``events`` are not checked here:
+    all mappings have the same.
     """
     fields = mapping.fields
     lacking = [

@@ -1,4 +1,4 @@
-"""Where the settings of a connection came from: what is overridden, and by what, shows in no value.  (pure)"""
+"""Where the settings of a connection came from: a value alone does not show what it overrides.  (pure)"""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ CONNECTION = (
     "aws.lambda_endpoint_url",
 )
 ALWAYS = {"redis.url", "aws.region"}
-"""Said even where nobody set them."""
+"""Reported even if they were not set."""
 
 
 def connection_of(draft: Draft) -> dict[str, str]:
-    """Return what is connected to, by setting: the value, and in brackets who said it, over whom.
+    """Return the connection's settings: each value, with its origin and what it overrides in brackets.
 
-    The URL has lost its credentials when this is asked; of a password only its origin is told.
+    The URL has lost its credentials by then; for a password only its origin is reported.
     """
     return {
         key: _said(draft, key) for key in CONNECTION if (draft.is_set(key) and draft.get(key) != "") or key in ALWAYS

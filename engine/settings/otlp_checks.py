@@ -10,7 +10,7 @@ _FORMS = "as in http://127.0.0.1:4318; the paths /v1/traces and /v1/metrics are 
 
 
 def check_otlp(draft: Draft) -> None:
-    """Note an endpoint that is no base URL, or has no use."""
+    """Note an endpoint that is not a base URL, or has no effect."""
     endpoint, place = draft.get("otlp.endpoint"), draft.place("otlp.endpoint")
     if not endpoint:
         return

@@ -1,7 +1,7 @@
 """Where files are: every path is absolute once the settings are read, wherever the engine is started from.
 
 A relative path in a settings file starts from that file's folder; one in the environment from the working directory, as
-it does for every other program. What nobody set lies in the state folder.
+it does for every other program. What was not set is in the state folder.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ STATE_FILES = {
     "supervision.status_file": "status.json",
     "supervision.checkpoint_file": "checkpoint",
 }
-"""Setting → what it is called in the state folder."""
+"""Setting → its name in the state folder."""
 
 PATHS = (
     *("redis.username_file", "redis.password_file", "redis.sentinel_password_file"),
@@ -31,20 +31,20 @@ PATHS = (
     *STATE_FILES,
 )
 OF_OLD = ".engine"
-"""The folder, within what is now the state folder, where state lay before there was one."""
+"""The folder, below the working directory, that held the state before there was a state folder."""
 
 _NAME = "ingest-engine"
 
 
 def root_paths(draft: Draft, folder: Path) -> None:
-    """Have relative paths that were set so far start from this folder."""
+    """Make relative paths that were set so far start from this folder."""
     for key in PATHS:
         if draft.is_set(key) and (value := draft.get(key)).strip():
             draft.set(key, os.path.normpath(folder / value), draft.place(key))
 
 
 def settle_state(draft: Draft, environ: Mapping[str, str]) -> None:
-    """Put into the state folder what nobody has put elsewhere."""
+    """Put into the state folder what was not put elsewhere."""
     left = [key for key in STATE_FILES if not draft.get(key)]
     if not left:
         return
@@ -61,7 +61,7 @@ def settle_state(draft: Draft, environ: Mapping[str, str]) -> None:
 
 
 def default_folder(environ: Mapping[str, str]) -> str:
-    """Return where state lies unless somebody says it: an absolute path, "" where there is no place for it."""
+    """Return the default place of the state: an absolute path, "" if there is none."""
     given = environ.get("STATE_DIRECTORY", "").split(":")[0]
     if given.startswith("/"):
         return given

@@ -1,4 +1,4 @@
-"""What a route may say: limits as in AWS event source mappings, functions, events. Pure."""
+"""What a route may contain: limits as in AWS event source mappings, functions, events. Pure."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ REPORT_ITEM_FAILURES = "ReportBatchItemFailures"
 _FUNCTION_FORMS = f"{FORMS}; a Kinesis stream or an SQS queue by ARN"
 
 PlacedRoute = tuple[str, RouteSettings]
-"""Where a route was written, and what it says."""
+"""Where a route was configured, and its settings."""
 
 
 def check_together(routes: Sequence[PlacedRoute]) -> list[Problem]:
-    """Return what is wrong with these routes together: two of one name, too many."""
+    """Return what is wrong with these routes together: two with the same name, too many."""
     problems: list[Problem] = []
     first: dict[str, str] = {}
     for place, route in routes:
@@ -156,9 +156,9 @@ def _check_numbers(route: RouteSettings) -> Iterator[Finding]:
 
 
 def check_regions(routes: Iterable[PlacedRoute], region: str, option: str = "function") -> list[Problem]:
-    """Return the routes whose function is in another region than the one that the engine calls.
+    """Return the routes whose function is not in the region that the engine calls.
 
-    ``option`` is how the place of these routes calls the function.
+    ``option`` is the name of the function's setting where these routes are configured.
     """
     return [
         Problem(

@@ -1,4 +1,4 @@
-"""Checks of settings that go with scans: what a scan finds are keys, and neither events nor moments."""
+"""Checks of settings for scans: a scan finds keys, but neither events nor the times of changes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from engine.settings.route_checks import PlacedRoute
 
 
 def check_scans(draft: Draft, routes: Sequence[PlacedRoute]) -> None:
-    """Note what does not go with ``capture.source = "scan"``."""
+    """Note what cannot be combined with ``capture.source = "scan"``."""
     if draft.get("capture.source") != "scan":
         return
     for place, route in routes:

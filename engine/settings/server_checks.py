@@ -11,7 +11,7 @@ _PLACE = re.compile(r"(\[[0-9a-fA-F:]+\]|[^\s:=\[\]]+):[0-9]{1,5}")
 
 
 def check_server(draft: Draft) -> None:
-    """Note what does not go together, or has no use."""
+    """Note what cannot be combined, or has no effect."""
     _check_tls(draft)
     _check_iam(draft)
     _check_sentinels(draft)
@@ -37,7 +37,7 @@ def _check_tls(draft: Draft) -> None:
 
 
 def _check_iam(draft: Draft) -> None:
-    """See that a token can be made, and is sent to nobody who should not have it."""
+    """Check that a token can be made, and goes to nobody who should not have it."""
     iam, place = draft.get("redis.iam"), draft.place("redis.iam")
     if not iam:
         if draft.get("redis.iam_cache_name"):

@@ -9,7 +9,7 @@ _ONLY_FOR_STREAMS = ("streams", "key_field", "fields", "after_ack")
 
 
 def check_streams(draft: Draft) -> None:
-    """Note what does not go together, or has no use."""
+    """Note what cannot be combined, or has no effect."""
     if draft.get("capture.source") != "stream":
         for name in _ONLY_FOR_STREAMS:
             if draft.is_set(f"capture.{name}") and draft.get(f"capture.{name}") not in ((), "", "keep"):

@@ -16,7 +16,7 @@ BEATS_A_LIMIT = 3
 
 
 class ServiceManager:
-    """The manager's ear; says nothing where nobody listens. A message that does not go out is not missed."""
+    """The manager's ear; says nothing if nobody listens. A message that does not go out is not missed."""
 
     def __init__(self, environ: MutableMapping[str, str]) -> None:
         """Take what the manager told from the environment: no child is to speak for us."""

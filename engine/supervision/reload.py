@@ -45,7 +45,7 @@ class Reload(Rollout):
         self.stage = Stage.IDLE
 
     def planned(self, table: RouteTable, now_ms: int) -> bool:
-        """Take the table that was read; False where it changes nothing."""
+        """Take the table that was read; False if it changes nothing."""
         self.stage = Stage.IDLE
         if dict(table.routes) == dict(self.newest.routes) and table.unfenced == self.newest.unfenced:
             return False

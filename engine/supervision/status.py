@@ -46,7 +46,7 @@ class StatusFile:
             ) from error
 
     def _try_lock(self) -> bool:
-        """Lock the file; False where its last holder removed it meanwhile."""
+        """Lock the file; False if its last holder removed it meanwhile."""
         lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

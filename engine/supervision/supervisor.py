@@ -89,7 +89,7 @@ def run(
     """Run the engine until it is drained or stopped; return the exit status.
 
     ``load`` reads the settings of ``file`` again, for new routes; ``connection`` says what is connected to, and by
-    whose word. Raises EngineError where the engine can't start.
+    whose word. Raises EngineError if the engine can't start.
     """
     logs.configure(settings.log, "supervisor")
     setproctitle("engine: supervisor")

@@ -73,8 +73,8 @@ ERROR = {"X-Amz-Function-Error": "Unhandled"}
         (200, {}, {"batchItemFailures": [{"itemIdentifier": "1", "reason": "4929"}]}, "1 record failed"),
         (200, ERROR, {"errorType": "Runtime.UnmarshalError", "errorMessage": "4929"}, "Runtime.UnmarshalError"),
         (400, {"x-amzn-ErrorType": "InvalidRequestContentException"}, {"message": "4929"},
-         "HTTP 400 InvalidRequestContentException (the function does not accept what the engine sends: check the route's "
-         "payload)"),
+         "HTTP 400 InvalidRequestContentException (the function does not accept what the engine sends: check the "
+         "route's payload)"),
         # These say nothing of records.
         (200, {}, {"batchItemFailures": [{"itemIdentifier": "1"}]}, ""),
         (200, ERROR, {"errorType": "Runtime.ImportModuleError", "errorMessage": "no module"}, ""),

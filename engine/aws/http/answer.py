@@ -1,4 +1,4 @@
-"""An HTTP/1.1 answer, read as its bytes come; `httptools` parses it.  (pure)"""
+"""An HTTP/1.1 answer, read as its bytes arrive; `httptools` parses it.  (pure)"""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ _USUAL = (
     "x-amzn-RequestId",
 )
 _SMALL = {name.encode(): name.lower() for name in _USUAL}
-"""Names that come with every answer, as they are spelt."""
+"""Names that every answer has, as they are spelled."""
 
 
 class BadAnswer(Exception):
-    """What came is no answer, or not one that can be told from half of one."""
+    """What arrived is not an answer, or cannot be told from half of one."""
 
 
 class Headers(dict[str, str]):
-    """Headers by their names in small letters, found by their names in any."""
+    """Headers by their names in lower case, found by their names in any case."""
 
     def get(self, name: str, default: str = "") -> str:  # type: ignore[override]
-        """Return a header's value, nothing where there is none."""
+        """Return a header's value, nothing if there is none."""
         return super().get(name.lower(), default)
 
 
 class Answer:
-    """One answer; ``is_over`` once all of it is here. ``body_bytes_max`` bounds what is kept."""
+    """One answer; ``is_over`` once all of it has arrived. ``body_bytes_max`` bounds what is kept."""
 
     def __init__(self, body_bytes_max: int) -> None:
         self.status = 0
@@ -54,11 +54,11 @@ class Answer:
 
     @property
     def is_begun(self) -> bool:
-        """Tell whether any byte of it has come."""
+        """Tell whether any byte of it has arrived."""
         return self._head_bytes > 0
 
     def feed(self, data: bytes) -> None:
-        """Take in some bytes; raise `BadAnswer` where they are none of an answer's."""
+        """Take in some bytes; raise `BadAnswer` if they cannot belong to an answer."""
         if not self._has_head:
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES_MAX + len(data):
@@ -68,7 +68,7 @@ class Answer:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserCallbackError as error:
-            # What a callback of ours raised.
+            # What one of our callbacks raised.
             raise (error.__context__ if isinstance(error.__context__, BadAnswer) else error) from None
         except httptools.HttpParserError as error:
             raise BadAnswer(f"this is not HTTP: {error}: {data[:60]!r}") from error
@@ -85,12 +85,12 @@ class Answer:
         self.headers[_SMALL.get(name) or name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
-        """Take in that the head is over."""
+        """Take in that the header is complete."""
         self._has_head = True
         self.status = self._parser.get_status_code()
         has_end = "content-length" in self.headers or "chunked" in self.headers.get("transfer-encoding", "").lower()
         if not has_end and self.status >= 200 and self.status not in _WITHOUT_BODY:
-            # Where the end is the connection's, nobody can tell a whole answer from half of one.
+            # If the end of the connection ends the answer, a whole answer cannot be told from half of one.
             raise BadAnswer("the answer does not state its length")
 
     def on_body(self, data: bytes) -> None:
@@ -102,7 +102,7 @@ class Answer:
         self._body.append(data)
 
     def on_message_complete(self) -> None:
-        """Take in that the answer is over, unless it was one of those that announce another."""
+        """Take in that the answer is complete, unless it only announces another (1xx)."""
         if self.status < 200:
             self.headers = Headers()
             self._has_head, self._head_bytes = False, 1

@@ -12,7 +12,7 @@ READ_BYTES = 65_536
 
 
 class Broken(Exception):
-    """The connection ended, or made no sense, before its answer was whole: nobody knows what became of the request."""
+    """The connection ended, or sent something invalid, before a complete answer: the request's outcome is unknown."""
 
 
 class Connection:
@@ -33,10 +33,10 @@ class Connection:
         return self._socket.fileno()
 
     def is_stale(self) -> bool:
-        """Tell whether an idle connection was closed by the other side: nothing is due on it but its end."""
+        """Tell whether the other side closed an idle connection: nothing but its end can arrive on it."""
         if not self._poller.poll(0):
             return False
-        # TLS may have something to say besides.
+        # TLS may have sent something else.
         try:
             self._socket.recv(1)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
@@ -46,7 +46,7 @@ class Connection:
         return True
 
     def begin(self, request: bytes, body_bytes_max: int) -> None:
-        """Send a request, head and body, as far as that goes at once; raise `Broken` where the connection ended."""
+        """Send a request, header and body, as far as possible at once; raise `Broken` if the connection ended."""
         assert self._answer is None
         self._answer = Answer(body_bytes_max)
         self._unsent = memoryview(request)
@@ -59,7 +59,7 @@ class Connection:
         answer = self._receive()
         if answer is not None:
             if self._unsent:
-                # It answered before it had read the request: what is left of that must not follow.
+                # It answered before it had read the whole request: the rest must not be sent.
                 answer.keeps_open = False
             self._answer, self._unsent = None, memoryview(b"")
         return answer
@@ -106,7 +106,7 @@ class Connection:
                 return answer
 
     def half_answer(self) -> Answer | None:
-        """Return what came of an answer before its connection broke, if its head is whole and tells its length."""
+        """Return the part of an answer that arrived before its connection broke, if its header states its length."""
         answer = self._answer
         return answer if answer is not None and "content-length" in answer.headers and answer.status else None
 

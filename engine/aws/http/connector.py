@@ -12,7 +12,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from botocore.httpsession import get_cert_path
 
 _KEEPALIVE_IDLE_S = 60
-"""NAT gateways and load balancers forget a connection that is silent for 350 s; a function may work for 900 s."""
+"""NAT gateways and load balancers drop a connection that is silent for 350 s; a function may run for 900 s."""
 
 
 class NotConnected(Exception):
@@ -28,7 +28,7 @@ class NoWay(NotConnected):
 
 
 def can_reach(endpoint: str, proxies: Mapping[str, str]) -> bool:
-    """Tell whether a `Connector` knows the way: not through a proxy that is spoken to over TLS itself."""
+    """Tell whether a `Connector` can do it: not through a proxy that is itself reached over TLS."""
     return not (proxies.get(urlsplit(endpoint).scheme) or "").startswith("https:")
 
 
@@ -54,11 +54,11 @@ class Connector:
         return host if port in {None, {"http": 80, "https": 443}.get(scheme)} else f"{host}:{port}"
 
     def target_of(self, path: str) -> str:
-        """Return what a request's first line names: the whole URL where a proxy forwards what is not encrypted."""
+        """Return what a request's first line names: the whole URL if a proxy forwards it unencrypted."""
         return f"http://{self.host}{path}" if self._proxy is not None and self._tls is None else path
 
     def headers(self) -> dict[str, str]:
-        """Return what such a proxy wants to be told with each request."""
+        """Return what such a proxy has to be sent with each request."""
         return _authorization(self._proxy) if self._proxy is not None and self._tls is None else {}
 
     def connect(self) -> socket.socket:

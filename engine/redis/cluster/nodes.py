@@ -144,7 +144,7 @@ class Nodes:
         return self.topology
 
     def pipeline(self, node: Node, commands: Sequence[bytes], *, replies_each: int = 1) -> list[Any]:
-        """Run these packed commands on a node; error replies are values, and a broken connection is made anew later."""
+        """Run these packed commands on a node; error replies are values, and a broken connection is made again later."""
         try:
             return self._on(node).pipeline(b"".join(commands), len(commands) * replies_each)
         except RedisError:
@@ -167,7 +167,7 @@ class Nodes:
             raise refusal(node.address or self.name, what, str(reply))
 
     def redirect(self, node: Node, reply: object) -> Redirect | None:
-        """Return where this reply of a node sends; None where it does not."""
+        """Return where this reply of a node sends; None if it does not."""
         if not self.is_cluster or not isinstance(reply, hiredis.ReplyError):
             return None
         found = redirect_of(str(reply), split(node.place)[0])

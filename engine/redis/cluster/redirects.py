@@ -10,7 +10,7 @@ LATER_WORDS = ("TRYAGAIN", "CLUSTERDOWN")
 
 @dataclass(frozen=True, slots=True)
 class Redirect:
-    """Where a key is to be asked for: ``address`` (``host:port``) is "" where nobody knows, for now.
+    """Where a key is to be asked for: ``address`` (``host:port``) is "" if nobody knows, for now.
 
     ``is_moved`` where its slot is that node's from now on; else this key alone is there already, and is given to those
     who say ``ASKING``.
@@ -25,7 +25,7 @@ ASKING = b"*1\r\n$6\r\nASKING\r\n"
 
 
 def redirect_of(reply: str, host: str) -> Redirect | None:
-    """Return what this refusal redirects to; None where it is no redirect. ``host`` is the one that answered."""
+    """Return what this refusal redirects to; None if it is no redirect. ``host`` is the one that answered."""
     word, *rest = reply.split(" ")
     if word in LATER_WORDS:
         return LATER

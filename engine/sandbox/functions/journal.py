@@ -16,7 +16,7 @@ BUFFERED_BYTES_MAX = 16 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An invocation that has ended. ``records`` is None where nobody has parsed the payload yet."""
+    """An invocation that has ended. ``records`` is None if nobody has parsed the payload yet."""
 
     function: str
     started_ns: int

@@ -33,7 +33,7 @@ _EXIT_S_MAX = 1.0
 class Answer:
     """What came of an invocation. ``error`` names the function's error; ``invalid`` means that nothing was run.
 
-    ``records`` is None where no worker has said how many there were.
+    ``records`` is None if no worker has said how many there were.
     """
 
     body: bytes

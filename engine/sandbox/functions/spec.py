@@ -21,7 +21,7 @@ _HANDLER = re.compile(r"[A-Za-z_][\w.]*[:.][A-Za-z_]\w*")
 class FunctionSpec:
     """One function. The handler ``accept`` is a stand-in: the server accepts whatever comes, and runs nothing.
 
-    One that ``reloads`` is imported anew when a file changes that it was imported from.
+    One that ``reloads`` is imported again when a file changes that it was imported from.
     """
 
     name: str

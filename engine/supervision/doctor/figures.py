@@ -33,7 +33,7 @@ class OutputLimit(NamedTuple):
 
 
 def output_limit(text: str) -> OutputLimit | None:
-    """Return the limit for subscribers in the value of ``client-output-buffer-limit``; None where there is none."""
+    """Return the limit for subscribers in the value of ``client-output-buffer-limit``; None if there is none."""
     words = text.split()
     for place in range(0, len(words) - 3, 4):
         if words[place] == "pubsub" and all(word.isdigit() for word in words[place + 1 : place + 4]):

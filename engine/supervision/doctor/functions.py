@@ -61,7 +61,7 @@ def function_findings(settings: Settings, routes: Iterable[RouteSettings]) -> li
 
 
 def _reserved(client: Any, function: str) -> int | None:
-    """Return the function's reserved concurrency; None where it has none of its own."""
+    """Return the function's reserved concurrency; None if it has none of its own."""
     answer = client.get_function_concurrency(FunctionName=function)
     reserved = answer.get("ReservedConcurrentExecutions")
     return None if reserved is None else int(reserved)

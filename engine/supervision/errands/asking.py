@@ -18,7 +18,7 @@ from engine.supervision.topology.registry import is_same, with_owners
 def ask_nodes(settings: Settings, database: int, before: Nodes) -> Answer:
     """Return the nodes and feeds by what the server says now; ``before`` is what is in force.
 
-    Raises `RedisError` where nobody answers.
+    Raises `RedisError` if nobody answers.
     """
     from engine.capture.preflight import may_cut
     from engine.redis.topology import ask_topology

@@ -27,7 +27,7 @@ class Errand:
         self.process: PlannerProcess | None = None
 
     def start(self, work: Callable[[], Answer], give_up_ms: int) -> None:
-        """Begin; raise EngineError where that is not possible."""
+        """Begin; raise EngineError if that is not possible."""
         assert self.process is None
         self.process = PlannerProcess(work, self._settings, self._inherited(), give_up_ms, name=self._name)
         self._selector.register(self.process, selectors.EVENT_READ)

@@ -48,7 +48,7 @@ class _Numbered(msgspec.Struct):
 
 
 def state_files(settings: Settings) -> Iterator[StateFile]:
-    """Yield the state files that are there; raises OSError where one can't be read."""
+    """Yield the state files that are there; raises OSError if one can't be read."""
     supervision, delivery = settings.supervision, settings.delivery
     checkpoint = Path(supervision.checkpoint_file)
     for path in (checkpoint, Path(f"{checkpoint}.previous")):

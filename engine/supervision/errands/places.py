@@ -80,7 +80,7 @@ def _twice(places: tuple[Place, ...]) -> Iterator[Problem]:
 
 
 def _examine(place: Place) -> tuple[str, str] | None:
-    """Return what is wrong and how to mend it; raises OSError where the system says no."""
+    """Return what is wrong and how to mend it; raises OSError if the system says no."""
     path = Path(place.path)
     try:
         found = path.stat()

@@ -242,7 +242,7 @@ def sentinel_needs(settings: Settings) -> list[Need]:
 
 
 def sentinel_command_of(settings: Settings) -> str:
-    """Return the command that makes the smallest user of the Sentinels, "" where the URL names none."""
+    """Return the command that makes the smallest user of the Sentinels, "" if the URL names none."""
     rights = " ".join(f"+{need.right}" for need in sentinel_needs(settings))
     name = settings.redis.sentinel_username or "engine"
     return f"ACL SETUSER {name} reset on >PASSWORD {rights}" if rights else ""

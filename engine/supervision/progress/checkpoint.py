@@ -95,7 +95,7 @@ def to_bytes(checkpoint: Checkpoint) -> bytes:
 
 
 def data_of(content: bytes) -> bytes | None:
-    """Return the JSON within the file's content; None where it is not whole."""
+    """Return the JSON within the file's content; None if it is not whole."""
     checksum, data = content[:_CHECKSUM_CHARS], content[_CHECKSUM_CHARS + 1 : -1]
     if not content.endswith(b"\n") or checksum != b"%08x" % zlib.crc32(data):
         return None
@@ -103,7 +103,7 @@ def data_of(content: bytes) -> bytes | None:
 
 
 def from_bytes(content: bytes) -> Checkpoint | None:
-    """Return what the content holds; None where it is not whole."""
+    """Return what the content holds; None if it is not whole."""
     data = data_of(content)
     if data is None:
         return None
@@ -122,7 +122,7 @@ class CheckpointFile:
         self._draft = Path(f"{path}.new")
 
     def load(self) -> tuple[Checkpoint | None, str]:
-        """Return the newest checkpoint that is whole, and what was wrong; none and "" where there never was one."""
+        """Return the newest checkpoint that is whole, and what was wrong; none and "" if there never was one."""
         problem = ""
         for path in (self._path, self._previous):
             try:

@@ -14,7 +14,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 class Clocks(msgspec.Struct, frozen=True):
     """How far the server's clock was ahead of this host's monotonic clock, since which start of the host, and of its
-    time of day; all 0 where that is unknown."""
+    time of day; all 0 if that is unknown."""
 
     boot: str = ""
     monotonic_ms: int = 0
@@ -22,13 +22,13 @@ class Clocks(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, server_ahead_ms: int) -> Clocks:
-        """Return what to keep, now; ``server_ahead_ms`` of the monotonic clock, 0 where that is unknown."""
+        """Return what to keep, now; ``server_ahead_ms`` of the monotonic clock, 0 if that is unknown."""
         if not server_ahead_ms:
             return cls()
         return cls(boot_id(), server_ahead_ms, server_ahead_ms + monotonic_ms() - now_ms())
 
     def server_ahead_ms(self) -> int:
-        """Return how far ahead of this host's monotonic clock the server's was then, 0 where that is unknown.
+        """Return how far ahead of this host's monotonic clock the server's was then, 0 if that is unknown.
 
         On another host, or after a restart of this one, only the time of day is left to tell.
         """
@@ -40,7 +40,7 @@ class Clocks(msgspec.Struct, frozen=True):
 
 
 def boot_id() -> str:
-    """Return what names the host's run since its start, "" where it does not tell."""
+    """Return what names the host's run since its start, "" if it does not tell."""
     with contextlib.suppress(OSError):
         return _BOOT_ID.read_text().strip()
     return ""

@@ -17,7 +17,7 @@ from engine.supervision.progress.checkpoint import HEARD_SINCE_FORMAT, Checkpoin
 
 
 def database_of(scope: str) -> int | None:
-    """Return the one database of a scope; None where there are several, or it names none."""
+    """Return the one database of a scope; None if there are several, or it names none."""
     _, slash, number = server_of(scope).rpartition("/")
     return int(number) if slash and number.isdigit() else None
 

@@ -46,7 +46,7 @@ class NodeProgress:
     keys that end in ``endings``.
 
     ``owed`` are slots whose keys nobody here has looked for yet. ``host_ms`` is up to when everything is settled by
-    this host's monotonic clock, None where that is unknown.
+    this host's monotonic clock, None if that is unknown.
     """
 
     node: Node
@@ -227,7 +227,7 @@ class Nodes:
         one.host_ms = lowest_ms - clock_ms if clock_ms else None
 
     def host_ms(self) -> int | None:
-        """Return up to when all nodes are settled, by this host's monotonic clock; None where that is unknown."""
+        """Return up to when all nodes are settled, by this host's monotonic clock; None if that is unknown."""
         times = [one.host_ms for one in self._by_id.values()]
         known = [time for time in times if time is not None]
         return min(known) if known and len(known) == len(times) else None

@@ -48,7 +48,7 @@ class Need:
 
 
 def need_of(past: Heard | None, route: RouteSettings) -> Need | None:
-    """Return what the route lacks of everything that it covers, None where that is nothing.
+    """Return what the route lacks of everything that it covers, None if that is nothing.
 
     New events of absence need nothing: what is gone is found by comparison with the destination.
     """

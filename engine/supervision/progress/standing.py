@@ -17,7 +17,7 @@ from engine.supervision.progress.nodes import Heard, NodeProgress, Settled
 def standing_of(one: NodeProgress, settled: Settled, heard: Heard, moment_ms: int) -> dict[str, Any]:
     """Return what the status says of a node (``moment_ms``: this host's monotonic clock).
 
-    Moments are the node's own (Unix ms). Ages are None where they are not known yet.
+    Moments are the node's own (Unix ms). Ages are None if they are not known yet.
     """
     missed = [heard(shard, one.node.number)[1] for shard in one.parts]
     marks = {known.server_mark for known in missed}

@@ -16,7 +16,7 @@ class Registry:
         self._numbers = {node.id: node.number for node in topology.nodes}
 
     def number(self, topology: Topology, feeds: Feeds) -> tuple[Topology, Feeds]:
-        """Return both with all nodes numbered; raise EngineError where there are more than can be told apart."""
+        """Return both with all nodes numbered; raise EngineError if there are more than can be told apart."""
         new = [node.id for node in topology.nodes if node.id not in self._numbers]
         count = len(self._numbers) + len(new)
         if count > NODES_MAX:

@@ -30,7 +30,7 @@ AskNodes = Callable[[Settings, int, Nodes], Answer]
 
 
 class Retopology:
-    """Asks for the nodes, numbers them, and has them handed to the children; for ever, whatever fails."""
+    """Asks for the nodes, numbers them, and has them handed to the children; forever, whatever fails."""
 
     def __init__(
         self,
