@@ -14,6 +14,7 @@ from engine.cli import cli
 from engine.model import Record
 from engine.settings.file import load_settings
 from lambdas import contract
+from tests.chaos import registry
 from tests.support_docs import reference
 
 ROOT = Path(__file__).parents[2]
@@ -71,6 +72,20 @@ def test_figures_have_words() -> None:
     named = set(re.findall(r'figure\(\s*"([a-z0-9_]+)"|(?:_in_y|_hset|\bof)\(\s*"([a-z0-9_]+_[a-z0-9_]+)"', code))
     for name in {one or other for one, other in named}:
         assert words.question_of(name) != words.OTHERS, name
+
+
+def test_the_readme_boasts_of_no_fault_that_is_not_there() -> None:
+    """It names at most as many faults as the suite has, and as the report has played."""
+    match = re.search(r"`make chaos` plays (\d+) faults.*?shows (\d+) of them", README, re.DOTALL)
+    assert match is not None
+    assert int(match[1]) <= len(registry.load())
+    report = (ROOT / "docs" / "faults.md").read_text()
+    in_tables = sum(
+        int(count) for count in re.findall(r"^\| [^|]+ \| (\d+) \| [\d,]+ \| 0, 0, 0 \|", report, re.MULTILINE)
+    )
+    of_clusters = re.search(r"\*\*Clusters and Sentinels\.\*\* (\d+) and (\d+) faults", report)
+    assert of_clusters is not None
+    assert int(match[2]) <= in_tables + int(of_clusters[1]) + int(of_clusters[2])
 
 
 def test_the_readmes_settings_load(tmp_path: Path) -> None:
