@@ -151,15 +151,16 @@ class ConsoleSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class OtlpSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """Metrics for a receiver of OTLP/HTTP, sent by the console's process; 0 switches them off."""
+    """Metrics and traces for a receiver of OTLP/HTTP, sent by the console's process; 0 switches either off."""
 
     endpoint: str = ""
     metrics_interval_s: float = 0.0
+    traced_changes_per_million: int = 0
 
     @property
     def is_on(self) -> bool:
         """Tell whether anything is sent."""
-        return self.metrics_interval_s > 0
+        return self.metrics_interval_s > 0 or self.traced_changes_per_million > 0
 
 
 class LogSettings(Struct, frozen=True, forbid_unknown_fields=True):

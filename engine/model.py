@@ -24,13 +24,14 @@ class Change(msgspec.Struct, frozen=True, gc=False):
     ``event`` is the newest event's name, as Redis names it; ``routes`` the routes that want the key;
     ``captured_ms`` when the oldest event that this change stands for was read from the socket (Unix
     time, milliseconds). ``events`` are all events that it stands for, with their times, the oldest first, where
-    a route wants each of them (``coalesce = false``).
+    a route wants each of them (``coalesce = false``). ``trace`` is its mark where it is traced (`engine.tracing.mark`).
     """
 
     event: str
     routes: RouteMask
     captured_ms: int
     events: Events = ()
+    trace: bytes = b""
 
 
 class Run(msgspec.Struct, array_like=True, gc=False):
@@ -45,6 +46,7 @@ class Run(msgspec.Struct, array_like=True, gc=False):
     captured_ms: int
     keys: list[bytes]
     events: Events = ()
+    trace: bytes = b""
 
 
 EVERY_ROUTE: RouteMask = (1 << ROUTE_SLOTS_MAX) - 1
@@ -109,6 +111,7 @@ class Record(msgspec.Struct, gc=False, omit_defaults=True):
     (or a body with a string) that is not UTF-8 is carried as base64 and says so in ``id_encoding``
     (``body_encoding``). ``expires_at_ms`` is Unix time, of a key that expires, where the route asks for it.
     ``ordinal`` tells the events of one read apart, where each is a record: 0, which is left out, for the first.
+    ``traceparent`` (W3C) is the invocation's span, of a change that is traced.
     """
 
     record_id: str
@@ -124,6 +127,7 @@ class Record(msgspec.Struct, gc=False, omit_defaults=True):
     body_encoding: str | msgspec.UnsetType = msgspec.UNSET
     expires_at_ms: int | msgspec.UnsetType = msgspec.UNSET
     ordinal: int = 0
+    traceparent: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class OriginalRecord(msgspec.Struct, gc=False, omit_defaults=True):

@@ -4,7 +4,8 @@ A batch is ``{"records": [record, …]}``; a record has ``record_id``, ``id``, `
 ``type``, ``db``, ``version`` and ``captured_at_ms``, and ``expires_at_ms`` (Unix time) where the key expires and the
 route asks for it by ``include_expiry``. Where each event is a record (``coalesce = false``), several of one key may
 come from one read: they share ``version`` and ``body``, and ``ordinal`` (1, 2, …; absent for the first) tells them
-apart, in their order. The answer ``{"batchItemFailures": [{"itemIdentifier":
+apart, in their order. A record of a change that is traced has
+``traceparent`` (W3C), which a `Record` leaves out. The answer ``{"batchItemFailures": [{"itemIdentifier":
 record_id}]}`` names the records to deliver again, an empty list is success. The payload of the 2020 original is one
 record, ``{"id", "obj_name", "body"}``: a failure is an exception. An empty batch asks whether the function could work.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
@@ -48,6 +49,22 @@ def gate(event: Any, context: Any) -> None:
     """Fail everything until the marker file is there."""
     if event["records"] and not Path(os.environ["HEALED"]).exists():
         raise RuntimeError("the gate is shut")
+
+
+def note_trace(event: Any, context: Any) -> None:
+    """Write down what is said of traces; raise as often as there are files that say so."""
+    if not event["records"]:
+        return
+    told = context.client_context.custom if context.client_context is not None else {}
+    line = {
+        "context": told.get("traceparent"),
+        "records": {one["id"]: one.get("traceparent") for one in event["records"]},
+    }
+    with Path(os.environ["NOTED"]).open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    for sign in Path(os.environ["NOTED"]).parent.glob("fail-*"):
+        sign.unlink()
+        raise RuntimeError("not yet")
 
 
 def moody(event: Any, context: Any) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 
 from engine.capture.dirty import DirtyKeys
+from engine.capture.traced import Marker
 from engine.config import RingSettings
 from engine.model import Change, Run, Watermark
 from engine.ring.codec import CHANGE_BYTES_MAX, encode_runs, encode_watermarks
@@ -26,7 +27,9 @@ def runs_of(keys: Sequence[bytes], changes: Sequence[Change]) -> list[Run]:
         if change is not last:
             last, run = change, runs.get(id(change))
             if run is None:
-                run = runs[id(change)] = Run(change.event, change.routes, change.captured_ms, [], change.events)
+                run = runs[id(change)] = Run(
+                    change.event, change.routes, change.captured_ms, [], change.events, change.trace
+                )
             add = run.keys.append
         add(key)
     return list(runs.values())
@@ -36,13 +39,19 @@ class Flusher:
     """Writes each invoker's dirty keys to its ring; what a full ring refuses stays dirty."""
 
     def __init__(
-        self, writers: Sequence[RingWriter], wakes: Sequence[Wake], ring: RingSettings, row: StatusRow
+        self,
+        writers: Sequence[RingWriter],
+        wakes: Sequence[Wake],
+        ring: RingSettings,
+        row: StatusRow,
+        marker: Marker | None = None,
     ) -> None:
         assert len(writers) == len(wakes) > 0
         self._writers = tuple(writers)
         self._wakes = tuple(wakes)
         self._ring = ring
         self._row = row
+        self._marker = marker
         # Where the reader had come to when its ring refused a frame; until it moves, no frame is worth making.
         self._stuck_at: list[int | None] = [None] * len(writers)
 
@@ -82,6 +91,8 @@ class Flusher:
         while self._stuck_at[invoker] is None and dirty.buckets[invoker]:
             bucket, count = dirty.buckets[invoker], _FRAMES_A_TAKE * self._ring.frame_events_max
             keys, changes = list(islice(bucket, count)), list(islice(bucket.values(), count))
+            if self._marker is not None:
+                self._marker.mark(changes)
             written = 0
             while written < len(keys):
                 end = self._cut(keys, written, has_long=dirty.long_bytes[invoker] > 0)

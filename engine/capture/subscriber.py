@@ -20,6 +20,7 @@ from engine.capture.sentinel_watch import SentinelWatch
 from engine.capture.shared import CaptureScope, Shared
 from engine.capture.sources.base import Source
 from engine.capture.sources.make import source_of
+from engine.capture.traced import marker_of
 from engine.capture.waiting import BEAT_MS_MAX, FeedName, Waiter
 from engine.clock import Pace, monotonic_ms
 from engine.config import CaptureSettings, RedisSettings, RingSettings
@@ -64,7 +65,8 @@ class SubscriberSpec:
 
     ``version`` is that of the topology, ``heard_row`` where it notes what it heard. By node number, ``missed`` is what
     nobody has heard in its place, to be found first, and ``heard`` what a gap would miss that begins at once. By
-    name, ``streams`` is what is kept of each. While changes keep coming, they are read every ``gather_ms``.
+    name, ``streams`` is what is kept of each. While changes keep coming, they are read every ``gather_ms``. Of a million
+    changes ``traced_per_million`` are traced.
     """
 
     shard: int
@@ -84,6 +86,7 @@ class SubscriberSpec:
     streams: Mapping[str, StreamKept] = field(default_factory=dict)
     names_folder: str = ""
     gather_ms: float = 0.0
+    traced_per_million: int = 0
 
 
 def run_subscriber(spec: SubscriberSpec, link: ChildLink) -> int:
@@ -121,7 +124,7 @@ class Subscriber:
         self._version = spec.version
         self._shared = _shared(spec, link)
         self._dirty = self._shared.dirty
-        self._flusher = Flusher(spec.writers, spec.wakes, spec.ring, link.row)
+        self._flusher = Flusher(spec.writers, spec.wakes, spec.ring, link.row, marker_of(spec.traced_per_million))
         self._waiter = Waiter(link.fileno())
         self._sentinels = SentinelWatch(spec.redis, spec.shard) if parse_url(spec.redis.url).service else None
         self._feeds: dict[FeedName, Source] = {}

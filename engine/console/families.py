@@ -42,6 +42,7 @@ TOTALS = (
     Family("invocations_started", "Invocations that were sent.", INVOKER, (Counter.INVOCATIONS,)),
     Family("payload_bytes", "Bytes that were sent to functions.", INVOKER, (Counter.PAYLOAD_BYTES,)),
     Family("backlog_refused", "Keys that the disk refused.", INVOKER, (Counter.BACKLOG_REFUSED,)),
+    Family("spans_dropped", "Spans that an invoker had no room for.", INVOKER, (Counter.SPANS_DROPPED,)),
     Family("stream_entries_acknowledged", "Entries of streams that were settled.", "", (Counter.ENTRIES_ACKNOWLEDGED,)),
     Family("stream_entries_malformed", "Entries of streams that name no key.", "", (Counter.ENTRIES_MALFORMED,)),
     Family("stream_entries_missed", "Entries that were gone before they were read.", "", (Counter.ENTRIES_MISSED,)),

@@ -6,7 +6,7 @@ when a process is replaced, and begin anew with the engine.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -30,29 +30,43 @@ LAG_BOUNDS_MS = (
 """Bounds of the buckets that are shown: each is one of the histogram's own, so nothing is estimated."""
 
 Samples = Iterable[tuple[Sequence[str], float]]
+SpanCounts = Callable[[], Mapping[str, int]]
+"""Returns how many spans the console's process has exported, and so on; none where nothing is traced."""
 
 
 def exposition(
-    status: Mapping[str, Any] | None, usages: Iterable[Usage], ring_bytes: int, accept: str
+    status: Mapping[str, Any] | None,
+    usages: Iterable[Usage],
+    ring_bytes: int,
+    accept: str,
+    spans: Mapping[str, int] = {},
 ) -> tuple[bytes, str]:
     """Return all metrics and their content type, in the format that the ``Accept`` header asks for.
 
-    ``status`` is None where no engine runs; ``ring_bytes`` is the size of one ring.
+    ``status`` is None where no engine runs; ``ring_bytes`` is the size of one ring; ``spans`` as `SpanCounts` says.
     """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Snapshot(status, tuple(usages), ring_bytes))
+    registry.register(_Snapshot(status, tuple(usages), ring_bytes, spans))
     encoder, content_type = choose_encoder(accept)
     return encoder(registry), content_type
 
 
-def families_of(status: Mapping[str, Any] | None, usages: Iterable[Usage], ring_bytes: int) -> Iterator[Metric]:
+def families_of(
+    status: Mapping[str, Any] | None, usages: Iterable[Usage], ring_bytes: int, spans: Mapping[str, int] = {}
+) -> Iterator[Metric]:
     """Yield all metrics; the arguments are those of `exposition`."""
-    return _Snapshot(status, tuple(usages), ring_bytes).collect()
+    return _Snapshot(status, tuple(usages), ring_bytes, spans).collect()
 
 
 class _Snapshot(Collector):
-    def __init__(self, status: Mapping[str, Any] | None, usages: Sequence[Usage], ring_bytes: int) -> None:
-        self._status, self._usages, self._ring_bytes = status, usages, ring_bytes
+    def __init__(
+        self,
+        status: Mapping[str, Any] | None,
+        usages: Sequence[Usage],
+        ring_bytes: int,
+        spans: Mapping[str, int],
+    ) -> None:
+        self._status, self._usages, self._ring_bytes, self._spans = status, usages, ring_bytes, spans
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric."""
@@ -69,6 +83,8 @@ class _Snapshot(Collector):
         yield from _of_nodes(status)
         yield from _of_routes(status)
         yield from _of_processes(status, self._usages)
+        if self._spans:
+            yield from _of_spans(self._spans)
 
 
 def _gauge(name: str, help_: str, labels: Sequence[str], samples: Samples) -> Metric:
@@ -215,6 +231,12 @@ def _of_routes(status: Mapping[str, Any]) -> Iterator[Metric]:
         oldest = [((route["name"],), max(0, now_ms - route["oldest_ms"]) / 1_000 if route.get("oldest_ms") else 0)
                   for route in routes]  # fmt: skip
         yield _gauge("route_oldest_age_seconds", "Age of the oldest change of a route that waits.", ["route"], oldest)
+
+
+def _of_spans(spans: Mapping[str, int]) -> Iterator[Metric]:
+    samples = [((name,), spans[name]) for name in ("exported", "refused", "dropped")]
+    help_ = "Spans that the console was told, by what became of them: refused by the receiver, dropped without room."
+    yield _counter("spans", help_, ["outcome"], samples)
 
 
 def _of_processes(status: Mapping[str, Any], usages: Sequence[Usage]) -> Iterator[Metric]:

@@ -7,6 +7,7 @@ import socket
 import ssl
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.clock import now_ms
 from engine.config import Settings
@@ -17,30 +18,36 @@ from engine.errors import EngineError
 from engine.observe.logs import get_logger
 from engine.ring.counters import StatusRow
 
+if TYPE_CHECKING:
+    from engine.console.prometheus import SpanCounts
+
 log = get_logger(__name__)
 
 RETRY_S = 5.0
 """How soon a port that was in use is tried again."""
 
 
-def run_console(settings: Settings, lifeline: int, rows: Sequence[StatusRow] = ()) -> int:
+def run_console(
+    settings: Settings, lifeline: int, rows: Sequence[StatusRow] = (), spans: socket.socket | None = None
+) -> int:
     """Answer, and send what is to be sent, until the other end of the lifeline is closed; return the exit status.
 
     ``rows`` are the engine's counters in shared memory, as the status has its children; none: the status alone is read.
+    ``spans`` is where invokers tell what was traced.
     """
     from engine.console.otlp.telemetry import Telemetry
 
     # Before there is a port: what is sent does not wait for it.
-    telemetry = Telemetry(settings, rows)
+    telemetry = Telemetry(settings, rows, spans)
     if settings.console.listen:
-        _answer(settings, rows, Lifeline(lifeline))
+        _answer(settings, rows, Lifeline(lifeline), telemetry.spans)
     else:
         Lifeline(lifeline).wait()
     telemetry.close()
     return 0
 
 
-def _answer(settings: Settings, rows: Sequence[StatusRow], lifeline: Lifeline) -> None:
+def _answer(settings: Settings, rows: Sequence[StatusRow], lifeline: Lifeline, spans: SpanCounts) -> None:
     console = settings.console
     address = parse(console.listen)
     ready = _listen(lambda: (listen(address), tls(console)), lifeline)
@@ -57,7 +64,9 @@ def _answer(settings: Settings, rows: Sequence[StatusRow], lifeline: Lifeline) -
     source = Source(settings.supervision.status_file, now_ms, rows)
     token = _token_reader(console.token_file)
     checks_host = not (address.path or console.token_file)
-    handlers = Console(source, settings.ring.ring_bytes, console.request_timeout_s, token, checks_host=checks_host)
+    handlers = Console(
+        source, settings.ring.ring_bytes, console.request_timeout_s, token, checks_host=checks_host, spans=spans
+    )
     scheme = "" if address.path else "https://" if context else "http://"
     log.info("console", listen=f"{scheme}{address}")
     asyncio.run(serve(handlers, console, sock, context, lifeline))

@@ -16,7 +16,7 @@ from engine.clock import now_ms
 from engine.config import ConsoleSettings
 from engine.console.guard import knows_token, names_this_host
 from engine.console.lifeline import Lifeline
-from engine.console.prometheus import exposition
+from engine.console.prometheus import SpanCounts, exposition
 from engine.console.source import Source
 from engine.console.view import encoded, history_of, history_view, live_view
 from engine.observe.logs import get_logger
@@ -55,10 +55,18 @@ class Console:
     """The handlers; ``read_token`` returns the token that is wanted now, "" for none."""
 
     def __init__(
-        self, source: Source, ring_bytes: int, timeout_s: float, read_token: Callable[[], str], *, checks_host: bool
+        self,
+        source: Source,
+        ring_bytes: int,
+        timeout_s: float,
+        read_token: Callable[[], str],
+        *,
+        checks_host: bool,
+        spans: SpanCounts = dict,
     ) -> None:
         self._source = source
         self._ring_bytes = ring_bytes
+        self._spans = spans
         self._timeout_s = timeout_s
         self._read_token = read_token
         self._checks_host = checks_host
@@ -106,7 +114,8 @@ class Console:
 
     async def _metrics(self, request: web.Request) -> web.Response:
         accept = request.headers.get("Accept", "")
-        body, content_type = exposition(self._source.latest(), self._source.usages(), self._ring_bytes, accept)
+        status, usages = self._source.latest(), self._source.usages()
+        body, content_type = exposition(status, usages, self._ring_bytes, accept, self._spans())
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def _status(self, _request: web.Request) -> web.Response:

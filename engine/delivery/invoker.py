@@ -9,10 +9,12 @@ from __future__ import annotations
 import gc
 import random
 import select
+import socket
 import sys
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from engine.clock import Pace, monotonic_ms, now_ms
 from engine.config import AwsSettings, DeliverySettings, RedisSettings
@@ -29,6 +31,7 @@ from engine.delivery.reads import Reads
 from engine.delivery.relief import Relief, empty_out
 from engine.delivery.sockets import Sockets
 from engine.delivery.standing import REPORT_MS, standings_of
+from engine.delivery.traces import Tracing
 from engine.lifecycle import (
     ChildLink,
     Drain,
@@ -43,13 +46,15 @@ from engine.lifecycle import (
 )
 from engine.model import Run
 from engine.observe.logs import get_logger
-from engine.ring.counters import ChildState, Counter
+from engine.redis.address import parse_url
+from engine.ring.counters import ChildState, Counter, StatusRow
 from engine.ring.given import GivenRow
 from engine.ring.ring import RingReader
 from engine.ring.wake import Wake
 from engine.routing.databases import databases_of
 from engine.routing.nodes import Topology
 from engine.routing.routes import RouteTable
+from engine.tracing.line import Teller
 
 log = get_logger(__name__)
 
@@ -70,7 +75,8 @@ class InvokerSpec:
     Versions are higher than ``version_floor``, those of a cluster's nodes than ``floors`` (by node id), and than what
     ``given`` has of a predecessor. Before ``fence_ms`` (monotonic) an invocation of the engine that ran
     before this one may still write. Keys are read from the nodes of ``topology``. ``entry_fields`` are wanted of
-    entries of streams, none for all. While changes keep coming, they are taken up every ``gather_ms``.
+    entries of streams, none for all. While changes keep coming, they are taken up every ``gather_ms``. Where changes are
+    traced, their ``spans`` go there, with the keys' names if ``names_keys``.
     """
 
     index: int
@@ -91,6 +97,8 @@ class InvokerSpec:
     part: str = "0/1"
     entry_fields: frozenset[str] = frozenset()
     gather_ms: float = 0.0
+    spans: socket.socket | None = None
+    names_keys: bool = False
 
 
 def run_invoker(spec: InvokerSpec, link: ChildLink) -> int:
@@ -101,6 +109,30 @@ def run_invoker(spec: InvokerSpec, link: ChildLink) -> int:
     gc.set_threshold(50_000, 20, 50)
     link.set_state(ChildState.READY)
     return invoker.run()
+
+
+def _fetcher(spec: InvokerSpec, row: StatusRow, loop: ReadLoop) -> Fetcher:
+    floors = dict(spec.floors)
+    if spec.given is not None:
+        for node in spec.topology.nodes:
+            floors[node.id] = max(floors.get(node.id, 0), spec.given.get(node.number))
+    return Fetcher(
+        spec.redis,
+        spec.database,
+        f"engine-invoker-{spec.index + 1}",
+        spec.delivery.fetch_keys_max,
+        version_floor=max(spec.version_floor, row.get(Counter.VERSION)),
+        topology=spec.topology,
+        floors=floors if spec.topology.is_cluster else None,
+        loop=loop,
+    )
+
+
+def _tracing(spec: InvokerSpec, row: StatusRow) -> Tracing | None:
+    if spec.spans is None:
+        return None
+    teller = Teller(spec.spans, partial(row.add, Counter.SPANS_DROPPED))
+    return Tracing(teller, spec.index + 1, names_keys=spec.names_keys, server=str(parse_url(spec.redis.url)))
 
 
 class Invoker:
@@ -126,7 +158,7 @@ class Invoker:
         )
         self._kit = LaneKit(
             databases.only, delivery, spec.aws, self._backlog, self._row, self._done, spec.wake, self._sockets,
-            Home(spec.index, spec.invokers, spec.part),
+            Home(spec.index, spec.invokers, spec.part), _tracing(spec, self._row),
         )  # fmt: skip
         self._draining = self._is_kept_up = False
         self._pace = Pace(spec.gather_ms)
@@ -135,7 +167,7 @@ class Invoker:
         self._lanes = Lanes(self._kit)
         backoff = Backoff(delivery.retry_backoff_ms_min, delivery.retry_backoff_ms_max)
         self._reads = Reads(
-            self._fetcher,
+            partial(_fetcher, spec, link.row),
             link,
             self._sockets,
             spec.wake.signal,
@@ -145,31 +177,13 @@ class Invoker:
             spec.given.set if spec.given is not None else lambda _node, _version: None,
             spec.entry_fields,
         )
+        if self._kit.tracing is not None:
+            self._kit.tracing.node_of = self._reads.node_of
         self._relief = Relief()
         self._damaged = 0
         """Damaged files of the backlog whose keys are being looked for."""
         self._open_backlog()
         self._set_routes(spec.table)
-
-    def _fetcher(self, loop: ReadLoop) -> Fetcher:
-        spec = self._spec
-        return Fetcher(
-            spec.redis,
-            spec.database,
-            f"engine-invoker-{spec.index + 1}",
-            spec.delivery.fetch_keys_max,
-            version_floor=max(spec.version_floor, self._row.get(Counter.VERSION)),
-            topology=spec.topology,
-            floors=self._floors() if spec.topology.is_cluster else None,
-            loop=loop,
-        )
-
-    def _floors(self) -> dict[str, int]:
-        floors, given = dict(self._spec.floors), self._spec.given
-        if given is not None:
-            for node in self._spec.topology.nodes:
-                floors[node.id] = max(floors.get(node.id, 0), given.get(node.number))
-        return floors
 
     def _open_backlog(self) -> None:
         delivery = self._spec.delivery
@@ -267,6 +281,8 @@ class Invoker:
         self._relieve_rings()
         set_gauges(self._row, self._lanes.all(), self._backlog, self._fence_ms)
         self._note_damage()
+        if self._kit.tracing is not None:
+            self._kit.tracing.look(self._lanes.all(), moment_ms, is_last=self._draining)
         if moment_ms >= self._standing_due_ms:
             self._say_standing(moment_ms)
 
@@ -279,15 +295,19 @@ class Invoker:
     def _distribute(self, runs: list[Run], frame: Frame, is_fenced: bool) -> None:
         row, moment = self._row, monotonic_ms()
         is_fenced = is_fenced and moment < self._fence_ms
-        count, merged = sum([len(run.keys) for run in runs]), 0
+        count, merged, tracing = sum([len(run.keys) for run in runs]), 0, self._kit.tracing
         self._taken += count
         row.add(Counter.CHANGES_READ, count)
+        if tracing is not None:
+            tracing.captured(runs)
         for lane, mine in self._lanes.share_out(runs):
             lane.take_marks(mine)
             if is_fenced:
                 lane.add_fenced(mine, frame, self._fence_ms)
             else:
                 merged += lane.keys.add(mine, frame, moment)
+            if tracing is not None:
+                lane.traces.arrive(mine)
         row.add(Counter.CHANGES_COALESCED, merged)
 
     def _complete(self) -> None:

@@ -120,6 +120,11 @@ class Reads:
         for lane in self._lanes():
             lane.keys.retries.expedite(waits, monotonic_ms())
 
+    def node_of(self, key: bytes, event: str) -> str:
+        """Return the address of the node that a key is read from, "" where nobody has it, or there is but one."""
+        groups, _ = self._fetcher.readers.group([(key, event)])
+        return groups[0][0].node.place if groups else ""
+
     def _failed(self) -> None:
         self._link.row.add(Counter.FETCH_ERRORS, 1)
 

@@ -60,6 +60,7 @@ class Way:
         self.is_passable = can_reach(access.endpoint, access.proxies)
         self.connector = Connector(access.endpoint, access.verify, access.proxies, connect_timeout_s)
         self.signer = Signer(service, access.region, self.connector.host, path)
+        self._of_one = Signer(service, access.region, self.connector.host, path)
         self._signed = {name.lower(): value for name, value in headers.items()}
         sent = {"Host": self.connector.host, "User-Agent": USER_AGENT, **headers, **self.connector.headers()}
         lines = "".join(f"{name}: {value}\r\n" for name, value in sent.items())
@@ -80,14 +81,23 @@ class Way:
         self._is_due = getattr(self.credentials, "refresh_needed", None)
         self._frozen = self.credentials.get_frozen_credentials()
 
-    def request(self, body: bytes) -> bytes:
-        """Return a signed request."""
+    def request(self, body: bytes, headers: Mapping[str, str] = {}) -> bytes:
+        """Return a signed request, with further headers of its own."""
+        if headers:
+            return self._request_with(headers, body)
         stamp = self.signer.at(self._signed, self._frozen, time.time())
         if stamp is not self._stamp:
             lines = "".join([f"{name}: {value}\r\n" for name, value in stamp.headers.items()])
             self._stamp, self._start = stamp, f"{self._head}{lines}Authorization: {stamp.authorization}".encode()
         size = b"\r\nContent-Length: %d\r\n\r\n" % len(body)
         return b"".join((self._start, stamp.signature(body), size, body))
+
+    def _request_with(self, headers: Mapping[str, str], body: bytes) -> bytes:
+        signed = self._signed | {name.lower(): value for name, value in headers.items()}
+        # By a signer of its own: what all others have in common stays at hand.
+        added = self._of_one.sign(signed, body, self._frozen, time.time())
+        lines = "".join([f"{name}: {value}\r\n" for name, value in (*headers.items(), *added.items())])
+        return f"{self._head}{lines}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 @dataclass(eq=False, slots=True)
@@ -96,6 +106,7 @@ class _Request:
 
     body: Callable[[], bytes]
     over: Over
+    headers: Mapping[str, str]
     until_ms: int = 0
     connection: Connection | None = None
 
@@ -122,8 +133,8 @@ class Requests:
         """In the order of their deadlines, which is that of their starts."""
         self._is_closed = False
 
-    def start(self, body: Callable[[], bytes], over: Over) -> None:
-        """Send a request; ``over`` is called once, in the loop, with what became of it.
+    def start(self, body: Callable[[], bytes], over: Over, headers: Mapping[str, str] = {}) -> None:
+        """Send a request, with these headers too; ``over`` is called once, in the loop, with what became of it.
 
         Its body is asked for in the loop, once there is a way.
         """
@@ -132,7 +143,7 @@ class Requests:
             connection = None
         else:
             connection = self._take_idle()
-        request = _Request(body, over)
+        request = _Request(body, over, headers)
         if connection is None:
             if self.idle:
                 # Fresh credentials come with a connection of their own, which takes the place of the oldest: else there
@@ -194,7 +205,7 @@ class Requests:
         self.under_way[request] = None
         self._sockets.expect(self, request.until_ms)
         try:
-            data = self._way.request(request.body())
+            data = self._way.request(request.body(), request.headers)
         except Exception as error:
             # Nobody foresaw this; it must not end the loop, nor keep keys in flight for ever.
             self._end(request, NoAnswer(error))

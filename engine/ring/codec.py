@@ -14,8 +14,8 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[Run])
 
 WORD_MAX = 2**64 - 1
-CHANGE_BYTES_MAX = 64
-"""What a run of one key takes in a frame on top of its key and its event's name, at most."""
+CHANGE_BYTES_MAX = 96
+"""What a run of one key takes in a frame on top of its key and its event's name, at most, a trace's mark included."""
 
 
 def encode_runs(runs: list[Run]) -> bytes:

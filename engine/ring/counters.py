@@ -88,6 +88,7 @@ class Counter(IntEnum):
     ENTRIES_MISSED = 46  # deleted or trimmed before anybody had read them
     ENTRIES_UNSETTLED = 47  # * read, and not acknowledged
     ENTRIES_BEHIND = 48  # * not read yet
+    SPANS_DROPPED = 49  # of traces, by an invoker
 
 
 GAUGES = frozenset(

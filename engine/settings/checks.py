@@ -81,6 +81,7 @@ LIMITS: dict[str, Limits] = {
     "log.repeats_interval_s": Limits(1, 3_600),
     "console.connections_max": Limits(1, 10_000),
     "otlp.metrics_interval_s": Limits(0, 3_600, "0 sends none"),
+    "otlp.traced_changes_per_million": Limits(0, 1_000_000, "0 traces none, 1000000 all"),
     "console.request_timeout_s": Limits(0.1, 600),
 }
 """Every number in the settings has limits."""

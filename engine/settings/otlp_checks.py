@@ -24,5 +24,6 @@ def check_otlp(draft: Draft) -> None:
         draft.say(place, "is not the base URL of a receiver of OTLP/HTTP", _FORMS)
     elif url.username is not None or url.password is not None:
         draft.say(place, "the URL holds credentials", "give them in OTEL_EXPORTER_OTLP_HEADERS")
-    elif not draft.get("otlp.metrics_interval_s"):
-        draft.say(place, "has no effect while nothing is sent", "set otlp.metrics_interval_s")
+    elif not (draft.get("otlp.metrics_interval_s") or draft.get("otlp.traced_changes_per_million")):
+        hint = "set otlp.metrics_interval_s or otlp.traced_changes_per_million"
+        draft.say(place, "has no effect while nothing is sent", hint)

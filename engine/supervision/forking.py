@@ -85,4 +85,5 @@ class Forker:
             floors=self._keeper.floors,
             given=self._memory.given,
             fence_ms=self._keeper.fence_ms,
+            spans=self._memory.spans,
         )

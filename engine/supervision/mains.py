@@ -17,6 +17,7 @@ from engine.ring.wake import Wake
 from engine.routing.feeds import Feed
 from engine.routing.nodes import Topology
 from engine.routing.routes import RouteTable
+from engine.tracing.line import SpanLine
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,7 @@ class Duty:
     floors: Mapping[str, int] = field(default_factory=dict)
     given: GivenTable | None = None
     fence_ms: int = 0
+    spans: SpanLine | None = None
 
 
 Main = Callable[[Duty, ChildLink], int]
@@ -101,6 +103,7 @@ def subscribe(duty: Duty, link: ChildLink) -> int:
         streams=duty.streams,
         names_folder=str(Path(settings.delivery.backlog_folder, "names")),
         gather_ms=gather_ms_of(settings.delivery, len(duty.nodes))[0],
+        traced_per_million=settings.otlp.traced_changes_per_million,
     )
     return run_subscriber(spec, link)
 
@@ -129,6 +132,8 @@ def invoke(duty: Duty, link: ChildLink) -> int:
         part=settings.capture.slice,
         entry_fields=frozenset(() if "*" in settings.capture.fields else settings.capture.fields),
         gather_ms=gather_ms_of(settings.delivery, len(duty.nodes))[1],
+        spans=duty.spans.writer if duty.spans is not None else None,
+        names_keys=settings.log.keys,
     )
     return run_invoker(spec, link)
 

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from engine.config import OtlpSettings
 from engine.ring.counters import Board
 from engine.ring.given import GivenTable
 from engine.ring.heard import HeardTable
 from engine.ring.ring import RingSet
 from engine.ring.wake import Wake
 from engine.supervision.children import Child, Role
+from engine.tracing.line import SpanLine
 
 
 class SharedMemory:
     """The rings between all shards and invokers, up to when shards heard nodes, and what children say of themselves."""
 
-    def __init__(self, shards: int, invokers: int, ring_bytes: int) -> None:
+    def __init__(self, shards: int, invokers: int, ring_bytes: int, otlp: OtlpSettings | None = None) -> None:
         self.rings = RingSet(shards, invokers, ring_bytes)
         self.wakes = tuple(Wake() for _ in range(invokers))
         self.board = Board(shards + invokers)
         self.heard = HeardTable(shards)
         self.given = GivenTable(invokers)
+        self.spans = SpanLine() if otlp is not None and otlp.traced_changes_per_million else None
+        """From invokers to the console, where changes are traced."""
         self._rings_of = [[self.rings.ring(shard, invoker) for shard in range(shards)] for invoker in range(invokers)]
 
     def backlog_bytes(self, child: Child) -> int:

@@ -145,7 +145,7 @@ class Supervisor:
         limits, self._settings, self._planned = settings.supervision, settings, planned
         self._status, self._inbox, self._locks = status, inbox, locks
         shards, invokers = len(planned.feeds), settings.delivery.invokers
-        self._memory = SharedMemory(shards, invokers, settings.ring.ring_bytes)
+        self._memory = SharedMemory(shards, invokers, settings.ring.ring_bytes, settings.otlp)
         self._children = Children(shards, invokers, limits, random.random, monotonic_ms())
         self._selector = selectors.PollSelector()
         self._selector.register(inbox, selectors.EVENT_READ)

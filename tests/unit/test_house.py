@@ -34,6 +34,7 @@ FLOORS = {
     "engine.redis": 1,
     "engine.ring": 1,
     "engine.routing": 1,
+    "engine.tracing": 1,
     "engine.observe": 1,
     "engine.aws": 1,
     "engine": GROUND,

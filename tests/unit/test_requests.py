@@ -76,3 +76,20 @@ def test_credentials_that_are_due_are_renewed_first() -> None:
     assert fixed.needs_renewal()
     fixed.renew()
     assert not fixed.needs_renewal()
+
+
+def test_a_request_s_own_headers_are_signed_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A traced invocation has a signature over its context too; requests without one are as ever, before and after."""
+    monkeypatch.setattr("engine.delivery.requests.time.time", lambda: 1_700_000_000.2)
+    way = way_of(Renewed())
+    way.renew()
+    plain = way.request(b"{}")
+    first, headers, sent = parsed(way.request(b"{}", {"X-Amz-Client-Context": "abc="}))
+    signer = Signer("lambda", "eu-west-1", "lambda.eu-west-1.amazonaws.com", PATH)
+    signed = {"content-type": "application/json", "x-amz-client-context": "abc="}
+    added = signer.sign(signed, b"{}", way._frozen, 1_700_000_000.2)
+    assert (first, sent, headers["X-Amz-Client-Context"]) == (f"POST {PATH} HTTP/1.1", b"{}", "abc=")
+    assert headers["Content-Length"] == "2"
+    assert {name: headers.get(name) for name in added} == added
+    assert "x-amz-client-context" in headers["Authorization"]
+    assert way.request(b"{}") == plain

@@ -33,7 +33,7 @@ from engine import __version__
 from engine.clock import now_ms
 from engine.config import Settings
 from engine.console.otlp.receiver import Standing, resource_of, url_of
-from engine.console.prometheus import families_of
+from engine.console.prometheus import SpanCounts, families_of
 from engine.console.source import Source
 from engine.observe.logs import get_logger
 from engine.ring.counters import StatusRow
@@ -101,10 +101,11 @@ def _histogram(
 class MetricsSender:
     """Sends all metrics again and again, in a thread of its own."""
 
-    def __init__(self, settings: Settings, rows: Sequence[StatusRow] = ()) -> None:
+    def __init__(self, settings: Settings, rows: Sequence[StatusRow] = (), spans: SpanCounts = dict) -> None:
         otlp, url = settings.otlp, url_of(settings.otlp.endpoint, "metrics")
         self._source = Source(settings.supervision.status_file, now_ms, rows)
         self._ring_bytes = settings.ring.ring_bytes
+        self._spans = spans
         self._resource = resource_of(settings)
         self._exporter = OTLPMetricExporter(url)
         self._standing = Standing("metrics", url)
@@ -126,7 +127,7 @@ class MetricsSender:
     def _send(self) -> None:
         status, now_ns = self._source.latest(), now_ms() * _MS_NS
         start_ns = status["started_at_ms"] * _MS_NS if status is not None else now_ns
-        families = families_of(status, self._source.usages(), self._ring_bytes)
+        families = families_of(status, self._source.usages(), self._ring_bytes, self._spans())
         data = data_of(metrics_of(families, start_ns, now_ns), self._resource)
         self._standing.heard(is_taken=self._exporter.export(data) is MetricExportResult.SUCCESS)
 

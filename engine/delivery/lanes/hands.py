@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from engine.config import AwsSettings, DeliverySettings, RouteSettings
@@ -16,6 +16,7 @@ from engine.delivery.lanes.work import Batch, Entry
 from engine.delivery.reading.questions import Fetched
 from engine.delivery.sockets import Sockets
 from engine.delivery.targets.make import make_target
+from engine.delivery.traces import Tracing
 from engine.model import Outcome
 from engine.ring.counters import StatusRow
 from engine.ring.wake import Wake
@@ -43,6 +44,7 @@ class LaneKit:
     wake: Wake
     sockets: Sockets
     home: Home = Home()
+    tracing: Tracing | None = None
 
 
 class Hands:
@@ -67,10 +69,17 @@ class Hands:
         self._dispatcher.close()
         self._target.close()
 
-    def build(self, entries: Sequence[Entry], values: Sequence[Fetched], *, is_unfenced: bool) -> Built:
+    def build(
+        self,
+        entries: Sequence[Entry],
+        values: Sequence[Fetched],
+        traced: Mapping[bytes, str],
+        *,
+        is_unfenced: bool,
+    ) -> Built:
         """Return the payload of as many of these as fit; its deadline is by the service's clock."""
         deadline_ms = self._target.now_ms() + self._deadline_ms
-        return self._builder.build(entries, values, deadline_ms, is_unfenced=is_unfenced)
+        return self._builder.build(entries, values, deadline_ms, traced, is_unfenced=is_unfenced)
 
     def send(self, batch: Batch) -> None:
         """Start the invocation of a batch that has its payload."""

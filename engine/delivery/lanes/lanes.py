@@ -199,7 +199,7 @@ def _wanted(lane: RouteLane, runs: Iterable[Run]) -> list[Run]:
     for run in runs:
         keys = [key for key in run.keys if lane.wants(key, run.event)]
         if keys:
-            mine.append(Run(run.event, run.routes, run.captured_ms, keys, run.events))
+            mine.append(Run(run.event, run.routes, run.captured_ms, keys, run.events, run.trace))
     return mine
 
 

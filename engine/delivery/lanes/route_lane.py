@@ -21,6 +21,7 @@ from engine.delivery.lanes.shelving import Shelving
 from engine.delivery.lanes.verdict import Rules
 from engine.delivery.lanes.work import Batch, Entry
 from engine.delivery.reading.questions import Fetched
+from engine.delivery.traces import LaneTraces
 from engine.delivery.unchanged import Unchanged
 from engine.model import FORCED, Outcome, Run
 from engine.observe.logs import get_logger
@@ -60,6 +61,7 @@ class RouteLane:
         home = kit.home
         scope = (kit.database, home.part)
         self.unchanged = Unchanged(kit.delivery, home.index, home.invokers, scope, kit.row)
+        self.traces = LaneTraces(kit.tracing)
         self._aftermath = Aftermath(self.keys, self.fences, self.shelf, self.shelving, self.health, kit.row)
         self._take_settings(route)
 
@@ -75,6 +77,7 @@ class RouteLane:
     def _take_settings(self, route: RouteSettings) -> None:
         self.route = route
         self.wants = wants(route)
+        self.traces.use(route)
         self.include_expiry = route.include_expiry
         self.health.begin_anew(route.parallelization_factor, monotonic_ms())
         keys = self.keys
@@ -152,6 +155,8 @@ class RouteLane:
         if batch is None and (asks_at_ms := self._asks_at_ms(now_ms)) is not None and now_ms >= asks_at_ms:
             self.health.asked(now_ms)
             batch = keys.take_probe(now_ms, PROBE_KEYS)
+        if batch is not None and self.traces.under_way:
+            self.traces.take(batch, keys.held)
         return batch
 
     def _asks_at_ms(self, now_ms: int) -> int | None:
@@ -182,9 +187,14 @@ class RouteLane:
         row.add(Counter.KEYS_RETYPED, sum([value.retyped for value in values]))
         same, values = self.unchanged.sift(batch, values)
         self._aftermath.settle(same)
-        built = self._hands.build(batch.entries, values, is_unfenced=self.fences.is_unfenced)
+        parents = self.traces.begin(batch) if batch.traced else {}
+        built = self._hands.build(batch.entries, values, parents, is_unfenced=self.fences.is_unfenced)
         row.add(Counter.KEYS_GONE, len(built.settled))
         self._aftermath.settle(built.settled)
+        if batch.traced:
+            self.traces.settle(same, "unchanged")
+            self.traces.settle(built.settled, "gone")
+            self.traces.start(batch, built.sent, parents)
         for entry, reason in built.refused:
             self._hands.bury(Batch([entry], batch.attempts), Outcome(reason=reason), unix_ms)
         for entry, reason in built.unread:
@@ -233,11 +243,17 @@ class RouteLane:
 
     def complete(self, batch: Batch, outcome: Outcome, moment_ms: int, unix_ms: int) -> None:
         """Settle what was accepted; see that the rest is delivered again, or kept elsewhere."""
+        if batch.traced:
+            self.traces.answered(batch, outcome)
         self._aftermath.complete(batch, outcome, moment_ms, unix_ms)
+        if batch.traced:
+            self.traces.accepted(batch)
 
     def buried(self, burial: Burial, problem: str, moment_ms: int) -> None:
         """Settle what is kept as dead letters; where they can't be kept, keep the records and try again later."""
         self._aftermath.buried(burial, problem, moment_ms)
+        if self.traces.under_way and not problem:
+            self.traces.settle(burial.entries, "dead_letter")
 
     # The backlog
 

@@ -152,6 +152,10 @@ class Batch:
     """What it waits for: its node, and not its target."""
     claims: Claims | None = None
     """What is noted once it is accepted, of a route with `skip_unchanged`."""
+    traced: Sequence[bytes] = ()
+    """Its keys of which a change is traced."""
+    traceparent: str = ""
+    """The context of its invocation (W3C), "" where nothing of it is traced."""
     _moments: tuple[int, Mapping[int, int]] = (0, {})
 
     def moments(self) -> Mapping[int, int]:

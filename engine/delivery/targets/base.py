@@ -43,10 +43,10 @@ class OnTheLoop(Protocol):
         ...
 
 
-def invoked(target: Target, payload: bytes) -> Outcome:
-    """Return what became of a payload that was delivered in a thread, whatever happens."""
+def invoked(invoke: Callable[[], Outcome]) -> Outcome:
+    """Return what became of a payload that is delivered in a thread, whatever happens."""
     try:
-        return target.invoke(payload)
+        return invoke()
     except Exception as error:
         # A target promises not to raise. If one does, its batch must still come back, or its keys would stay in
         # flight for ever.

@@ -90,7 +90,7 @@ class BatchFlights:
         self.requests.start(lambda: _encode(self._target.parameters(call, self._endpoint)), over)
 
     def _by_botocore(self, batch: Batch) -> Callable[[], None]:
-        outcome = invoked(self._target, batch.payload)
+        outcome = invoked(lambda: self._target.invoke(batch.payload))
         return lambda: self._ended(batch, outcome)
 
     def _heard(self, sending: Sending, call: Sequence[Part], what: Answer | NoAnswer) -> None:

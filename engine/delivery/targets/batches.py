@@ -54,6 +54,7 @@ class _Named(msgspec.Struct):
     captured_at_ms: int = 0
     ordinal: int = 0
     db: int = 0
+    traceparent: str = ""
 
 
 class _Records(msgspec.Struct):
@@ -65,12 +66,15 @@ _decode_named = msgspec.json.Decoder(_Named).decode
 
 
 class Part(msgspec.Struct, gc=False):
-    """One record: its identifier in the batch, its key as it is named there, what tells it from others, its JSON."""
+    """One record: its identifier in the batch, its key as it is named there, what tells it from others, its JSON, and
+    the context of its trace, "" for none.
+    """
 
     record_id: str
     key: str
     identity: str
     data: bytes
+    traceparent: str = ""
 
 
 def parts_of(payload: bytes) -> list[Part]:
@@ -83,7 +87,8 @@ def parts_of(payload: bytes) -> list[Part]:
         # Several events of one read may be equal in all else.
         identity += f"-{one.ordinal}" if one.ordinal else ""
         # Keys of one name in two databases are two keys.
-        parts.append(Part(one.record_id, one.id, f"{one.db}:{identity}" if one.db else identity, data))
+        identity = f"{one.db}:{identity}" if one.db else identity
+        parts.append(Part(one.record_id, one.id, identity, data, one.traceparent))
     return parts
 
 

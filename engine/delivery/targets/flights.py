@@ -15,7 +15,7 @@ from engine.delivery.requests import Aside, NoAnswer, OnlyBotocore, Requests, To
 from engine.delivery.sockets import Sockets
 from engine.delivery.targets.answers import with_hint
 from engine.delivery.targets.base import Ended, invoked
-from engine.delivery.targets.lambda_ import ANSWER_BYTES_MAX, CONTENT_TYPE, WHERE, LambdaTarget
+from engine.delivery.targets.lambda_ import ANSWER_BYTES_MAX, CONTENT_TYPE, WHERE, LambdaTarget, context_headers
 from engine.model import Failure, Outcome
 from engine.observe.logs import get_logger
 
@@ -43,7 +43,8 @@ class Flights:
 
     def start(self, batch: Batch) -> None:
         """Begin an invocation; ``ended`` is called once, in the loop, with what became of it."""
-        self.requests.start(lambda: batch.payload, lambda what: self._over(batch, what))
+        headers = context_headers(batch.traceparent) if batch.traceparent else {}
+        self.requests.start(lambda: batch.payload, lambda what: self._over(batch, what), headers)
 
     def close(self) -> None:
         """Close idle connections, and each other one as its invocation ends."""
@@ -56,7 +57,7 @@ class Flights:
             self._ended(batch, self._meaning_of(what) if isinstance(what, Answer) else self._failure_of(what))
 
     def _by_botocore(self, batch: Batch) -> Callable[[], None]:
-        outcome = invoked(self._target, batch.payload)
+        outcome = invoked(lambda: self._target.invoke(batch.payload, batch.traceparent))
         return lambda: self._ended(batch, outcome)
 
     def _meaning_of(self, answer: Answer) -> Outcome:

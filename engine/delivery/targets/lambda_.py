@@ -8,6 +8,7 @@ boto3's ``client.invoke`` is what turns a dictionary into a request and back. No
 from __future__ import annotations
 
 import threading
+from base64 import b64encode
 from collections.abc import Mapping
 from urllib.parse import quote
 
@@ -23,6 +24,7 @@ from engine.delivery.requests import USER_AGENT
 from engine.delivery.targets.answers import ACCEPTED, outcome_of, short, with_hint
 from engine.model import Failure, Outcome
 from engine.observe.logs import get_logger
+from engine.tracing.mark import TRACEPARENT
 
 log = get_logger(__name__)
 
@@ -33,6 +35,12 @@ USUAL_BYTES_MAX = 1_024
 CONTENT_TYPE = "application/json"
 _HEADERS = {"Content-Type": CONTENT_TYPE, "User-Agent": USER_AGENT}
 WHERE = "aws.region, aws.lambda_endpoint_url"
+
+
+def context_headers(traceparent: str) -> dict[str, str]:
+    """Return what hands a trace's context to the function: ``custom`` of its client context."""
+    context = f'{{"custom":{{"{TRACEPARENT}":"{traceparent}"}}}}'
+    return {"X-Amz-Client-Context": b64encode(context.encode()).decode()}
 
 
 class LambdaTarget:
@@ -65,14 +73,14 @@ class LambdaTarget:
         """Return Unix time by the service's clock."""
         return self._clock.now_ms()
 
-    def invoke(self, payload: bytes) -> Outcome:
-        """Invoke with one payload; every expected failure is an outcome."""
-        return self.ask(payload)[0]
+    def invoke(self, payload: bytes, traceparent: str = "") -> Outcome:
+        """Invoke with one payload, and a trace's context; every expected failure is an outcome."""
+        return self.ask(payload, traceparent)[0]
 
-    def ask(self, payload: bytes) -> tuple[Outcome, bytes]:
+    def ask(self, payload: bytes, traceparent: str = "") -> tuple[Outcome, bytes]:
         """Invoke with one payload; return what became of it, and what the function answered, b"" where it did not."""
         try:
-            status, headers, body = self._ready().send(payload)
+            status, headers, body = self._ready().send(payload, context_headers(traceparent) if traceparent else {})
         except EXPECTED as error:
             return self.not_sent(error), b""
         outcome = self.outcome_of(status, headers, body)
@@ -134,9 +142,9 @@ class _Sender:
         self._url = f"{access.endpoint}/2015-03-31/functions/{quote(function, safe='')}/invocations"
         self._session = http_session(access, delivery, connections_max)
 
-    def send(self, payload: bytes) -> tuple[int, Mapping[str, str], bytes]:
+    def send(self, payload: bytes, headers: Mapping[str, str]) -> tuple[int, Mapping[str, str], bytes]:
         """Send one invocation; return status, headers, and at most a byte more of the body than it may have."""
-        request = AWSRequest("POST", self._url, data=payload, headers=dict(_HEADERS), stream_output=True)
+        request = AWSRequest("POST", self._url, data=payload, headers={**_HEADERS, **headers}, stream_output=True)
         # Frozen: key, secret and token of one moment, though another thread may be renewing them.
         SigV4Auth(self._credentials.get_frozen_credentials(), SERVICE, self._region).add_auth(request)
         response = self._session.send(request.prepare())

@@ -11,12 +11,14 @@ from engine.aws.target_arns import QUEUE_MESSAGE_BYTES_MAX
 from engine.aws.wire import AnswerBrokeOff
 from engine.delivery.targets.batches import BatchTarget, Part, Refusal, failure_of
 from engine.model import Failure
+from engine.tracing.mark import TRACEPARENT
 
 CALL_MESSAGES_MAX = 10
 
 _GROUP = re.compile(r"[A-Za-z0-9!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]{1,128}")
 """What a group's name may be; other keys are named by their digest."""
 
+_STRING = "String"
 _NOT_IN_MESSAGES = str.maketrans({"\ufffe": "\\ufffe", "\uffff": "\\uffff"})
 """The two characters of JSON that a message may not hold."""
 
@@ -31,12 +33,18 @@ class SqsTarget(BatchTarget):
     rights = "sqs:SendMessage and sqs:GetQueueAttributes"
 
     def size_of(self, part: Part) -> int:
-        """Return the bytes of the message."""
-        return len(message_of(part).encode())
+        """Return the bytes of the message, and of its attribute where it is traced."""
+        attribute_bytes = len(TRACEPARENT) + len(_STRING) + len(part.traceparent) if part.traceparent else 0
+        return len(message_of(part).encode()) + attribute_bytes
 
     def parameters(self, call: Sequence[Part], endpoint: str) -> dict[str, Any]:
         """Return what sends these messages."""
-        entries = [{"Id": str(index), "MessageBody": message_of(part)} for index, part in enumerate(call)]
+        entries: list[dict[str, Any]] = [
+            {"Id": str(index), "MessageBody": message_of(part)} for index, part in enumerate(call)
+        ]
+        for entry, part in zip(entries, call, strict=True):
+            if part.traceparent:
+                entry["MessageAttributes"] = {TRACEPARENT: {"DataType": _STRING, "StringValue": part.traceparent}}
         if self.place.is_fifo:
             for entry, part in zip(entries, call, strict=True):
                 entry |= {"MessageGroupId": group_of(part.key), "MessageDeduplicationId": identity_of(part)}

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+from base64 import b64decode
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from urllib.parse import unquote
 
 from engine.sandbox.functions.spec import MEMORY_MB, FunctionSpec
 
 REQUEST_BYTES_MAX = 6_291_456
 EVENT_BYTES_MAX = 1_048_576
+CONTEXT_CHARS_MAX = 3_583
 
 _PATH = re.compile(r"/2015-03-31/functions/([^/]+)(/invocations/?)?")
 # Name, name:qualifier, account:function:name, or the whole ARN; each with or without a qualifier.
@@ -38,6 +40,27 @@ class Refusal:
     status: int
     code: str
     body: bytes
+
+
+class ClientContext(NamedTuple):
+    """A JSON text that a caller sent beside the event, "" for none; or why it is refused."""
+
+    text: str = ""
+    refusal: Refusal | None = None
+
+
+def client_context(header: str) -> ClientContext:
+    """Return what the header X-Amz-Client-Context holds."""
+    if not header:
+        return ClientContext()
+    try:
+        text = b64decode(header, validate=True).decode()
+        json.loads(text)
+    except ValueError:
+        return ClientContext(refusal=bad_parameter("Client context must be a valid Base64-encoded JSON object."))
+    if len(header) > CONTEXT_CHARS_MAX:
+        return ClientContext(refusal=bad_parameter(f"Client context is longer than {CONTEXT_CHARS_MAX} characters."))
+    return ClientContext(text)
 
 
 @lru_cache(maxsize=1_024)

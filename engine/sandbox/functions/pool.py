@@ -182,13 +182,13 @@ class WorkerPool:
             self._room.clear()
             await self._room.wait()
 
-    async def invoke(self, request_id: str, payload: bytes) -> Answer:
-        """Handle an event; there must be room."""
+    async def invoke(self, request_id: str, payload: bytes, client_context: str = "") -> Answer:
+        """Handle an event; there must be room. ``client_context`` is a JSON text, "" for none."""
         assert self.has_room()
         self._under_way += 1
         try:
             worker = self._take_idle() or await self._start_worker()
-            return await self._run(worker, request_id, payload)
+            return await self._run(worker, request_id, payload, client_context)
         except InitFailed as failure:
             return Answer(failure.body, error=json.loads(failure.body)["errorType"])
         finally:
@@ -223,9 +223,11 @@ class WorkerPool:
         self._workers.discard(worker)
         self._stale.discard(worker)
 
-    async def _run(self, worker: Worker, request_id: str, payload: bytes) -> Answer:
+    async def _run(self, worker: Worker, request_id: str, payload: bytes, client_context: str) -> Answer:
         deadline_ms = (time.time() + self.spec.timeout_s) * 1000
         head = {"request_id": request_id, "arn": self.spec.arn, "deadline_ms": deadline_ms}
+        if client_context:
+            head["client_context"] = client_context
         try:
             async with asyncio.timeout(self.spec.timeout_s):
                 told, body = await worker.ask(head, payload)

@@ -102,17 +102,20 @@ class LambdaServer:
             return web.Response(status=204, headers={"x-amzn-RequestId": request_id})
         if refusal is None and kind == "Event":
             return self._accept_event(spec, request_id, payload, started_ns)
-        outcome = refusal or await self._invoke(spec, request_id, payload)
+        context = api.client_context(request.headers.get("X-Amz-Client-Context", ""))
+        outcome = refusal or context.refusal or await self._invoke(spec, request_id, payload, context.text)
         return self._finish(spec, request_id, payload, started_ns, outcome)
 
-    async def _invoke(self, spec: FunctionSpec, request_id: str, payload: bytes) -> Answer | Refusal | None:
+    async def _invoke(
+        self, spec: FunctionSpec, request_id: str, payload: bytes, client_context: str
+    ) -> Answer | Refusal | None:
         """Run the function; None means that the stand-in has accepted."""
         pool = self._pools.get(spec.name)
         if pool is None:
             return None
         if not pool.has_room():
             return api.throttled()
-        answer = await pool.invoke(request_id, payload)
+        answer = await pool.invoke(request_id, payload, client_context)
         return api.invalid_json(answer.body.decode()) if answer.invalid else answer
 
     def _finish(

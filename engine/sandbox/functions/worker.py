@@ -29,6 +29,21 @@ Handler = Callable[[Any, "Context"], Any]
 
 
 @dataclass(frozen=True, slots=True)
+class ClientContext:
+    """What the caller sent beside the event; named as in AWS."""
+
+    custom: dict[str, Any] | None
+    env: dict[str, Any] | None
+    client: dict[str, Any] | None
+
+    @classmethod
+    def of(cls, text: str) -> ClientContext | None:
+        """Return what a header holds, already decoded, None where there is none."""
+        told = json.loads(text) if text else None
+        return cls(told.get("custom"), told.get("env"), told.get("client")) if isinstance(told, dict) else None
+
+
+@dataclass(frozen=True, slots=True)
 class Context:
     """What a handler is told about its invocation, beside the event; named as in AWS."""
 
@@ -37,6 +52,7 @@ class Context:
     deadline_ms: float
     function_name: str
     memory_limit_in_mb: str
+    client_context: ClientContext | None = None
     function_version: str = "$LATEST"
 
     def get_remaining_time_in_millis(self) -> int:
@@ -80,6 +96,7 @@ def answer(handler: Handler, head: dict[str, Any], payload: bytes) -> tuple[dict
         deadline_ms=head["deadline_ms"],
         function_name=os.environ["AWS_LAMBDA_FUNCTION_NAME"],
         memory_limit_in_mb=os.environ["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"],
+        client_context=ClientContext.of(head.get("client_context", "")),
     )
     try:
         return {"kind": "result", "records": records}, dump_result(handler(event, context))

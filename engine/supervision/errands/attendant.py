@@ -26,14 +26,15 @@ SENDING_S_MAX = 2.0
 def console_of(settings: Settings, inherited: Callable[[], Iterable[Closable]], memory: SharedMemory) -> Attendant:
     """Return what keeps the console running, where the settings want it, or want something sent.
 
-    It reads the counters in ``memory``, all of which it may only read.
+    It reads the counters in ``memory``, all of which it may only read, and the spans that invokers tell.
     """
 
     def work(lifeline: int) -> int:
         from engine.console.run import run_console
 
         memory.make_read_only()
-        return run_console(settings, lifeline, memory.board.rows)
+        spans = memory.spans.reader if memory.spans is not None else None
+        return run_console(settings, lifeline, memory.board.rows, spans)
 
     wanted = work if settings.console.listen or settings.otlp.is_on else None
     patience_s = SENDING_S_MAX if settings.otlp.is_on else 0.0

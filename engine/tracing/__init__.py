@@ -1,0 +1,1 @@
+"""What is said of changes that are traced, from a subscriber to whoever exports it."""
