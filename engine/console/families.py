@@ -66,6 +66,7 @@ COUNTS = (
 
 GAUGES = (
     ("deletions_held", "Deletions that wait for a decision.", "deletions_held"),
+    ("topology_version", "The version of the nodes and feeds; each change of either is a new one.", "topology_version"),
     ("routes_version", "The version of the routes that are in force.", "routes_version"),
 )
 """Name, help, and the status's own word for it."""

@@ -204,10 +204,24 @@ def _of_lag(status: Mapping[str, Any], now_ms: int, *, is_explained: bool) -> It
     if lag_ms <= LATE_MS or is_explained:
         return
     what = f"changes are delivered late: the oldest has waited for {seconds(lag_ms)}"
-    late = [node for node in status.get("nodes", ()) if (node.get("settled_age_ms") or 0) > LATE_MS]
-    if late and len(late) < len(status["nodes"]):
-        what += f" (of {', '.join(shown(str(node['address'])) for node in late)})"
+    if late := _late_parts(status.get("nodes", ())):
+        what += f" (of {', '.join(map(shown, late))})"
     yield Finding(Condition.TROUBLE, "late", what, "more invokers, more concurrency, or a faster function")
+
+
+def _late_parts(nodes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the nodes that are late, or of a node the keys of the feeds that are; nothing where all are late."""
+    found, parts = [], 0
+    for node in nodes:
+        feeds = node.get("feeds") or [node]
+        late = [feed for feed in feeds if (feed.get("settled_age_ms") or 0) > LATE_MS]
+        parts += len(feeds)
+        found += [(node, feed if len(late) < len(feeds) else node) for feed in late]
+    if len(found) == parts:
+        return []
+    names = [f"{node['address']}, keys that end in {one['keys']}" if one is not node else str(node["address"])
+             for node, one in found]  # fmt: skip
+    return list(dict.fromkeys(names))
 
 
 def snapshots_under_way(routes: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -92,6 +92,32 @@ def test_a_failure_is_over_after_a_while() -> None:
     assert health_of(over, NOW_MS).condition is Condition.WELL
 
 
+@pytest.mark.parametrize(
+    ("ages", "named"),
+    [
+        (([30_000, 900], [900]), " (of a:1, keys that end in n-z)"),
+        (([30_000, 40_000], [900]), " (of a:1)"),
+        (([900, 900], [30_000]), " (of b:1)"),
+        (([30_000, 30_000], [30_000]), ""),
+        (([900, None], [900]), ""),
+    ],
+)
+def test_what_is_late_alone_is_named(ages: tuple[list[int | None], ...], named: str) -> None:
+    """A feed that is late alone is named by its keys, a node by its address; where all are late nobody is."""
+    nodes = [
+        {
+            "address": address,
+            "settled_age_ms": None if None in of_node else max(map(int, filter(None, of_node))),
+            "feeds": [
+                {"keys": keys, "settled_age_ms": age} for keys, age in zip(("n-z", "a-m"), of_node, strict=False)
+            ],
+        }
+        for address, of_node in zip(("a:1", "b:1"), ages, strict=True)
+    ]
+    line = health_of(status(nodes=nodes, settled_until_ms=NOW_MS - 30_000), NOW_MS).line
+    assert line == f"not well: changes are delivered late: the oldest has waited for 30 s{named}"
+
+
 def test_the_worst_comes_first() -> None:
     """Of several findings the line names one that somebody must see to, and how many more there are."""
     both = status(routes=[route(keys_backlog=5)], deletions_held=2)

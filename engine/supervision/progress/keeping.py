@@ -127,6 +127,7 @@ class Keeper:
         return {
             "settled_until_ms": settled_ms,
             "nodes": [standing_of(one, self._settled_of, self._heard_of, moment_ms) for one in nodes.all()],
+            "topology_version": nodes.version,
             "databases": list(self._planned.databases or (self._planned.database,)),
         }
 

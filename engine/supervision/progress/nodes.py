@@ -112,6 +112,11 @@ class Nodes:
         host_ms = settled.since_ms - clock_ms if clock_ms else None
         return NodeProgress(node, settled, slots, endings, has - slots, host_ms=host_ms)
 
+    @property
+    def version(self) -> int:
+        """Return the version of the topology."""
+        return self._version
+
     def all(self) -> tuple[NodeProgress, ...]:
         """Return the nodes, by their numbers."""
         return tuple(sorted(self._by_id.values(), key=lambda one: one.node.number))
