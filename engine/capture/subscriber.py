@@ -65,8 +65,8 @@ class SubscriberSpec:
 
     ``version`` is that of the topology, ``heard_row`` where it notes what it heard. By node number, ``missed`` is what
     nobody has heard in its place, to be found first, and ``heard`` what a gap would miss that begins at once. By
-    name, ``streams`` is what is kept of each. While changes keep coming, they are read every ``gather_ms``. Of a million
-    changes ``traced_per_million`` are traced.
+    name, ``streams`` is what is kept of each. While changes keep coming, they are read every ``gather_ms``. Of a
+    million changes ``traced_per_million`` are traced.
     """
 
     shard: int

@@ -75,8 +75,8 @@ class InvokerSpec:
     Versions are higher than ``version_floor``, those of a cluster's nodes than ``floors`` (by node id), and than what
     ``given`` has of a predecessor. Before ``fence_ms`` (monotonic) an invocation of the engine that ran
     before this one may still write. Keys are read from the nodes of ``topology``. ``entry_fields`` are wanted of
-    entries of streams, none for all. While changes keep coming, they are taken up every ``gather_ms``. Where changes are
-    traced, their ``spans`` go there, with the keys' names if ``names_keys``.
+    entries of streams, none for all. While changes keep coming, they are taken up every ``gather_ms``. Where changes
+    are traced, their ``spans`` go there, with the keys' names if ``names_keys``.
     """
 
     index: int

@@ -144,7 +144,7 @@ class Nodes:
         return self.topology
 
     def pipeline(self, node: Node, commands: Sequence[bytes], *, replies_each: int = 1) -> list[Any]:
-        """Run these packed commands on a node; error replies are values, and a broken connection is made again later."""
+        """Run these packed commands on a node; error replies are values, and a broken connection is replaced later."""
         try:
             return self._on(node).pipeline(b"".join(commands), len(commands) * replies_each)
         except RedisError:
