@@ -1,4 +1,4 @@
-"""The command line: every command by its name, exit codes, and one clear line a mistake."""
+"""The command line: every command by its name, exit codes, and one clear line per mistake."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ def main() -> None:
 
 
 def run_command(arguments: list[str]) -> int:
-    """Run one command; return its exit code. A user's mistake becomes lines on standard error."""
+    """Run one command; return its exit code. A user's mistakes become lines on standard error."""
     if sys.stdout is None:
-        # Whoever called has closed it.
+        # The caller has closed it.
         sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     try:
         result = cli.main(arguments, prog_name="engine", standalone_mode=False)
@@ -81,7 +81,7 @@ def run_command(arguments: list[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         return 130
     except BrokenPipeError:
-        # Who read our output has gone.
+        # The reader of our output has gone.
         _drop_output()
         return 1
     except OSError as error:
@@ -94,5 +94,5 @@ def run_command(arguments: list[str]) -> int:
 
 
 def _drop_output() -> None:
-    """See to it that what is buffered does not fail a second time at exit."""
+    """Make sure that buffered output does not fail a second time at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

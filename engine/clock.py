@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 
 FEW = 8
-"""So many changes are worth a turn: where more come in an interval, turns may follow each other sooner."""
+"""This many changes are worth a turn: if more arrive in an interval, turns may follow each other sooner."""
 SOONER = 3
-"""At most so many times as soon."""
+"""At most this many times sooner."""
 
 
 def now_ms() -> int:
@@ -24,7 +24,7 @@ def monotonic_ms() -> int:
 class Pace:
     """Keeps a loop's turns an interval apart while changes keep coming, so that they share a turn.
 
-    A change that comes alone finds the interval over, and waits for nothing. Where many come, waiting gains less: the
+    A change that arrives alone finds the interval over, and does not wait. When many arrive, waiting gains less: the
     interval is the one in which `FEW` would have come, at the rate of the last turn.
     """
 
@@ -42,13 +42,13 @@ class Pace:
         self._began_s = self._passed_s = 0.0
 
     def begin(self) -> None:
-        """Begin a turn: what has come is taken up now."""
+        """Begin a turn: what has arrived is taken up now."""
         if self._interval_s:
             moment_s = self._clock()
             self._passed_s, self._began_s = moment_s - self._began_s, moment_s
 
     def keep(self, changes: int) -> None:
-        """Sleep for what is left of the interval, after a turn that took up so many changes."""
+        """Sleep for the rest of the interval, after a turn that took up this many changes."""
         interval_s = self._interval_s
         if not interval_s:
             return

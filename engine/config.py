@@ -1,4 +1,4 @@
-"""The settings tree: frozen, typed, and checked whole before anything starts.
+"""The settings tree: frozen, typed, and checked as a whole before anything starts.
 
 `engine.settings.file` reads it; ``config/engine.toml`` documents every key. Nobody but `engine.commands` loads
 settings: everybody else is handed the part that it needs.
@@ -17,9 +17,9 @@ _HIDDEN = "(hidden)"
 class RedisSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """The server whose changes are captured.
 
-    After loading, ``username`` and ``password`` hold what a file, the environment or the URL said, and
-    ``url`` holds no password any more. ``databases`` holds several or none: of one alone the URL tells. Files are read
-    again at each connect. No representation shows a password.
+    After loading, ``username`` and ``password`` hold what a file, the environment or the URL said, and ``url`` no
+    longer holds a password. ``databases`` holds several or none: a single one is in the URL. Files are read again at
+    each connection. No representation shows a password.
     """
 
     url: str = "redis://127.0.0.1:6379/0"
@@ -59,7 +59,7 @@ class RedisSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CaptureSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """Subscribers: where changes come from, how the keyspace is cut, and what one of them may hold."""
+    """Subscribers: where changes come from, how the keyspace is divided, and how much one of them may hold."""
 
     source: Literal["keyspace", "stream", "scan"] = "keyspace"
     streams: tuple[str, ...] = ()
@@ -140,7 +140,7 @@ class SupervisionSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ConsoleSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """The process that shows the engine by HTTP; none where ``listen`` is ""."""
+    """The process that shows the engine over HTTP; none if ``listen`` is ""."""
 
     listen: str = ""
     token_file: str = ""
@@ -164,7 +164,7 @@ class OtlpSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LogSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """What the engine says of itself, on standard error."""
+    """What the engine reports about itself, on standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["text", "json"] = "text"

@@ -36,9 +36,9 @@ class EngineError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong with the settings, or with what they name: where it stands, what is wrong, how to mend it.
+    """One thing wrong with the settings, or with what they name: where it is, what is wrong, how to fix it.
 
-    ``passes`` where it may be well again without anybody's help.
+    ``passes`` if it may resolve itself without anybody's help.
     """
 
     place: str
@@ -75,14 +75,14 @@ class RedisClosed(RedisUnreachable):
 
 
 class RedisRefused(RedisError):
-    """The server answered and said no: authentication, a missing right, a wrong mode."""
+    """The server answered with a refusal: authentication, a missing right, a wrong mode."""
 
 
 class NotificationsOff(RedisError):
     """Keyspace notifications lack flags that the routes need, and the engine may not set them."""
 
     warnings: tuple[str, ...] = ()
-    """What else was found of the server."""
+    """What else was found out about the server."""
 
 
 class SupervisionError(EngineError):

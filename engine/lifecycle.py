@@ -1,4 +1,4 @@
-"""What a child process and its supervisor say to each other, over one socket pair a child.
+"""What a child process and its supervisor say to each other, over one socket pair per child.
 
 The socket is also the lifeline: when the supervisor dies, however it dies, its end closes and every child
 reads end-of-file, which means *stop at once*. Messages are length-prefixed msgpack.
@@ -23,7 +23,7 @@ _MESSAGE_BYTES_MAX = 16 * 1024 * 1024
 
 
 class Drain(msgspec.Struct, tag=True, frozen=True):
-    """Supervisor → child: deliver what was captured, take in nothing new, then exit with 0."""
+    """Supervisor → child: deliver what was captured, accept nothing new, then exit with 0."""
 
 
 class Stop(msgspec.Struct, tag=True, frozen=True):
@@ -39,7 +39,7 @@ class SetLogLevel(msgspec.Struct, tag=True, frozen=True):
 class SetRoutes(msgspec.Struct, tag=True, frozen=True):
     """Supervisor → child: route by this table (`engine.routing.routes.RouteTable.encode`) from now on.
 
-    ``missed`` is what its new routes have to be given first.
+    ``missed`` is what its new routes have to receive first.
     """
 
     table: bytes
@@ -75,7 +75,7 @@ class TopologyInForce(msgspec.Struct, tag=True, frozen=True):
 
 
 class TopologyChanged(msgspec.Struct, tag=True, frozen=True):
-    """Child → supervisor: the nodes may be others now, or have other slots; ask them."""
+    """Child → supervisor: the nodes, or their slots, may have changed; ask them."""
 
     reason: str
 
@@ -87,7 +87,7 @@ class RoutesInForce(msgspec.Struct, tag=True, frozen=True):
 
 
 class MappingChanged(msgspec.Struct, tag=True, frozen=True):
-    """Subscriber → supervisor: a mapping hash in Redis changed; the routes want to be read again."""
+    """Subscriber → supervisor: a mapping hash in Redis changed; the routes have to be read again."""
 
 
 class PromiseBroken(msgspec.Struct, tag=True, frozen=True):
@@ -103,8 +103,8 @@ class CompareWanted(msgspec.Struct, tag=True, frozen=True):
 class RepairWanted(msgspec.Struct, tag=True, frozen=True):
     """Invoker → supervisor → subscribers: changes may be lost; scan for them.
 
-    ``since_ms`` is since when, by node number (Unix ms of the node), of a node that is not there since ever. They are
-    those of this ``shard``, of all shards where it is −1. The ``number`` is the supervisor's.
+    ``since_ms`` is since when, by node number (Unix ms of the node), and since the beginning for a node that is missing
+    there. Only this ``shard`` is concerned, all shards if it is −1. The ``number`` is the supervisor's.
     """
 
     since_ms: dict[int, int] = {}
@@ -113,16 +113,16 @@ class RepairWanted(msgspec.Struct, tag=True, frozen=True):
 
 
 class RepairTaken(msgspec.Struct, tag=True, frozen=True):
-    """Subscriber → supervisor: this repair is under way, and will be a successor's if we die before its end."""
+    """Subscriber → supervisor: this repair is under way, and passes to a successor if we die before its end."""
 
     number: int
 
 
 class RouteStanding(msgspec.Struct, frozen=True):
-    """How a route is in one invoker. ``keys_backlog`` wait on disk, ``keys_set_aside`` of them because they keep
+    """The state of a route in one invoker. ``keys_backlog`` wait on disk, ``keys_set_aside`` of them because they keep
     failing by themselves; keys in flight include those that wait for their next attempt.
 
-    ``oldest_ms`` is when the oldest change was captured that is not delivered, set-aside keys apart, 0 for none. All
+    ``oldest_ms`` is when the oldest undelivered change was captured, set-aside keys apart, 0 for none. All
     times are Unix ms. ``failing_since_ms`` is 0 while the newest outcome settled something. ``error`` is the last one.
     """
 
@@ -138,7 +138,7 @@ class RouteStanding(msgspec.Struct, frozen=True):
 
 
 class Standings(msgspec.Struct, tag=True, frozen=True):
-    """Invoker → supervisor: how its routes are."""
+    """Invoker → supervisor: the state of its routes."""
 
     routes: tuple[RouteStanding, ...]
 
@@ -150,7 +150,7 @@ class StreamsSettled(msgspec.Struct, tag=True, frozen=True):
 
 
 class Compared(msgspec.Struct, tag=True, frozen=True):
-    """Supervisor → subscriber: what this wish of yours asked for is done, and what it found was published."""
+    """Supervisor → subscriber: the comparison that was asked for is done, and what it found was published."""
 
     number: int
 
@@ -254,7 +254,7 @@ class ChildLink:
         self.row = row
 
     def commands(self) -> list[Message]:
-        """Return what the supervisor wants; a dead one wants Stop. How much is logged is seen to here."""
+        """Return the supervisor's commands; a dead one means Stop. Log levels are handled here."""
         messages: list[Message] = []
         for message in self.channel.receive():
             if isinstance(message, SetLogLevel):
@@ -275,7 +275,7 @@ class ChildLink:
         self.row.beat(now_ms)
 
     def set_state(self, state: ChildState) -> None:
-        """Tell how far this child's life has come."""
+        """Report how far this child's life has come."""
         self.row.set_state(state)
 
     def report(self, message: Message) -> None:
@@ -283,5 +283,5 @@ class ChildLink:
         self.channel.send(message)
 
     def mention(self, message: Message) -> bool:
-        """Send a message that may as well be left out: nobody waits for a supervisor that does not read it."""
+        """Send a message that may be dropped: nobody waits for a supervisor that does not read."""
         return self.channel.has_room() and self.channel.send(message)

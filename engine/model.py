@@ -20,11 +20,10 @@ ROUTE_SLOTS_MAX = 63
 class Change(msgspec.Struct, frozen=True, gc=False):
     """What is known of a dirty key on its way to a ring: *it changed*, not what it holds.
 
-    Keys that changed alike share one.
-    ``event`` is the newest event's name, as Redis names it; ``routes`` the routes that want the key;
-    ``captured_ms`` when the oldest event that this change stands for was read from the socket (Unix
-    time, milliseconds). ``events`` are all events that it stands for, with their times, the oldest first, where
-    a route wants each of them (``coalesce = false``). ``trace`` is its mark where it is traced (`engine.tracing.mark`).
+    Keys that changed in the same way share one. ``event`` is the newest event's name, as Redis names it; ``routes`` the
+    routes that want the key; ``captured_ms`` when the oldest event that this change stands for was read from the socket
+    (Unix time, milliseconds). ``events`` are all events that it stands for, with their times, the oldest first, if a
+    route wants each of them (``coalesce = false``). ``trace`` is its mark where it is traced (`engine.tracing.mark`).
     """
 
     event: str
@@ -35,7 +34,7 @@ class Change(msgspec.Struct, frozen=True, gc=False):
 
 
 class Run(msgspec.Struct, array_like=True, gc=False):
-    """Keys that changed alike, on their way through a ring: a `Change` and whose it is.
+    """Keys that changed in the same way, on their way through a ring: a `Change` and its keys.
 
     Without any route it is a watermark: everything that was published before ``captured_ms`` is in this ring, or
     settled.
@@ -52,10 +51,10 @@ class Run(msgspec.Struct, array_like=True, gc=False):
 EVERY_ROUTE: RouteMask = (1 << ROUTE_SLOTS_MAX) - 1
 
 FORCED: RouteMask = 1 << ROUTE_SLOTS_MAX
-"""Set beside the routes of a change that is to be delivered though the value may be what was last accepted."""
+"""Set beside the routes of a change that is to be delivered even if the value is the one last accepted."""
 
 THE_BEGINNING_MS = 1
-"""The start of a gap that has none: the whole keyspace is to be found."""
+"""The start of a gap without a start: the whole keyspace is to be found."""
 
 
 class Watermark(NamedTuple):
@@ -84,11 +83,11 @@ class StreamKept(msgspec.Struct, frozen=True):
 class Missed(msgspec.Struct, frozen=True):
     """What a shard did not hear: everything since ``since_ms`` (Unix time, by the server's clock).
 
-    ``server_mark`` is that of the server then (`engine.capture.watch.sight.Sight.mark`, 0 if it is unknown);
-    ``routes`` the routes that miss it. A route in ``delivered`` ({slot: patterns}) does not miss keys that these match.
-    ``clock_ms`` is how far the server's clock was ahead of this host's monotonic one, 0 if that is unknown.
-    ``slots`` are the cluster's slots that are missed, as ranges with both ends; () means all. Where there are some,
-    nobody here has listened to them before, and all of their keys are to be found.
+    ``server_mark`` is that of the server then (`engine.capture.watch.sight.Sight.mark`, 0 if it is unknown); ``routes``
+    the routes that miss it. A route in ``delivered`` ({slot: patterns}) does not miss keys that these match.
+    ``clock_ms`` is how far the server's clock was ahead of this host's monotonic one, 0 if that is unknown. ``slots``
+    are the cluster's slots that are missed, as ranges with both ends; () means all. If there are some, this engine has
+    not listened to them before, and all of their keys are to be found.
     """
 
     since_ms: int
@@ -100,7 +99,7 @@ class Missed(msgspec.Struct, frozen=True):
 
 
 NOTHING_HEARD = Missed(0)
-"""What a gap misses before which nothing is known to be heard."""
+"""What a gap misses if nothing before it is known to have been heard."""
 
 
 class Record(msgspec.Struct, gc=False, omit_defaults=True):
@@ -109,8 +108,8 @@ class Record(msgspec.Struct, gc=False, omit_defaults=True):
     ``body`` is a JSON text, or None if the key is gone. ``version`` orders the values of a key: microseconds of the
     Redis node's clock, in a cluster plus 10 s for each configuration epoch of the node, never going backwards. A key
     (or a body with a string) that is not UTF-8 is carried as base64 and says so in ``id_encoding``
-    (``body_encoding``). ``expires_at_ms`` is Unix time, of a key that expires, where the route asks for it.
-    ``ordinal`` tells the events of one read apart, where each is a record: 0, which is left out, for the first.
+    (``body_encoding``). ``expires_at_ms`` is Unix time, for a key that expires, if the route asks for it.
+    ``ordinal`` tells the events of one read apart, if each is a record: 0, which is left out, for the first.
     ``traceparent`` (W3C) is the invocation's span, of a change that is traced.
     """
 
@@ -131,7 +130,7 @@ class Record(msgspec.Struct, gc=False, omit_defaults=True):
 
 
 class OriginalRecord(msgspec.Struct, gc=False, omit_defaults=True):
-    """The payload of the 2020 original: one record an invocation, ``body`` a JSON text.
+    """The payload of the 2020 original: one record per invocation, ``body`` a JSON text.
 
     The two marks are absent for UTF-8, so that functions written for the original see what they know.
     """
@@ -155,7 +154,7 @@ class Failure(IntEnum):
     OVERSIZE = 6
     BAD_ANSWER = 7
     REFUSED = 8
-    """The target itself is wrong (missing function, missing right): retried slowly, and said loudly."""
+    """The target itself is wrong (missing function, missing right): retried slowly, and reported prominently."""
     ITEMS = 9
     """Some records failed alone (``batchItemFailures``)."""
 
@@ -163,12 +162,12 @@ class Failure(IntEnum):
 class Outcome(msgspec.Struct, frozen=True, gc=False):
     """What became of one invocation.
 
-    ``failed_ids`` names the records to deliver again; where it is empty all of them failed, but with ITEMS none.
+    ``failed_ids`` names the records to deliver again; if it is empty, all of them failed, or, with ITEMS, none.
     ``reason`` is for people and dead letters. It may quote a function, and a function may quote a value: ``brief`` is
-    then what a log may say, "" if the reason quotes nobody. ``retry_after_ms`` is the service's own wish, 0 if it
-    has none. ``is_lost`` where nobody knows whether the function still runs, and writes. ``wants_fence`` where an
-    unfenced batch met a function that does not keep older values out by itself: it has written nothing. ``remark`` is
-    what its author should know of the answer, whatever became of the records.
+    then what a log may say, "" if the reason quotes nobody. ``retry_after_ms`` is what the service asks for, 0 if
+    nothing. ``is_lost`` if it is unknown whether the function still runs and writes. ``wants_fence`` if an unfenced
+    batch reached a function that does not keep older values out by itself: it has written nothing. ``remark`` is what
+    the function's author should know about the answer, whatever became of the records.
     """
 
     failure: Failure = Failure.NONE

@@ -1,4 +1,4 @@
-"""Text of others (keys, values, names, answers) as a terminal shows it, and never obeys it.  (pure)"""
+"""Foreign text (keys, values, names, answers) made safe for a terminal.  (pure)"""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 _BEYOND_JSON = re.compile("[^ -~]")
-"""JSON escapes what stands below the blank, and nothing else."""
+"""JSON escapes characters below the blank, and nothing else."""
 
 
 def shown(text: str) -> str:
@@ -21,7 +21,7 @@ def shown(text: str) -> str:
 
 
 def shown_all(content: Any) -> Any:
-    """Return plain data with all of its texts as they can be shown."""
+    """Return plain data with all of its texts made safe to show."""
     if isinstance(content, str):
         return shown(content)
     if isinstance(content, Mapping):
@@ -32,7 +32,7 @@ def shown_all(content: Any) -> Any:
 
 
 def shown_json(text: str) -> str:
-    """Return JSON text that means the same, and holds nothing that does not print but blanks and line ends."""
+    """Return JSON text that means the same, and holds only printable characters, blanks and line ends."""
     return _BEYOND_JSON.sub(_in_json, text)
 
 

@@ -1,1 +1,1 @@
-"""What the engine says of itself."""
+"""What the engine reports about itself."""

@@ -1,4 +1,4 @@
-"""What commands found, as tables of a terminal: an audit, held deletions, a check."""
+"""What commands found, as tables for a terminal: an audit, held deletions, a check."""
 
 from __future__ import annotations
 

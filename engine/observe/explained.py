@@ -1,4 +1,4 @@
-"""What the routes make of a key, as a terminal shows it."""
+"""What the routes do with a key, as a terminal shows it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def explained_view(key: str, event: str, notes: Sequence[str], routes: Sequence[
 
 
 def _alike(routes: Sequence[Mapping[str, Any]]) -> list[tuple[Any, list[str]]]:
-    """Return each payload once, with the functions that are sent it."""
+    """Return each payload once, with the functions that it is sent to."""
     found: list[tuple[Any, list[str]]] = []
     for route in routes:
         name = shown(route["function"])

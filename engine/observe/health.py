@@ -1,6 +1,6 @@
-"""Whether a running engine is well, and if not what is wrong: one line, and findings with their runbooks.  (pure)
+"""Whether a running engine is well, and if not, what is wrong: one line, and findings with their runbooks.  (pure)
 
-The source is the status file's content, so whoever can read that knows: `engine status`, the console's page, alerts.
+The source is the status file's content, so all who can read it agree: `engine status`, the console's page, alerts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from engine.text import counted, shown
 LATE_MS = 10_000
 """Changes that wait for longer are late: at rest, about a second is usual."""
 SILENT_MS = 5_000
-"""A process whose loop has not turned for so long hangs, or its host is overloaded."""
+"""If a process's loop has not turned for this long, it hangs, or its host is overloaded."""
 RECENT_MS = 10_000
 """A failure longer ago, after which deliveries went well, is over."""
 ERROR_CHARS_MAX = 160
@@ -24,7 +24,7 @@ ERROR_CHARS_MAX = 160
 
 
 class Condition(StrEnum):
-    """How an engine is. What it *recovers* from ends without anybody's help; *trouble* may not."""
+    """The state of an engine. What it *recovers* from ends without anybody's help; *trouble* may not."""
 
     WELL = "well"
     RECOVERING = "recovering"
@@ -59,7 +59,7 @@ class Health:
 
 
 def health_of(status: Mapping[str, Any], now_ms: int) -> Health:
-    """Return how the engine is whose status this is; ``now_ms`` is Unix time by the clock of its host."""
+    """Return the health of the engine with this status; ``now_ms`` is Unix time by the clock of its host."""
     found = [*_of_state(status), *_of_children(status), *_of_routes(status, now_ms)]
     found += _of_failures(status, now_ms)
     found += [*_of_keys(status), *_of_gaps(status), *_of_lag(status, now_ms, is_explained=bool(found))]
@@ -78,13 +78,13 @@ def health_of(status: Mapping[str, Any], now_ms: int) -> Health:
 
 
 def nobody(reason: str) -> Health:
-    """Return what to say where no engine runs, for this reason."""
+    """Return what to say if no engine runs, for this reason."""
     finding = Finding(Condition.TROUBLE, "not-running", reason)
     return Health(finding.condition, f"{finding.condition.value}: {reason}", (finding,))
 
 
 def lag_ms_of(status: Mapping[str, Any], now_ms: int) -> int | None:
-    """Return for how long the oldest change has waited that is not delivered, None if that is not known yet.
+    """Return how long the oldest undelivered change has waited, None if that is not known yet.
 
     Keys that wait on disk for a failing route count, though the watermark has passed them. Keys that were set aside,
     because they keep failing by themselves, do not.
@@ -94,7 +94,7 @@ def lag_ms_of(status: Mapping[str, Any], now_ms: int) -> int | None:
 
 
 def _oldest(status: Mapping[str, Any]) -> list[int]:
-    """Return since when (Unix ms) the oldest key of each route waits that has one."""
+    """Return since when (Unix ms) the oldest key of each route has waited, for routes that have one."""
     return [int(route["oldest_ms"]) for route in status.get("routes", ()) if route.get("oldest_ms")]
 
 
@@ -142,7 +142,7 @@ def _of_routes(status: Mapping[str, Any], now_ms: int) -> Iterator[Finding]:
 
 
 def _of_failures(status: Mapping[str, Any], now_ms: int) -> Iterator[Finding]:
-    """Yield what failed just now of routes that deliver all the same."""
+    """Yield recent failures of routes that still deliver."""
     failed, all_of_them = (_in_the_last_minute(status, name) for name in ("invocations_failed", "invocations"))
     routes = status.get("routes", ())
     last: Mapping[str, Any] = max(routes, key=lambda route: int(route.get("error_ms", 0)), default={})
@@ -166,7 +166,7 @@ def _undelivered(route: Mapping[str, Any]) -> int:
 
 
 def _of_keys(status: Mapping[str, Any]) -> Iterator[Finding]:
-    # A route that fails as a whole is told of elsewhere: its keys do not fail alone.
+    # A route that fails as a whole is reported elsewhere: its keys do not fail alone.
     failing = sum(route.get("keys_set_aside", 0) for route in status.get("routes", ()) if route.get("failing_since_ms"))
     if (aside := status.get("totals", {}).get("keys_set_aside", 0) - failing) > 0:
         verb = "keeps" if aside == 1 else "keep"
@@ -225,7 +225,7 @@ def _late_parts(nodes: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def snapshots_under_way(routes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the routes that are given the whole keyspace now."""
+    """Return the routes that are receiving the whole keyspace now."""
     return [str(route["name"]) for route in routes if route.get("snapshot") == "under way"]
 
 

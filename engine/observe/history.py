@@ -1,7 +1,7 @@
 """What an engine did lately: rates, lags and their percentiles over the last minute and hour.  (pure)
 
-It is reckoned from differences of readings of the board, so those who count do nothing for it. A process that is
-replaced goes on with its row's counts, and breaks no difference.
+It is computed from differences of readings of the board, so the counting processes do nothing for it. A replaced
+process continues its row's counts, so differences stay valid.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ KEPT = tuple(
 )
 """What is kept of each minute of the last hour, beside the settled lags."""
 SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999, "max": 1.0}
-"""Percentile's name → share of the changes that come to a stage as soon, or sooner."""
+"""Percentile's name → share of the changes that reach a stage at least as soon."""
 
 
 class Reading(NamedTuple):
-    """All counts of a moment (monotonic ms), over all processes."""
+    """All counts at one moment (monotonic ms), over all processes."""
 
     moment_ms: int
     counts: tuple[int, ...]
@@ -71,7 +71,7 @@ class History:
         self._minutes = msgspec.Raw(b"[]")
 
     def describe(self, rows: Sequence[StatusRow], moment_ms: int, now_ms: int) -> dict[str, Any]:
-        """Return what the status says of lags and of lately; ``now_ms`` is Unix time."""
+        """Return what the status says about lags and about the recent past; ``now_ms`` is Unix time."""
         reading = read(rows, moment_ms)
         if moment_ms - self._last_minute[-1].moment_ms >= STEP_MS:
             self._last_minute.append(reading)

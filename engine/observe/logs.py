@@ -1,6 +1,6 @@
 """Logs: keyed events on standard error, as text for people or JSON lines for machines.
 
-Each event is one line. Warnings and errors of one kind that come again and again are counted instead of written. Keys
+Each event is one line. Warnings and errors of one kind that keep repeating are counted instead of written. Keys
 are named, and functions quoted, only where the settings ask for it, or at the level ``debug``; values are never logged,
 unless a function's own words hold one. The level may change at any time.
 """
@@ -25,7 +25,7 @@ from engine.text import shown
 KEYS_OF_USERS = "such_as"
 """The field of an event that names keys."""
 FUNCTIONS_WORDS = "function_said"
-"""The field of an event whose reason quotes a function: that reason whole. What ``reason`` holds quotes nobody."""
+"""The field of an event whose reason quotes a function: that reason in full. ``reason`` itself quotes nobody."""
 _KIND = ("route", "function", "child", "node", "shard", "feed", "failure", "address")
 """Fields that tell kinds of one event apart."""
 _COUNTED = frozenset({"warning", "error"})
@@ -40,11 +40,11 @@ class _Kind(NamedTuple):
 
 
 class _State:
-    """Of this process; a child is forked with that of its supervisor."""
+    """Of this process; a child starts with that of its supervisor."""
 
     settings = LogSettings()
     level = ""
-    """The level that counts for more than the settings', "" for none."""
+    """The level that overrides the settings', "" for none."""
     repeats = Repeats(0, 0)
 
 
@@ -79,14 +79,14 @@ def set_level(name: str) -> None:
 
 
 def switch_level() -> None:
-    """Go to ``debug``, or back to what the settings say; a line says so."""
+    """Switch to ``debug``, or back to the settings' level; a line says so."""
     before = level()
     set_level("" if _state.level else "debug")
     get_logger(__name__).warning("log_level", now=level(), before=before)
 
 
 def flush() -> None:
-    """Write how many lines were left out of those kinds whose time is over; costs nothing if there are none."""
+    """Write how many lines were left out, for the kinds whose interval is over; costs nothing if there are none."""
     if not _state.repeats.left_out:
         return
     for kind, count in _state.repeats.ended(monotonic_ms()):
@@ -146,7 +146,7 @@ def _apply() -> None:
 
 
 class _Quoted:
-    """A text that a log line holds as Python writes it."""
+    """A text that a log line shows as Python writes it."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -156,7 +156,7 @@ class _Quoted:
 
 
 def _quote(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Quote what does not print: a key may hold what a terminal obeys."""
+    """Escape what does not print: a key may hold terminal commands."""
     for name, value in event.items():
         if isinstance(value, str) and not value.isprintable():
             event[name] = _Quoted(value)
@@ -164,7 +164,7 @@ def _quote(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mutab
 
 
 def _traceback_as_shown(stream: TextIO, error: Any) -> None:
-    """Write a traceback whose texts command no terminal."""
+    """Write a traceback with unprintable characters escaped."""
     plain = io.StringIO()
     structlog.dev.plain_traceback(plain, error)
     stream.write("\n".join(shown(line) for line in plain.getvalue().split("\n")))

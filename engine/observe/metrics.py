@@ -1,8 +1,8 @@
-"""What a monitor wants to know of a running engine, as CloudWatch takes it.  (pure)
+"""What a monitor needs to know about a running engine, in CloudWatch's form.  (pure)
 
 The source is the status file, so nothing here can slow the engine. `Embedded metric format
 <https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html>`_
-is a line of JSON that CloudWatch Logs turns into metrics: no call, no right but to write logs.
+is a line of JSON that CloudWatch Logs turns into metrics: no API call, and no permission except to write logs.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from engine.observe.history import SHARES
 from engine.ring.lags import EMPTY, Histogram
 
 RUNNING = "Running"
-"""1 where an engine runs, 0 if none does."""
+"""1 if an engine runs, 0 if none does."""
 
 LAG_MS = "LagMs"
 """How far back the moment is before which all that changed is settled; at rest about a second."""
 
 DELETIONS_HELD = "DeletionsHeld"
-"""Keys that were found gone, and wait for somebody's choice."""
+"""Keys that were found gone, and wait for a decision."""
 
 LAGS = {
     "CaptureLagP99Ms": ("captured", "p99"),
@@ -31,7 +31,7 @@ LAGS = {
     "DeliveryLagP99Ms": ("settled", "p99"),
     "DeliveryLagMaxMs": ("settled", "max"),
 }
-"""Metric → stage and percentile of the changes that came to it since the reading before; left out where none did."""
+"""Metric → stage and percentile of the changes that reached it since the previous reading; left out if none did."""
 
 GAUGES = {
     "KeysWaiting": "keys_waiting",
@@ -50,7 +50,7 @@ COUNTERS = {
     "InvocationsThrottled": "invocations_throttled",
     "DeadLetters": "dead_letters",
 }
-"""Metric → counter of the status file. Counters are told as what has come since the reading before."""
+"""Metric → counter of the status file. Counters are reported as the increase since the previous reading."""
 
 
 class Reading(NamedTuple):
@@ -62,9 +62,9 @@ class Reading(NamedTuple):
 
 
 def read(status: Mapping[str, Any] | None, before: Mapping[str, Any] | None, at_ms: int) -> Reading:
-    """Return what to tell of this status, None if no engine runs.
+    """Return the metrics of this status, None if no engine runs.
 
-    ``before`` is the status of the reading before; where there is none, or of another process, counters are since the
+    ``before`` is the status at the previous reading; without one, or if it is another process's, counters are since the
     engine's start.
     """
     if status is None:
@@ -93,7 +93,7 @@ def _percentiles(status: Mapping[str, Any], before: Mapping[str, Any] | None) ->
 
 
 def lags_in(status: Mapping[str, Any], stage: str) -> Histogram:
-    """Return a stage's lags since the engine's start; none where an older engine wrote the status."""
+    """Return a stage's lags since the engine's start; none if an older engine wrote the status."""
     lags = status.get("lag", {}).get(stage)
     return Histogram.from_pairs(lags["sum_ms"], lags["buckets"]) if lags else EMPTY
 
@@ -104,7 +104,7 @@ def unit_of(metric: str) -> str:
 
 
 def dimensions_of(reading: Reading, engine: str) -> list[dict[str, str]]:
-    """Return what a metric is told under: the engine as a whole, and where an engine runs its slice."""
+    """Return the dimensions of a metric: the engine as a whole, and, if an engine runs, its slice."""
     whole = {"Engine": engine}
     return [whole, {**whole, "Slice": reading.part}] if reading.part else [whole]
 
@@ -126,7 +126,7 @@ def emf_line(reading: Reading, namespace: str, engine: str) -> str:
 
 
 def metric_data(reading: Reading, engine: str) -> list[dict[str, Any]]:
-    """Return the reading as ``PutMetricData`` takes it, but for the time, which is ``reading.at_ms``."""
+    """Return the reading as ``PutMetricData`` takes it, except for the time, which is ``reading.at_ms``."""
     return [
         {
             "MetricName": name,

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def is_ready(status: Mapping[str, Any]) -> bool:
-    """Tell whether the engine whose status this is captures and delivers all that it should.
+    """Tell whether the engine with this status captures and delivers all that it should.
 
     A feed is proved by a look at the server's flags, or by an event that was provoked, since it was connected.
     """

@@ -1,4 +1,4 @@
-"""The status file as others read it: what the engine that runs here says of itself."""
+"""The status file as others read it: what the engine that runs here reports about itself."""
 
 from __future__ import annotations
 

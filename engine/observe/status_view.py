@@ -1,4 +1,4 @@
-"""How a running engine is, as a terminal shows it: one line that says it, then what is behind it."""
+"""The state of a running engine, as a terminal shows it: one line of summary, then the details."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _STAGES = {"captured": "captured", "fetched": "read", "invoked": "invoked", "set
 _PERCENTILES = ("p50", "p90", "p99", "max")
 _STYLES = {Condition.WELL: "green", Condition.RECOVERING: "yellow", Condition.TROUBLE: "red"}
 _ID_CHARS = 8
-"""So much of a node's id tells it apart for people."""
+"""This much of a node's id tells it apart for people."""
 
 
 def status_view(status: Mapping[str, Any], health: Health, now_ms: int) -> RenderableType:
@@ -69,7 +69,7 @@ def status_view(status: Mapping[str, Any], health: Health, now_ms: int) -> Rende
 
 
 def line_view(health: Health, now_ms: int) -> str:
-    """Return the one line, with its time: for a log, or a watch that no terminal shows."""
+    """Return the one line, with its time: for a log, or a watch without a terminal."""
     moment = datetime.fromtimestamp(now_ms / 1_000).isoformat(" ", "seconds")
     return f"{moment} {shown(health.line)}"
 

@@ -1,6 +1,6 @@
 """What has happened to an engine lately: gaps, their repairs, processes that were replaced.  (pure)
 
-It is read off the differences of two statuses, so nobody has to note it down.
+It is derived from the differences of two statuses, so nobody has to record it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 KEPT = 100
-"""So many happenings are kept, the newest."""
+"""This many happenings are kept, the newest."""
 
 Child = Mapping[str, Any]
 

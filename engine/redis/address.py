@@ -15,7 +15,7 @@ class Address:
     """Where a server is; holds no secret.
 
     With a ``service``, host and port are unknown: the ``sentinels`` (host, port) are asked for its primary. ``hosts``
-    are all that the URL names, where they are several: nodes of one cluster.
+    are all hosts in the URL, if it names several: nodes of one cluster.
     """
 
     host: str
@@ -92,7 +92,7 @@ def parse_url(url: str) -> Address:
 
 
 def with_database(url: str, database: int) -> str:
-    """Return the URL, which has lost its credentials, with this database in the place of its own."""
+    """Return the URL, without credentials, with this database instead of its own."""
     parts = parts_of(url)
     if parts.scheme == "unix":
         return f"unix://{parts.path}" + (f"?db={database}" if database else "")
@@ -103,6 +103,6 @@ def with_database(url: str, database: int) -> str:
 
 
 def mapped(node_addresses: Iterable[str], place: str) -> str:
-    """Return where a server that announces itself at this ``host:port`` is reached (``redis.node_addresses``)."""
+    """Return where a server that announces this ``host:port`` is reached (``redis.node_addresses``)."""
     known = dict(entry.split("=", 1) for entry in node_addresses)
     return known.get(place, place)

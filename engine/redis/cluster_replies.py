@@ -1,4 +1,4 @@
-"""What a node of a cluster says of all of them, taken apart.  (pure)
+"""Parses what a node of a cluster says about all nodes.  (pure)
 
 ``CLUSTER NODES`` has the ids, the slots and the epochs, and nodes without slots; ``CLUSTER SLOTS`` says where clients
 reach those that have some, by the cluster's own choice of address, name or *the one that you asked*.
@@ -28,13 +28,13 @@ class NodeLine(msgspec.Struct, frozen=True):
 
     @property
     def is_primary(self) -> bool:
-        """Tell whether keys are, or may come to be, its own: nobody waits for one that failed and has no slots."""
+        """Tell whether it has keys, or may get some: a failed node without slots is not waited for."""
         is_dead = "fail" in self.flags and not self.slots
         return "master" in self.flags and not is_dead and not _GONE & self.flags
 
     @property
     def is_replica(self) -> bool:
-        """Tell whether it is another's replica, and well as far as is known."""
+        """Tell whether it is another node's replica, and healthy as far as is known."""
         return "slave" in self.flags and not {"fail", "fail?", *_GONE} & self.flags
 
 
@@ -44,11 +44,11 @@ def nodes_in(reply: bytes) -> list[NodeLine]:
 
 
 def _node(words: list[str]) -> NodeLine:
-    # "10.0.0.1:6379@16379,name,shard-id=…"; a node that nobody has met does not know its own address.
+    # "10.0.0.1:6379@16379,name,shard-id=…"; a node that has met no other does not know its own address.
     place, _, rest = words[1].partition(",")
     ip, _, port = place.partition("@")[0].rpartition(":")
     name = rest.partition(",")[0]
-    # What is in brackets is on its way.
+    # Slots in brackets are moving.
     ranges = [word.partition("-") for word in words[8:] if not word.startswith("[")]
     return NodeLine(
         words[0],

@@ -1,7 +1,7 @@
-"""Connecting beside the loop: names, handshakes and greetings may take seconds, and the loop must go on turning.
+"""Connecting beside the loop: names, handshakes and greetings may take seconds, and the loop must keep turning.
 
-Meanwhile the loop shows that it lives, does what else there is to do, and obeys. The thread only connects: it shares
-nothing, and ends with that.
+Meanwhile the loop sends heartbeats, does its other work, and obeys commands. The thread only connects: it shares
+nothing, and ends when that is done.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Connecting(Generic[_Connected]):
         self._on_end()
 
     def poll(self) -> _Connected | None:
-        """Return the connection once it is there, None while it is not; raise what went wrong."""
+        """Return the connection once it is made, None until then; raise what went wrong."""
         if not self._is_over:
             return None
         if self._error is not None:

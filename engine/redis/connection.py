@@ -1,6 +1,6 @@
 """The hot-path connection: a raw socket, hiredis for the protocol, nothing in between.
 
-`redis-py` reads a key for 11.6 µs of CPU, this for about 1: no locks, no retries, no pools. Whoever holds one
+`redis-py` takes 11.6 µs of CPU to read a key, this about 1: no locks, no retries, no pools. The owner of a connection
 decides what a failure means; here it is only named.
 """
 
@@ -29,18 +29,18 @@ from engine.redis.errors import lost, nobody_answers, not_redis, refusal, wrong_
 from engine.redis.sentinel import CONNECT_MS_MAX, at, primaries
 
 NOTHING: Any = False
-"""What `RespConnection.reply` returns when no whole reply is there; no RESP reply to a command of ours parses to it."""
+"""What `RespConnection.reply` returns when there is no complete reply; no RESP reply to our commands parses to it."""
 
 UNPARSABLE = (hiredis.ProtocolError, MemoryError, TypeError)
 """What the parser raises: a map whose keys are lists is a TypeError, an array of 4 billion elements a MemoryError."""
 
 READ_BYTES = 1 << 20
 PRIMARY, REPLICA = "master", "replica"
-"""Roles as a server tells them in its greeting."""
+"""Roles as a server reports them in its greeting."""
 _REPLICAS = frozenset({"slave", b"slave"})
 _ROLES = _REPLICAS | {"master", b"master"}
 IAM_LIFE_MS = 11 * 3_600_000
-"""A connection that IAM let in is renewed after this time: AWS ends it after 12 hours."""
+"""A connection authenticated by IAM is renewed after this time: AWS ends it after 12 hours."""
 ONE_RUNS = "one that runs is enough"
 _AGAIN_S = 0.1
 _SEND_CHUNK_BYTES = 1 << 16
@@ -57,7 +57,7 @@ class RespConnection:
     """One connection. Not thread-safe; every failure of the wire raises `RedisUnreachable`.
 
     ``reply`` is the parser's own function, because the loops that call it for every event can't pay for another
-    call: it raises one of `UNPARSABLE` where the bytes are not Redis's, which `call` and `pipeline` translate.
+    call: it raises one of `UNPARSABLE` if the bytes are not Redis's, which `call` and `pipeline` translate.
     """
 
     def __init__(
@@ -65,20 +65,20 @@ class RespConnection:
     ) -> None:
         self.address = address
         self.facts: dict[str, str] = {}
-        """What the server said of itself in its greeting (``version``, ``mode``, ``role``); empty for old ones."""
+        """What the server said about itself in its greeting (``version``, ``mode``, ``role``); empty for old ones."""
         self.epoch = 0
         """The number of the configuration by which Sentinels made it the primary; 0 if none are asked."""
         self.renewal_ms = 0
-        """By when (monotonic) another connection has to take its place, 0 for never: AWS ends what IAM let in."""
+        """When (monotonic) another connection must replace it, 0 for never: AWS ends those authenticated by IAM."""
         self.is_named = False
-        """Whether the server knows the connection by its name: a user may not be allowed to give one."""
+        """Whether the server knows the connection by its name: a user may not be allowed to set one."""
         self.is_full = False
-        """Whether the last read filled the buffer: more may be here than a poll of the socket shows."""
+        """Whether the last read filled the buffer: more may have arrived than a poll of the socket shows."""
         self._sock = sock
         self._is_tls = isinstance(sock, ssl.SSLSocket)
         self._timeout_s = sock.gettimeout()
         self._is_greeted = False
-        # Reused for every read: a fresh buffer of this size costs 20 µs a read, more than all else.
+        # Reused for every read: a fresh buffer of this size costs 20 µs a read, more than everything else.
         self._buffer = bytearray(read_bytes)
         self._reader = (
             hiredis.Reader() if encoding is None else hiredis.Reader(encoding=encoding, errors="surrogateescape")
@@ -101,9 +101,9 @@ class RespConnection:
     ) -> RespConnection:
         """Connect, authenticate, select the database and give the connection its name.
 
-        Where ``redis.url`` names Sentinels, connect to the primary of the service, as they name it now and as it says
-        itself; where it names several hosts, to the first that answers. ``encoding`` "utf-8" decodes strings losslessly
-        (what is not UTF-8 becomes surrogates), None leaves bytes. ``readonly`` has a cluster's replica answer for its
+        If ``redis.url`` names Sentinels, connect to the primary of the service that they name now and that confirms it;
+        if it names several hosts, to the first that answers. ``encoding`` "utf-8" decodes strings losslessly (what is
+        not UTF-8 becomes surrogates), None leaves bytes. ``readonly`` makes a cluster's replica answer for its
         primary's slots. ``role`` (`PRIMARY` or `REPLICA`) is what the server has to be. Raises `RedisUnreachable` or
         `RedisRefused`; no secret is in their text.
         """
@@ -135,7 +135,7 @@ class RespConnection:
                 raise refusal(self.address, "authenticate", str(reply), hint)
         hello = self.call("HELLO", protocol)
         if isinstance(hello, hiredis.ReplyError):
-            # Redis before 6 has no HELLO and speaks RESP2 alone, which is enough for those who asked for that.
+            # Redis before 6 has no HELLO and speaks only RESP2, which is enough for callers that asked for it.
             if protocol != 2 or not str(hello).startswith("ERR unknown command"):
                 raise refusal(self.address, f"speak RESP{protocol}", str(hello))
         else:
@@ -172,7 +172,7 @@ class RespConnection:
         self._take(size)
 
     def receive_available(self) -> bool:
-        """Hand what is already here, up to ``read_bytes``, to the parser; return False when nothing was."""
+        """Hand what has already arrived, up to ``read_bytes``, to the parser; return False if that is nothing."""
         if self._is_tls:
             return self._receive_available_tls()
         try:
@@ -187,7 +187,7 @@ class RespConnection:
         return True
 
     def _receive_available_tls(self) -> bool:
-        """Read record by record until nothing is left: what TLS has taken from the socket wakes no poll."""
+        """Read record by record until nothing is left: a poll does not show what TLS has already read."""
         view, filled, is_over = memoryview(self._buffer), 0, False
         self._sock.settimeout(0)
         try:
@@ -254,7 +254,7 @@ class RespConnection:
                 rest = rest[self.send_available(rest[:_SEND_CHUNK_BYTES]) :]
 
     def send_available(self, chunk: bytes | memoryview) -> int:
-        """Send what the socket takes at once; return how many bytes that was."""
+        """Send what the socket accepts at once; return how many bytes that was."""
         if not self._is_tls:
             try:
                 # Not `send`: a socket with a timeout waits for it, MSG_DONTWAIT or not. Its descriptor never blocks.
@@ -291,7 +291,7 @@ class RespConnection:
         return join(host, port)
 
     def detach(self) -> socket.socket:
-        """Return the socket, greeted, to one who sends and reads by himself; this object is of no use any more."""
+        """Return the socket, greeted, to a caller that sends and reads by itself; this object is then unusable."""
         return self._sock
 
     def close(self) -> None:
@@ -301,10 +301,10 @@ class RespConnection:
 
 
 def may_be_untouched(facts: Mapping[str, str]) -> bool:
-    """Tell from a greeting whether a connection may ask that its reads count as no uses (``CLIENT NO-TOUCH``).
+    """Tell from a greeting whether a connection may ask that its reads do not count as uses (``CLIENT NO-TOUCH``).
 
-    Redis 6 does not know it, and would log a refusal. A node of a Redis cluster ends by a segmentation fault (seen on
-    8.2.3) when such a connection asks for a key whose slot is moving.
+    Redis 6 does not know it, and would log a refusal. A node of a Redis cluster crashes with a segmentation fault (seen
+    on 8.2.3) when such a connection asks for a key whose slot is moving.
     """
     is_redis_cluster = facts.get("mode") == "cluster" and facts.get("server", "redis") == "redis"
     return not is_redis_cluster and not facts.get("version", "").startswith("6.")
@@ -346,7 +346,7 @@ def _at_any_host(address: Address, opened: Callable[[Address], RespConnection]) 
 def _at_the_primary(
     redis: RedisSettings, address: Address, opened: Callable[[Address], RespConnection]
 ) -> RespConnection:
-    """Return the connection to a server that a Sentinel names as the primary and that says so itself; within bounds."""
+    """Return the connection to a server that a Sentinel names as the primary and that confirms it; within bounds."""
     until_ms = monotonic_ms() + redis.connect_timeout_ms
     while True:
         problem: RedisUnreachable | None = None

@@ -1,7 +1,7 @@
-"""Who we are to a server, found out anew for each connection: secrets rotate, and tokens of AWS last 15 minutes.
+"""Our credentials for a server, determined for each connection: secrets rotate, and AWS tokens last 15 minutes.
 
-A file is read at each connect, so what a platform writes into it counts from the next one on, in every process. One
-that is just being replaced, and can't be read, has what it had before.
+A file is read at each connection, so what a platform writes into it applies from the next one on, in every process.
+While a file is being replaced and can't be read, its previous content applies.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ SECRET_BYTES_MAX = 65_536
 _HINT = "check redis.username and redis.password, or the files or the environment that they come from"
 
 _last: dict[str, str] = {}
-"""What each file had when it could last be read."""
+"""What each file held when it could last be read."""
 
 
 class Credentials(NamedTuple):
-    """A user ("" is the server's default one) and a password; ``hint`` is what to check where they are refused."""
+    """A user ("" is the server's default one) and a password; ``hint`` is what to check if they are refused."""
 
     username: str
     password: str
@@ -31,11 +31,11 @@ class Credentials(NamedTuple):
 
 
 class BadSecret(ValueError):
-    """A file that holds no secret, in words that show none."""
+    """A file that holds no valid secret, in words that reveal none."""
 
 
 def credentials_of(redis: RedisSettings) -> Credentials:
-    """Return whom the server is told that we are, now; raise `RedisError` where AWS gives no token."""
+    """Return the present credentials for the server; raise `RedisError` if AWS gives no token."""
     username = _newest(redis.username_file, redis.username)
     if redis.iam:
         hint = (
@@ -50,7 +50,7 @@ def credentials_of(redis: RedisSettings) -> Credentials:
 
 
 def sentinel_credentials_of(redis: RedisSettings) -> Credentials:
-    """Return whom a Sentinel is told that we are, now."""
+    """Return the present credentials for a Sentinel."""
     hint = "Sentinels have passwords of their own: check redis.sentinel_username and redis.sentinel_password"
     return Credentials(redis.sentinel_username, _newest(redis.sentinel_password_file, redis.sentinel_password), hint)
 
@@ -69,7 +69,7 @@ def read_secret(path: str) -> str:
 
 
 def _token(redis: RedisSettings, username: str) -> str:
-    # botocore costs each process 25 MB, which only those pay who need it.
+    # botocore costs each process 25 MB, so only those that need it import it.
     from engine.aws.cache_tokens import cache_token
     from engine.aws.credentials import CredentialsFailed
 
@@ -81,7 +81,7 @@ def _token(redis: RedisSettings, username: str) -> str:
 
 
 def _newest(path: str, known: str) -> str:
-    """Return what the file holds; what it held before, at last when the settings were read, where it can't be read."""
+    """Return what the file holds, or what it held when it could last be read (at least when the settings were read)."""
     if not path:
         return known
     try:

@@ -1,4 +1,4 @@
-"""Which databases a server has, where the settings want all of them: asked of it."""
+"""Asks a server which databases it has, if the settings want all of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OUT_OF_RANGE = "out of range"
 
 
 def with_numbers(redis: RedisSettings) -> RedisSettings:
-    """Return the settings with the numbers of the databases that ``"*"`` stands for; of one alone the URL tells.
+    """Return the settings with the numbers of the databases that ``"*"`` stands for; a single one goes into the URL.
 
     Raises `RedisError` if the server can't be asked, or has too many.
     """
@@ -72,7 +72,7 @@ def _told(reply: Any) -> int | None:
 
 
 def check_selectable(connection: RespConnection, numbers: tuple[int, ...], home: int) -> None:
-    """Select each database once, the home in the end; raise `RedisRefused` for one that is not there, or denied."""
+    """Select each database once, the home database last; raise `RedisRefused` for one that is missing or denied."""
     asked = (*numbers, home)
     replies = connection.pipeline(b"".join(pack("SELECT", number) for number in asked), len(asked))
     for number, reply in zip(asked, replies, strict=True):
@@ -81,7 +81,7 @@ def check_selectable(connection: RespConnection, numbers: tuple[int, ...], home:
 
 
 def known_inside(settings: Settings) -> Settings:
-    """Return the settings with the numbers of their databases, and routes that take keys as they are known inside.
+    """Return the settings with the numbers of their databases, and routes that match the internal names of keys.
 
     Raises `RedisError`.
     """

@@ -1,4 +1,4 @@
-"""Sockets to a server: TCP, TLS, or a path. Certificates are read at each connect, so renewed ones count at once."""
+"""Sockets to a server: TCP, TLS, or a path. Certificates are read at each connection, so renewed ones apply at once."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from engine.errors import RedisClosed, RedisError, RedisRefused, RedisUnreachable
 
 _LASTING_WORDS = frozenset({"ERR", "NOPERM", "NOAUTH", "NOPROTO", "WRONGPASS", "DENIED"})
-"""How refusals begin that only the user can mend; all others pass: ``LOADING``, ``OOM``, ``NOREPLICAS``, …"""
+"""The beginnings of refusals that only the user can fix; all others pass: ``LOADING``, ``OOM``, ``NOREPLICAS``, …"""
 _RETRY_WORDS = frozenset(
     {"LOADING", "MASTERDOWN", "BUSY", "TRYAGAIN", "CLUSTERDOWN", "OOM", "NOREPLICAS", "MISCONF", "READONLY"}
 )
@@ -34,7 +34,7 @@ def _word(reply: str) -> str:
 def refusal(address: object, what: str, reply: str, hint: str = "") -> RedisError:
     """Return the error for a server's refusal, with the remedy that fits; some refusals pass by themselves.
 
-    ``hint`` is the remedy for wrong credentials, where the caller knows more of them.
+    ``hint`` is the remedy for wrong credentials, if the caller knows more about them.
     """
     word = _word(reply)
     if word in _RETRY_WORDS:
@@ -78,7 +78,7 @@ def _missing_right(reply: str) -> str:
     if denied:
         return f"grant it: ACL SETUSER <user> +{denied}"
     if "channel" in reply:
-        # A pattern must be among the user's channels literally, and ours follow the keys.
+        # The user's channels must contain a pattern literally, and our patterns follow the keys.
         return "grant it: ACL SETUSER <user> allchannels"
     if "key" in reply:
         return "grant the user the keys that the engine reads: ACL SETUSER <user> allkeys"
@@ -121,7 +121,7 @@ def lost(address: object, error: OSError | None, timeout_s: float | None, hint: 
 
 
 def not_redis(address: object, error: Exception) -> RedisUnreachable:
-    """Return the error for bytes that are no Redis protocol."""
+    """Return the error for bytes that are not Redis protocol."""
     return RedisUnreachable(
         f"what answers at {address} does not speak the Redis protocol: {error}",
         hint="is redis.url right? It has to name the server's own port, not an HTTP or management port",
@@ -129,7 +129,7 @@ def not_redis(address: object, error: Exception) -> RedisUnreachable:
 
 
 def nobody_answers(what: str, problems: Sequence[RedisError], hint: str) -> RedisError:
-    """Return the error for several servers of which none is of use: what is to be mended, if all of them say so."""
+    """Return the error for several servers none of which can be used: what is to be fixed, if all of them say so."""
     if problems and all(isinstance(problem, RedisRefused) for problem in problems):
         return problems[0]
     told = "; ".join(dict.fromkeys(error.message for error in problems))
@@ -137,6 +137,6 @@ def nobody_answers(what: str, problems: Sequence[RedisError], hint: str) -> Redi
 
 
 def wrong_role(address: object, role: str) -> RedisUnreachable:
-    """Return the error for a server that is a replica where the primary is wanted, or the reverse."""
+    """Return the error for a server that is a replica instead of the primary, or the reverse."""
     found, wanted = ("replica", "primary") if role == "master" else ("primary", "replica")
     return RedisUnreachable(f"{address} is a {found}, not the {wanted}", hint="the engine looks for it again")

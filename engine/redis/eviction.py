@@ -1,4 +1,4 @@
-"""Whether a server forgets keys by itself.  (pure, but for who asks)"""
+"""Whether a server evicts keys.  (pure, except for the asking)"""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from engine.redis.connection import pack
 
 QUESTIONS = tuple(pack("INFO", section) for section in ("memory", "stats", "replication"))
-"""What to ask; Redis before 7 takes one section a command."""
+"""What to ask; Redis before 7 accepts one section per command."""
 
 _MAXMEMORY = re.compile(rb"^maxmemory:(\d+)", re.MULTILINE)
 _POLICY = re.compile(rb"^maxmemory_policy:([\w-]+)", re.MULTILINE)
@@ -19,8 +19,8 @@ _REPLICA = re.compile(rb"^role:slave", re.MULTILINE)
 def may_evict(replies: Sequence[object]) -> bool:
     """Tell from the replies whether the server evicts keys, or did; True if they do not say.
 
-    That none was evicted so far proves little where the policy allows it: the count begins anew with the server. A
-    replica deletes what its primary evicts, and does not know the primary's policy.
+    If the policy allows evictions, a count of 0 proves little: it resets with the server. A replica deletes what its
+    primary evicts, and does not know the primary's policy.
     """
     info = joined(replies)
     maxmemory, policy, evicted = (pattern.search(info) for pattern in (_MAXMEMORY, _POLICY, _EVICTED))
@@ -35,13 +35,13 @@ def is_replica(replies: Sequence[object]) -> bool:
 
 
 def policy_of(replies: Sequence[object]) -> str:
-    """Return the policy by which the server evicts, "" if it has no bound to its memory, or does not say."""
+    """Return the server's eviction policy, "" if its memory is unbounded, or if it does not say."""
     info = joined(replies)
     maxmemory, policy = _MAXMEMORY.search(info), _POLICY.search(info)
     return policy[1].decode() if policy and maxmemory and int(maxmemory[1]) > 0 else ""
 
 
 def joined(replies: Sequence[object]) -> bytes:
-    """Return what the server told, in one text; refusals are left out."""
+    """Return what the server reported, as one text; refusals are left out."""
     parts = (part.encode() if isinstance(part, str) else part for part in replies if not isinstance(part, Exception))
     return b"\n".join(part for part in parts if isinstance(part, bytes))

@@ -1,8 +1,8 @@
 """The nodes of a server as they are reached, and the one node of a server without cluster mode, found by asking.
 
-Changes are captured and read at the primary, also where ``redis.url`` names a replica of it. With ``redis.read_from =
-"replica"`` they are at the named replica, or at a replica of the named primary that is in step with it, as long as
-there is one.
+Changes are captured and read at the primary, even if ``redis.url`` names a replica of it. With
+``redis.read_from = "replica"`` they are at the named replica, or at a replica of the named primary that is in sync with
+it, as long as there is one.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ _PRIMARY = re.compile(rb"^master_host:([^\r]+)\r\nmaster_port:(\d+)", re.MULTILI
 _LINK_UP = b"master_link_status:up"
 _RUN_ID = re.compile(rb"^run_id:(\w+)", re.MULTILINE)
 _LOOKS = 3
-"""More connections that are made to a named replica, to see whether they all lead to the same."""
+"""How many more connections are made to a named replica, to see whether they all lead to the same server."""
 
 
 _HOPS_MAX = 4
-"""Replicas of replicas that are asked for their primary."""
+"""How many replicas of replicas are asked for their primary."""
 _MEANT = 'name the primary in redis.url; redis.read_from = "replica" captures at a named replica'
 
 
 class Placed(NamedTuple):
-    """A node, what its user should know, "" for nothing, and why an engine that is not running yet is refused."""
+    """A node; what its user should know, "" for nothing; and why a start is refused."""
 
     node: Node
     told: str = ""
@@ -47,13 +47,14 @@ class Placed(NamedTuple):
 def settings_for(redis: RedisSettings, node: Node) -> RedisSettings:
     """Return the settings that reach this node, or the replica that is read in its place.
 
-    All else stays: user, password, TLS, database, timeouts. A node without an address is what ``redis.url`` names.
+    Everything else stays: user, password, TLS, database, timeouts. A node without an address is the one in
+    ``redis.url``.
     """
     return settings_at(redis, node.place) if node.place else redis
 
 
 def each_host(redis: RedisSettings) -> list[RedisSettings]:
-    """Return the settings that reach each host of ``redis.url`` alone."""
+    """Return settings that reach a single host, for each host in ``redis.url``."""
     address = parse_url(redis.url)
     return [settings_at(redis, str(host)) for host in address.each()] if address.hosts else [redis]
 
@@ -61,7 +62,7 @@ def each_host(redis: RedisSettings) -> list[RedisSettings]:
 def settings_at(redis: RedisSettings, address: str) -> RedisSettings:
     """Return the settings that reach the server at this ``host:port`` with the same user, TLS and database.
 
-    One that is told by its IP address has a certificate for the name that it was found by.
+    A server that is announced by its IP address has a certificate for the name by which it was found.
     """
     named = parse_url(redis.url)
     if address.startswith("/"):
@@ -82,14 +83,14 @@ def _is_ip(host: str) -> bool:
 
 
 def role_of(node: Node) -> str:
-    """Return what the server has to be that is captured and read for this node: see `RespConnection.open`."""
+    """Return the role that the server that is captured and read for this node must have: see `RespConnection.open`."""
     return REPLICA if node.reads_at else PRIMARY
 
 
 def find_node(redis: RedisSettings, current: Node | None = None) -> Placed:
     """Return the one node of a server without cluster mode, as it is now; raise `RedisError`.
 
-    ``current`` is what it was before: its replica stays as long as it is well.
+    ``current`` is what it was before: its replica stays as long as it is healthy.
     """
     current = current or Node()
     address = parse_url(redis.url)
@@ -121,14 +122,14 @@ def find_node(redis: RedisSettings, current: Node | None = None) -> Placed:
 
 
 def _without_its_primary(redis: RedisSettings, replica: Node, error: RedisError) -> Placed:
-    """Return the node at the replica that ``redis.url`` names, and refuse a start: it may be named by mistake."""
+    """Return the node at the replica that ``redis.url`` names, and refuse a start: the name may be a mistake."""
     problem = f"{parse_url(redis.url)} is a replica, and its primary can't be captured: {error.message}"
     told = f"{problem}: changes are captured and read at the replica meanwhile"
     return Placed(replica, told, RedisRefused(problem, hint=_MEANT))
 
 
 def _primary_above(redis: RedisSettings, replica: str, info: bytes) -> str:
-    """Return where the primary is that a replica follows, with this ``INFO replication``; raise `RedisError`."""
+    """Return the address of the primary that a replica with this ``INFO replication`` follows; raise `RedisError`."""
     for _ in range(_HOPS_MAX):
         place = _primary_in(info, redis)
         if not place:
@@ -144,7 +145,7 @@ def _primary_above(redis: RedisSettings, replica: str, info: bytes) -> str:
 
 
 def _primary_in(info: bytes, redis: RedisSettings) -> str:
-    """Return where a replica's primary is, of its ``INFO replication``, "" if it does not tell."""
+    """Return the address of a replica's primary from its ``INFO replication``, "" if it does not say."""
     found = _PRIMARY.search(info)
     return mapped(redis.node_addresses, join(found[1].decode(), int(found[2]))) if found else ""
 
@@ -152,7 +153,7 @@ def _primary_in(info: bytes, redis: RedisSettings) -> str:
 def _at_the_named_replica(redis: RedisSettings, node: Node, current: Node, server: bytes) -> Placed:
     """Return the node with one replica to be read, though the name in ``redis.url`` may lead to several in turn.
 
-    Values are older at one replica than at another: whoever reads has to be where changes are heard.
+    Values may be older at one replica than at another: values have to be read where changes are heard.
     """
     address = parse_url(redis.url)
     if current.reads_at and current.reads_at != node.reads_at:
@@ -177,7 +178,7 @@ def _watched_by_sentinels(redis: RedisSettings, address: Address, current: Node)
 
 
 def _newest_primary(redis: RedisSettings, named: Iterable[Named], current: Node) -> Node:
-    """Return the primary with the newest configuration that says so itself: a Sentinel may know of an older one."""
+    """Return the primary with the newest configuration that confirms its role: a Sentinel may know an older one."""
     problem: RedisError | None = None
     for place, epoch in sorted(set(named), key=lambda one: -one.epoch):
         node = replace(current, address=mapped(redis.node_addresses, place), epoch=epoch, reads_at="")
@@ -192,7 +193,7 @@ def _newest_primary(redis: RedisSettings, named: Iterable[Named], current: Node)
 
 
 def on_a_replica(redis: RedisSettings, node: Node, current: Node, places: Iterable[str]) -> Placed:
-    """Return the node with the first of these replicas that is in step with it, the current one before the others."""
+    """Return the node with the first of these replicas that is in sync with it, the current one before the others."""
     where = f" of {node.address}" if node.address else ""
     problems = []
     for place in sorted(places, key=lambda place: place != current.reads_at):
@@ -218,7 +219,7 @@ def _see_that_it_is_well(replica: RedisSettings) -> None:
 
 
 def replicas_in(info: bytes, node_addresses: Sequence[str]) -> Iterator[str]:
-    """Yield the addresses of the replicas that are in step, of a primary's ``INFO replication``."""
+    """Yield the addresses of the replicas that are in sync, from a primary's ``INFO replication``."""
     for host, port in _REPLICA.findall(info):
         yield mapped(node_addresses, join(host.decode(), int(port)))
 
@@ -232,7 +233,7 @@ def _server_at(redis: RedisSettings) -> bytes:
 
 
 def _server_in(connection: RespConnection) -> bytes:
-    """Return which process answers, b"" if it does not tell."""
+    """Return which process answers, b"" if it does not say."""
     found = _RUN_ID.search(_info(connection, "server"))
     return found[1] if found else b""
 

@@ -1,7 +1,7 @@
-"""Whom Sentinels name as a service's primary, found out anew for each connection.
+"""The primary of a service as Sentinels name it, asked for each connection.
 
-Sentinels are asked in turn, the one first that answered last. What one names may be wrong for a moment around a
-failover: whoever connects looks at the role that the server itself tells, and asks on where it is another.
+Sentinels are asked in turn, beginning with the one that answered last. What one names may be wrong for a moment around
+a failover: whoever connects checks the role that the server itself reports, and asks further if it differs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from engine.redis.address import Address, join, split
 from engine.redis.errors import nobody_answers, refusal
 
 CONNECT_MS_MAX = 1_000
-"""A Sentinel that does not answer for this long is passed over: there are others."""
+"""A Sentinel that does not answer for this long is skipped: there are others."""
 
 Ask = Callable[[Address, Sequence[tuple[str, ...]]], list[Any]]
 """Sends commands to a Sentinel, and returns its replies; raises `RedisError`."""
@@ -33,14 +33,14 @@ class Named(NamedTuple):
 
 
 def sentinels_of(address: Address) -> list[Address]:
-    """Return the addresses of a service's Sentinels, the one first that answered last."""
+    """Return the addresses of a service's Sentinels, the one that answered last first."""
     last = _last_answered.get(address.sentinels)
     places = sorted(address.sentinels, key=lambda place: place != last)
     return [Address(host, port, 0, address.tls) for host, port in places]
 
 
 def primaries(address: Address, ask: Ask) -> Iterator[Named]:
-    """Yield what each Sentinel names that answers and knows one; raise `RedisError` if none does."""
+    """Yield what each Sentinel that answers and knows the service names; raise `RedisError` if none does."""
     problems: list[RedisError] = []
     named = 0
     questions = [question_of(address), ("SENTINEL", "MASTER", address.service)]
@@ -64,7 +64,7 @@ def primaries(address: Address, ask: Ask) -> Iterator[Named]:
 
 
 def question_of(address: Address) -> tuple[str, ...]:
-    """Return what asks a Sentinel for a service's primary; `place_in` reads the answer."""
+    """Return the command that asks a Sentinel for a service's primary; `place_in` reads the answer."""
     return ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", address.service)
 
 
@@ -77,7 +77,7 @@ def place_in(answer: Sequence[bytes | str]) -> str:
 def replicas(address: Address, ask: Ask) -> list[str]:
     """Return the places of a service's replicas, in order, that the first Sentinel to answer has not found down.
 
-    Whether they are in step with their primary it learns only every ten seconds: ask them.
+    A Sentinel learns only every ten seconds whether they are in sync with their primary: ask them.
     """
     problems: list[RedisError] = []
     for sentinel in sentinels_of(address):
@@ -112,7 +112,7 @@ def _unknown(sentinel: Address, service: str) -> RedisRefused:
 
 
 def _fields(reply: object) -> dict[str, str]:
-    """Return the fields that a Sentinel tells, a map in RESP3 and a flat list in RESP2."""
+    """Return the fields that a Sentinel reports, a map in RESP3 and a flat list in RESP2."""
     if isinstance(reply, dict):
         return {_text(name): _text(value) for name, value in reply.items()}
     if isinstance(reply, list):
@@ -125,6 +125,6 @@ def _text(word: bytes | str) -> str:
 
 
 def at(address: Address, place: str) -> Address:
-    """Return where a service's server at this place is."""
+    """Return the address of a service's server at this place."""
     host, port = split(place)
     return replace(address, host=host, port=port, service="", sentinels=())

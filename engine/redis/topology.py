@@ -1,8 +1,8 @@
-"""Which nodes a server has: asked of one of them, whichever answers.
+"""Asks one of a server's nodes, whichever answers, which nodes there are.
 
-Anybody in a cluster knows all of it, but not always the newest: who was cut off from the others learns last. So a node
-is believed that says that the cluster is up and that knows of no older epoch than was known here; else the others are
-asked, and who knows the highest epoch is believed.
+Every node of a cluster knows all of it, but not always its newest state: a node that was cut off learns last. So a node
+is believed if it says that the cluster is up and knows no older epoch than is known here. Otherwise the others are
+asked, and the one that knows the highest epoch is believed.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _QUESTIONS = (("CLUSTER", "INFO"), ("CLUSTER", "NODES"), ("CLUSTER", "SLOTS"))
 
 
 class Found(msgspec.Struct, frozen=True):
-    """What one node says of all. Its nodes have no numbers yet.
+    """What one node says about all. Its nodes have no numbers yet.
 
-    ``replicas`` are the addresses of a cluster's replicas that are well, by the id of their node. ``epoch`` is the
-    cluster's newest, ``is_up`` whether it serves keys, as far as the asked node knows. ``failed`` are the ids of nodes
-    that the others hold for dead, ``members`` those of all that the cluster has not forgotten, replicas too. ``told``
-    is what the user should know of who was asked, and of replicas that are read.
+    ``replicas`` are the addresses of a cluster's healthy replicas, by the id of their node. ``epoch`` is the cluster's
+    newest, ``is_up`` whether it serves keys, as far as the asked node knows. ``failed`` are the ids of nodes that the
+    others consider dead, ``members`` those of all nodes that the cluster has not forgotten, including replicas.
+    ``told`` is what the user should know about the nodes that were asked, and about replicas that are read.
     """
 
     topology: Topology
@@ -45,7 +45,7 @@ class Found(msgspec.Struct, frozen=True):
     asked: str = ""
     told: tuple[str, ...] = ()
     refused: RedisError | None = None
-    """Why a start is refused, though a running engine goes on."""
+    """Why a start is refused, though a running engine continues."""
 
     def fault(self) -> RedisError | None:
         """Return why a start has to wait for the cluster, or for somebody to name another server, else None."""
@@ -70,10 +70,10 @@ class Found(msgspec.Struct, frozen=True):
 def ask_topology(
     redis: RedisSettings, others: Sequence[str] = (), epoch_least: int = 0, current: Topology | None = None
 ) -> Found:
-    """Return what the server of ``redis.url`` says of its nodes, or one of these other addresses in its stead.
+    """Return what the server in ``redis.url``, or one of these other addresses instead, says about its nodes.
 
-    Where a cluster is ``current``, the other addresses are asked first. With ``redis.read_from = "replica"`` each node
-    has the replica that is read: the current one, as long as it is well. Raises `RedisError` if nobody answers, or
+    If a cluster is ``current``, the other addresses are asked first. With ``redis.read_from = "replica"`` each node has
+    the replica that is read: the current one, as long as it is healthy. Raises `RedisError` if no node answers, or none
     may be asked.
     """
     known = {node.id: node for node in (current or Topology()).nodes}
@@ -99,7 +99,7 @@ def _believed(redis: RedisSettings, others: Sequence[str], epoch_least: int, *, 
     errors: list[RedisError] = []
     views: list[Found] = []
     hosts, elsewhere = each_host(redis), [settings_at(redis, address) for address in others]
-    # Whoever swallows what is sent to it costs seconds, and the named one is dead as often as any other.
+    # A host that swallows packets costs seconds, and the named one is dead as often as any other.
     for settings in (*elsewhere, *hosts) if is_running else (*hosts, *elsewhere):
         try:
             found = _ask(settings)
@@ -155,7 +155,7 @@ def _ask(redis: RedisSettings) -> Found:
 
 
 def _is_alone(nodes: bytes) -> bool:
-    """Tell whether there is one node only: where it is asked, there it is reached."""
+    """Tell whether there is only one node: it is reached at the address that was asked."""
     return len([line for line in nodes_in(nodes) if line.is_primary]) == 1
 
 

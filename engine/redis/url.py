@@ -31,8 +31,8 @@ class RedisUrl(NamedTuple):
 def split_url(url: str) -> RedisUrl:
     """Check a URL and take its credentials out; raise `BadRedisUrl`.
 
-    A password with an unescaped ``/``, ``?`` or ``#`` in it ends up where a port, a path or a query should
-    be. So no part of the URL is repeated in a message.
+    A password with an unescaped ``/``, ``?`` or ``#`` in it ends up where a port, a path or a query should be. So no
+    part of the URL is repeated in a message.
     """
     parts = parts_of(url)
     scheme = _SCHEMES.get(parts.scheme)
@@ -60,7 +60,7 @@ def split_url(url: str) -> RedisUrl:
     username, password = unquote(username), unquote(password)
     if password and "password" in settings:
         raise BadRedisUrl("gives a password twice")
-    # As redis-py has it: what stands before the @ counts.
+    # As in redis-py: the part before the @ counts.
     username, password = username or settings.pop("username", ""), password or settings.pop("password", "")
     settings.pop("username", None)
     return RedisUrl(bare, username, password, settings)
@@ -70,7 +70,7 @@ def _after_the_service(path: str) -> str:
     """Return the rest of a path that begins with the name of a service."""
     service, _, rest = path.strip("/").partition("/")
     if not service or (not rest and service.isdigit()):
-        # A number is the database of one who left the service out.
+        # A number is a database: the service was left out.
         raise BadRedisUrl("names Sentinels without a service: redis+sentinel://HOST:PORT,HOST:PORT/SERVICE")
     return rest
 

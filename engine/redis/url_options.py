@@ -7,7 +7,7 @@ from typing import Any
 
 
 class BadRedisUrl(ValueError):
-    """What is wrong, in words that hold nothing of the URL but what can't be secret."""
+    """What is wrong, in words that repeat nothing of the URL that could be secret."""
 
 
 def _milliseconds(text: str) -> int:
@@ -47,7 +47,7 @@ _SETTINGS: Mapping[str, tuple[str, Callable[[str], Any], str]] = {
 _CHECKED: Mapping[str, tuple[Callable[[str], Any], str]] = {
     "ssl_check_hostname": (_only_true, "the name is checked with the certificate: see redis.tls_verify"),
 }
-"""Options of which we can do one thing alone, and why."""
+"""Options of which we support one value only, and why."""
 
 _OURS = frozenset(
     {
@@ -68,7 +68,7 @@ _OURS = frozenset(
         "timeout",
     }
 )
-"""How a client works: the engine has ways of its own, so these change nothing."""
+"""How a client works: the engine works in its own way, so these change nothing."""
 
 _UNKNOWN_TO_US = frozenset(
     {
@@ -85,7 +85,7 @@ _UNKNOWN_TO_US = frozenset(
         "ssl_validate_ocsp_stapled",
     }
 )
-"""What would change who is spoken to, or how safely, and cannot be done here."""
+"""What would change which server is reached, or how safely, and is not supported here."""
 
 KNOWN = ("db", *_SETTINGS, *_CHECKED, *sorted(_OURS))
 

@@ -31,7 +31,7 @@ def encode_watermarks(watermarks: Sequence[Watermark]) -> bytes:
 
 
 def watermarks_of(runs: list[Run]) -> tuple[Watermark, ...]:
-    """Return a frame's watermarks, none where it holds keys; raise `RingCorrupted` where it is neither."""
+    """Return a frame's watermarks, none if it holds keys; raise `RingCorrupted` if it is neither."""
     if not runs or runs[0].routes:
         return ()
     return tuple(map(_watermark_of, runs))
@@ -51,9 +51,9 @@ def _watermark_of(run: Run) -> Watermark:
 
 
 def decode_runs(payload: bytes) -> list[Run]:
-    """Return the runs of a frame's payload; raise `RingCorrupted` where it holds something else."""
+    """Return the runs of a frame's payload; raise `RingCorrupted` if it holds something else."""
     try:
         return _decoder.decode(payload)
-    # Text that is not UTF-8, and nesting without end, are none of msgspec's own errors.
+    # Text that is not UTF-8, and endless nesting, raise errors that are not msgspec's own.
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise RingCorrupted(f"the payload of a frame in a ring is invalid: {error}") from None

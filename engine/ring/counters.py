@@ -1,8 +1,8 @@
 """Counters and life signs that outlive the process that writes them.
 
-A board is one anonymous shared mapping made before the fork: a row a child, a word a counter. Every row has one
+A board is one anonymous shared mapping made before the fork: a row per child, a word per counter. Every row has one
 writer at a time (the child that holds it), and words are 64-bit stores through a cast view, so a reader never
-sees half a value. A child's successor takes over the row and goes on counting.
+sees half a value. A child's successor takes over the row and continues counting.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ GAUGES = frozenset(
         Counter.ENTRIES_BEHIND,
     }
 )
-"""What is no count of what has happened: a difference of two of these says nothing."""
+"""Words that are not counts of events: a difference of two of these says nothing."""
 
 
 _HIGHEST = frozenset({Counter.LAG_MS_MAX, Counter.VERSION, Counter.FENCE_MS})
@@ -120,7 +120,7 @@ class GapReason(IntEnum):
     """Why changes may have gone unheard."""
 
     NOT_STARTED = 0
-    """Nobody listened: the engine or a subscriber did not run, or a node had no feed yet."""
+    """No subscriber listened: the engine or a subscriber did not run, or a node had no feed yet."""
     DISCONNECTED = 1
     DIRTY_SET_FULL = 2
     EVENTS_OFF = 3
@@ -196,7 +196,7 @@ class StatusRow:
         return [int(count) for count in self._words[_SIZES_AT : _SIZES_AT + BATCH_SIZE_BUCKETS]]
 
     def count_gap(self, reason: GapReason) -> None:
-        """Count a gap, in all and by its reason."""
+        """Count a gap, in total and by its reason."""
         self._words[_COUNTERS_AT + Counter.GAPS] += 1
         self._words[_GAPS_AT + reason] += 1
 
@@ -223,7 +223,7 @@ class Board:
         return self.rows[index]
 
     def make_read_only(self) -> None:
-        """Have this process only read from now on."""
+        """Make this process read-only from now on."""
         make_read_only(self._memory)
 
 

@@ -1,6 +1,6 @@
-"""The highest version that each invoker gave out of each node: shared memory, for whoever succeeds it.
+"""The highest version that each invoker gave out for each node: in shared memory, for its successor.
 
-A row an invoker, a word a node's number; made before the fork. Every row has one writer, the invoker that holds it.
+A row per invoker, a word per node number; made before the fork. Every row has one writer, the invoker that holds it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class GivenRow:
         self._words = words
 
     def set(self, node: int, version: int) -> None:
-        """Note the highest version of a node."""
+        """Note a node's highest version."""
         self._words[node] = version
 
     def get(self, node: int) -> int:
@@ -43,5 +43,5 @@ class GivenTable:
         return max(row.get(node) for row in self.rows)
 
     def make_read_only(self) -> None:
-        """Have this process only read from now on."""
+        """Make this process read-only from now on."""
         make_read_only(self._memory)

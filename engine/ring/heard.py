@@ -1,8 +1,8 @@
-"""Up to when each subscriber heard each node: kept in shared memory, for whoever succeeds it.
+"""Up to when each subscriber heard each node: in shared memory, for its successor.
 
-A table is one anonymous shared mapping made before the fork: a row a shard, an entry a node. Every row has one writer
-at a time (the shard's subscriber), and words are 64-bit stores through a cast view. A subscriber that dies leaves its
-row; the supervisor reads from it what the successor has missed.
+A table is one anonymous shared mapping made before the fork: a row per shard, an entry per node. Every row has one
+writer at a time (the shard's subscriber), and words are 64-bit stores through a cast view. A subscriber that dies
+leaves its row; the supervisor reads from it what the successor has missed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class HeardRow:
         ``server_mark`` and ``clock_ms`` are those of `Missed`, ``version`` that of `Watermark`.
         """
         words, at = self._words, node * _ENTRY_WORDS
-        # Whoever is killed between two stores leaves no mark of another moment, nor a version that came later.
+        # A process killed between two stores leaves neither a mark of another moment nor a later version.
         words[at + _MARK] = words[at + _CLOCK] = 0
         words[at + _UNTIL] = heard_until_ms
         words[at + _CLOCK] = clock_ms
@@ -52,7 +52,7 @@ class HeardRow:
         mark = int(words[at + _MARK])
         clock_ms = int(words[at + _CLOCK])
         heard_until_ms = int(words[at + _UNTIL])
-        # A mark of another moment would be believed: it counts only if it stood before and after.
+        # A mark of another moment would be believed: it counts only if it was the same before and after.
         return Missed(heard_until_ms, mark if mark == int(words[at + _MARK]) else 0, clock_ms=clock_ms)
 
     def version(self, node: int) -> int:
@@ -75,5 +75,5 @@ class HeardTable:
         return self.rows[shard]
 
     def make_read_only(self) -> None:
-        """Have this process only read from now on."""
+        """Make this process read-only from now on."""
         make_read_only(self._memory)

@@ -41,7 +41,7 @@ class Stage(IntEnum):
 
 
 LAG_WORDS = len(Stage) * _STAGE_WORDS
-"""What the histograms of one process take."""
+"""The size of one process's histograms."""
 
 
 def bucket_of(lag_ms: int) -> int:
@@ -83,7 +83,7 @@ class Histogram:
         )
 
     def percentiles(self, shares: Sequence[float]) -> list[int | None]:
-        """Return, for each share of all lags (0.99), the least number of ms that so many do not exceed.
+        """Return, for each share of all lags (0.99), the least number of ms that this share does not exceed.
 
         ``shares`` ascend. None if nothing was counted.
         """
@@ -125,14 +125,14 @@ class LagRow:
         self._words = words
 
     def record(self, stage: Stage, lag_ms: int, count: int = 1) -> None:
-        """Count so many changes of this lag; one that a clock makes negative is 0."""
+        """Count this many changes with this lag; one that a clock makes negative is 0."""
         words, at, lag_ms = self._words, stage * _STAGE_WORDS, max(0, min(lag_ms, LAG_MS_MAX))
         words[at + _BUCKETS_AT + bucket_of(lag_ms)] += count
         words[at + _SUM] += lag_ms * count
         words[at + _COUNT] += count
 
     def record_all(self, stage: Stage, at_ms: int, moments: Mapping[int, int]) -> None:
-        """Count, for each moment at which changes were captured, how many have come to this stage at ``at_ms``.
+        """Count, for each moment at which changes were captured, how many have reached this stage at ``at_ms``.
 
         Every batch comes here three times, so it is `record` for many without a call for each.
         """

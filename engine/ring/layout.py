@@ -20,11 +20,11 @@ A frame is two header words and the payload, padded to 8 bytes, and never wraps:
     length + 1 | check << 32     of the payload; the check is a crc32 that starts from the position's `seed`
     payload …
 
-Where a frame does not fit before the end of the data area, a *padding* frame fills it: in place of a length it has
-`PADDING`, and its check is the seed itself. Where only one word is left, that word alone is the padding.
+If a frame does not fit before the end of the data area, a *padding* frame fills it: in place of a length it has
+`PADDING`, and its check is the seed itself. If only one word is left, that word alone is the padding.
 
 Neither header word is ever 0, so memory that was never written holds no frame. No word of an older lap is valid
-under a newer position, a padding's neither: seeds of one index first repeat after some 2**32 laps.
+under a newer position, nor is a padding's: seeds of one index first repeat after some 2**32 laps.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def entry_at(node: int) -> int:
 
 
 def frame_bytes(payload_bytes: int) -> int:
-    """Return what a frame of this payload takes in a ring."""
+    """Return the space that a frame with this payload takes in a ring."""
     return HEADER_BYTES + (payload_bytes + WORD_BYTES - 1 & -WORD_BYTES)
 
 

@@ -1,4 +1,4 @@
-"""Shared memory that a process may read and not write."""
+"""Shared memory that a process may read but not write."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def make_read_only(memory: mmap.mmap) -> None:
-    """Have this process only read the mapping from now on: a write kills it. Others go on as they were.
+    """Make the mapping read-only in this process from now on: a write kills it. Other processes are unaffected.
 
     Raises OSError if the system refuses.
     """

@@ -1,30 +1,30 @@
-"""A ring of frames in shared memory: one writer process, one reader process, any of them killed at any time.
+"""A ring of frames in shared memory: one writer process, one reader process, either of which may be killed at any time.
 
 **Positions.** *written*, *read* and *released* are byte counts that only grow; each has one writer. The writer
 stores a frame first and *written* last. The reader copies a payload out, and moves *released* only when all of it
 is settled; a replaced reader begins again at *released*, so every frame is seen at least once. A replaced writer
-begins at *written*: what its predecessor left half done lies behind that and was never visible.
+begins at *written*: what its predecessor left half done is beyond that and was never visible.
 
 **Frames, in memory's order.** Python has no fences. x86-64 makes stores visible in program order and keeps loads in
 order, so a reader that sees *written* sees the frame. Arm promises neither: behind a new *written*, any word of the
-frame may still be what an older lap left, or zero. So nothing is believed for being there:
+frame may still be what an older lap left, or zero. So nothing is believed just because it is there:
 
 - the first header word is the frame's own absolute position, which no older lap can have written;
 - the second holds length and check. The check starts from the position, so an old length, an old padding mark or a
   zero under a new position never fits, not even together with the old payload that it once described;
 - a payload of old and new words mixed has to match 32 bits by chance.
 
-What does not match is *not yet visible*: it is read again up to `REREADS_MAX` times, 0.1 s together, thousands of
-times what a store takes to get through. Only then is it `RingCorrupted`. Nothing but a valid frame or padding says
-where the next one starts, so all that is written by then is skipped (`RingReader.skip`), and is a gap.
+What does not match is *not yet visible*: it is read again up to `REREADS_MAX` times, 0.1 s together, thousands of times
+what a store takes to get through. Only then is it `RingCorrupted`. Only a valid frame or padding says where the next
+one starts, so everything written by then is skipped (`RingReader.skip`), and is a gap.
 
-**Room, in memory's order.** *released* must not be seen before the reader's copy is made, or the writer overwrites
-what is still being read. Loads before a later store stay before it, also on Arm, where the store depends on them:
-the checksum is computed over the copy, whose every byte came from a load of shared memory, and only the branch that
-it decides leads to a store to *released*. On the other side the writer's stores to the data area hang on a branch
-on the *released* that it loaded, and a processor shows no store on a guess.
+**Room, in memory's order.** *released* must not be seen before the reader's copy is made, or the writer overwrites what
+is still being read. Loads before a later store stay before it, also on Arm, where the store depends on them: the
+checksum is computed over the copy, whose every byte came from a load of shared memory, and only the branch that it
+decides leads to a store to *released*. On the other side the writer's stores to the data area depend on a branch on the
+*released* that it loaded, and a processor makes no speculative store visible.
 
-**What is left.** A match by chance: 1 in 2**32 for a payload that is caught half-visible, on Arm alone. And *one*
+**What is left.** A match by chance: 1 in 2**32 for a payload that is caught half-visible, only on Arm. And *one*
 writer, *one* reader: without compare-and-swap nothing here can refuse a second, so whoever replaces a process must
 have reaped it before (`engine.supervision.children` forks a successor only then).
 """
@@ -80,7 +80,7 @@ class Ring:
 
     @staticmethod
     def bytes_needed(ring_bytes: int) -> int:
-        """Return how much memory a ring of this capacity takes."""
+        """Return the memory that a ring of this capacity takes."""
         return DATA_AT + ring_bytes
 
     @property
@@ -104,15 +104,15 @@ class Ring:
         version = int(words[at + VERSION])
         mark = int(words[at + SERVER_MARK])
         moment_ms = int(words[at + MOMENT])
-        # A mark of another moment would be believed: it counts only if it stood before and after.
+        # A mark of another moment would be believed: it counts only if it was the same before and after.
         return Watermark(moment_ms, mark if mark == int(words[at + SERVER_MARK]) else 0, node, version)
 
     def writer(self) -> RingWriter:
-        """Return a writer that goes on where the last one stopped."""
+        """Return a writer that continues where the last one stopped."""
         return RingWriter(self)
 
     def reader(self) -> RingReader:
-        """Return a reader that begins again at what is not settled."""
+        """Return a reader that begins at the first frame that is not settled."""
         return RingReader(self)
 
 
@@ -172,7 +172,7 @@ class RingReader:
     def __init__(self, ring: Ring) -> None:
         self._ring = ring
         self.seen_until = ring.read
-        """Up to where a predecessor had read: what it did with that, nobody knows."""
+        """The position up to which a predecessor had read; what it did with those frames is unknown."""
         self._read = ring.released
         ring.words[READ] = self._read
 
@@ -201,9 +201,9 @@ class RingReader:
         return self._ring.written - self._ring.released
 
     def skip(self) -> int:
-        """Pass over all that is written: where a frame is damaged, nobody knows where the next one starts.
+        """Skip everything written: after a damaged frame, the start of the next one is unknown.
 
-        Return the position where reading goes on. Raises `RingCorrupted` where the positions are damaged too.
+        Return the position where reading continues. Raises `RingCorrupted` if the positions are damaged too.
         """
         written = self._ring.written
         if not self._read <= written <= self._ring.released + self._ring.ring_bytes:
@@ -212,19 +212,19 @@ class RingReader:
         return written
 
     def watermarks(self) -> dict[int, int]:
-        """Return the moments that were set last, by node number, by a predecessor perhaps."""
+        """Return the moments that were set last, by node number, possibly by a predecessor."""
         moments = ((node, self._ring.watermark(node).moment_ms) for node in range(NODES_MAX))
         return {node: moment_ms for node, moment_ms in moments if moment_ms}
 
     def release(self, position: int) -> None:
-        """Give back everything before this position: it is settled."""
+        """Release everything before this position: it is settled."""
         assert self._ring.released <= position <= self._read
         self._ring.words[RELEASED] = position
 
     def set_watermark(self, watermark: Watermark) -> None:
         """Note up to which moment everything of a node is settled; the frames up to its own are released.
 
-        Whoever looks between two stores sees no mark of another moment, and no version that came after the moment.
+        A reader between two stores sees neither a mark of another moment nor a version newer than the moment.
         """
         words, at = self._ring.words, entry_at(watermark.node)
         words[at + SERVER_MARK] = 0
@@ -296,5 +296,5 @@ class RingSet:
         return Ring(memoryview(self._memory)[start : start + self._stride], self._ring_bytes)
 
     def make_read_only(self) -> None:
-        """Have this process only read from now on."""
+        """Make this process read-only from now on."""
         make_read_only(self._memory)

@@ -1,9 +1,8 @@
 """Wake-up between processes, without polling: an ``eventfd`` on Linux, a pipe elsewhere.
 
-The writer signals after every flush, whether the reader sleeps or not. A "reader sleeps" word would spare that
-system call, but the writer's *store position, then load word* and the reader's *store word, then load position*
-may each be reordered by the processor, x86-64 included, and a wake-up be lost; that needs a fence, which Python
-has not.
+The writer signals after every flush, whether the reader sleeps or not. A "reader sleeps" word would spare that system
+call, but the writer's *store position, then load word* and the reader's *store word, then load position* may each be
+reordered by the processor, x86-64 included, and a wake-up be lost; that needs a fence, which Python does not have.
 
 What was written before a signal is seen after the clear that it caused, on Arm too: both are system calls that
 take the kernel's lock of the one descriptor.
@@ -39,7 +38,7 @@ class Wake:
             os.write(self._write, _ONE)
 
     def clear(self) -> None:
-        """Clear the flag. Clear first and look for work then, or a signal between the two is lost."""
+        """Clear the flag. Clear first and look for work afterwards, or a signal between the two is lost."""
         with contextlib.suppress(BlockingIOError):
             while len(os.read(self._read, 4_096)) == 4_096:
                 pass

@@ -1,1 +1,1 @@
-"""The nodes of a cluster as commands see them: who has a key, and where a question is passed on to."""
+"""The nodes of a cluster as commands see them: which node has a key, and where a question is redirected."""

@@ -1,4 +1,4 @@
-"""Connections to all nodes of a server, for commands that are no hot path: each goes to the node that has its key.
+"""Connections to all nodes of a server, for commands off the hot path: each goes to the node that has its key.
 
 Slots that move and nodes that take another's place are followed: ``MOVED``, ``ASK``, ``TRYAGAIN``, ``CLUSTERDOWN``, and
 connections that break, for as long as a failover may take. A server without cluster mode is one node, whose failures
@@ -33,7 +33,7 @@ TROUBLE_MS_MAX = 30_000
 """How long a cluster may leave a key without an owner that answers."""
 _AGAIN_S = 0.2
 _REDIRECTS_MAX = 3
-"""So often a question is passed on at once."""
+"""A question is redirected at most this often without a wait."""
 
 Keyed = tuple[bytes, bytes]
 """A key, and a packed command that concerns it alone."""
@@ -42,8 +42,8 @@ Keyed = tuple[bytes, bytes]
 class Nodes:
     """All connections, made as they are needed. Not thread-safe; raises `RedisError`.
 
-    ``known`` are the nodes that an engine listens to: one of them answers where ``redis.url`` does not, and where it
-    reads replicas, so do we, for it hears what is published there.
+    ``known`` are the nodes that an engine listens to: one of them answers if ``redis.url`` does not. If the engine
+    reads replicas, so do we, because it hears what is published there.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Nodes:
         self._name = name
         self._database = database
         self._connections: dict[tuple[str, int | None], RespConnection] = {}
-        """By the address of their node, "" for what ``redis.url`` names, and the database, None for the only one."""
+        """By the address of their node, "" for the one in ``redis.url``, and the database, None for the only one."""
         self._owners: list[Node | None] = []
         self._epoch = 0
         self.topology = known or Topology()
@@ -101,7 +101,7 @@ class Nodes:
 
     @property
     def parts(self) -> tuple[Node, ...]:
-        """Return all nodes; of a server of which several databases are captured, one for each of them."""
+        """Return all nodes; if several databases of a server are captured, one for each of them."""
         if not self.databases.are_several:
             return self.all
         return tuple(self._in(number) for number in self.databases.numbers)
@@ -178,7 +178,7 @@ class Nodes:
         return _Round(self, what, questions).answers()
 
     def ask_redirected(self, redirect: Redirect, commands: Sequence[bytes]) -> list[Any]:
-        """Return what is answered where a redirect leads to."""
+        """Return the answer from where a redirect leads."""
         node = Node(address=redirect.address)
         if redirect.is_moved:
             return self.pipeline(node, commands)
@@ -204,7 +204,7 @@ class Nodes:
 
 
 class Slices:
-    """Which keys are of a slice, which is made of whole nodes where there are enough (`engine.routing.assignment`).
+    """Which keys belong to a slice, which consists of whole nodes if there are enough (`engine.routing.assignment`).
 
     ``by_bytes``: see `engine.routing.assignment.is_by_bytes`.
     """
@@ -215,7 +215,7 @@ class Slices:
         self._known: tuple[Topology, Slice, frozenset[str] | None] | None = None
 
     def owns(self, part: Slice, key: bytes) -> bool:
-        """Tell whether a key is of this slice, as the nodes were when last asked."""
+        """Tell whether a key belongs to this slice, as the nodes were when last asked."""
         if part.is_whole:
             return True
         topology = self._nodes.topology
@@ -228,7 +228,7 @@ class Slices:
 
 
 def no_owner(slot: int) -> RedisUnreachable:
-    """Return the error for a slot that nobody has."""
+    """Return the error for a slot without an owner."""
     return RedisUnreachable(
         f"slot {slot} has no owner", hint="give it to a node: CLUSTER ADDSLOTSRANGE, or redis-cli --cluster fix"
     )
@@ -286,7 +286,7 @@ class _Round:
                 self._answers[index] = reply
 
     def _pause(self, is_late: bool, rounds: int) -> None:
-        """Before the rest is asked again: wait where there was trouble, and learn who owns what now."""
+        """Before asking the rest again: wait if there was trouble, and learn the present owners."""
         trouble, self._trouble = self._trouble, None
         if is_late:
             raise trouble or RedisUnreachable(
