@@ -11,6 +11,9 @@ from pathlib import Path
 from engine.config import ConsoleSettings
 from engine.console.address import Address
 from engine.errors import EngineError
+from engine.observe.logs import get_logger
+
+log = get_logger(__name__)
 
 BACKLOG = 64
 
@@ -76,3 +79,37 @@ def tls(settings: ConsoleSettings) -> ssl.SSLContext | None:
             hint="see console.tls_cert_file and console.tls_key_file: PEM, and of one pair",
         ) from error
     return context
+
+
+class Renewal:
+    """Has a context serve a renewed certificate; one that cannot be used is reported, and the old one stays."""
+
+    def __init__(self, settings: ConsoleSettings, context: ssl.SSLContext) -> None:
+        self._settings, self._context = settings, context
+        self._known = self._stamps()
+        self._said = ""
+
+    def _stamps(self) -> tuple[int, ...]:
+        """Return when the files were changed; nothing while one is missing."""
+        files = (self._settings.tls_cert_file, self._settings.tls_key_file)
+        try:
+            return tuple(Path(file).stat().st_mtime_ns for file in files)
+        except OSError:
+            return ()
+
+    def look(self) -> None:
+        """Take the certificate over where its files have changed."""
+        found = self._stamps()
+        if not found or found == self._known:
+            return
+        try:
+            # A context that is in use would be left with half of a pair that does not match.
+            tls(self._settings)
+            self._context.load_cert_chain(self._settings.tls_cert_file, self._settings.tls_key_file)
+        except (EngineError, OSError) as error:
+            if str(error) != self._said:
+                self._said = str(error)
+                log.error("certificate_not_renewed", error=self._said)
+            return
+        self._known, self._said = found, ""
+        log.info("certificate_renewed", file=self._settings.tls_cert_file)

@@ -16,6 +16,7 @@ from engine.clock import now_ms
 from engine.config import ConsoleSettings
 from engine.console.guard import knows_token, names_this_host
 from engine.console.lifeline import Lifeline
+from engine.console.listening import Renewal
 from engine.console.prometheus import SpanCounts, exposition
 from engine.console.source import Source
 from engine.console.view import encoded, history_of, history_view, live_view
@@ -36,6 +37,8 @@ OPEN = frozenset({"/healthz", "/readyz"})
 """What is answered without a token: it says yes or no, for those who probe."""
 EVENTS_S = 1.0
 """How often a page is told what is new."""
+RENEW_S = 5.0
+"""How often the certificate's files are looked at."""
 KEEP_S = 15.0
 """How long a connection may be idle between two requests."""
 LINE_BYTES_MAX = 8_190
@@ -192,8 +195,17 @@ async def serve(
     bounded = Bounded(runner.server, settings.connections_max, settings.request_timeout_s, console.asked)
     handshake_s = settings.request_timeout_s if tls is not None else None
     server = await loop.create_server(bounded, sock=sock, ssl=tls, ssl_handshake_timeout=handshake_s)
+    renewing = loop.create_task(_renew(Renewal(settings, tls))) if tls is not None else None
     await is_over.wait()
+    if renewing is not None:
+        renewing.cancel()
     server.close()
+
+
+async def _renew(renewal: Renewal) -> None:
+    while True:
+        await asyncio.sleep(RENEW_S)
+        renewal.look()
 
 
 def _nobody() -> logging.Logger:

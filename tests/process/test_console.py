@@ -79,6 +79,24 @@ def test_tls(tmp_path: Path) -> None:
         assert not running.is_there()
 
 
+def test_a_certificate_is_renewed_while_it_runs(tmp_path: Path) -> None:
+    """Changed files are served without a restart; while they are no pair, one line says so and the old ones stay."""
+    new = tmp_path / "new"
+    new.mkdir()
+    made, renewed = make_certificates(tmp_path), make_certificates(new)
+    with console(tmp_path, f'tls_cert_file = "{made.certificate}"\ntls_key_file = "{made.key}"') as running:
+        running.context = ssl.create_default_context(cafile=str(made.authority))
+        wait_for(running.is_there, "the console answers")
+        made.certificate.write_bytes(renewed.certificate.read_bytes())
+        wait_for(lambda: "certificate_not_renewed" in running.errors.read_text(), "what is wrong is said")
+        assert running.get("/readyz").status == 200
+        made.key.write_bytes(renewed.key.read_bytes())
+        wait_for(lambda: "certificate_renewed" in running.errors.read_text(), "the pair is taken over")
+        running.context = ssl.create_default_context(cafile=str(renewed.authority))
+        assert running.get("/readyz").status == 200
+        assert running.errors.read_text().count("certificate_not_renewed") == 1
+
+
 def test_a_unix_socket_is_the_user_s_alone(tmp_path: Path) -> None:
     """The socket is nobody else's, and one that an engine before left behind is replaced."""
     path = tmp_path / "console.sock"
