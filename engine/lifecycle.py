@@ -51,11 +51,13 @@ class SetFeeds(msgspec.Struct, tag=True, frozen=True):
 
     ``version`` is that of the topology. ``missed`` is, by node number, what new feeds, and those that gained slots,
     have to find first. From here on watermarks carry this version, and a node's are not sent before that is found.
+    ``streams`` has what is kept of each: those of new feeds were read elsewhere until now.
     """
 
     version: int
     feeds: tuple[Feed, ...]
     missed: dict[int, tuple[Missed, ...]] = {}
+    streams: dict[str, StreamKept] = {}
 
 
 class SetTopology(msgspec.Struct, tag=True, frozen=True):

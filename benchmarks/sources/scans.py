@@ -50,12 +50,11 @@ def scanning(redis: RedisSettings, server_pid: int, keys_per_s_max: int, period_
         folder = Path(name)
         with LambdaRuntime([stand_in(folder)], journal=None) as runtime:
             config = folder / "engine.toml"
+            ours = f'source = "scan"\nscan_period_s_max = {period_s}\nrepair_keys_per_s_max = {keys_per_s_max}'
             text = CONFIG.format(
                 redis_url=redis.url, folder=folder, shards=1, invokers=1, function="accept", keys='["*"]',
-                batch_size=5_000, parallelization_factor=2,
+                batch_size=5_000, parallelization_factor=2, capture=ours,
             )  # fmt: skip
-            ours = f'source = "scan"\nscan_period_s_max = {period_s}\nrepair_keys_per_s_max = {keys_per_s_max}\n'
-            text = text.replace("[capture]\n", f"[capture]\n{ours}")
             text = text.replace("[delivery]\n", f"[delivery]\ndigest_bytes_max = {24 * keys + 8_192}\n")
             config.write_text(text + ROUTE)
             rig = Rig(redis, start_engine(config, folder, engine_environment(runtime.endpoint)), folder, server_pid, 0)

@@ -17,7 +17,8 @@ local function write(keys, args)
   if type(reply) == 'table' and reply['err'] then
     return reply
   end
-  if redis.call('EXISTS', keys[1]) == 1 then
+  -- While the slot moves to another node, EXISTS is refused for a key that is not here any more.
+  if redis.pcall('EXISTS', keys[1]) == 1 then
     redis.call('XADD', keys[2], '*', 'key', keys[1])
   else
     redis.call('XADD', keys[2], '*', 'key', keys[1], 'event', 'del')

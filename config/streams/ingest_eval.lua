@@ -8,7 +8,8 @@ local reply = redis.pcall(ARGV[1], KEYS[1], unpack(ARGV, 2))
 if type(reply) == 'table' and reply['err'] then
   return reply
 end
-if redis.call('EXISTS', KEYS[1]) == 1 then
+-- While the slot moves to another node, EXISTS is refused for a key that is not here any more.
+if redis.pcall('EXISTS', KEYS[1]) == 1 then
   redis.call('XADD', KEYS[2], '*', 'key', KEYS[1])
 else
   redis.call('XADD', KEYS[2], '*', 'key', KEYS[1], 'event', 'del')

@@ -63,7 +63,7 @@ class Shared:
         self.wishes = count(1)
         """Numbers of comparisons: whoever asks takes the next, and one that is done says it of all before."""
         self.streams: Mapping[str, StreamKept] = {}
-        """What was kept of each stream when this process was made."""
+        """What is kept of each stream, as of the newest feeds."""
         self.settled_mark: Callable[[int], int] = lambda _node: 0
         """Return the mark of the newest watermark of a node that all rings have settled."""
         self._streams_shown: dict[int, tuple[int, int]] = {}

@@ -242,6 +242,7 @@ class Subscriber:
         if self._is_draining:
             # Nothing new is taken in, so no watermark may carry the new version.
             return
+        self._shared.streams = command.streams
         feeds = {_name(feed): feed for feed in command.feeds}
         for name in self._feeds.keys() - feeds.keys():
             self._feeds.pop(name).close()

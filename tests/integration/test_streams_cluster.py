@@ -63,3 +63,31 @@ def test_streams_are_followed_through_the_cluster(tmp_path: Path) -> None:
 
         wait_for(is_acknowledged, "all entries are acknowledged")
         assert "entries_" not in path.log()
+
+
+def test_a_group_that_is_deleted_as_its_slot_moves_begins_where_it_was(tmp_path: Path) -> None:
+    """Who reads a stream at its new node knows how far it was read at the old one: also deletes after that arrive."""
+    with cluster(primaries=3) as made, engine_on(tmp_path, made, more=CAPTURE, interval_ms=1_000) as path:
+        for number in range(20):
+            write(made, number)
+        wait_delivered(path, range(20))
+        client, stream, key = made.client(), "changes:{0}", "cart:{0}:5"
+        last = client.xinfo_stream(stream)["last-generated-id"].decode()
+        wait_for(lambda: last in (tmp_path / "checkpoint").read_text(), "it is known how far the stream was read")
+        subscribers = [path.child(f"subscriber {number}/2") for number in (1, 2)]
+        for subscriber in subscribers:
+            subscriber.suspend()
+        owner = made.owner_of(b"{0}")
+
+        def nobody_reads() -> bool:
+            return not any("b" in one["flags"] for one in owner.client.client_list())
+
+        wait_for(nobody_reads, "the reads that waited at the server are over")
+        client.delete(key)
+        client.xadd(stream, {"key": key, "event": "del"})
+        client.xgroup_destroy(stream, "engine")
+        made.move_slots([key_slot(b"{0}")], owner, made.owner_of(b"{1}"))
+        for subscriber in subscribers:
+            subscriber.resume()
+        wait_for(lambda: path.last().get(key.encode(), "") is None, f"the delete; the log says:\n{path.log()[-2_000:]}")
+        assert f"made_anew_from={last}" in path.log(), "what was acknowledged is not read again"

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 import redis
+from redis.crc import key_slot
 
+from tests.cluster import cluster, moves
 from tests.servers import every_server, server_params
 from tests.stream_rig import streams_path
 from tests.support import wait_for
@@ -58,3 +60,21 @@ def test_a_script_does_it_where_there_are_no_functions(tmp_path: Path, server_bi
     """The script for EVAL does the same, also on Redis 6."""
     with streams_path(tmp_path, binary=server_binary) as under_test:
         tell_a_story(under_test, by_script(under_test.client))
+
+
+@pytest.mark.parametrize("server", ["valkey-9.1", "redis-7.0"])
+def test_a_delete_while_its_slot_moves_leaves_an_entry(server: str) -> None:
+    """The node refuses what asks for a key that it has no more; the delete is done by then, and has to be told of."""
+    with cluster(server, primaries=2) as made:
+        source = made.owner_of(b"{7}")
+        (target,) = (node for node in made.primaries() if node is not source)
+        source.client.function_load((FOLDER / "ingest.lua").read_text())
+        script = (FOLDER / "ingest_eval.lua").read_text()
+        helpers: list[tuple[bytes | str, ...]] = [("FCALL", "ingest_write"), ("EVAL", script)]
+        for number, helper in enumerate(helpers):
+            assert source.call(*helper, 2, f"k{number}:{{7}}", "changes:{7}", "HSET", "n", "1") == 1
+        moves.begin(key_slot(b"{7}"), source, target)
+        for number, helper in enumerate(helpers):
+            assert source.call(*helper, 2, f"k{number}:{{7}}", "changes:{7}", "DEL") == 1
+        deletes = [fields[b"key"] for _, fields in source.client.xrange("changes:{7}") if b"event" in fields]
+        assert deletes == [b"k0:{7}", b"k1:{7}"]

@@ -76,7 +76,7 @@ class Retopology:
             return SetTopology(topology, nodes_of(self._handover.feeds))
         feeds = self._handover.feeds[child.index]
         missed = self._keeper.missed_since(child, self._handover.version_of(child))
-        return SetFeeds(topology.version, feeds, missed)
+        return SetFeeds(topology.version, feeds, missed, self._keeper.streams)
 
     def _is_due(self, now_ms: int) -> bool:
         if self._timer_ms is None and _may_change(self._settings, self._handover.topology):

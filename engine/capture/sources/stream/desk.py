@@ -169,7 +169,9 @@ class Desk:
         self.forget(stream)
         stream.read_pending((), is_counting=False)
         if not stream.settled:
-            is_whole = any(route.starting_position == "TRIM_HORIZON" for route in self._shared.table.routes.values())
+            routes = self._shared.table.routes.values()
+            # One that was read elsewhere had a group: entries have been written since.
+            is_whole = stream.history == OWED or any(one.starting_position == "TRIM_HORIZON" for one in routes)
             log.info("group_made", **self._of(stream), at="the beginning" if is_whole else "the end")
             return THE_START if is_whole else b"$"
         self._row.count_gap(GapReason.ENTRIES_REMOVED)
