@@ -1,14 +1,14 @@
-"""What a route makes of a key that is gone, and under which names it has to listen for that.  (pure)
+"""What a route does with a key that is gone, and under which names it has to listen for that.  (pure)
 
-**Servers name one thing differently.** A replica says ``del`` of a key that expired or was evicted, ``hdel`` of a field
-that expired, and the command that it was sent where the primary was sent another. ``EXPIRE`` with a moment in the past
-is ``del`` on some versions and ``expired`` on others. So a route hears what it lists under every name that it may have,
-and one that lists a way for a key to go hears of all of them, but of evictions only where it lists them.
+**Servers use different names for one thing.** A replica reports ``del`` for a key that expired or was evicted, ``hdel``
+for a field that expired, and the command that the primary sent it, which may differ from the client's. ``EXPIRE`` with
+a moment in the past is ``del`` on some versions and ``expired`` on others. So a route hears what it lists under every
+name that it may have. A route that lists one kind of removal hears all of them, but evictions only if it lists them.
 
 **What can be known.** A primary names an eviction. A replica does not: there it is a ``del``, and counts as one. A key
-that is *found* gone after an event that does not say so (it was deleted before it was read, or unheard) was taken away
-for certain only where the server never evicts, and has not begun again; else a route that does not list ``evicted``
-leaves it as it is until an event says more (`engine.delivery.reading.gone`).
+that is *found* gone after an event that does not say so (it was deleted before it was read, or unheard) was certainly
+removed only if the server never evicts and has not begun again. Otherwise a route that does not list ``evicted`` leaves
+it as it is until an event says more (`engine.delivery.reading.gone`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from engine.routing.events import (
 )
 
 _ASKS_FOR_ABSENCE = EVENTS_OF_ABSENCE | {"hexpired", ABSENCE, CHANGES}
-"""Entries of a route that wants to know of keys that are gone. ``"*"`` is none, though it stands for ``hexpired``."""
+"""Entries of a route that wants to know about removed keys. ``"*"`` is not one, though it includes ``hexpired``."""
 
 _ALSO_CALLED = {"hexpired": "hdel", "spop": "srem", "incrbyfloat": "set", "hincrbyfloat": "hset"}
 """Event → its name on a replica, which is sent the effect and not the command."""
@@ -34,7 +34,7 @@ _ALSO_CALLED = {"hexpired": "hdel", "spop": "srem", "incrbyfloat": "set", "hincr
 _EXPIRY_CHANGES = ("expire", "persist")
 
 _GOES_WITHOUT_DEL = "json.del"
-"""Of the document's root: the module takes the key away, and no ``del`` is published."""
+"""For the document's root: the module removes the key, and publishes no ``del``."""
 
 
 def wants_absence(events: Iterable[str]) -> bool:
@@ -43,12 +43,12 @@ def wants_absence(events: Iterable[str]) -> bool:
 
 
 def follows_evictions(events: Iterable[str]) -> bool:
-    """Tell whether it does so of keys that were evicted."""
+    """Tell whether it does so for keys that were evicted."""
     return EVICTED in events
 
 
 def heard_events(entries: Sequence[str], *, include_expiry: bool = False) -> tuple[str, ...]:
-    """Return every event that a route with these entries has to hear to end equal on any server.
+    """Return every event that a route with these entries has to hear, so that the result is the same on any server.
 
     With ``include_expiry``, the time at which a key expires is a part of its record.
     """
@@ -64,7 +64,7 @@ def heard_events(entries: Sequence[str], *, include_expiry: bool = False) -> tup
 
 
 def takes_news(events: Iterable[str]) -> bool:
-    """Tell whether a route with these entries takes events that nobody knows yet."""
+    """Tell whether a route with these entries takes events that are not known yet."""
     return CHANGES in events
 
 

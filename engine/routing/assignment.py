@@ -1,13 +1,13 @@
 """Which subscriber process hears what: the feeds of every shard.  (pure)
 
-With as many nodes as shards or more, each feed is a whole node, with the one cheapest pattern, and nodes are packed by
-their weights. With fewer, the heavy ones are cut by byte class, so that each shard has one feed. What there was before
-stays where it was, and as it was cut, as long as the busiest shard bears little more than a fresh assignment would
-have it bear.
+With as many nodes as shards or more, each feed is a whole node, with the one cheapest pattern, and nodes are
+distributed by their weights. With fewer, the heavy ones are cut by byte class, so that each shard has one feed. Earlier
+feeds stay where they were, with the same cut, as long as the busiest shard bears little more than it would under a
+fresh assignment.
 
 Several hosts cover a cluster without asking each other: as soon as there are as many nodes as hosts, each takes whole
-nodes, by what all of them know: the nodes' ids. With fewer, each takes its byte class of every node; and always where
-mapping hashes are heard of, which every host has to, or where changes come from scans (`is_by_bytes`).
+nodes, by the nodes' ids, which all hosts know. With fewer, each takes its byte class of every node. So it always does
+if mapping hashes are watched, which every host has to hear of, or if changes come from scans (`is_by_bytes`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SHARDS_MAX = 64
 PATIENCE = 1.25
 """The busiest shard may bear this many times what it would in a fresh assignment, before feeds are moved."""
 _PRIOR = 0.05
-"""What nodes weigh of which nothing is known yet, together, as a part of all."""
+"""The combined weight of nodes about which nothing is known yet, as a share of all."""
 _HOT = 1.5
 """A shard that gets this many times its fair share is worth a warning."""
 
@@ -53,8 +53,8 @@ def assign(
     """Return the feeds of every shard of this host.
 
     ``weights`` are loads by node id, in any unit (default: a node's slots). ``samples`` are keys by node id: a node
-    that several shards share is cut by what they end in. ``before`` is the assignment that is in force. Where nodes
-    may not be cut, shards are left over. ``by_bytes``: see `is_by_bytes`.
+    that several shards share is cut by their last bytes. ``before`` is the assignment that is in force. If nodes may
+    not be cut, some shards may stay empty. ``by_bytes``: see `is_by_bytes`.
     """
     assert 1 <= shards <= SHARDS_MAX
     by_nodes = takes_whole_nodes(topology, part, by_bytes=by_bytes or bool(mapping_prefix))
@@ -85,16 +85,16 @@ def assign(
 def is_by_bytes(settings: Settings) -> bool:
     """Tell whether a slice is always a byte class, so that a key stays with its host whatever slots move.
 
-    Who scans knows by name what its passes have found: a key that is deleted as its slot moves to another host's node
-    would be known to the one, and looked for by the other.
+    An engine that scans knows the names of the keys that its passes have found. If a key were deleted while its slot
+    moves to another host's node, one host would know it and the other would look for it.
     """
     return settings.capture.source == "scan" or bool(settings.original.mapping_prefix)
 
 
 def shards_needed(topology: Topology, part: Slice, cores: int, *, by_bytes: bool = False) -> int:
-    """Return how many processes are started where that is left to the engine: one a node, up to one a core.
+    """Return how many processes are started if that is left to the engine: one per node, up to one per core.
 
-    A cluster may grow, and processes are made at the start: so as many again are there to wait for its new nodes.
+    A cluster may grow, and processes are made at the start, so as many again wait for its new nodes.
     """
     by_nodes = takes_whole_nodes(topology, part, by_bytes=by_bytes)
     nodes = len(nodes_of_slice(topology, part)) if by_nodes else len(topology.nodes)
@@ -103,14 +103,14 @@ def shards_needed(topology: Topology, part: Slice, cores: int, *, by_bytes: bool
 
 
 def takes_whole_nodes(topology: Topology, part: Slice, *, by_bytes: bool = False) -> bool:
-    """Tell whether a slice is made of whole nodes, and not of a byte class of all of them."""
+    """Tell whether a slice consists of whole nodes, rather than of a byte class of every node."""
     return part.is_whole or (len(topology.nodes) >= part.count and not by_bytes)
 
 
 def nodes_of_slice(topology: Topology, part: Slice) -> list[Node]:
-    """Return the nodes of a slice, as every host sees them: rendezvous hashing, with counts that differ by one at most.
+    """Return the nodes of a slice, as every host sees them: rendezvous hashing, with counts that differ by at most one.
 
-    A node that comes or goes moves few others.
+    A node that joins or leaves moves few others.
     """
     fair, left_over = divmod(len(topology.nodes), part.count)
     counts, found = [0] * part.count, []
@@ -135,7 +135,7 @@ def _rank(node: Node) -> tuple[int, str]:
 
 
 def _loads(nodes: Sequence[Node], weights: Mapping[str, float]) -> dict[str, float]:
-    """Return what each node weighs; nothing is weightless, or all new nodes would come to one shard."""
+    """Return each node's weight; none is 0, or all new nodes would go to one shard."""
     if any(weights.get(node.id, 0) for node in nodes):
         known = {node.id: float(weights.get(node.id, 0)) for node in nodes}
     else:
@@ -158,14 +158,14 @@ def _feed(node: Node, index: int, members: bytes, part: Slice, databases: Databa
     return Feed(node, tuple(patterns), members, takes_empty_key)
 
 
-# What there was before
+# The assignment before
 
 _Places = dict[str, list[tuple[int, Feed]]]
-"""By node id: the shards that the node has now, or the one whose place it has taken, with their feeds."""
+"""By node id: the shards, with their feeds, that now have the node or the one whose place it has taken."""
 
 
 def _places_before(nodes: Sequence[Node], before: Feeds, own: bytes) -> _Places:
-    """Return the places of the nodes that had some. Who has taken over the slots of a node that went has its place."""
+    """Return the places of the nodes that had some. A node that took over the slots of one that left has its place."""
     had: _Places = {}
     for shard, feeds in enumerate(before):
         for feed in feeds:
@@ -176,14 +176,14 @@ def _places_before(nodes: Sequence[Node], before: Feeds, own: bytes) -> _Places:
     for node in nodes:
         if node.id not in places and (predecessor := _predecessor(node, gone)):
             places[node.id] = gone.pop(predecessor[0])
-    # A cut of other keys is of no use: hosts take whole nodes from now on, or no longer do.
+    # A cut of other keys is useless: hosts now take whole nodes, or no longer do.
     return {
         id: place for id, place in places.items() if sorted(b"".join(feed.last_bytes for _, feed in place)) == [*own]
     }
 
 
 def _predecessor(node: Node, gone: _Places) -> list[str]:
-    """Return the node, of those that went, whose slots this one has most of."""
+    """Return the node, of those that left, most of whose slots this one has."""
     slots = set(slots_in(node.slots))
     shared = {id: len(slots.intersection(slots_in(place[0][1].node.slots))) for id, place in gone.items()}
     return sorted((id for id in shared if shared[id]), key=lambda id: (-shared[id], id))[:1]
@@ -193,7 +193,7 @@ def _predecessor(node: Node, gone: _Places) -> list[str]:
 
 
 def _pack(loads: Mapping[str, float], shards: int, places: _Places) -> dict[str, int]:
-    """Return a shard for each node, so that the busiest bears about as little as can be, and few nodes move."""
+    """Return a shard for each node, so that the busiest bears about as little as possible, and few nodes move."""
     fresh = _fill(loads, shards, {})
     limit = max(_sums(fresh, loads, shards)) * PATIENCE
     kept: dict[str, int] = {}
@@ -208,7 +208,7 @@ def _pack(loads: Mapping[str, float], shards: int, places: _Places) -> dict[str,
 
 
 def _fill(loads: Mapping[str, float], shards: int, kept: Mapping[str, int]) -> dict[str, int]:
-    """Add the nodes that are not there yet, the heaviest first, each to the shard that bears least."""
+    """Add the missing nodes, the heaviest first, each to the shard that bears least."""
     found = dict(kept)
     sums = _sums(kept, loads, shards)
     for id in sorted((id for id in loads if id not in kept), key=loads.__getitem__, reverse=True):
@@ -229,7 +229,7 @@ def _sums(shard_of: Mapping[str, int], loads: Mapping[str, float], shards: int) 
 
 
 def _share(loads: Mapping[str, float], shards: int, places: _Places) -> dict[str, list[int]]:
-    """Return the shards of each node, one node to a shard: as many as its weight deserves."""
+    """Return the shards of each node, one node per shard: as many as its weight deserves."""
     counts = {id: len(place) for id, place in places.items()}
     fresh = _apportion(loads, shards)
     if (
@@ -251,7 +251,7 @@ def _share(loads: Mapping[str, float], shards: int, places: _Places) -> dict[str
 
 
 def _apportion(loads: Mapping[str, float], shards: int) -> dict[str, int]:
-    """Return how many shards each node gets: one, and one more again and again for the busiest."""
+    """Return how many shards each node gets: one each, then repeatedly one more for the busiest."""
     counts = dict.fromkeys(loads, 1)
     for _ in range(shards - len(loads)):
         counts[max(loads, key=lambda id: loads[id] / counts[id])] += 1
@@ -263,7 +263,7 @@ def _busiest(loads: Mapping[str, float], counts: Mapping[str, int]) -> float:
 
 
 def imbalance(feeds: Sequence[Feed], sample: Sequence[bytes]) -> str:
-    """Return a warning where one feed of a node gets far more than its share of the sample, else ""."""
+    """Return a warning if one feed of a node gets far more than its share of the sample, else ""."""
     counts = count_endings(sample)
     total = sum(counts[byte] for feed in feeds for byte in feed.last_bytes)
     if len(feeds) < 2 or not total:

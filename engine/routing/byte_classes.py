@@ -1,11 +1,11 @@
-r"""Disjoint classes of bytes, the last ones of keys, by which a server deals out the events of one node.  (pure)
+r"""Disjoint classes of keys' last bytes, by which a server distributes the events of one node.  (pure)
 
-``PSUBSCRIBE __keyspace@0__:*[a-m]`` delivers the keys that end in *a* to *m*, and nobody else's. Classes that are
+``PSUBSCRIBE __keyspace@0__:*[a-m]`` delivers the keys that end in *a* to *m*, and no others. Classes that are
 disjoint and cover all 256 byte values deliver each key to exactly one subscriber. Two traps:
 
 - the server compares ranges as C ``char``: signed on x86-64, unsigned on Arm; a range across 127/128 is silently
   swapped there and matches other keys, so none of ours crosses it;
-- the empty key's channel ends in ``:`` and no class matches it: somebody has to take it literally.
+- the empty key's channel ends in ``:`` and no class matches it: one subscriber has to name it literally.
 
 Each pattern costs the server's one thread about 0.25 µs an event, and it walks a class from its start: few patterns a
 node, and few ranges a class.
@@ -18,13 +18,13 @@ from itertools import accumulate
 
 _SPECIAL = frozenset(b"]\\^-[*?")
 _PRIOR = 0.05
-"""What the bytes that no sampled key ends in weigh together, as a part of all."""
+"""The combined weight of the bytes that no sampled key ends in, as a share of all."""
 _SCATTER_GAIN = 0.9
-"""Classes of scattered bytes make longer patterns; they must bring the busiest shard down to this part."""
+"""Classes of scattered bytes make longer patterns; they must reduce the busiest shard to this share."""
 
 
 def channel_prefix(database: int) -> bytes:
-    """Return what stands before the key in a keyspace channel."""
+    """Return the part of a keyspace channel before the key."""
     return b"__keyspace@%d__:" % database
 
 
@@ -50,16 +50,16 @@ def count_endings(sample: Iterable[bytes]) -> list[int]:
 
 
 def cut(count: int, counts: Sequence[int], own: bytes) -> list[bytes]:
-    """Return ``count`` parts of these bytes, of about equal shares of what was counted.
+    """Return ``count`` parts of these bytes, with about equal shares of the counts.
 
-    They are neighbours where that is about as even as any cut can be.
+    The bytes of a part are neighbours if that is about as even as any cut can be.
     """
     return [bytes(own[place] for place in places) for places in _cut_places(count, [counts[byte] for byte in own])]
 
 
 def _cut_places(count: int, counts: Sequence[int]) -> list[bytes]:
     assert count <= len(counts)
-    # Bytes that the sample did not show may come later: each weighs a little.
+    # Bytes that are missing in the sample may appear later: each weighs a little.
     prior = max(1.0, sum(counts) * _PRIOR) / len(counts)
     weights = [sampled + prior for sampled in counts]
     neighbours = _cut_in_runs(count, weights)
@@ -78,7 +78,7 @@ def _heaviest(cut: Iterable[bytes], weights: Sequence[float]) -> float:
 def _cut_in_runs(count: int, weights: Sequence[float]) -> list[bytes]:
     """Return ``count`` non-empty runs of neighbours, the sum of whose squared weights is as small as can be.
 
-    Dynamic programming, a run more each round: ``costs[end]`` is the best cost of cutting the bytes before
+    Dynamic programming, one more run each round: ``costs[end]`` is the best cost of cutting the bytes before
     ``end``, ``starts[end]`` where its last run starts. Best starts never move back (Knuth), which keeps it quick.
     """
     before = [0.0, *accumulate(weights)]
@@ -104,7 +104,7 @@ def _cut_in_runs(count: int, weights: Sequence[float]) -> list[bytes]:
 
 
 def _cut_scattered(count: int, counts: Sequence[int], weights: Sequence[float]) -> list[bytes]:
-    """Give the sampled bytes out, the heaviest first, to the lightest shard; then the others, run by run."""
+    """Assign the sampled bytes, the heaviest first, to the lightest shard; then the others, run by run."""
     sampled = sorted((byte for byte in range(len(counts)) if counts[byte]), key=lambda byte: (-counts[byte], byte))
     pieces = [[byte] for byte in sampled]
     others = [byte for byte in range(len(counts)) if not counts[byte]]

@@ -1,9 +1,9 @@
 """Several databases of one server: how their channels are subscribed to, and how their keys are told apart.  (pure)
 
 With one database a key is known by its name. With several it is known by what its channel has after ``__keyspace@``:
-``3__:name``. The number has digits alone, so the first ``__:`` ends it, whatever the name holds. That is the key
-everywhere inside: in rings, lanes, the backlog and marks. It is taken apart at the edges: where the server is asked,
-and where records, letters and items are made.
+``3__:name``. The number has only digits, so the first ``__:`` ends it, whatever the name holds. That is the key
+everywhere inside the engine: in rings, lanes, the backlog and marks. It is taken apart at the edges: where the server
+is asked, and where records, letters and items are made.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _BEFORE, _AFTER = b"__keyspace@", b"__:"
 
 
 def inside(database: int, name: bytes) -> bytes:
-    """Return what a key of a database is known by, where there are several."""
+    """Return the internal name of a key of a database, if there are several."""
     return b"%d__:%b" % (database, name)
 
 
 def split(key: bytes) -> tuple[int, bytes]:
-    """Return the database and the name of a key, where there are several."""
+    """Return the database and the name of a key, if there are several."""
     number, _, name = key.partition(_AFTER)
     return int(number), name
 
@@ -42,7 +42,7 @@ def named(only: int | None, key: bytes) -> tuple[int, bytes]:
 
 
 class Databases(msgspec.Struct, frozen=True):
-    """Those that are captured, in order. ``home`` is the one of the URL, in which the engine keeps keys of its own."""
+    """Those that are captured, in order. ``home`` is the one in the URL, where the engine keeps its own keys."""
 
     numbers: tuple[int, ...] = (0,)
     home: int = 0
@@ -64,13 +64,13 @@ class Databases(msgspec.Struct, frozen=True):
 
     @property
     def prefix(self) -> bytes:
-        """Return what every channel begins with, before a key as it is known inside."""
+        """Return what every channel begins with, before a key's internal name."""
         return _BEFORE if self.are_several else channel_prefix(self.numbers[0])
 
     def heads(self) -> tuple[bytes, ...]:
-        """Return globs that match what stands before a name in the channels of these databases, and in no others.
+        """Return globs that match the part before the name in the channels of these databases, and in no others.
 
-        They are as few as digit classes make them, and disjoint. Each is bound to the channel's beginning: a name that
+        They are as few as digit classes allow, and disjoint. Each is anchored at the channel's beginning: a name that
         holds ``__:`` or ``@3__:`` changes nothing.
         """
         if not self.are_several:
@@ -82,19 +82,19 @@ class Databases(msgspec.Struct, frozen=True):
         return tuple(_BEFORE + tens + _digit_class(last) + _AFTER for tens, last in last_digits.items())
 
     def inside(self, database: int, name: bytes) -> bytes:
-        """Return what this key is known by."""
+        """Return this key's internal name."""
         return inside(database, name) if self.are_several else name
 
     def at_home(self, name: bytes) -> bytes:
-        """Return what a key of the home database is known by."""
+        """Return the internal name of a key in the home database."""
         return self.inside(self.home, name)
 
     def split(self, key: bytes) -> tuple[int, bytes]:
-        """Return the database and the name of a key as it is known inside."""
+        """Return the database and the name behind a key's internal name."""
         return named(self.only, key)
 
     def in_scope(self) -> str:
-        """Return what the scope of a checkpoint has for them, which is the same whichever several they are."""
+        """Return how the scope of a checkpoint names them; the name is the same for any set of several."""
         return ALL if self.are_several else str(self.numbers[0])
 
     def in_words(self) -> str:
@@ -130,9 +130,9 @@ def databases_of(redis: RedisSettings, home: int) -> Databases:
 
 
 def route_inside(route: RouteSettings, databases: Databases) -> RouteSettings:
-    """Return the route with globs that match keys as they are known inside, one for each of its ``databases``.
+    """Return the route with globs that match internal names of keys, one for each of its ``databases``.
 
-    With one database alone it names none any more.
+    With a single database it no longer names any.
     """
     if not databases.are_several:
         return replace(route, databases=()) if route.databases else route
@@ -141,18 +141,18 @@ def route_inside(route: RouteSettings, databases: Databases) -> RouteSettings:
 
 
 def keys_shown(route: RouteSettings) -> tuple[str, ...]:
-    """Return the globs of a route of the table for people, who wrote them without a database."""
+    """Return a route's globs for people, as they wrote them, without a database."""
     if not route.databases:
         return route.keys
     return tuple(dict.fromkeys(glob.partition(_AFTER.decode())[2] for glob in route.keys))
 
 
 def keys_inside(globs: Iterable[str], databases: Sequence[int]) -> tuple[str, ...]:
-    """Return globs of one database as they are where there are several; with these it was captured before."""
+    """Return globs of a single database as they are among several; they are those that it was captured with before."""
     return tuple(inside(number, b"").decode() + glob for glob in globs for number in databases)
 
 
 def keys_of(globs: Iterable[str], database: int) -> tuple[str, ...]:
-    """Return the globs of one database among those of several, as they are where it is the only one."""
+    """Return one database's globs, from those of several, as they are if it is the only one."""
     prefix = inside(database, b"").decode()
     return tuple(glob.removeprefix(prefix) for glob in globs if glob.startswith(prefix))

@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Iterable
 
 EVENT_CHARS_MAX = 128
-"""Of an event's name; the servers' own have at most 21, a module may name its own as it likes."""
+"""Of an event's name; the servers' own have at most 21, a module's may be longer."""
 
 EVENTS_BY_CLASS: dict[str, tuple[str, ...]] = {
     "g": (
@@ -100,7 +100,7 @@ COMMANDS_PUBLISHED_AS = {
     "sort": "sortstore",
     "zincrby": "zincr",
 }
-"""Commands that publish an event of another name: what users write, and what they mean by it."""
+"""Commands that publish an event of another name: what users write → what they mean."""
 
 _LEAVES_THE_VALUE = {"hexpire", "hpersist"}
 KEY_GETS_A_VALUE = ("copy_to", "move_to", "rename_to", "restore")
@@ -109,7 +109,7 @@ EVERY_WRITE = "*"
 """The entry in a route's ``events`` that stands for `WRITE_EVENTS`."""
 
 ABSENCE = "absence"
-"""The entry that stands for `ABSENCE_EVENTS`: a key that somebody took away, or whose time has come, is gone."""
+"""The entry that stands for `ABSENCE_EVENTS`: a key that was removed, or has expired, is gone."""
 
 CHANGES = "changes"
 """The entry that stands for `CHANGE_EVENTS`, and for what newer servers will publish."""
@@ -124,7 +124,7 @@ WRITE_EVENTS: tuple[str, ...] = tuple(
 
 That is all of the strings, lists, sets, hashes, sorted sets, streams and JSON documents, and a key that was
 copied, moved, renamed or restored to its name. Not: times to live (``expire``, ``persist``, ``hexpire``,
-``hpersist``), a stream's group bookkeeping (``xgroup-…``), and what takes a key away (``del``, ``expired``,
+``hpersist``), a stream's group bookkeeping (``xgroup-…``), and what removes a key (``del``, ``expired``,
 ``evicted``, ``rename_from``, ``move_from``): a route that wants those lists them by name.
 """
 
@@ -132,13 +132,13 @@ EVICTED = "evicted"
 """What the cache forgets, the store keeps: no other entry stands for this one."""
 
 ABSENCE_EVENTS = ("del", "expired", "move_from", "rename_from")
-"""What ``"absence"`` means: every way to go but `EVICTED`."""
+"""What ``"absence"`` means: every kind of removal except `EVICTED`."""
 
 EVENTS_OF_ABSENCE = frozenset({*ABSENCE_EVENTS, EVICTED})
 """Events after which a key is gone."""
 
 CHANGE_EVENTS = (*WRITE_EVENTS, "xgroup-create", *ABSENCE_EVENTS)
-"""What ``"changes"`` means: ``"*"``, ``"absence"``, and a stream that is made together with its first group."""
+"""What ``"changes"`` means: ``"*"``, ``"absence"``, and a stream that is created together with its first group."""
 
 GROUPS: dict[str, tuple[str, ...]] = {
     EVERY_WRITE: WRITE_EVENTS,
@@ -163,7 +163,7 @@ IGNORED = frozenset({"overwritten", "type_changed"})
 """What Redis 8 publishes beside the event of the change itself."""
 
 SAME_NAME = {event: event for event in (*_CLASS_OF, REPAIR, REPAIR_GONE, NAMED, ENTRY)}
-"""An event's name in the one place where it is kept; every message that is decoded brings another copy."""
+"""The one shared copy of an event's name; every decoded message brings another copy."""
 
 FLAGS_IN_A = frozenset("g$lshzxetd")
 """The classes that the flag ``A`` stands for; ``m`` and ``n`` are not among them."""
@@ -172,15 +172,15 @@ FLAGS_IN_A = frozenset("g$lshzxetd")
 def class_of(event: str) -> str | None:
     """Return the letter of an event's class, None for a name that no server publishes.
 
-    Modules name their events themselves: whatever holds a dot is taken for one of theirs.
+    Modules name their own events: whatever contains a dot is taken for one of theirs.
     """
     return _CLASS_OF.get(event) or ("d" if "." in event.strip(".") else None)
 
 
 def is_news(event: str) -> bool:
-    """Tell whether this is an event that we do not know, and a change of a key that we could read.
+    """Tell whether this is an unknown event, and a change of a key that we could read.
 
-    Servers to come have commands to come. The types of modules, whose events hold a dot, have no body, but for JSON.
+    Future servers have new commands. The types of modules, whose events contain a dot, have no body, except JSON.
     """
     return event not in SAME_NAME and event not in IGNORED and ("." not in event or event.startswith("json."))
 
@@ -199,7 +199,7 @@ def expand_events(events: Iterable[str]) -> tuple[str, ...]:
 
 
 _FLAGS_BESIDE_THE_CLASS = {"hexpired": "x"}
-"""Valkey 9 publishes an expired field only where both flags are set."""
+"""Valkey 9 publishes an expired field only if both flags are set."""
 
 
 def notification_flags(events: Iterable[str]) -> str:
@@ -213,10 +213,10 @@ def notification_flags(events: Iterable[str]) -> str:
 
 
 def merge_flags(current: str, needed: str) -> str:
-    """Return the server's flags with those that we need added, and none taken away.
+    """Return the server's flags with those that we need added, and none removed.
 
-    Others rely on what is set, so all of it stays, flags that we do not know too. What is returned is
-    ``current`` itself where nothing lacks.
+    Others rely on what is set, so all of it stays, including flags that we do not know. The result is ``current``
+    itself if nothing is missing.
     """
     have = set(current)
     if "A" in have:

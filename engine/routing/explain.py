@@ -20,7 +20,7 @@ from engine.routing.events import (
 from engine.routing.glob import matcher
 
 TYPES = {"$": "string", "l": "list", "s": "set", "h": "hash", "z": "zset", "t": "stream", "d": "json"}
-"""Class of an event → the type of the key that it tells of."""
+"""Class of an event → the type of its key."""
 
 
 class Fate(NamedTuple):
@@ -62,7 +62,7 @@ def _fate(route: RouteSettings, key: bytes, event: str) -> Fate:
 
 
 def type_after(event: str) -> str:
-    """Return the type of a key after this event, as a record names it; a hash where the event does not say."""
+    """Return the type of a key after this event, as a record names it; a hash if the event does not say."""
     return TYPES.get(class_of(event) or "", "hash")
 
 

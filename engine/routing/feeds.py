@@ -1,4 +1,4 @@
-"""Feeds: one subscription on one node, and which keys it hears of.  (pure)"""
+"""Feeds: one subscription on one node, and which keys it covers.  (pure)"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from engine.routing.nodes import Node, slot_of
 class Feed(msgspec.Struct, frozen=True):
     """A node, whole or a part of it: ``patterns`` for PSUBSCRIBE, ``last_bytes`` say which keys they match.
 
-    ``streams`` are those on the node that are read, where changes come from streams.
+    ``streams`` are those on the node that are read, if changes come from streams.
     """
 
     node: Node
@@ -22,7 +22,7 @@ class Feed(msgspec.Struct, frozen=True):
     streams: tuple[bytes, ...] = ()
 
     def owns(self, key: bytes) -> bool:
-        """Tell whether the key is the node's, and its channel matches the patterns."""
+        """Tell whether the key belongs to the node, and its channel matches the patterns."""
         is_matched = key[-1] in self.last_bytes if key else self.takes_empty_key
         return is_matched and (self.node.has_all() or self.node.has_slot(slot_of(key)))
 

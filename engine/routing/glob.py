@@ -1,9 +1,9 @@
 """Redis globs over bytes: what ``PSUBSCRIBE`` and ``KEYS`` understand, compiled for the hot path.  (pure)
 
-A pattern is first read into elements, each one the set of bytes that it takes, just as Redis's
-``stringmatchlen`` reads it with all its habits. Then the cheapest test that fits the shape is chosen.
+A pattern is first read into elements, each one the set of bytes that it takes, just as Redis's ``stringmatchlen`` reads
+it, with all its quirks. Then the cheapest test that fits the shape is chosen.
 
-Two points where servers differ among themselves are settled here: bytes compare unsigned (x86-64 servers
+Two points on which servers differ are settled here: bytes compare unsigned (x86-64 servers
 swap a range that crosses 127/128, Arm servers don't), and ``*`` takes the empty key too.
 """
 
@@ -17,7 +17,7 @@ Matcher = Callable[[bytes], object]
 """Tells, by a true or a false value, whether a key matches."""
 
 Element = frozenset[int] | None
-"""The bytes that one position takes, or None for ``*``: any number of any bytes."""
+"""The bytes that one position matches, or None for ``*``: any number of any bytes."""
 
 _ANY = frozenset(range(256))
 _SPECIAL = re.compile(rb"[*?\[\]\\^-]")
@@ -29,7 +29,7 @@ def escape(text: bytes) -> bytes:
 
 
 def takes_everything(pattern: bytes) -> bool:
-    """Return whether every key matches: the pattern is made of stars alone."""
+    """Return whether every key matches: the pattern consists of stars alone."""
     return bool(pattern) and not pattern.strip(b"*")
 
 
@@ -49,7 +49,7 @@ def matcher(patterns: Sequence[bytes]) -> Matcher:
 
 
 def parse(pattern: bytes) -> list[Element]:
-    r"""Read a pattern as Redis does; neighbouring stars are one.
+    r"""Read a pattern as Redis does; adjacent stars count as one.
 
     No pattern is wrong: a class without its ``]`` ends with the pattern, a last ``\`` is itself.
     """
@@ -88,7 +88,7 @@ def has_open_class(pattern: bytes) -> bool:
 
 
 def _parse_class(pattern: bytes, at: int) -> tuple[frozenset[int], int, bool]:
-    """Return the bytes of the class that starts at ``at``, after its ``[``, where it ends, and whether it does."""
+    """Return the bytes of the class that starts at ``at``, after its ``[``, its end, and whether it is closed."""
     negated = pattern[at : at + 1] == b"^"
     at += negated
     members: set[int] = set()
@@ -104,7 +104,7 @@ def _parse_class(pattern: bytes, at: int) -> tuple[frozenset[int], int, bool]:
             is_closed = True
             break
         elif left >= 3 and pattern[at + 1] == ord("-"):
-            # Redis takes whatever follows as the range's end, even "]": "[a-]" is a class without its end.
+            # Redis takes whatever follows as the range's end, even "]": "[a-]" is an unclosed class.
             low, high = sorted((byte, pattern[at + 2]))
             members.update(range(low, high + 1))
             at += 3
@@ -124,9 +124,8 @@ def _literal(elements: Sequence[Element]) -> bytes | None:
 def _regex(elements: Sequence[Element]) -> bytes:
     """Return the expression for ``fullmatch``, linear in the key for each star.
 
-    The run of elements after a star may be taken where it is first found, forever (an atomic group): all
-    that follows only gets more room. Without that, ``*a*a*a`` would take hours on a long key. The last run
-    is bound to the end.
+    The run of elements after a star may be matched where it is first found, for good (an atomic group): what follows
+    only gets more room. Without that, ``*a*a*a`` would take hours on a long key. The last run is anchored at the end.
     """
     runs: list[list[frozenset[int]]] = [[]]
     for element in elements:

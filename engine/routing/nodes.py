@@ -14,11 +14,11 @@ import msgspec
 SLOTS = 16_384
 ALL_SLOTS = ((0, SLOTS - 1),)
 NODES_MAX = 256
-"""Nodes that come and go while one engine runs: each has a number, and a place in the tables of shared memory."""
+"""The most nodes that may come and go while one engine runs: each has a number, and a place in shared memory."""
 
 
 def slot_of(key: bytes) -> int:
-    """Return the slot of a key: that of what its first braces hold, unless they hold nothing."""
+    """Return the slot of a key: that of the content of its first braces, unless they are empty."""
     start = key.find(b"{")
     if start >= 0:
         end = key.find(b"}", start + 1)
@@ -43,19 +43,19 @@ class Node(msgspec.Struct, frozen=True):
     epoch: int = 0
     reads_at: str = ""
     database: int | None = None
-    """The one that is meant, where a command concerns one of several."""
+    """The database that is meant, if a command concerns one of several."""
 
     @property
     def place(self) -> str:
-        """Return the address at which it is captured and read, "" for what ``redis.url`` names."""
+        """Return the address at which it is captured and read, "" for the one in ``redis.url``."""
         return self.reads_at or self.address
 
     def has_all(self) -> bool:
-        """Tell whether every key is its own."""
+        """Tell whether every key belongs to it."""
         return self.slots == ALL_SLOTS
 
     def has_slot(self, slot: int) -> bool:
-        """Tell whether the slot is its own."""
+        """Tell whether the slot belongs to it."""
         return any(first <= slot <= last for first, last in self.slots)
 
 
@@ -82,7 +82,7 @@ def slots_in(ranges: Iterable[tuple[int, int]]) -> Iterable[int]:
 
 
 def slots_gained(before: Iterable[tuple[int, int]], now: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    """Return, as ranges, the slots of ``now`` that ``before`` has not."""
+    """Return, as ranges, the slots of ``now`` that ``before`` does not have."""
     return as_ranges(set(slots_in(now)).difference(slots_in(before)))
 
 

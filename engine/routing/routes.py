@@ -17,13 +17,13 @@ from engine.routing.events import EVENTS_OF_ABSENCE, merge_flags, notification_f
 from engine.routing.glob import Matcher, matcher, takes_everything
 
 ANY_NEWS = ""
-"""Stands for every event that nobody knows yet (`is_news`); no event has an empty name."""
+"""Stands for every event that is not known yet (`is_news`); no event has an empty name."""
 
 __all__ = ["EventRoutes", "RouteTable", "merge_flags", "notification_flags"]
 
 
 class EventRoutes:
-    """Who wants an event; the hot path reads the two fields itself."""
+    """The routes that want an event; the hot path reads the two fields itself."""
 
     __slots__ = ("always", "some")
 
@@ -43,9 +43,9 @@ class EventRoutes:
 
 
 def wants(route: RouteSettings) -> Callable[[bytes, str], bool]:
-    """Return what tells whether a route may want a key that has changed, whose newest event is this.
+    """Return a test whether a route may want a key that changed, with this as its newest event.
 
-    One change may stand for several events, so a route that wants any event which leaves the key there wants it.
+    One change may stand for several events, so a route that wants any event that leaves the key in place wants it.
     """
     patterns = [pattern.encode() for pattern in route.keys]
     matches = (lambda _key: True) if any(map(takes_everything, patterns)) else matcher(patterns)
@@ -65,10 +65,10 @@ class RouteTable(msgspec.Struct, frozen=True):
     """The routes in force, each in its slot; immutable, and the same in every process.
 
     ``version`` grows with every reload. A route whose keys or events were changed gets another slot: marks that are on
-    their way mean what they meant. ``retired`` remembers the slots of what went (`meaning`), the oldest first: one that
-    comes back gets its slot again, and nobody else does while there is another choice. ``recycled`` are the slots that
-    had to be given to another one: what marks in them mean is not certain. ``unfenced`` are the slots of routes whose
-    function keeps older values out by itself, as it has said when this table was made.
+    their way mean what they meant. ``retired`` remembers the slots of removed routes (`meaning`), the oldest first: a
+    route that comes back gets its slot again, and others get it only if there is no other choice. ``recycled`` are the
+    slots that had to be given to another one: what marks in them mean is not certain. ``unfenced`` are the slots of
+    routes whose function keeps older values out by itself, as it has said when this table was made.
     """
 
     version: int
@@ -79,9 +79,9 @@ class RouteTable(msgspec.Struct, frozen=True):
 
     @classmethod
     def build(cls, routes: Sequence[RouteSettings], previous: RouteTable | None = None) -> RouteTable:
-        """Give each route a slot, the one that it has in ``previous`` where it is there with the same keys and events.
+        """Give each route a slot: the one that it has in ``previous``, if it is there with the same keys and events.
 
-        Names must differ and be no more than there are slots: the settings are checked for both.
+        Names must differ, and there must be a slot for each: the settings are checked for both.
         """
         names = [route.name for route in routes]
         assert len(names) == len(set(names)) and len(names) <= ROUTE_SLOTS_MAX
@@ -108,7 +108,7 @@ class RouteTable(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, unfenced=sum(1 << slot for slot in wanted))
 
     def fenced(self) -> tuple[RouteSettings, ...]:
-        """Return the routes whose keys wait until an invocation that was lost can write no more."""
+        """Return the routes whose keys wait until a lost invocation can no longer write."""
         return tuple(route for slot, route in self.routes.items() if not self.unfenced >> slot & 1)
 
     def uncoalesced(self) -> RouteMask:
@@ -116,9 +116,9 @@ class RouteTable(msgspec.Struct, frozen=True):
         return sum(1 << slot for slot, route in self.routes.items() if not route.coalesce)
 
     def compile(self) -> dict[bytes, EventRoutes]:
-        """Return event name → who wants it; an event that nobody wants is absent.
+        """Return event name → the routes that want it; an event that no route wants is absent.
 
-        `ANY_NEWS` has those who want events that nobody knows yet.
+        `ANY_NEWS` has those that want events that are not known yet.
         """
         always: dict[str, RouteMask] = {}
         some: dict[str, list[tuple[RouteMask, Matcher]]] = {}
@@ -137,11 +137,11 @@ class RouteTable(msgspec.Struct, frozen=True):
         return {event.encode(): EventRoutes(mask, tuple(some.get(event, ()))) for event, mask in always.items()}
 
     def for_repairs(self) -> EventRoutes:
-        """Return who wants a key that may have changed unheard: all that list an event which leaves it there."""
+        """Return the routes that want a key that may have changed unheard: all with an event that leaves it there."""
         return self._union(event for event in self.compile() if event.decode() not in EVENTS_OF_ABSENCE)
 
     def for_deletes(self) -> EventRoutes:
-        """Return who wants to hear that a key is gone, whatever took it away."""
+        """Return the routes that want to hear that a key is gone, whatever removed it."""
         return self._union([b"del"])
 
     def _union(self, events: Iterable[bytes]) -> EventRoutes:
@@ -172,12 +172,12 @@ class RouteTable(msgspec.Struct, frozen=True):
 
     @classmethod
     def decode(cls, data: bytes) -> RouteTable:
-        """Return the table that `encode` made these bytes of."""
+        """Return the table that `encode` encoded in these bytes."""
         return _decoder.decode(data)
 
 
 def _slots_before(previous: RouteTable | None) -> dict[str, int]:
-    """Return what a mark means → its slot, of all that ever had one: retired ones first, the oldest first."""
+    """Return the meaning of a mark → its slot, for all that ever had one: retired ones first, the oldest first."""
     if previous is None:
         return {}
     before = {what: slot for slot, what in previous.retired}

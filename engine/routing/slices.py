@@ -1,8 +1,8 @@
 """The slice of a host: a fixed part of all keys, by their last byte. K hosts cover everything exactly once.  (pure)
 
-Hosts agree without asking each other, so the cut knows no sample: digits and letters are dealt out in turn, as keys
-mostly end in those, and the other bytes in runs. A and a count as one letter, so that hexadecimal endings of either
-kind are dealt out evenly too. The server walks a pattern's bytes from their start: those of a slice are few.
+Hosts agree without asking each other, so the cut uses no sample: digits and letters, which most keys end in, are dealt
+out in turn, and the other bytes in runs. A and a count as one letter, so that hexadecimal endings of either kind are
+dealt out evenly too. The server walks a pattern's bytes from their start: those of a slice are few.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _TURNS = {byte: turn for turn, byte in enumerate(b"0123456789abcdefghijklmnopqrs
     byte: turn for turn, byte in enumerate(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ", 10)
 }
 _PLACES = {byte: place for place, byte in enumerate(byte for byte in range(256) if byte not in _TURNS)}
-"""Of the bytes that are no letters or digits."""
+"""Of the bytes that are neither letters nor digits."""
 
 
 def _slice_of(byte: int, count: int) -> int:
@@ -32,7 +32,7 @@ def _slice_of(byte: int, count: int) -> int:
 
 
 class BadSlice(ValueError):
-    """A text that names no slice; the message says why."""
+    """A text that is not a valid slice; the message says why."""
 
 
 class Slice(msgspec.Struct, frozen=True):
@@ -53,11 +53,11 @@ class Slice(msgspec.Struct, frozen=True):
 
     @property
     def takes_empty_key(self) -> bool:
-        """Tell whether the key without a last byte is its own."""
+        """Tell whether the key without a last byte belongs to it."""
         return self.index == 0
 
     def owns(self, key: bytes) -> bool:
-        """Tell whether the key is of this slice."""
+        """Tell whether the key belongs to this slice."""
         return _slice_of(key[-1], self.count) == self.index if key else self.takes_empty_key
 
     def __str__(self) -> str:
@@ -69,7 +69,7 @@ ALL_BYTES = bytes(range(256))
 
 
 def shards_max(count: int) -> int:
-    """Return into how many shards each of so many slices can be cut: each shard needs a byte of its own."""
+    """Return into how many shards each of this many slices can be cut: each shard needs a byte of its own."""
     return min(len(Slice(index, count).last_bytes) for index in range(count))
 
 
@@ -82,7 +82,7 @@ def parse_slice(text: str, host_name: str = "") -> Slice:
     if not 1 <= count <= SLICES_MAX:
         raise BadSlice(f"asks for {count} slices: from 1 to {SLICES_MAX} are allowed")
     if match[1] == ORDINAL:
-        # A pod of a StatefulSet is named so, with or without its domain.
+        # A pod of a StatefulSet has such a name, with or without its domain.
         ordinal = _ORDINAL_OF.fullmatch(host_name.partition(".")[0])
         if ordinal is None:
             raise BadSlice("takes its number from the host name, which ends in none")
@@ -95,7 +95,7 @@ def parse_slice(text: str, host_name: str = "") -> Slice:
 
 
 def scope_of(server: str, part: Slice) -> str:
-    """Return what a checkpoint is true of: a server, and the part of its keys."""
+    """Return the scope of a checkpoint: a server, and the part of its keys."""
     return server if part.is_whole else f"{server} slice {part}"
 
 

@@ -1,4 +1,4 @@
-"""Streams that applications write: who reads which, and what names an entry that carries its record.  (pure)
+"""Streams that applications write: which shard reads which, and the name of an entry that carries its record.  (pure)
 
 A stream is read by one subscriber process of one host at a time, wherever its slot is: number *n* of the list belongs
 to slice *n modulo K*, so hosts agree without asking each other.
@@ -19,11 +19,11 @@ from engine.routing.nodes import Topology, slot_of
 from engine.routing.slices import ALL_BYTES, Slice
 
 SEPARATOR = b"/"
-"""Stands between a stream and an entry's id, in which it does not occur."""
+"""Separates a stream from an entry's id, in which it does not occur."""
 
 
 def streams_of(capture: CaptureSettings) -> tuple[bytes, ...]:
-    """Return the names of all streams, none where changes come from elsewhere."""
+    """Return the names of all streams, none if changes come from elsewhere."""
     return tuple(name.encode() for name in capture.streams) if capture.source == "stream" else ()
 
 
@@ -39,7 +39,7 @@ def assign_streams(
         node = owners[slot_of(stream)] if topology.is_cluster else topology.nodes[0]
         if node is not None:
             found[number // part.count % shards].setdefault(node.id, []).append(stream)
-    # By their ids: who asks for nodes anew has not numbered them yet.
+    # By their ids: when nodes are asked for again, they have no numbers yet.
     by_id = {node.id: node for node in topology.nodes}
     # The pattern is that of a scan: a stream's entries may name any key.
     patterns = (channel_prefix(database) + b"*",)
@@ -53,7 +53,7 @@ def assign_streams(
 
 
 def entry_key(stream: bytes, entry_id: bytes) -> bytes:
-    """Return what stands for an entry, where other sources have a key."""
+    """Return what represents an entry where other sources have a key."""
     return stream + SEPARATOR + entry_id
 
 

@@ -1,4 +1,4 @@
-"""Which changes of its keys a route will not see, in words for who wrote it.  (pure)
+"""Which changes of its keys a route will not see, in words for its author.  (pure)
 
 A list of events by name misses what it does not name, and nobody notices until the table differs.
 """
@@ -44,7 +44,7 @@ def unseen(route: RouteSettings) -> tuple[str, str]:
 
 
 def _of_heard_types(heard: set[str]) -> list[str]:
-    """Return the writes that are not heard, of each type of which some are."""
+    """Return the writes that are not heard, for each type of which some are."""
     missed = []
     for letter, kind in _KINDS.items():
         events = [event for event in EVENTS_BY_CLASS[letter] if event in WRITE_EVENTS]
@@ -64,7 +64,7 @@ def _listed(names: list[str]) -> str:
 
 
 def unseen_evictions(route: RouteSettings, policy: str, *, is_replica: bool) -> tuple[str, str]:
-    """Return what becomes of evictions under this ``maxmemory-policy``, and the remedy; a replica has its primary's."""
+    """Return what happens to evictions under this ``maxmemory-policy``, and the remedy; a replica has its primary's."""
     if policy in {"", "noeviction"}:
         return NOTHING
     if is_replica:
@@ -87,7 +87,7 @@ def unseen_evictions(route: RouteSettings, policy: str, *, is_replica: bool) -> 
 def notes_of(
     routes: Iterable[RouteSettings], policy: str = "", *, is_replica: bool = False
 ) -> Iterator[tuple[str, str, str]]:
-    """Yield which routes miss something, what, and the remedy; routes that miss the same are told of once."""
+    """Yield which routes miss something, what, and the remedy; routes that miss the same are reported once."""
     names: dict[tuple[str, str], list[str]] = {}
     for route in routes:
         for note in (unseen(route), unseen_evictions(route, policy, is_replica=is_replica)):

@@ -1,4 +1,4 @@
-"""The supervisor's ends of its children's channels: waited for together, and dropped once the other end is gone."""
+"""The supervisor's ends of its children's channels: polled together, and dropped once the other end is closed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from engine.lifecycle import Channel, Message
 
 
 class Channels:
-    """The open channels by their children's numbers; ``severed`` hears of each that was found closed."""
+    """The open channels by their children's numbers; ``severed`` receives each that was found closed."""
 
     def __init__(self, selector: selectors.BaseSelector, severed: Callable[[int], None]) -> None:
         self._selector = selector
@@ -41,7 +41,7 @@ class Channels:
             self._sever(number)
 
     def send(self, number: int, message: Message) -> None:
-        """Tell a child something, if it can still be told."""
+        """Send a child a message, if it can still be sent."""
         channel = self._open.get(number)
         if channel is not None and not channel.send(message):
             self._sever(number)

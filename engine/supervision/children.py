@@ -1,8 +1,7 @@
-"""The children of the supervisor: who should run, who is to be killed, replaced, drained.  (pure)
+"""The children of the supervisor: which should run, and which are to be killed, replaced or drained.  (pure)
 
-The registry never forks and reads no clock. `Children.tell` takes what happened, `Children.decide` answers with
-what is to be done now; the supervisor turns the facts of the operating system into the first, and the second
-into system calls.
+The registry never forks and reads no clock. `Children.tell` takes what happened, and `Children.decide` returns what is
+to be done now; the supervisor turns the operating system's facts into the former, and the latter into system calls.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ HEALTHY_MS = 30_000
 SEVERED_MS_MAX = 1_000
 """A child whose channel is closed is about to end; one that lives on after this is killed."""
 PAUSE_MS = 2_000
-"""Two looks further apart than this mean that all of us were paused: nobody's silence counts then."""
+"""Two looks further apart than this mean that all processes were paused: no silence counts then."""
 
 
 class Role(StrEnum):
@@ -206,7 +205,7 @@ class Children:
                 self._note_loss(child)
 
     def _note_loss(self, child: Child) -> None:
-        """A subscriber that did not end by itself takes the keys that it had not handed on with it."""
+        """A subscriber that did not end by itself loses the keys that it had not handed on."""
         if child.ended != 0:
             self._lost.append(f"{child.name} ended before it had handed on its keys: {in_words(child.ended)}")
 
@@ -243,7 +242,7 @@ class Children:
         return self._keep((*self.invokers, *self.subscribers), now_ms)
 
     def _keep(self, children: tuple[Child, ...], now_ms: int) -> list[Decision]:
-        """Replace who is gone, kill who is silent."""
+        """Replace those that have ended, and kill those that are silent."""
         decisions: list[Decision] = []
         for child in children:
             if not child.pid:
@@ -267,7 +266,7 @@ class Children:
         return f"no heartbeat for {silent_ms / 1_000:.1f} s" if silent_ms > limit_s * 1_000 else ""
 
     def _drain(self, now_ms: int) -> list[Decision]:
-        """Subscribers first: what they still hold goes into the rings; then the invokers empty those."""
+        """Subscribers first: they put what they still hold into the rings; then the invokers empty those."""
         if now_ms >= self._drain_by_ms:
             return self._end((*self._lost, *self._unfinished()))
         running = tuple(child for child in self.subscribers if child.pid)

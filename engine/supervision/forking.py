@@ -22,7 +22,7 @@ from engine.supervision.topology.handover import Handover
 
 
 class Forker:
-    """Forks children; ``inherited`` says what of the supervisor's they must not keep open."""
+    """Forks children; ``inherited`` returns what they must not keep open of the supervisor's."""
 
     def __init__(
         self,

@@ -13,11 +13,11 @@ from engine.errors import EngineError
 class FileLock:
     """A lock file beside the file or within the folder that it guards, held until `close`.
 
-    It stays there, and means nothing by itself.
+    The file stays there, and means nothing by itself.
     """
 
     def __init__(self, guarded: str, setting: str, *, is_folder: bool = False) -> None:
-        """Take the lock; raise EngineError where another engine has it, or where it can't be made."""
+        """Take the lock; raise EngineError if another engine has it, or if it can't be made."""
         path = Path(guarded, "lock") if is_folder else Path(f"{guarded}.lock")
         self._descriptor = -1
         try:
@@ -36,14 +36,14 @@ class FileLock:
             ) from error
 
     def close(self) -> None:
-        """Close the descriptor; the lock holds on as long as another process has it."""
+        """Close the descriptor; the lock stays as long as another process has it."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
 
 
 class Locks:
-    """All of an engine's."""
+    """All locks of an engine."""
 
     def __init__(self, settings: Settings) -> None:
         self._held: list[FileLock] = []
@@ -55,6 +55,6 @@ class Locks:
             raise
 
     def close(self) -> None:
-        """Let go of all."""
+        """Release all."""
         for lock in self._held:
             lock.close()

@@ -25,7 +25,7 @@ class Duty:
     """All that a child is handed at its fork; ``index`` counts from 0 among its kind.
 
     ``feeds`` are what the subscriber listens to, ``topology`` the nodes, ``nodes`` those, by number, that each shard
-    has feeds on. By node number, ``missed`` is what nobody has heard, ``heard`` what a gap from now on would miss.
+    has feeds on. By node number, ``missed`` is what was not heard, and ``heard`` what a gap from now on would miss.
     By name, ``streams`` is what is kept of each.
     Versions are higher than ``version_floor``, those of a cluster's nodes than ``floors`` (by node id), and than what
     ``given`` has of a predecessor. Before ``fence_ms`` (monotonic) an invocation of a predecessor may still write.
@@ -74,8 +74,8 @@ def run_main(main: Main, duty: Duty, link: ChildLink) -> int:
 def gather_ms_of(delivery: DeliverySettings, shards: int) -> tuple[float, float]:
     """Return how long changes gather in a subscriber, and in an invoker: in one of them, as each adds to the lag.
 
-    A subscriber that is alone spares itself and all invokers their wake-ups. Of several each sees a part of what an
-    invocation can take, and only the invoker sees all of it.
+    A single subscriber spares itself and all invokers their wake-ups. Each of several sees only a part of what an
+    invocation can take; only the invoker sees all of it.
     """
     return (delivery.gather_ms, 0.0) if shards == 1 else (0.0, delivery.gather_ms)
 

@@ -1,4 +1,4 @@
-"""What all children share: rings, wake-ups, and a row a child. Made before the first fork, it outlives each of them."""
+"""What all children share: rings, wake-ups, and a row per child. Made before the first fork, it outlives them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from engine.tracing.line import SpanLine
 
 
 class SharedMemory:
-    """The rings between all shards and invokers, up to when shards heard nodes, and what children say of themselves."""
+    """The rings between all shards and invokers, up to when shards heard nodes, and what children report."""
 
     def __init__(self, shards: int, invokers: int, ring_bytes: int, otlp: OtlpSettings | None = None) -> None:
         self.rings = RingSet(shards, invokers, ring_bytes)
@@ -22,7 +22,7 @@ class SharedMemory:
         self.heard = HeardTable(shards)
         self.given = GivenTable(invokers)
         self.spans = SpanLine() if otlp is not None and otlp.traced_changes_per_million else None
-        """From invokers to the console, where changes are traced."""
+        """From invokers to the console, if changes are traced."""
         self._rings_of = [[self.rings.ring(shard, invoker) for shard in range(shards)] for invoker in range(invokers)]
 
     def backlog_bytes(self, child: Child) -> int:
@@ -32,6 +32,6 @@ class SharedMemory:
         return sum(ring.written - ring.released for ring in self._rings_of[child.index])
 
     def make_read_only(self) -> None:
-        """Have this process only read all of it from now on: a write kills it, and harms nobody. Raises OSError."""
+        """Make all of it read-only in this process from now on: a write kills only this one. Raises OSError."""
         for part in (self.rings, self.board, self.heard, self.given):
             part.make_read_only()

@@ -1,6 +1,6 @@
-"""What the service manager is told, where one started the engine and asks for it (systemd's ``Type=notify``).
+"""What the service manager is told, if one started the engine and asks for it (systemd's ``Type=notify``).
 
-One datagram a message, to the socket that ``NOTIFY_SOCKET`` names; ``WATCHDOG_USEC`` says how long the manager waits
+One datagram per message, to the socket that ``NOTIFY_SOCKET`` names; ``WATCHDOG_USEC`` says how long the manager waits
 for a sign of life. Source: sd_notify(3), sd_watchdog_enabled(3).
 """
 
@@ -16,13 +16,13 @@ BEATS_A_LIMIT = 3
 
 
 class ServiceManager:
-    """The manager's ear; says nothing if nobody listens. A message that does not go out is not missed."""
+    """The connection to the manager; sends nothing if nobody listens. A message that cannot be sent is not missed."""
 
     def __init__(self, environ: MutableMapping[str, str]) -> None:
-        """Take what the manager told from the environment: no child is to speak for us."""
+        """Remove the manager's variables from the environment: no child may speak for us."""
         address = environ.pop("NOTIFY_SOCKET", "")
         limit_us, pid = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", "")
-        # A name that begins with @ is one of Linux's that are in no folder.
+        # A name that begins with @ is in Linux's abstract namespace.
         self._address = "\0" + address[1:] if address.startswith("@") else address
         is_ours = not pid or pid == str(os.getpid())
         self._beat_ms = int(limit_us) // 1_000 // BEATS_A_LIMIT if limit_us.isdigit() and is_ours else 0
@@ -33,11 +33,11 @@ class ServiceManager:
         self._say(f"READY=1\nSTATUS={status}")
 
     def stopping(self) -> None:
-        """Say that the engine is on its way out."""
+        """Say that the engine is stopping."""
         self._say("STOPPING=1\nSTATUS=draining")
 
     def beat(self, moment_ms: int) -> None:
-        """Say that we live, where that is wanted and due (monotonic)."""
+        """Send a sign of life, if that is wanted and due (monotonic)."""
         if self._beat_ms and moment_ms >= self._beat_due_ms:
             self._beat_due_ms = moment_ms + self._beat_ms
             self._say("WATCHDOG=1")

@@ -71,7 +71,7 @@ def _settle_in(name: str, settings: LogSettings, inherited: Iterable[Closable], 
 
 
 def _die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends; elsewhere than on Linux the lifeline does."""
+    """Make the kernel kill this process when its parent ends; outside Linux the lifeline does."""
     if _libc is None:
         return
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -122,7 +122,7 @@ def ends_within(pid: int, limit_s: float) -> bool:
 
 
 def kill_all(pids: Iterable[int]) -> None:
-    """Kill these, and wait until no child of this process is left, for a few seconds at most."""
+    """Kill these, and wait until no child of this process is left, for at most a few seconds."""
     for pid in pids:
         kill(pid)
     deadline = time.monotonic() + KILLED_S_MAX

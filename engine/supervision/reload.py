@@ -1,8 +1,8 @@
-"""New routes while the engine runs: who learns of them, and in which order.  (pure)
+"""New routes while the engine runs: which children learn of them, and in which order.  (pure)
 
-Invokers learn a new table before subscribers do: a change must never arrive for a route that its invoker does
-not know, because nobody would hold it, and it would be released unsettled. A child that is forked meanwhile is
-born with the table that its kind has now.
+Invokers learn a new table before subscribers do: a change must never arrive for a route that its invoker does not know,
+because no lane would hold it, and it would be released unsettled. A child that is forked meanwhile starts with the
+table that its kind has now.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from engine.supervision.children import Role
 from engine.supervision.topology.rollout import Rollout, Stage
 
 DEBOUNCE_MS = 200
-"""Requests that come together are one: a mapping is often several hashes set in a row."""
+"""Requests close together count as one: a mapping is often several hashes set in a row."""
 
 
 class Reload(Rollout):
@@ -27,7 +27,7 @@ class Reload(Rollout):
         self._due_ms: int | None = None
 
     def want(self, now_ms: int) -> None:
-        """Take in a wish for new routes; wishes close together are one."""
+        """Take in a request for new routes; requests close together count as one."""
         if self._due_ms is None:
             self._due_ms = now_ms + DEBOUNCE_MS
 
@@ -36,7 +36,7 @@ class Reload(Rollout):
         return self.stage is Stage.IDLE and self._due_ms is not None and now_ms >= self._due_ms
 
     def planning(self) -> None:
-        """Note that the routes are being read; a wish from now on is a new one."""
+        """Note that the routes are being read; a request from now on is a new one."""
         self._due_ms = None
         self.stage = Stage.PLANNING
 
@@ -59,7 +59,7 @@ class Reload(Rollout):
 
 
 def takes_a_restart(settings: Settings, fresh: Settings) -> tuple[str, ...]:
-    """Return the settings that differ and that only a start takes, by their dotted names."""
+    """Return the settings that differ and that only a start applies, by their dotted names."""
     mine, theirs = msgspec.structs.asdict(settings), msgspec.structs.asdict(fresh)
     changed = []
     for section in mine.keys() - {"routes", "original"}:

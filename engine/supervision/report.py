@@ -24,7 +24,7 @@ from engine.supervision.children import Child, Children, Phase
 
 
 class StatusReport:
-    """What the status says beside the counters of now: lags, lately, scans, and how routes are, as invokers say it."""
+    """What the status says besides current counters: lags, the recent past, scans, and routes as invokers report them."""
 
     def __init__(self, rows: Sequence[StatusRow]) -> None:
         self._started_at_ms = now_ms()
@@ -34,7 +34,7 @@ class StatusReport:
         self._standings: dict[int, Mapping[str, RouteStanding]] = {}
 
     def hear(self, number: int, standings: Iterable[RouteStanding]) -> None:
-        """Take in how the routes are in this invoker; it stands until the invoker, or its successor, says more."""
+        """Take in the state of the routes in this invoker; it counts until the next report."""
         self._standings[number] = {one.route: one for one in standings}
 
     def make(self, describe: Callable[..., dict[str, Any]], *others: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,7 +64,7 @@ class StatusReport:
 
 
 def merge(name: str, standings: Sequence[RouteStanding]) -> RouteStanding:
-    """Return how a route is in all invokers together."""
+    """Return the state of a route in all invokers together."""
     oldest = [one.oldest_ms for one in standings if one.oldest_ms]
     failing = [one.failing_since_ms for one in standings if one.failing_since_ms]
     last = max(standings, key=lambda one: (bool(one.failing_since_ms), one.error_ms), default=RouteStanding(name))
@@ -125,7 +125,7 @@ def describe(
 
 
 def describe_held(held: Held) -> dict[str, Any]:
-    """Return what the status says of deletions that were found and not done."""
+    """Return what the status says about deletions that were found and not carried out."""
     routes = [{"route": name, **msgspec.structs.asdict(route)} for name, route in sorted(held.routes.items())]
     return {"deletions_held": held.undecided_keys, "deletions": routes}
 
@@ -148,7 +148,7 @@ def _describe(child: Child, row: StatusRow, moment_ms: int) -> dict[str, Any]:
 
 
 def drained(sums: Mapping[str, int]) -> dict[str, int]:
-    """Return what a drained engine says of itself: keys that are left on disk wait for the next start."""
+    """Return what a drained engine reports: keys that are left on disk wait for the next start."""
     return {
         "records_delivered": sums[Counter.RECORDS_DELIVERED.name.lower()],
         "keys_in_backlog": sums[Counter.KEYS_BACKLOG.name.lower()],

@@ -12,12 +12,12 @@ from typing import Any
 from engine.clock import monotonic_ms
 
 SAME_MS = 250
-"""A signal that comes again so soon is the same one: `timeout` signals a command, and then the group that it is in."""
+"""A signal repeated this soon is the same one: `timeout` signals a command, and then its process group."""
 HEARD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)
 
 
 class SignalInbox:
-    """The signals that arrived; readable (`fileno`) when there may be new ones. One a process."""
+    """The signals that arrived; readable (`fileno`) when there may be new ones. One per process."""
 
     def __init__(self, clock: Callable[[], int] = monotonic_ms) -> None:
         self._clock = clock
@@ -37,7 +37,7 @@ class SignalInbox:
         return self._reads.fileno()
 
     def take(self) -> list[int]:
-        """Return the signals that came since the last call, the oldest first, each once a moment."""
+        """Return the signals that arrived since the last call, the oldest first, without immediate repeats."""
         with contextlib.suppress(BlockingIOError):
             while self._reads.recv(4_096):
                 pass
@@ -58,7 +58,7 @@ class SignalInbox:
         self.close()
 
     def close(self) -> None:
-        """Close the descriptors alone: for a child, which resets its signals itself."""
+        """Only close the descriptors: for a child, which resets its signals itself."""
         self._reads.close()
         self._writes.close()
 
@@ -74,9 +74,9 @@ def blocked() -> Iterator[None]:
 
 
 def leave_to_supervisor() -> None:
-    """In a new child: no wake-up socket, nothing held back, and no ear for what ends or reloads an engine.
+    """In a new child: no wake-up socket, nothing held back, and deaf to what ends or reloads an engine.
 
-    A terminal, `timeout` or a container's init signals the whole process group. The supervisor alone acts on it, and
+    A terminal, `timeout` or a container's init signals the whole process group. Only the supervisor acts on it, and
     tells its children when it is their turn.
     """
     signal.set_wakeup_fd(-1)

@@ -1,4 +1,4 @@
-"""The status file: what an engine says of itself once a second, and the lock that keeps it the only one."""
+"""The status file: what an engine reports about itself once a second, and the lock that keeps it the only one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class StatusFile:
         self._lock = -1
 
     def acquire(self) -> None:
-        """Make this process the one whose status it is; raise EngineError where another one runs."""
+        """Make this process the owner of the status; raise EngineError if another one runs."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             while not self._try_lock():
@@ -69,21 +69,21 @@ class StatusFile:
         draft.replace(self._path)
 
     def remove(self) -> None:
-        """Take the status and the lock away: no engine runs here any more."""
+        """Remove the status and the lock: no engine runs here any longer."""
         for path in (self._path, self._lock_path):
             with contextlib.suppress(OSError):
                 path.unlink()
         self.close()
 
     def close(self) -> None:
-        """Close the descriptor; the lock holds on as long as another process has it."""
+        """Close the descriptor; the lock stays as long as another process has it."""
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
 
 
 class Publisher:
-    """Writes the status once a second, and at once where something happened."""
+    """Writes the status once a second, and at once if something happened."""
 
     def __init__(self, file: StatusFile) -> None:
         self._file = file
@@ -95,11 +95,11 @@ class Publisher:
         return moment_ms >= self._due_ms
 
     def hurry(self) -> None:
-        """Have the next turn write one: something happened."""
+        """Make the next turn write one: something happened."""
         self._due_ms = 0
 
     def publish(self, status: dict[str, Any], moment_ms: int) -> None:
-        """Write this status; a disk that refuses is told once, and tried again."""
+        """Write this status; a disk that refuses is reported once, and retried."""
         self._due_ms = moment_ms + PUBLISH_MS
         problem = ""
         try:

@@ -1,7 +1,7 @@
 """The supervisor: forks, watches, restarts, drains, reloads. No threads, no clients of Redis or AWS.
 
 It turns what the operating system says into messages for `engine.supervision.children`, and that registry's
-decisions into system calls. The planner asks Redis and AWS in its stead, in a process of its own.
+decisions into system calls. The planner asks Redis and AWS on its behalf, in a separate process.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ def run(
 ) -> int:
     """Run the engine until it is drained or stopped; return the exit status.
 
-    ``load`` reads the settings of ``file`` again, for new routes; ``connection`` says what is connected to, and by
-    whose word. Raises EngineError if the engine can't start.
+    ``load`` reads the settings of ``file`` again, for new routes; ``connection`` has the connection's settings and
+    their origins. Raises EngineError if the engine can't start.
     """
     logs.configure(settings.log, "supervisor")
     setproctitle("engine: supervisor")
@@ -120,13 +120,13 @@ def run(
 
 
 def _load_as_planned(load: Callable[[], Settings], asked: RedisSettings, planned: RedisSettings) -> Settings:
-    """Read the settings again; all databases are those of the start, as long as it is all that are wanted."""
+    """Read the settings again; "*" means the databases of the start."""
     fresh = load()
     return replace(fresh, redis=planned) if fresh.redis == asked else fresh
 
 
 class Supervisor:
-    """The loop: facts of the operating system and the children to the registry, its decisions to those concerned."""
+    """The loop: passes facts from the system and the children to the registry, and carries out its decisions."""
 
     def __init__(
         self,
@@ -152,7 +152,7 @@ class Supervisor:
         self._channels = Channels(self._selector, lambda number: self._tell(messages.Severed(number)))
         self._repairs = Repairs(self._channels.send, self._memory.heard)
         self._keeper = Keeper(settings, planned, self._memory, CheckpointFile(limits.checkpoint_file))
-        # Where keys change hosts, nobody knows what another one delivered while this engine did not run.
+        # If keys change hosts, it is unknown what another host delivered while this engine did not run.
         is_alone = parse_slice(settings.capture.slice).count == 1
         keep_only(settings.delivery.backlog_folder, invokers, is_known=is_alone and not self._keeper.is_first)
         planning, comparing, asking = self._errands = tuple(
@@ -173,7 +173,7 @@ class Supervisor:
         self._exit_status: int | None = None
 
     def run(self) -> int:
-        """Turn until the end; leave nothing running, however it comes."""
+        """Turn until the end; leave nothing running, however it ends."""
         try:
             while self._exit_status is None:
                 self._turn()
@@ -313,7 +313,7 @@ class Supervisor:
         self._publisher.hurry()
 
     def _inherited(self) -> tuple[Closable, ...]:
-        """Return what a new process must not keep open of ours."""
+        """Return what a new process must not keep open."""
         helpers = (errand.process for errand in self._errands if errand.process is not None)
         return (self._inbox, self._status, self._locks, self._console, *self._channels.ends, *helpers)
 

@@ -1,4 +1,4 @@
-"""All looks of the doctor, as findings that keep no engine from starting."""
+"""All examinations of the doctor, as findings that do not keep an engine from starting."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from engine.supervision.errands.plan import Examination
 
 
 def diagnose(examined: Examination) -> list[Finding]:
-    """Return what was found of this host, of the server's nodes, and of the functions, beside what was examined.
+    """Return what was found about this host, the server's nodes and the functions, beyond what was examined before.
 
-    Whoever did not answer then is not asked again.
+    What did not answer then is not asked again.
     """
     settings, findings = examined.settings, examined.findings
     found = host_findings(settings)

@@ -16,14 +16,14 @@ MIB = 1 << 20
 
 
 class OutputLimit(NamedTuple):
-    """``client-output-buffer-limit pubsub``: bytes at once, and bytes for so many seconds; 0 is no limit."""
+    """``client-output-buffer-limit pubsub``: bytes at once, and bytes for a number of seconds; 0 is no limit."""
 
     hard_bytes: int
     soft_bytes: int
     soft_s: int
 
     def stall_s(self, bytes_per_s: float) -> float:
-        """Return for how long a client may read nothing at this rate before it is cut off."""
+        """Return how long a client may read nothing at this rate before it is cut off."""
         times = [float("inf")]
         if self.hard_bytes:
             times.append(self.hard_bytes / bytes_per_s)
@@ -64,7 +64,7 @@ def about_output(limit: OutputLimit | None, bytes_per_s: float | None, place: st
 
 
 def about_memory(info: Mapping[str, str], place: str) -> Finding:
-    """Return how full the server's memory is, and what happens at its end."""
+    """Return how full the server's memory is, and what happens when it is full."""
     used, most = (int(info.get(name, 0) or 0) for name in ("used_memory", "maxmemory"))
     policy = info.get("maxmemory_policy", "unknown")
     if not most:
@@ -90,7 +90,7 @@ def about_replicas(info: Mapping[str, str], place: str) -> Finding:
 
 
 def about_clock(ahead_ms: int, whose: str, place: str, margin_ms: int) -> Finding:
-    """Return how far somebody's clock is from this host's; ``margin_ms`` is what deadlines bear."""
+    """Return how far another clock is from this host's; ``margin_ms`` is the difference that deadlines tolerate."""
     told = f"the clock of {whose} is {abs(ahead_ms):,} ms {'ahead of' if ahead_ms >= 0 else 'behind'} this host's"
     if abs(ahead_ms) <= min(CLOCK_MS_MAX, margin_ms):
         return finding(Verdict.OK, place, told)

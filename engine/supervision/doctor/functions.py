@@ -21,7 +21,7 @@ RIGHTS = {
 
 
 def function_findings(settings: Settings, routes: Iterable[RouteSettings]) -> list[Finding]:
-    """Return what each function's own settings mean; what may not be asked is said once, and is no fault."""
+    """Return what each function's own settings mean; what may not be asked is reported once, and is not a fault."""
     from botocore.exceptions import ClientError
 
     from engine.aws.access import make_client, region_of
@@ -50,7 +50,7 @@ def function_findings(settings: Settings, routes: Iterable[RouteSettings]) -> li
             code = str(error.response.get("Error", {}).get("Code", ""))
             why = f"to look at them, grant {' and '.join(RIGHTS.values())}" if "AccessDenied" in code else code
         except EXPECTED as error:
-            # Who can't be reached for one is not for the others.
+            # An endpoint that can't be reached for one function can't be for the others.
             unknown.append(function)
             why = shown(str(error))[:200]
             break
@@ -87,7 +87,7 @@ def about_function(
 def about_concurrency(
     function: str, reserved: int | None, settings: Settings, routes: Iterable[RouteSettings]
 ) -> list[Finding]:
-    """Return whether the function may run as often at once as the engine invokes it."""
+    """Return whether the function may run as often in parallel as the engine invokes it."""
     some = list(routes)
     wanted = settings.delivery.invokers * sum(route.parallelization_factor for route in some)
     if reserved is None:
@@ -101,7 +101,7 @@ def about_concurrency(
 
 
 def about_date(answer: Mapping[str, Any], settings: Settings) -> list[Finding]:
-    """Return how far the service's clock is from this host's: deadlines are told by it."""
+    """Return how far the service's clock is from this host's: deadlines are set by it."""
     headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
     parsed = parsedate_tz(headers.get("date", ""))
     if parsed is None:

@@ -1,4 +1,4 @@
-"""This host: open files, room on disk for what the settings allow."""
+"""This host: open files, disk space for what the settings allow."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def places_of(settings: Settings) -> dict[str, int]:
 
 
 def existing(path: str) -> str:
-    """Return the path, or the closest folder above it that is there."""
+    """Return the path, or the closest existing folder above it."""
     found = Path(path)
     while not found.exists() and found != found.parent:
         found = found.parent
@@ -41,7 +41,7 @@ def existing(path: str) -> str:
 
 
 def files_needed(settings: Settings) -> int:
-    """Return how many files the process of this engine opens that opens most: an invoker at its full concurrency."""
+    """Return how many files this engine's largest user of them opens: an invoker at its full concurrency."""
     invocations = sum(route.parallelization_factor for route in settings.routes)
     return FILES_OF_A_PROCESS + max(NODES_GUESSED, len(settings.redis.databases)) + 2 * invocations
 
@@ -56,7 +56,7 @@ def open_files(settings: Settings, limit: int) -> Finding:
 
 
 def disk(settings: Settings, free: Mapping[str, int]) -> list[Finding]:
-    """Return whether each file system has room for what the settings allow; ``free`` is by existing path."""
+    """Return whether each file system has space for what the settings allow; ``free`` is by existing path."""
     by_device: dict[int, list[tuple[str, int]]] = {}
     for path, size in places_of(settings).items():
         by_device.setdefault(Path(existing(path)).stat().st_dev, []).append((path, size))

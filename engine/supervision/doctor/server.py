@@ -39,7 +39,7 @@ _ANY = b"__keyspace@"
 
 
 def server_findings(settings: Settings) -> list[Finding]:
-    """Return what each node says of itself; raises `RedisError` if the nodes can't be asked for."""
+    """Return what each node reports about itself; raises `RedisError` if the nodes can't be asked for."""
     found = ask_topology(settings.redis)
     nodes = [node for node in found.topology.nodes if node.id not in found.failed]
     with ThreadPoolExecutor(_NODES_AT_ONCE) as pool:
@@ -94,7 +94,7 @@ def _limit_in(reply: Any) -> OutputLimit | None:
 
 
 def _notifications(redis: RedisSettings, settings: Settings) -> float | None:
-    """Return how many bytes of notifications a second the node sends one subscriber of all; None if it may not."""
+    """Return how many bytes of notifications a second the node sends a subscriber of all channels; None if not allowed."""
     home = parse_url(redis.url).database
     prefix = _ANY if settings.redis.databases == ALL else databases_of(settings.redis, home).prefix
     connection = RespConnection.open(redis, name=_CLIENT)

@@ -1,1 +1,1 @@
-"""Short-lived processes that ask Redis and AWS in the supervisor's stead."""
+"""Short-lived processes that ask Redis and AWS on the supervisor's behalf."""

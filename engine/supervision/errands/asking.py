@@ -1,4 +1,4 @@
-"""Which nodes there are now, and who listens to what of them: asked while the engine runs, in a process of its own."""
+"""Which nodes there are now, and which shards listen to them: asked in a separate process while the engine runs."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from engine.supervision.topology.registry import is_same, with_owners
 def ask_nodes(settings: Settings, database: int, before: Nodes) -> Answer:
     """Return the nodes and feeds by what the server says now; ``before`` is what is in force.
 
-    Raises `RedisError` if nobody answers.
+    Raises `RedisError` if no node answers.
     """
     from engine.capture.preflight import may_cut
     from engine.redis.topology import ask_topology
 
     others = [node.address for node in before.topology.nodes if node.address]
-    # Nodes that swallow what is sent to them take long: the next attempt begins with others.
+    # Nodes that swallow packets take long: the next attempt begins with others.
     random.shuffle(others)
     found = ask_topology(settings.redis, others, before.epoch, before.topology)
     topology = with_owners(found.topology, before.topology)
@@ -52,7 +52,7 @@ def ask_nodes(settings: Settings, database: int, before: Nodes) -> Answer:
 
 
 def _weigh(settings: Settings, topology: Topology) -> tuple[Mapping[str, float], Mapping[str, Sequence[bytes]]]:
-    """Return how many keys the nodes have that answer, and some of them."""
+    """Return how many keys the nodes that answer have, and some of them."""
     from engine.capture.preflight import looks_at
 
     with looks_at(settings.redis, topology.nodes, settings.capture.sample_keys_max, may_miss=True) as looks:

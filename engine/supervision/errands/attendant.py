@@ -1,4 +1,4 @@
-"""A process beside the children that nobody depends on: it is replaced when it ends, and hurts nobody by that."""
+"""A process beside the children that nothing depends on: it is replaced when it ends, which harms nothing."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ SENDING_S_MAX = 2.0
 
 
 def console_of(settings: Settings, inherited: Callable[[], Iterable[Closable]], memory: SharedMemory) -> Attendant:
-    """Return what keeps the console running, where the settings want it, or want something sent.
+    """Return what keeps the console running, if the settings ask for it, or for something to be sent.
 
-    It reads the counters in ``memory``, all of which it may only read, and the spans that invokers tell.
+    It reads the counters in ``memory``, which is read-only for it, and the spans that invokers report.
     """
 
     def work(lifeline: int) -> int:
@@ -65,7 +65,7 @@ class Attendant:
         self._forked_ms = self._due_ms = 0
 
     def turn(self, moment_ms: int) -> None:
-        """Start the process, where there is none and it is time."""
+        """Start the process, if there is none and it is time."""
         main = self._work
         if main is None or self.pid or moment_ms < self._due_ms:
             return
@@ -105,12 +105,12 @@ class Attendant:
         self._due_ms = moment_ms + self._backoff.wait_ms(self._failures, random.random)
 
     def switch_level(self) -> None:
-        """Have it write as much log as this process does."""
+        """Make its log level the same as this process's."""
         if self._lifeline >= 0:
             say_level(self._lifeline, logs.level())
 
     def stop(self) -> None:
-        """End it for good; it is reaped with the children where it takes longer than its patience."""
+        """End it for good; it is reaped with the children if it takes longer than its patience."""
         self.close()
         if self.pid and not (self._patience_s and ends_within(self.pid, self._patience_s)):
             kill(self.pid)

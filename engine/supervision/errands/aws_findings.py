@@ -1,7 +1,8 @@
-"""What the routes name at AWS, looked at before a start, while Redis is: functions, streams, queues, destinations.
+"""Checks what the routes name at AWS before a start, in parallel to Redis: functions, streams, queues, destinations.
 
-Only what somebody must mend keeps the engine from starting. What passes is told, and met again at the first delivery:
-a function that is being updated, a throttle, an outage, an endpoint that says nothing for longer than a start may take.
+Only what somebody must fix keeps the engine from starting. What passes is reported, and met again at the first
+delivery: a function that is being updated, a throttle, an outage, an endpoint that says nothing for longer than a start
+may take.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from engine.supervision.errands.findings import Finding, Verdict, finding
 
 DESTINATION = ": destination"
 SEGMENTS_OF_A_LOOK = 1_000_000
-"""A scan in so many parts, of which one is read, costs next to nothing."""
+"""A scan in this many parts, of which one is read, costs next to nothing."""
 
 _NOBODYS = b"engine"
-"""A name that is asked for, whether or not it is there."""
+"""A name to ask for, whether or not it exists."""
 
 SHARE_OF_READY_TIMEOUT = 0.75
-"""The rest is for Redis, and for what a planner does after it has looked."""
+"""The rest is for Redis, and for what a planner does afterwards."""
 
 
 @dataclass(slots=True)
@@ -39,7 +40,7 @@ Look = Callable[[Settings, Sequence[RouteSettings]], Seen]
 
 
 class AwsLook:
-    """Looks in threads of their own, which nobody waits for longer than a start may take."""
+    """Looks in separate threads, which are waited for no longer than a start may take."""
 
     def __init__(
         self, settings: Settings, routes: Sequence[RouteSettings], looks: Sequence[tuple[str, Look]] = ()
@@ -79,7 +80,7 @@ class _Look(threading.Thread):
         """Look."""
         try:
             self._seen = self._look(self._settings, self._routes)
-        except Exception as error:  # raised again where it is asked for
+        except Exception as error:  # raised again when the result is asked for
             self._error = error
 
     def result(self) -> Seen:
@@ -90,7 +91,7 @@ class _Look(threading.Thread):
 
 
 def look_at_functions(settings: Settings, routes: Sequence[RouteSettings]) -> Seen:
-    """See whether functions, streams and queues are there, may be used, and are set up; and what functions promise."""
+    """Check whether functions, streams and queues exist, may be used and are set up, and what functions promise."""
     from engine.aws.target_arns import parse_target_arn
     from engine.delivery.targets.check import check_functions
     from engine.delivery.targets.make import check_places
@@ -123,7 +124,7 @@ def look_at_functions(settings: Settings, routes: Sequence[RouteSettings]) -> Se
 
 
 def look_at_destinations(settings: Settings, routes: Sequence[RouteSettings]) -> Seen:
-    """See whether destinations can be read; the engine delivers without, but finds no keys deleted in a gap."""
+    """Check whether destinations can be read; without, the engine delivers, but finds no keys deleted in a gap."""
     named = {route.destination: route for route in routes if route.destination}
     seen = Seen()
     if not named:

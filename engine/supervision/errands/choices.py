@@ -1,4 +1,4 @@
-"""What users decide of held deletions, as the supervisor learns of it: a file that ``engine deletions`` changes."""
+"""What users decide about held deletions: the supervisor reads it from a file that ``engine deletions`` changes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from engine.supervision.errands.comparer import Comparer
 log = logs.get_logger(__name__)
 
 CHILD = -1
-"""Who wants the comparison that does what was decided: none of the children."""
+"""Who asks for the comparison that carries out a decision: none of the children."""
 
 
 class Choices:
@@ -24,7 +24,7 @@ class Choices:
         self._wishes = 0
 
     def turn(self, comparer: Comparer, now_ms: int) -> None:
-        """Read the file where it has changed, and have a comparison do what was decided."""
+        """Read the file if it has changed, and have a comparison carry out what was decided."""
         stamp = self._file.stamp()
         if stamp == self._stamp:
             return

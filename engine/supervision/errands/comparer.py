@@ -1,10 +1,10 @@
-"""The comparer: a process that looks for keys which a destination holds and the server does not.
+"""The comparer: a process that looks for keys that a destination holds and the server does not.
 
 Subscribers ask for it after a gap in which keys may have been deleted. One run serves all that asked before it began;
-it publishes what it finds, so that subscribers hear of it like of any event, and is repeated until it succeeds.
+it publishes what it finds, so that subscribers hear it like any event, and is repeated until it succeeds.
 
-It begins only when no invocation can write any more that was sent before it was asked for: what such a one has read may
-be gone by now, and would come back behind the comparison.
+It begins only when invocations that were sent before the request can no longer write: what such an invocation has read
+may be gone by now, and would come back after the comparison.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ RUN_MS_MAX = 6 * 3_600_000
 
 @dataclass(frozen=True, slots=True)
 class _Wish:
-    """A wish by a child's own count, and when a run may begin that fulfils it (monotonic ms)."""
+    """A request, by a child's own count, and when a run that fulfils it may begin (monotonic ms)."""
 
     child: int
     number: int
@@ -46,16 +46,16 @@ class Comparer:
         self._failures = 0
 
     def want(self, child: int, number: int, not_before_ms: int) -> None:
-        """Take in a child's wish, of its present life.
+        """Take in a request of a child's present process.
 
-        A newer one stands for those before it, but for the oldest: wishes that keep coming must not put a run off.
+        A newer one replaces those before it, except the oldest: requests that keep arriving must not postpone a run.
         """
         waiting = [wish for wish in self._wishes.get(child, ()) if wish not in self._served]
         served = [wish for wish in self._wishes.get(child, ()) if wish in self._served]
         self._wishes[child] = [*served, *waiting[:1], _Wish(child, number, not_before_ms)]
 
     def ended(self, child: int) -> None:
-        """Forget the wishes of a child whose life has ended: its successor counts its own anew."""
+        """Forget the requests of a child that has ended: its successor counts its own from the start."""
         self._wishes.pop(child, None)
         self._served = [wish for wish in self._served if wish.child != child]
 
@@ -67,7 +67,7 @@ class Comparer:
         return [wish for wishes in self._wishes.values() for wish in wishes if now_ms >= wish.not_before_ms]
 
     def start(self, work: Callable[[], Answer], now_ms: int) -> None:
-        """Begin a run for all whose wishes may be fulfilled by one that begins now."""
+        """Begin a run for all requests that a run beginning now may fulfil."""
         try:
             self._errand.start(work, now_ms + RUN_MS_MAX)
         except EngineError as error:
@@ -76,7 +76,7 @@ class Comparer:
         self._served = self._ripe(now_ms)
 
     def poll(self, now_ms: int) -> dict[int, int] | None:
-        """Return the wishes that are fulfilled ({child: wish}), none where the run failed, None while it goes on."""
+        """Return the requests that are fulfilled ({child: request}), none if the run failed, None while it runs."""
         answer = self._errand.poll(now_ms)
         if answer is None:
             return None

@@ -1,4 +1,4 @@
-"""A process that does something in the supervisor's stead, and answers: the planner, the comparer."""
+"""A process that does something on the supervisor's behalf, and answers: the planner, the comparer."""
 
 from __future__ import annotations
 

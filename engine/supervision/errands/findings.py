@@ -1,4 +1,4 @@
-"""One thing that was looked at before a start."""
+"""One thing that was checked before a start."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was found, and the remedy where one is needed."""
+    """What was found, and the remedy if one is needed."""
 
     verdict: Verdict
     problem: Problem

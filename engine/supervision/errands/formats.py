@@ -1,7 +1,7 @@
 """Which version of its format each state file has, and whether this engine reads it.
 
-Each format has a number that only grows. An engine reads its own and all before it, and leaves a newer one alone: what
-an older engine does not know of it would be lost, or taken for something else.
+Each format has a number that only grows. An engine reads its own and all earlier ones, and leaves a newer one alone:
+what it does not know about that one would be lost or misread.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class StateFile(NamedTuple):
 
     @property
     def verdict(self) -> Literal["current", "older", "newer", "unknown"]:
-        """Return how the format stands to this engine."""
+        """Return how the format relates to this engine."""
         if not self.format:
             return "unknown"
         if self.format == self.newest:
@@ -48,7 +48,7 @@ class _Numbered(msgspec.Struct):
 
 
 def state_files(settings: Settings) -> Iterator[StateFile]:
-    """Yield the state files that are there; raises OSError if one can't be read."""
+    """Yield the state files that exist; raises OSError if one can't be read."""
     supervision, delivery = settings.supervision, settings.delivery
     checkpoint = Path(supervision.checkpoint_file)
     for path in (checkpoint, Path(f"{checkpoint}.previous")):

@@ -1,7 +1,8 @@
-"""Whether the engine may write where it is told to, tried before anything is written: by a start and by `engine check`.
+"""Whether the engine may write to its configured places; tried before anything is written, by a start and by
+`engine check`.
 
-What lies there already has to be the engine's own: a path that names something else by mistake must not cost it. The
-trial leaves nothing behind.
+What already exists there has to be the engine's own: a mistaken path must not destroy something else. The trial leaves
+nothing behind.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from engine.config import Settings
 from engine.errors import Problem
 
 ROOM_BYTES_MIN = 1_048_576
-"""Less room than this is none: the checkpoint is written twice, and the backlog grows by pages."""
+"""Less space than this counts as none: the checkpoint is written twice, and the backlog grows by pages."""
 
 _KNOWS_NO_NAMELESS_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
 _HEAD_BYTES = 10
@@ -80,7 +81,7 @@ def _twice(places: tuple[Place, ...]) -> Iterator[Problem]:
 
 
 def _examine(place: Place) -> tuple[str, str] | None:
-    """Return what is wrong and how to mend it; raises OSError if the system says no."""
+    """Return what is wrong and how to fix it; raises OSError if the system says no."""
     path = Path(place.path)
     try:
         found = path.stat()
@@ -106,7 +107,7 @@ def _examine(place: Place) -> tuple[str, str] | None:
 
 
 def _nearest(folder: Path) -> Path:
-    """Return the folder, or the one above that is there: the others are made."""
+    """Return the folder, or the closest existing one above it: the others are created."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return folder
@@ -124,7 +125,7 @@ def _try_folder(folder: Path) -> tuple[str, str] | None:
 
 
 def _try_file(folder: Path) -> None:
-    """Make a file there that has no name, or where the file system knows none, one that is removed at once."""
+    """Create a nameless file there, or, if the file system has none, one that is removed at once."""
     try:
         os.close(os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         return

@@ -37,7 +37,7 @@ RoutesOf = Callable[[Settings, Mapping[str, Mapping[str, str]]], tuple[RouteSett
 
 @dataclass(slots=True)
 class Examination:
-    """All findings, and the plan where nothing stands against it."""
+    """All findings, and the plan if nothing prevents it."""
 
     settings: Settings = field(default_factory=Settings)
     """What was examined: ``redis.url`` may be another host of the same cluster."""
@@ -49,7 +49,7 @@ class Examination:
         self.findings.append(finding(verdict, place, message, hint))
 
     def put_first(self, facts: Mapping[str, str]) -> None:
-        """Note what the rest was found with: by place, what it is."""
+        """Note what the rest was found with: by place, its value."""
         self.findings[:0] = [finding(Verdict.OK, place, what) for place, what in facts.items()]
 
     def add_error(self, place: str, error: EngineError) -> None:
@@ -59,7 +59,7 @@ class Examination:
 
     @property
     def exit_code(self) -> int:
-        """Return 2 where the settings are wrong, 1 where something else is, else 0."""
+        """Return 2 if the settings are wrong, 1 if something else is, else 0."""
         return max((finding.exit_code for finding in self.findings), default=0)
 
     def notes_of_routes(self) -> tuple[str, ...]:
@@ -106,7 +106,7 @@ def compare_destinations(settings: Settings, database: int, table: bytes) -> Ans
 def examine(
     settings: Settings, routes_of: RoutesOf, previous: RouteTable | None = None, *, changes_nothing: bool = False
 ) -> Examination:
-    """Look at everything that the engine needs; the server's notification flags may be added to, unless
+    """Check everything that the engine needs; notification flags may be added at the server, unless
     ``changes_nothing``.
     """
     from engine.supervision.errands.seeds import with_a_host_that_answers
@@ -119,7 +119,7 @@ def examine(
     try:
         found.settings = settings = _with_databases(settings)
     except RedisError as error:
-        # Nothing that follows has sense without them.
+        # Nothing that follows makes sense without them.
         found.add_error("redis.databases", error)
         return found
     table, is_redis_well = _read_routes(settings, routes_of, previous, found)
@@ -156,7 +156,7 @@ def examine(
 
 
 def _examine_databases(table: RouteTable, found: Examination) -> None:
-    """Name the routes that take several databases to a function of which nobody says that it keeps them apart."""
+    """Name the routes that send several databases to a function that is not known to keep them apart."""
     for route in table.routes.values():
         if len(route.databases) > 1 and not route.destination and is_function(route.function):
             found.add(
@@ -188,7 +188,7 @@ def _examine_events(settings: Settings, table: RouteTable, topology: Topology, f
     try:
         policy, is_replica = evictions_of(settings.redis, topology)
     except RedisError:
-        # Who can't be reached is told of elsewhere.
+        # What can't be reached is reported elsewhere.
         policy, is_replica = "", False
     for note in notes_of(table.routes.values(), policy, is_replica=is_replica):
         found.add(Verdict.NOTE, *note)
@@ -264,7 +264,7 @@ def _examine_redis(
 
 
 def _examine_rights(settings: Settings, table: RouteTable, found: Examination, *, is_told: bool) -> tuple[str, ...]:
-    """Return what the user may not do and should; where ``is_told``, note the smallest rights that are enough."""
+    """Return what the user should be allowed and is not; if ``is_told``, note the smallest sufficient rights."""
     from engine.supervision.errands.rights import look_at_rights
 
     look = look_at_rights(settings, table)
@@ -277,7 +277,7 @@ def _examine_rights(settings: Settings, table: RouteTable, found: Examination, *
 
 
 def _lines_of(capture: CapturePlan) -> list[str]:
-    """Return a line for each node of a cluster: what it has, and who listens to it."""
+    """Return a line for each node of a cluster: its slots, and the shards that listen to it."""
     shards: dict[str, list[int]] = {}
     for shard, feeds in enumerate(capture.feeds, 1):
         for feed in feeds:

@@ -38,23 +38,23 @@ class Plan(msgspec.Struct, tag=True, frozen=True):
     epoch: int = 0
     """The newest that was seen in the cluster."""
     is_whole: bool = True
-    """Whether all nodes have feeds; none is begun with that is dead at the start."""
+    """Whether all nodes have feeds; nodes that are dead at the start are left out."""
     members: tuple[str, ...] = ()
-    """The ids of all nodes of a cluster, replicas and the dead too: by them it is known again."""
+    """The ids of all nodes of a cluster, including replicas and dead ones: they identify it later."""
     database: int = 0
-    """That of the engine's own keys, and of all keys unless there are several."""
+    """The database of the engine's own keys, and of all keys unless there are several."""
     databases: tuple[int, ...] = ()
-    """Those that are captured, where there are several."""
+    """The captured databases, if there are several."""
     server: str = ""
     warnings: tuple[str, ...] = ()
     scope: str = ""
-    """Names the server and database of which a checkpoint is true."""
+    """Names the server and database that a checkpoint is true of."""
     server_ms: int = 0
-    """Unix time by the server's clock when it was asked; of a cluster's, the one that is most behind."""
+    """Unix time by the server's clock when it was asked; for a cluster, the clock that is most behind."""
     node_ms: dict[str, int] = {}
     """The same of each node, by its id."""
     unheeded: tuple[str, ...] = ()
-    """Settings that were changed since the start, and that only a start takes."""
+    """Settings that were changed since the start, and that only a start applies."""
 
 
 class Refusal(msgspec.Struct, tag=True, frozen=True):
@@ -67,7 +67,7 @@ class Refusal(msgspec.Struct, tag=True, frozen=True):
 class Findings(msgspec.Struct, tag=True, frozen=True):
     """What a comparison with the destinations found: keys compared, published as gone, and left alone.
 
-    ``held`` says of a route, in words, which deletions wait for somebody's choice.
+    ``held`` says, for each route, which deletions wait for a decision.
     """
 
     compared: int
@@ -77,9 +77,10 @@ class Findings(msgspec.Struct, tag=True, frozen=True):
 
 
 class Nodes(msgspec.Struct, tag=True, frozen=True):
-    """Which nodes there are, and who listens to what of them. ``epoch`` is the newest that was seen in the cluster.
+    """Which nodes there are, and which shards listen to which part of them. ``epoch`` is the newest that was seen in
+    the cluster.
 
-    It ``is_whole`` unless feeds are left out of nodes that were dead at the start.
+    It ``is_whole`` unless nodes that were dead at the start have no feeds.
     """
 
     topology: Topology
@@ -129,7 +130,7 @@ def as_error(refusal: Refusal) -> EngineError:
 def plan_at_start(
     work: Callable[[], Answer], settings: Settings, inherited: tuple[Closable, ...], inbox: SignalInbox
 ) -> Plan | int:
-    """Return the plan, or the exit status where a signal came first; raise what the planner refuses."""
+    """Return the plan, or the exit status if a signal came first; raise what the planner refuses."""
     give_up_ms = monotonic_ms() + int(settings.supervision.ready_timeout_s * 1_000)
     planner = PlannerProcess(work, settings.log, (*inherited, inbox), give_up_ms)
     with selectors.PollSelector() as selector:
@@ -152,7 +153,7 @@ def plan_at_start(
 
 
 class PlannerProcess:
-    """One planner at work: readable when it has something to say, ``answer`` when it has said it."""
+    """One planner at work: readable when it has something to say; ``answer`` is set when it has said it."""
 
     def __init__(
         self,
@@ -202,7 +203,7 @@ class PlannerProcess:
         return self._reads
 
     def poll(self, now_ms: int) -> bool:
-        """Take in what is there; True when ``answer`` is set, which in the end it always is."""
+        """Take in what has arrived; True when ``answer`` is set, which in the end it always is."""
         if self.answer is None:
             self._read()
             if self._is_over or len(self._received) > ANSWER_BYTES_MAX:

@@ -1,4 +1,4 @@
-"""New routes, from the wish for them to the table: the planner reads them, while the engine runs on."""
+"""New routes, from the request to the table: the planner reads them, while the engine runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Planner = Callable[[Settings, bytes | None], Answer]
 
 
 class Replanning:
-    """Has the routes read again when they are wanted, and hands what comes of it to the reload."""
+    """Has the routes read again when requested, and hands the result to the reload."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class Replanning:
         self._said = set(said)
 
     def turn(self, now_ms: int) -> None:
-        """Begin where routes are wanted; take in what was read."""
+        """Begin if routes are wanted; take in what was read."""
         if self._reload.is_due(now_ms):
             self._start(now_ms)
         answer = self._errand.poll(now_ms)
@@ -49,7 +49,7 @@ class Replanning:
             self._take(answer, now_ms)
 
     def lesson(self, child: Child) -> SetRoutes:
-        """Return the newest table for a child, and for a subscriber what its new routes have to be given first."""
+        """Return the newest table for a child, and for a subscriber what its new routes have to receive first."""
         missed = self._keeper.missed_by_new_routes() if child.role is Role.SUBSCRIBER else ()
         return SetRoutes(self._reload.newest.encode(), missed)
 

@@ -1,7 +1,7 @@
-"""The smallest rights of the engine's user: a list, by what the settings, the routes and the server ask for.
+"""The smallest sufficient rights of the engine's user, by what the settings, the routes and the server require.
 
-Each right is tried by a command that changes nothing, and a warning says what is lost without it. What a start can't do
-without is refused where it is used, with the right that is missing.
+Each right is tried by a command that changes nothing, and a warning says what is lost without it. If a right that a
+start needs is missing, the start is refused where the right is used, and the error names it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SERVICE = "SERVICE"
 class Need:
     """A right, as ``ACL SETUSER`` takes it after a plus, a command that shows whether it is there, and what for.
 
-    Without a ``loss`` the engine does not start without it, or somebody else warns of it.
+    If it has no ``loss``, the engine does not start without it, or another check warns of it.
     """
 
     right: str
@@ -68,7 +68,7 @@ ALWAYS = (
     Need("touch", ("TOUCH", PROBE), f"{_MARKS} for sure"),
     Need("publish", ("PUBLISH", PROBE, ""), f"{_MARKS}, and comparisons delete nothing"),
 )
-"""What every server and every route ask for."""
+"""What every server and every route require."""
 
 STREAMS = (
     Need("time"),
@@ -82,7 +82,7 @@ STREAMS = (
     Need("xautoclaim"),
     Need("client|setname"),
 )
-"""What every server asks for where changes come from streams, in place of `ALWAYS`."""
+"""What every server requires if changes come from streams, instead of `ALWAYS`."""
 
 _UNFOUND = "so keys whose entries were removed unread are not found"
 _NAMED = (
@@ -106,7 +106,7 @@ SCANS = (
         "so the server lists the engine's connections without a name",
     ),
 )
-"""What every server asks for where changes are found by scans, in place of `ALWAYS`."""
+"""What every server requires if changes are found by scans, instead of `ALWAYS`."""
 
 CLUSTER = (
     Need("cluster|info"),
@@ -118,7 +118,7 @@ CLUSTER = (
 )
 
 _ROLE = Need("role", ("ROLE",), "so each read asks for the server's role by HELLO, which costs more")
-"""Without cluster mode. In a cluster whoever does not own a key says so."""
+"""Without cluster mode. In a cluster a node that does not own a key says so."""
 
 _UNREAD = "so keys of their types can't be delivered, and hold up those that are read with them"
 READS = tuple(
@@ -133,18 +133,18 @@ READS = tuple(
         "xrange": ("XRANGE", PROBE, "-", "+"),
     }.items()
 )
-"""What reads values. A repair finds keys of all types, whatever events a route wants."""
+"""For reading values. A repair finds keys of all types, whatever events a route wants."""
 _JSON = Need("json.get", ("JSON.GET", PROBE), _UNREAD)
 
 _CANARIES = {"$": "set", "l": "rpush", "s": "sadd", "h": "hset", "z": "zadd", "t": "xadd", "g": "set"}
-"""What writes a canary of a class of events."""
+"""For writing a canary of a class of events."""
 
 SENTINELS = (
     Need("sentinel|get-master-addr-by-name"),
     Need("sentinel|master", ("SENTINEL", "MASTER", SERVICE), "so values of two primaries may be put in a wrong order"),
     Need("client|setname", ("CLIENT", "SETNAME", "engine"), "so they list the engine's connections without a name"),
 )
-"""What is asked of Sentinels, where ``redis.url`` names some."""
+"""What is asked of Sentinels, if ``redis.url`` names some."""
 _REPLICAS = Need("sentinel|replicas", ("SENTINEL", "REPLICAS", SERVICE), "so no replica is found to read from")
 
 
@@ -160,7 +160,7 @@ class Situation:
 
     @property
     def is_old(self) -> bool:
-        """Tell whether it is a Redis before 7, whose ACLs know no right to read a key without that to write it."""
+        """Tell whether it is a Redis before 7, whose ACLs have no right to read a key without writing it."""
         return self.software.family == "redis" and self.software.version < (7, 0)
 
 
@@ -189,7 +189,7 @@ def needs(settings: Settings, table: RouteTable, situation: Situation) -> list[N
         found += (Need("hlen"), Need("hgetall"))
     rights: dict[str, Need] = {}
     for need in found:
-        # Who says what is lost counts.
+        # Of equal rights, the one that says what is lost counts.
         rights[need.right] = need if need.loss or need.right not in rights else rights[need.right]
     return [*rights.values()]
 
@@ -222,9 +222,9 @@ def _of_server(settings: Settings, table: RouteTable, situation: Situation) -> I
 
 
 def command_of(settings: Settings, situation: Situation, rights: Iterable[Need]) -> str:
-    """Return the command that makes the smallest user; its password is left for whoever runs it."""
+    """Return the command that creates the smallest user; whoever runs it fills in the password."""
     name = settings.redis.username or "engine"
-    # The empty key is one, and no star stands for it.
+    # The empty key is a key too, and no star matches it.
     keys = "~*" if situation.is_old else "%R~* %R~"
     if not situation.has_config and not situation.is_old and settings.capture.source == "keyspace":
         keys += f" ~{CANARY_PREFIX}*"
@@ -242,14 +242,14 @@ def sentinel_needs(settings: Settings) -> list[Need]:
 
 
 def sentinel_command_of(settings: Settings) -> str:
-    """Return the command that makes the smallest user of the Sentinels, "" if the URL names none."""
+    """Return the command that creates the smallest user of the Sentinels, "" if the URL names none."""
     rights = " ".join(f"+{need.right}" for need in sentinel_needs(settings))
     name = settings.redis.sentinel_username or "engine"
     return f"ACL SETUSER {name} reset on >PASSWORD {rights}" if rights else ""
 
 
 def denied_by_sentinels(settings: Settings) -> Iterator[str]:
-    """Yield a warning for each loss that rights bring which are missing on a Sentinel that answers."""
+    """Yield a warning for each loss caused by rights that are missing on a Sentinel that answers."""
     redis, address = settings.redis, parse_url(settings.redis.url)
     tried = [need for need in sentinel_needs(settings) if need.trial]
     questions = [tuple(address.service if word is SERVICE else str(word) for word in need.trial) for need in tried]
@@ -257,16 +257,16 @@ def denied_by_sentinels(settings: Settings) -> Iterator[str]:
         try:
             replies = ask_sentinel(redis, sentinel, questions)
         except RedisError:
-            # Who does not answer is passed over, as long as there is one who does.
+            # A Sentinel that does not answer is skipped, as long as another one does.
             continue
         for warning in _warnings(redis.sentinel_username or "default", tried, replies):
             yield f"Sentinels: {warning}"
 
 
 def denied(connection: RespConnection, user: str, rights: Sequence[Need]) -> list[str]:
-    """Return a warning for each loss that missing rights bring, with the rights that mend it."""
+    """Return a warning for each loss that missing rights cause, with the rights that fix it."""
     tried = [need for need in rights if need.trial]
-    # Last, for whatever comes between MULTI and EXEC is not executed.
+    # Last, because whatever comes between MULTI and EXEC is not executed.
     tried.sort(key=lambda need: ("watch", "multi", "exec").index(need.right) if _is_of_transaction(need) else -1)
     replies = connection.pipeline(b"".join(pack(*need.trial) for need in tried), len(tried))
     return _warnings(user, tried, replies)
@@ -289,13 +289,13 @@ def _is_of_transaction(need: Need) -> bool:
 
 
 def _is_denial(reply: str) -> bool:
-    # A transaction that may not be executed is EXECABORT, for that reason. What is said of keys is not meant here.
+    # A transaction that may not be executed is EXECABORT, for that reason. Refusals because of keys are not meant here.
     return "NOPERM" in reply and "to run the" in reply
 
 
 @dataclass(frozen=True, slots=True)
 class RightsLook:
-    """The commands that make the smallest users (the server's, the Sentinels'), and what the present one may not do."""
+    """The commands that create the smallest users (server, Sentinels), and what the present user may not do."""
 
     commands: tuple[str, ...] = ()
     sentinel_command: str = ""
@@ -315,7 +315,7 @@ def look_at_rights(settings: Settings, table: RouteTable) -> RightsLook:
         except RedisUnreachable:
             if not node.id:
                 raise
-            # Whoever asks the nodes to notify says where that one is.
+            # The check of notifications reports a missing one.
             continue
         try:
             situation = situation_of(connection)
@@ -331,7 +331,7 @@ def look_at_rights(settings: Settings, table: RouteTable) -> RightsLook:
 
 
 def situation_of(connection: RespConnection) -> Situation:
-    """Return what the server is, as far as it tells."""
+    """Return what the server is, as far as it says."""
     facts = connection.facts
     config, json = connection.pipeline(pack("CONFIG", "GET", SETTING) + pack(*_JSON.trial), 2)
     version = re.match(r"(\d+)\.(\d+)", facts.get("version", ""))

@@ -13,9 +13,10 @@ from engine.supervision.progress.checkpoint import CheckpointFile
 
 
 def with_a_host_that_answers(settings: Settings) -> tuple[Settings, str]:
-    """Return the settings with a ``redis.url`` that answers, if any can be found, and what the user should know of it.
+    """Return the settings with a ``redis.url`` that answers, if any can be found, and what the user should know about
+    it.
 
-    Known are the nodes that the checkpoint has of the same URL, and those that ``redis.node_addresses`` leads to.
+    Known nodes are those that the checkpoint has for the same URL, and those that ``redis.node_addresses`` leads to.
     """
     redis = settings.redis
     if parse_url(redis.url).service:
@@ -32,7 +33,7 @@ def with_a_host_that_answers(settings: Settings) -> tuple[Settings, str]:
             if is_cluster:
                 return msgspec.structs.replace(settings, redis=at_place), f"{problem.message}; {place} is asked instead"
     except RedisError:
-        # Whoever needs the server refuses it by the same error.
+        # The code that needs the server raises the same error.
         pass
     return settings, ""
 

@@ -1,7 +1,7 @@
 """What outlives the engine: up to when everything is settled, and what a successor has to know.
 
-The file holds one JSON object and its checksum. It is replaced in one step, and the one before is kept beside it: a
-write that was torn, by a crash or by a disk that is full, costs one interval and not the checkpoint.
+The file holds one JSON object and its checksum. It is replaced in one step, and the previous one is kept beside it: a
+write that was torn, by a crash or a full disk, costs one interval and not the checkpoint.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from engine.supervision.progress.clocks import Clocks
 from engine.supervision.progress.snapshots import Heard
 
 FORMAT = 3
-"""Of what is written. Older ones are read: what they lack has its default."""
+"""The format that is written. Older ones are read: what they lack has its default."""
 HEARD_SINCE_FORMAT, NODES_SINCE_FORMAT = 2, 3
 _CHECKSUM_CHARS = 8
 
@@ -29,7 +29,7 @@ class NodeKept(msgspec.Struct, frozen=True):
 
     That is true of its ``slots``, ranges with both ends, and of keys that end in ``endings``, ranges of byte values and
     256 for the empty key; () means whatever the scope names. ``server_mark`` is the server's at the watermark
-    (`engine.capture.watch`). ``clocks`` say how the node's clock stood to the host's.
+    (`engine.capture.watch`). ``clocks`` say how the node's clock related to the host's.
     """
 
     watermark_ms: int
@@ -40,17 +40,17 @@ class NodeKept(msgspec.Struct, frozen=True):
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
-    """What is settled of each node, by its id (`NodeKept`); a server without cluster mode is the node without a name.
+    """What is settled for each node, by its id (`NodeKept`); a server without cluster mode is the node without a name.
 
     ``scope`` names the server and database that this is true of. ``version`` is the highest that was given out.
     ``routes`` are those that have had what their ``starting_position`` promises, ``heard`` what each of them had and
-    listened to (`Heard`). ``is_clean`` where nothing was in flight. Invocations may write until ``fence_after_ms``
+    listened to (`Heard`). ``is_clean`` if nothing was in flight. Invocations may write until ``fence_after_ms``
     after their start (0: unknown), whatever the settings of the engine that reads this say.
     ``versions`` has the highest of each node of a cluster, by its id; ``streams``, by name, an id up to which
     everything is acknowledged, ``histories`` of which history of the server that is (`StreamKept`). ``addresses`` are
     where its nodes were, of the cluster that ``url`` led to (without credentials): a start asks them where that does
-    not answer. ``databases`` are the captured ones where there are several; of one the scope tells.
-    ``watermark_ms``, ``server_mark`` and ``clocks`` are what formats before 3 say of the only node that they know.
+    not answer. ``databases`` are the captured ones if there are several; a single one is in the scope.
+    ``watermark_ms``, ``server_mark`` and ``clocks`` are what formats before 3 say about the only node that they know.
     """
 
     scope: str
@@ -95,7 +95,7 @@ def to_bytes(checkpoint: Checkpoint) -> bytes:
 
 
 def data_of(content: bytes) -> bytes | None:
-    """Return the JSON within the file's content; None if it is not whole."""
+    """Return the JSON within the file's content; None if it is incomplete."""
     checksum, data = content[:_CHECKSUM_CHARS], content[_CHECKSUM_CHARS + 1 : -1]
     if not content.endswith(b"\n") or checksum != b"%08x" % zlib.crc32(data):
         return None
@@ -103,7 +103,7 @@ def data_of(content: bytes) -> bytes | None:
 
 
 def from_bytes(content: bytes) -> Checkpoint | None:
-    """Return what the content holds; None if it is not whole."""
+    """Return what the content holds; None if it is incomplete."""
     data = data_of(content)
     if data is None:
         return None
@@ -122,7 +122,7 @@ class CheckpointFile:
         self._draft = Path(f"{path}.new")
 
     def load(self) -> tuple[Checkpoint | None, str]:
-        """Return the newest checkpoint that is whole, and what was wrong; none and "" if there never was one."""
+        """Return the newest complete checkpoint, and what was wrong; none and "" if there never was one."""
         problem = ""
         for path in (self._path, self._previous):
             try:

@@ -1,4 +1,4 @@
-"""How this host's clocks stood to the server's, for one who comes later: after a restart, or on another host."""
+"""How this host's clocks related to the server's, for a successor: after a restart, or on another host."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Clocks(msgspec.Struct, frozen=True):
 
 
 def boot_id() -> str:
-    """Return what names the host's run since its start, "" if it does not tell."""
+    """Return what identifies the host's run since its boot, "" if that is unknown."""
     with contextlib.suppress(OSError):
         return _BOOT_ID.read_text().strip()
     return ""

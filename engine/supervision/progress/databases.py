@@ -1,8 +1,8 @@
 """A checkpoint of one database as one of several, or the reverse.  (pure)
 
-The server and its clock are the same, so the watermark counts on. A database that was not captured before is as a route
-that is new: what changed in it since the watermark is found, and with ``TRIM_HORIZON`` all of it, since what routes
-have had is known with the globs that it was had for.
+The server and its clock are the same, so the watermark stays valid. A database that was not captured before is like a
+new route: what changed in it since the watermark is found, and with ``TRIM_HORIZON`` all of it, since what routes have
+had is recorded with the globs that they had it for.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def database_of(scope: str) -> int | None:
 
 
 def among_databases(found: Checkpoint, scope: str, databases: Sequence[int]) -> Checkpoint:
-    """Return the checkpoint as one of these databases of the same server, where it has any of them; else as it is."""
+    """Return the checkpoint as one of these databases of the same server, if it has any of them; else as it is."""
     server, part = server_of(found.scope), found.scope.removeprefix(server_of(found.scope))
     place, slash, were = server.rpartition("/")
     place_now, _, are = server_of(scope).rpartition("/")

@@ -29,11 +29,11 @@ from engine.supervision.progress.versions import NodeVersions
 log = logs.get_logger(__name__)
 
 _OF_OLD = ".engine/checkpoint"
-"""Where a checkpoint lay before there was a state folder."""
+"""Where a checkpoint was before there was a state folder."""
 
 
 UNFENCED_MS = 1
-"""The fence in a checkpoint where no route needs one: 0 stands for a checkpoint that does not know."""
+"""The fence in a checkpoint if no route needs one: 0 stands for a checkpoint that does not know."""
 
 
 class Keeper:
@@ -85,10 +85,10 @@ class Keeper:
         self.fence_ms = 0
         """Until when (monotonic) an invocation of the engine before this one may still write."""
         if not self._progress.is_first and not self._progress.is_clean:
-            # What was in flight was sent by the settings of then.
+            # What was in flight was sent under the settings of that time.
             then_ms = found.fence_after_ms if found is not None else 0
             if then_ms == UNFENCED_MS and table.fenced():
-                # It left no fence, for functions that refuse older versions; one that does not is among those of now.
+                # It left no fence, since its functions refused older versions; now there is one that does not.
                 then_ms = 0
             self.fence_ms = monotonic_ms() + (then_ms or fence_after_ms(settings, tuple(table.routes.values())))
         self._say_what_was_found(found)
@@ -116,7 +116,7 @@ class Keeper:
 
     def standing(self) -> dict[str, Any]:
         """Return up to when everything is settled (Unix ms by this host's clock), and the same of each node, by its own
-        clock, and of each feed; and of which databases that is said.
+        clock, and of each feed; and which databases that covers.
         """
         nodes, moment_ms, unix_ms = self._progress.nodes, monotonic_ms(), now_ms()
         host_ms = nodes.host_ms()
@@ -136,7 +136,7 @@ class Keeper:
         self._progress.take_routes(table)
         fence_ms = _fence_of(self._settings, table)
         if fence_ms > self._fence_after_ms:
-            # Before anything is sent by it: a crash may come first.
+            # Before anything is sent by the new table: a crash may come first.
             self._fence_after_ms = fence_ms
             self.keep(is_clean=False)
 
@@ -145,7 +145,7 @@ class Keeper:
         self._progress.in_force(self._heard_of)
 
     def missed_by_new_routes(self) -> tuple[Missed, ...]:
-        """Return what routes have to find that are not in force yet."""
+        """Return what routes that are not in force yet have to find."""
         return self._progress.whole_keyspace(is_new=True)
 
     def snapshots(self) -> dict[str, str]:
@@ -153,17 +153,17 @@ class Keeper:
         return self._progress.snapshots()
 
     def take_topology(self, topology: Topology, feeds: Feeds) -> None:
-        """Take in a newer assignment, before anybody is told: from here on its new feeds' debts are reckoned."""
+        """Take in a newer assignment, before any child is told: from now on its new feeds' debts count."""
         self._progress.take_topology(topology, feeds)
 
     def missed_by(self, child: Child) -> dict[int, tuple[Missed, ...]]:
-        """Return, by node number, what this subscriber has to find that nobody has heard, when it is forked."""
+        """Return, by node number, what this subscriber has to find, because it went unheard, when it is forked."""
         if not child.forks:
             return self._progress.missed_at_start(child.index)
         return self._progress.missed_by(child.index, self._heard_of)
 
     def missed_since(self, child: Child, version: int) -> dict[int, tuple[Missed, ...]]:
-        """Return, by node number, what this subscriber, that runs with the feeds of this version, has to find with the
+        """Return, by node number, what this subscriber, which runs with the feeds of this version, has to find with the
         newest ones.
         """
         return self._progress.missed_since(child.index, version)
@@ -173,7 +173,7 @@ class Keeper:
         return self._progress.heard_by(child.index, self._heard_of)
 
     def turn(self, moment_ms: int) -> None:
-        """Keep the checkpoint where it is due."""
+        """Write the checkpoint if it is due."""
         if moment_ms >= self._due_ms:
             self._due_ms = moment_ms + self._settings.supervision.checkpoint_interval_ms
             self.keep(is_clean=False)
@@ -187,13 +187,13 @@ class Keeper:
         return row.version(node), row.get(node)
 
     def keep(self, *, is_clean: bool) -> None:
-        """Write down how far everything is settled; a disk that refuses is told once, and tried again."""
+        """Write down how far everything is settled; a disk that refuses is reported once, and retried."""
         rows = self._board.rows
         self._progress.advance(self._settled_of, self._heard_of)
         moment_ms = monotonic_ms()
         is_clean = is_clean and all(row.get(Counter.FENCE_MS) <= moment_ms for row in rows)
         version = max(row.get(Counter.VERSION) for row in rows)
-        # What the engine before this one had in flight may outlast this one too.
+        # What the previous engine had in flight may outlast this one too.
         fence_ms = max(self._fence_after_ms, self.fence_ms - moment_ms)
         checkpoint = self._progress.checkpoint(
             version, now_ms(), moment_ms, is_clean=is_clean, fence_after_ms=fence_ms, clocks_of=Clocks.of
@@ -216,11 +216,11 @@ class Keeper:
 
 
 def _under_its_new_name(found: Checkpoint, planned: Plan) -> Checkpoint:
-    """Return the checkpoint as that of the planned server, where it is of the same cluster: nodes know each other; or
-    of other databases of the same server.
+    """Return the checkpoint as that of the planned server, if it is of the same cluster (nodes know each other), or of
+    other databases of the same server.
 
-    A cluster has no name. Its checkpoint has that of the node in ``redis.url``, which may be another one today; and who
-    was a primary then may be a replica now.
+    A cluster has no name. Its checkpoint has that of the node in ``redis.url``, which may have changed since; and a
+    former primary may be a replica now.
     """
     if not found.by_node().keys() & set(planned.members):
         return among_databases(found, planned.scope, planned.databases or (planned.database,))
@@ -229,12 +229,12 @@ def _under_its_new_name(found: Checkpoint, planned: Plan) -> Checkpoint:
 
 
 def _fence_of(settings: Settings, table: RouteTable) -> int:
-    """Return for how long after its start an invocation may do harm."""
+    """Return how long after its start an invocation may do harm."""
     return fence_after_ms(settings, table.fenced()) if table.fenced() or not table.routes else UNFENCED_MS
 
 
 def fence_after_ms(settings: Settings, routes: tuple[RouteSettings, ...]) -> int:
-    """Return for how long after its start an invocation may write."""
+    """Return how long after its start an invocation may write."""
     delivery = settings.delivery
     bounded_ms = delivery.deadline_ms + delivery.deadline_margin_ms
     knows_no_deadline = any(route.payload == "original" for route in routes)

@@ -1,9 +1,9 @@
-"""How far delivery has come with each node, and what is owed of slots that a node gained.  (pure)
+"""How far delivery has come with each node, and what is owed for slots that a node gained.  (pure)
 
 Each node has a clock of its own, and a watermark by it. A watermark is true of the slots, and of the shard's feeds,
-that it was sent for: it carries the version of the topology (`engine.model.Watermark`), and one of an older version
-than that in which a shard's part of the node changed says nothing of what the part is now. So a node's watermark stands
-from the moment at which slots or feeds move until all shards that hear the node have found what they were handed.
+that it was sent for: it carries the version of the topology (`engine.model.Watermark`). If a shard's part of the node
+changed in a newer version, the watermark says nothing about the present part. So a node's watermark stands from the
+moment at which slots or feeds move until all shards that hear the node have found what they were handed.
 """
 
 from __future__ import annotations
@@ -20,19 +20,20 @@ from engine.routing.nodes import Node, Topology, as_ranges, slots_in
 from engine.supervision.progress.checkpoint import NodeKept
 
 EMPTY_KEY = 256
-"""Stands for the key without a last byte, among last bytes."""
+"""Stands for the empty key among last bytes."""
 
 Settled = Callable[[int, int], Sequence[Watermark]]
 """Shard and node number → the settled watermark of each of the shard's rings."""
 Heard = Callable[[int, int], tuple[int, Missed]]
-"""Shard and node number → the version by which the shard heard the node, and what a gap would miss since then."""
+"""Shard and node number → the version with which the shard heard the node, and what a gap since then would miss."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
     """What one shard hears of a node: ``feeds``, each by the last bytes of its keys.
 
-    It has listened to these since version ``begun``. Watermarks of older versions than ``changed`` say nothing of it.
+    It has listened to these since version ``begun``. Watermarks of older versions than ``changed`` say nothing about
+    it.
     """
 
     feeds: frozenset[tuple[bytes, bool]]
@@ -42,10 +43,10 @@ class Part:
 
 @dataclass(slots=True)
 class NodeProgress:
-    """One node. ``settled`` is its watermark, as what a gap misses that begins there; it is true of ``slots``, and of
+    """One node. ``settled`` is its watermark, as what a gap that begins there misses; it is true of ``slots``, and of
     keys that end in ``endings``.
 
-    ``owed`` are slots whose keys nobody here has looked for yet. ``host_ms`` is up to when everything is settled by
+    ``owed`` are slots whose keys this engine has not looked for yet. ``host_ms`` is up to when everything is settled by
     this host's monotonic clock, None if that is unknown.
     """
 
@@ -65,19 +66,19 @@ class NodeProgress:
         return (Missed(self.settled.since_ms, 0, routes, slots=slots),)
 
     def missed(self, routes: RouteMask) -> tuple[Missed, ...]:
-        """Return what a feed has to find that begins now: all since the watermark, and what is owed."""
+        """Return what a feed that begins now has to find: everything since the watermark, and what is owed."""
         before = (msgspec.structs.replace(self.settled, routes=routes),) if self.slots else ()
         return (*before, *self.gained(routes))
 
 
 def endings_of(feeds: frozenset[tuple[bytes, bool]]) -> frozenset[int]:
-    """Return the last bytes of these feeds' keys, with `EMPTY_KEY` where one takes it."""
+    """Return the last bytes of these feeds' keys, with `EMPTY_KEY` if one has it."""
     endings = {byte for last_bytes, _ in feeds for byte in last_bytes}
     return frozenset(endings | {EMPTY_KEY} if any(takes_empty for _, takes_empty in feeds) else endings)
 
 
 class Nodes:
-    """The nodes that this engine hears, and which shard hears what of them."""
+    """The nodes that this engine hears, and which shard hears which part of them."""
 
     def __init__(
         self,
@@ -87,8 +88,8 @@ class Nodes:
         clocks_ms: Mapping[str, int],
         first_ms: Mapping[str, int] | None,
     ) -> None:
-        """Begin at what was kept, by node id; ``clocks_ms`` is how far a node's clock is ahead of this host's monotonic
-        one. On a first start ``first_ms`` says where each node begins (its own clock), else it is None.
+        """Begin with what was kept, by node id; ``clocks_ms`` is how far a node's clock is ahead of this host's
+        monotonic one. On a first start ``first_ms`` says where each node begins (its own clock), else it is None.
         """
         self._version = topology.version
         self._by_id: dict[str, NodeProgress] = {}
@@ -141,7 +142,7 @@ class Nodes:
         known = before.get(node.id)
         if known is None:
             known = NodeProgress(node, Missed(THE_BEGINNING_MS), frozenset(), endings)
-        # Where other last bytes came to this host, nothing is true of all that the node's feeds hear now.
+        # If this host got other last bytes, nothing kept is true of all that the node's feeds hear now.
         slots, owed = (known.slots & has, known.owed & has) if endings <= known.endings else (frozenset(), frozenset())
         gained = has - slots - owed
         taken = replace(known, node=node, slots=slots, endings=endings, owed=owed | gained, parts={})
@@ -154,16 +155,16 @@ class Nodes:
             else:
                 taken.parts[shard] = replace(old, changed=self._version) if gained else old
         if gained:
-            # Who had these slots until now says since when they are not settled.
+            # The previous owner of these slots says since when they are not settled.
             owners = [one.host_ms for one in before.values() if gained & (one.slots | one.owed)]
             times = [time for time in (known.host_ms, *owners) if time is not None]
             taken.host_ms = min(times, default=None)
         return taken
 
     def missed_since(self, shard: int, version: int, whole: tuple[Missed, ...]) -> dict[int, tuple[Missed, ...]]:
-        """Return, by node number, what a subscriber that runs has to find with the newest feeds, which has ``version``.
+        """Return, by node number, what a running subscriber, which has ``version``, has to find with the newest feeds.
 
-        ``whole`` is what new feeds have to find besides, for routes that wait for the whole keyspace.
+        ``whole`` is what new feeds have to find in addition, for routes that wait for the whole keyspace.
         """
         found = {}
         for one in self.of_shard(shard):
@@ -200,7 +201,7 @@ class Nodes:
         return _some(found)
 
     def heard_by(self, shard: int, heard: Heard) -> dict[int, Missed]:
-        """Return, by node number, what a gap would miss that begins at once."""
+        """Return, by node number, what a gap that begins at once would miss."""
         found = {}
         for one in self.of_shard(shard):
             version, known = heard(shard, one.node.number)
@@ -209,7 +210,7 @@ class Nodes:
         return found
 
     def advance(self, settled: Settled, heard: Heard) -> None:
-        """Take in what the rings say: a node's watermark is the least of all rings of the shards that hear it."""
+        """Take in what the rings say: a node's watermark is the lowest in all rings of the shards that hear it."""
         for one in self._by_id.values():
             said = [
                 (watermark, watermark.moment_ms and watermark.version >= part.changed)
@@ -223,8 +224,8 @@ class Nodes:
     @staticmethod
     def _advance(one: NodeProgress, watermarks: Sequence[Watermark], heard: Sequence[Missed]) -> None:
         lowest_ms = min(watermark.moment_ms for watermark in watermarks)
-        # Where the newest has the mark of the oldest, nothing has happened in between. What is settled is older than
-        # what was heard: its mark holds only if it is still that.
+        # If the newest has the mark of the oldest, nothing happened in between. What is settled is older than what was
+        # heard: its mark holds only if it is still the same.
         marks = {watermark.server_mark for watermark in watermarks} | {missed.server_mark for missed in heard}
         clock_ms = max(missed.clock_ms for missed in heard)
         one.settled = Missed(lowest_ms, marks.pop() if len(marks) == 1 else 0, clock_ms=clock_ms)
@@ -243,7 +244,7 @@ def _some(missed: Mapping[int, tuple[Missed, ...]]) -> dict[int, tuple[Missed, .
 
 
 def _heard_of(topology: Topology, feeds: Feeds) -> list[tuple[Node, dict[int, frozenset[tuple[bytes, bool]]]]]:
-    """Return the nodes that some shard hears, and what it hears of them."""
+    """Return the nodes that some shard hears, and which part of them."""
     parts: dict[str, dict[int, list[Feed]]] = {}
     for shard, of_shard in enumerate(feeds):
         for feed in of_shard:

@@ -16,7 +16,7 @@ from engine.supervision.progress.nodes import NodeProgress, Nodes, Settled
 from engine.supervision.progress.snapshots import Heard, Snapshots
 
 RESTART_INTERVALS = 2
-"""Versions that were given out after the checkpoint, in intervals of it: one that passed, and one unseen before it."""
+"""In intervals of the checkpoint, versions given out after it: one interval that passed, and one unseen before it."""
 
 
 class Progress:
@@ -35,14 +35,14 @@ class Progress:
         interval_ms: int = 1_000,
         ahead_ms: Callable[[Clocks], int] = lambda clocks: 0,
     ) -> None:
-        """Begin at what a checkpoint says; ``is_lost`` where there was one that can't be read.
+        """Begin with what a checkpoint says; ``is_lost`` if there was one that can't be read.
 
         ``now_ms`` is, by node id, where a first start begins (Unix time, the node's own clock); a checkpoint is kept
         every ``interval_ms``. ``ahead_ms`` says how far ahead of this host's monotonic clock a node's is.
         """
         version = found.version if found is not None else 0
         if found is not None and found.scope != scope:
-            # Of another slice: what is in this one now, nobody here has listened to.
+            # Of another slice: this engine has not listened to what is in the present one.
             is_lost = server_of(found.scope) == server_of(scope)
             found = None
         self.is_first = found is None and not is_lost
@@ -54,8 +54,8 @@ class Progress:
         if found is not None and found.format >= HEARD_SINCE_FORMAT:
             past = dict(found.heard)
         else:
-            # An older checkpoint knows the names of routes that had what they were promised, and not their filters. One
-            # that is lost means the whole keyspace for all.
+            # An older checkpoint knows the names of routes that had what they were promised, but not their filters. A
+            # lost one means the whole keyspace for all.
             had = names if is_lost else names.intersection(found.routes if found else ())
             past = {r.name: Heard.by(r, is_whole=True) for r in table.routes.values() if r.name in had}
         self._snapshots = Snapshots(past, table, now_ms)
@@ -66,7 +66,7 @@ class Progress:
 
     @property
     def is_clean(self) -> bool:
-        """Tell whether nothing of the engine before this one can still be in flight."""
+        """Tell whether nothing of the previous engine can still be in flight."""
         return self._is_clean
 
     def take_topology(self, topology: Topology, feeds: Feeds) -> None:
@@ -74,11 +74,11 @@ class Progress:
         self.nodes.take_topology(topology, feeds)
 
     def take_routes(self, table: RouteTable, after_ms: Mapping[str, int] | None = None) -> None:
-        """Take in a table; what its new routes wait for is over after ``after_ms``, or begins `in_force`."""
+        """Take in a table; its new routes' waiting ends after ``after_ms``, or begins `in_force`."""
         self._snapshots.take_routes(table, after_ms)
 
     def in_force(self, heard: HeardNode) -> None:
-        """Note that everybody routes by the newest table; no subscriber had sent a younger watermark before."""
+        """Note that all children route by the newest table; no subscriber had sent a younger watermark before."""
         self._snapshots.in_force(
             {
                 one.node.id: max(heard(shard, one.node.number)[1].since_ms for shard in one.parts)
@@ -87,7 +87,7 @@ class Progress:
         )
 
     def whole_keyspace(self, *, is_new: bool = False) -> tuple[Missed, ...]:
-        """Return the scan that routes which begin with the whole keyspace wait for, or new ones among them alone."""
+        """Return the scan for routes that begin with the whole keyspace, or only for the new ones among them."""
         return self._snapshots.missed(is_new=is_new)
 
     def snapshots(self) -> dict[str, str]:
@@ -96,7 +96,7 @@ class Progress:
 
     def missed_at_start(self, shard: int) -> dict[int, tuple[Missed, ...]]:
         """Return what the first subscriber of a shard has to find, by node number: what routes that had begun missed
-        while nobody listened.
+        while no engine listened.
         """
         whole = self.whole_keyspace()
         routes = 0 if self.is_first else self._snapshots.listening() or EVERY_ROUTE
@@ -111,7 +111,7 @@ class Progress:
         return self.nodes.missed_since(shard, version, self.whole_keyspace())
 
     def heard_by(self, shard: int, heard: HeardNode) -> dict[int, Missed]:
-        """Return what a gap of this shard would miss that begins at once, by node number."""
+        """Return what a gap of this shard that begins at once would miss, by node number."""
         return self.nodes.heard_by(shard, heard)
 
     def advance(self, settled: Settled, heard: HeardNode) -> None:
@@ -136,10 +136,10 @@ class Progress:
     ) -> Checkpoint:
         """Return what to keep: ``version`` is the highest that was given out, ``moment_ms`` the monotonic time.
 
-        Invocations write no more once ``fence_after_ms`` have passed after their start. ``clocks_of`` makes of how far
-        ahead a node's clock is what outlives this host's monotonic one.
+        Invocations write no more once ``fence_after_ms`` have passed after their start. ``clocks_of`` converts how far
+        a node's clock is ahead into a form that outlives this host's monotonic clock.
 
-        Versions grow with time: where no key was read for a while, the next one will be higher by that.
+        Versions grow with time: if no key was read for a while, the next one will be higher by that.
         """
         if version > self._version:
             self._version, self._version_ms = version, moment_ms

@@ -1,4 +1,4 @@
-"""Repairs that subscribers are to do, until each has taken them: one that dies first leaves them to its successor."""
+"""Repairs for subscribers, until each has taken them on: one that dies first leaves them to its successor."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from engine.supervision.children import Child
 
 
 class Repairs:
-    """By subscriber. ``send`` tells a child something, if it can be told; ``heard`` is what subscribers have heard."""
+    """By subscriber. ``send`` sends a child a message, if possible; ``heard`` is what subscribers have heard."""
 
     def __init__(self, send: Callable[[int, Message], None], heard: HeardTable) -> None:
         self._send, self._heard = send, heard
@@ -22,7 +22,7 @@ class Repairs:
         self._open: dict[int, dict[int, RepairWanted]] = {}
 
     def want(self, message: RepairWanted, subscribers: tuple[Child, ...]) -> None:
-        """Have the shard that is meant, or all of them, repair; also one whose subscriber is dead just now."""
+        """Have this shard, or all of them, repair; even one whose subscriber is dead at the moment."""
         for child in subscribers if message.shard < 0 else subscribers[message.shard :][:1]:
             wanted = replace(message, number=next(self._numbers))
             self._open.setdefault(child.number, {})[wanted.number] = wanted
@@ -40,6 +40,6 @@ class Repairs:
                 row.lower(node, wanted.since_ms.get(node, THE_BEGINNING_MS))
 
     def forked(self, child: Child) -> None:
-        """Tell a new subscriber what is wanted: there may be nobody whom it succeeds."""
+        """Send a new subscriber what is wanted: it may have no predecessor."""
         for wanted in self._open.get(child.number, {}).values():
             self._send(child.number, wanted)

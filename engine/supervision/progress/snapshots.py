@@ -1,8 +1,8 @@
-"""Which routes have had the whole keyspace, and what a changed one has still to get.  (pure)
+"""Which routes have had the whole keyspace, and what a changed one still has to get.  (pure)
 
 ``starting_position = "TRIM_HORIZON"`` promises a route every key that its keys and events cover. So what was delivered
-is known with the filter that it was delivered for: a route that gets the position later, or a wider filter, or another
-destination, is given what is new.
+is recorded with its filter: a route that gets the position later, or a wider filter, or another destination, receives
+what is new.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ WHOLE = "TRIM_HORIZON"
 
 
 class Heard(msgspec.Struct, frozen=True):
-    """What a route has listened to, and where that went.
+    """What a route has listened to, and where that was delivered.
 
-    ``is_whole`` where the destination was given everything of it, and not only what changed.
+    ``is_whole`` if the destination was given all of it, and not only what changed.
     """
 
     keys: tuple[str, ...]
@@ -42,7 +42,7 @@ class Heard(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """A route needs the whole keyspace, but for keys that ``delivered`` patterns match."""
+    """A route needs the whole keyspace, except keys that ``delivered`` patterns match."""
 
     delivered: tuple[str, ...] = ()
 
@@ -70,7 +70,7 @@ def _goes_elsewhere(past: Heard, route: RouteSettings) -> bool:
 
 
 def _target(function: str) -> str:
-    """Return what a function is called whichever way it is written: its name alone, or the ARN of a stream or queue."""
+    """Return a function's canonical name, however it is written: its name alone, or the ARN of a stream or queue."""
     parts = function.split(":")
     if parts[0] != "arn":
         return parts[0]
@@ -79,8 +79,8 @@ def _target(function: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _UnderWay:
-    """It ends when each node's watermark is younger than ``after_ms`` says, by node id; None until everybody routes by
-    the table.
+    """It ends when each node's watermark is younger than ``after_ms``, by node id; None until all children route by the
+    table.
     """
 
     need: Need
@@ -99,7 +99,7 @@ class Snapshots:
         self.take_routes(table, after_ms)
 
     def take_routes(self, table: RouteTable, after_ms: Mapping[str, int] | None) -> None:
-        """Take in a table; a route that was not in the one before begins anew."""
+        """Take in a table; a route that was not in the previous one begins anew."""
         self._routes = table.routes
         routes = {route.name: route for route in table.routes.values()}
         self._past = {name: past for name, past in self._past.items() if name in routes}
@@ -115,7 +115,7 @@ class Snapshots:
                 self._under_way[name] = _UnderWay(need, wanted, after_ms)
 
     def in_force(self, after_ms: Mapping[str, int]) -> None:
-        """Note that everybody routes by the table: watermarks after these moments follow the scans it asked for."""
+        """Note that all children route by the table: watermarks after these moments follow the scans it asked for."""
         for name, one in self._under_way.items():
             if one.after_ms is None:
                 self._under_way[name] = _UnderWay(one.need, one.wanted, after_ms)
@@ -123,7 +123,7 @@ class Snapshots:
     def advance(self, settled_ms: Mapping[str, int]) -> None:
         """Take in the watermarks of all nodes, by id, while none owes anything.
 
-        None is sent while a scan is under way. A node that came later has found everything before it had one.
+        None is sent while a scan is under way. A node that joined later had found everything before it had one.
         """
         for name, one in list(self._under_way.items()):
             after_ms = one.after_ms
@@ -132,7 +132,7 @@ class Snapshots:
                 del self._under_way[name]
 
     def missed(self, *, is_new: bool = False) -> tuple[Missed, ...]:
-        """Return the scan of the whole keyspace that routes wait for; ``is_new``: that are not in force yet."""
+        """Return the scan of the whole keyspace for waiting routes; ``is_new``: for those not in force yet."""
         routes: RouteMask = 0
         delivered: dict[int, tuple[str, ...]] = {}
         for slot, route in self._routes.items():

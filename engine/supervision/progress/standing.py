@@ -1,7 +1,7 @@
 """How far each node, and each feed of it, is settled, as the status says it.  (pure)
 
 A feed here is what one shard hears of one node: its watermarks travel through that shard's rings, so one feed may lag
-alone, where an invoker falls behind with what one shard writes, or where a shard hears a node late.
+alone, if an invoker falls behind with what one shard writes, or if a shard hears a node late.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from engine.supervision.progress.nodes import Heard, NodeProgress, Settled
 
 
 def standing_of(one: NodeProgress, settled: Settled, heard: Heard, moment_ms: int) -> dict[str, Any]:
-    """Return what the status says of a node (``moment_ms``: this host's monotonic clock).
+    """Return what the status says about a node (``moment_ms``: this host's monotonic clock).
 
     Moments are the node's own (Unix ms). Ages are None if they are not known yet.
     """
@@ -42,7 +42,7 @@ def _feeds_of(one: NodeProgress, settled: Settled, heard: Heard, moment_ms: int)
         said = settled(shard, one.node.number)
         clock_ms = heard(shard, one.node.number)[1].clock_ms
         settled_ms = min((watermark.moment_ms for watermark in said), default=0)
-        # A watermark that was sent for another part of the node says nothing of this one.
+        # A watermark that was sent for another part of the node says nothing about this one.
         is_known = settled_ms and clock_ms and all(watermark.version >= part.changed for watermark in said)
         yield {
             "shard": shard,

@@ -1,4 +1,4 @@
-"""What changes while the engine runs, routes and nodes: read, handed to the children, one of both at a time."""
+"""What changes while the engine runs, routes and nodes: read and handed to the children, one of the two at a time."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ log = logs.get_logger(__name__)
 
 
 class Changes:
-    """Both of them. The owner sends what is to be sent, and replaces who does not confirm."""
+    """Both of them. The owner sends what is to be sent, and replaces children that do not confirm."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Changes:
         return ", ".join(route.name for route in self.reload.newest.routes.values())
 
     def forked(self, child: Child) -> None:
-        """Note that this child was born with what its kind has now."""
+        """Note that this child started with what its kind has now."""
         self.reload.forked(child)
         self.handover.forked(child)
 
@@ -82,7 +82,7 @@ class Changes:
                 self.reload.want(monotonic_ms())
 
     def turn(self, children: tuple[Child, ...], send: Callable[[int, Message], None]) -> Iterable[tuple[int, str]]:
-        """Go on; return who is to be replaced, and why. Neither begins in the midst of the other."""
+        """Continue; return which children are to be replaced, and why. Neither change begins during the other."""
         late: list[tuple[int, str]] = []
         now_ms = monotonic_ms()
         if self._watched.has_changed(now_ms):
@@ -107,7 +107,7 @@ class Changes:
     def _note_topology(self, now_ms: int) -> None:
         log.info("topology_in_force", version=self.handover.topology.version)
         if self._settings.original.mapping_prefix:
-            # A mapping hash of a node that nobody listened to may be another now.
+            # A mapping hash on a node that was not listened to may have changed.
             self.reload.want(now_ms)
 
 

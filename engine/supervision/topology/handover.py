@@ -1,4 +1,4 @@
-"""A new topology while the engine runs: who is handed what.  (pure)
+"""A new topology while the engine runs: what is handed to which child.  (pure)
 
 Invokers learn of the nodes before subscribers listen to them, or keys would arrive whose nodes they do not know.
 """

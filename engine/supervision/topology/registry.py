@@ -1,4 +1,4 @@
-"""The engine's own numbers for nodes, and what becomes of slots that nobody has for a while.  (pure)"""
+"""The engine's own numbers for nodes, and what becomes of slots that are without an owner for a while.  (pure)"""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from engine.routing.nodes import NODES_MAX, Topology, as_ranges, slots_in, unown
 
 
 class Registry:
-    """Nodes by their ids. A number is never given to another node: what shared memory says under it stays true."""
+    """Nodes by their ids. A number is never given to another node: so what shared memory says under it stays true."""
 
     def __init__(self, topology: Topology) -> None:
         self._numbers = {node.id: node.number for node in topology.nodes}
@@ -33,7 +33,7 @@ class Registry:
 
 
 def with_owners(topology: Topology, before: Topology) -> Topology:
-    """Return the topology with slots that nobody has, as in the midst of a failover, left to whom they were before."""
+    """Return the topology with slots without an owner, as in the middle of a failover, left to their last owner."""
     unowned = set(slots_in(unowned_slots(topology)))
     if not unowned:
         return topology

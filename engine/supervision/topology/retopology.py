@@ -1,4 +1,4 @@
-"""The nodes, asked for again: when something has changed, and on a slow timer; what comes of it is handed over."""
+"""The nodes, asked for again: when something has changed, and on a slow timer; the result is handed over."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Retopology:
         self._said: tuple[str, ...] = ()
 
     def want(self, reason: str, now_ms: int) -> None:
-        """Have the nodes asked for: somebody saw that they may be others now."""
+        """Request that the nodes are asked for: a child saw that they may have changed."""
         if self._due_ms is None:
             log.debug("topology_changed", reason=reason)
             self._due_ms = now_ms + DEBOUNCE_MS
@@ -60,7 +60,7 @@ class Retopology:
             self._due_ms = min(self._due_ms, now_ms + DEBOUNCE_MS)
 
     def turn(self, now_ms: int) -> None:
-        """Ask where that is due; take in what was answered. Nothing is being handed over."""
+        """Ask if that is due; take in the answer. Nothing is being handed over."""
         if self._ask is None:
             return
         answer = self._errand.poll(now_ms)
@@ -120,7 +120,7 @@ class Retopology:
         self._handover.take(topology, feeds, now_ms)
 
     def _fail(self, problem: str, now_ms: int) -> None:
-        """Try again, ever more slowly; what was in force stays."""
+        """Retry, at growing intervals; what was in force stays."""
         if problem != self._problem:
             log.warning("topology_unknown", problem=problem, hint="the engine asks again; feeds stay as they are")
         self._problem = problem
@@ -130,7 +130,7 @@ class Retopology:
 
 
 def _may_change(settings: Settings, topology: Topology) -> bool:
-    """Tell whether nodes may become others without anybody's noticing."""
+    """Tell whether nodes may change without anybody's noticing."""
     if topology.is_cluster or settings.redis.read_from == "replica" or "+sentinel:" in settings.redis.url:
         return True
     # Its name led to a replica, and may lead to a primary again.
@@ -138,7 +138,7 @@ def _may_change(settings: Settings, topology: Topology) -> bool:
 
 
 def _say(topology: Topology, before: Topology) -> None:
-    """Tell which nodes came and went, and how many slots have another owner."""
+    """Report which nodes joined and left, and how many slots have another owner."""
     were, are = ({node.id: node for node in one.nodes} for one in (before, topology))
     owners = zip(before.owners(), topology.owners(), strict=True)
     moved = sum((old and old.id) != (new and new.id) for old, new in owners)

@@ -1,6 +1,6 @@
-"""Something new for all children: who learns of it, and in which order.  (pure)
+"""Something new for all children: which of them learn it, and in which order.  (pure)
 
-Invokers learn of it before subscribers do. A child that is forked meanwhile is born with what its kind has now. One
+Invokers learn of it before subscribers do. A child that is forked meanwhile starts with what its kind has now. One
 that does not confirm in time is replaced.
 """
 
@@ -38,7 +38,7 @@ class Replace:
 
 @dataclass(frozen=True, slots=True)
 class InForce:
-    """Everybody has the newest."""
+    """All children have the newest."""
 
 
 Step = Teach | Replace | InForce
@@ -61,7 +61,7 @@ class Rollout:
         return self.stage in {Stage.INVOKERS, Stage.SUBSCRIBERS}
 
     def begin(self, version: int, now_ms: int) -> None:
-        """Have everybody told of a newer version."""
+        """Have all children told of a newer version."""
         assert version > self._newest
         assert not self.is_under_way
         self._newest = version
@@ -72,7 +72,7 @@ class Rollout:
         return role is Role.INVOKER or self._current == self._newest
 
     def forked(self, child: Child) -> None:
-        """Note that this child was born with what its kind has."""
+        """Note that this child started with what its kind has."""
         self._versions[child.number] = self._newest if self.has_newest(child.role) else self._current
         self._taught.discard(child.number)
 

@@ -1,4 +1,4 @@
-"""The settings file, watched: where its content may be another, its routes are read again as after SIGHUP."""
+"""The settings file, watched: if its content may have changed, its routes are read again as after SIGHUP."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class WatchedFile:
     """A file that is looked at once a second; by its identity, size and time, through links.
 
     A volume of Kubernetes shows new content by another link, an editor by another file, ``>`` by another time. What was
-    written a moment ago may not be whole, so a change counts once two looks have seen the same.
+    written a moment ago may be incomplete, so a change counts once two looks have seen the same.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -20,7 +20,7 @@ class WatchedFile:
         self._due_ms = 0
 
     def has_changed(self, now_ms: int) -> bool:
-        """Tell, once a change, that the file is another than before."""
+        """Tell, once per change, that the file has changed."""
         if self._path is None or now_ms < self._due_ms:
             return False
         self._due_ms = now_ms + LOOK_MS
