@@ -20,7 +20,7 @@ for version in 34 28 17; do platforms+=(--platform "manylinux_2_${version}_$mach
 "$python" -m pip download --quiet --disable-pip-version-check --dest "$work/wheels" --only-binary=:all: \
   --python-version 3.11 --implementation cp --abi cp311 --abi abi3 --abi none \
   "${platforms[@]}" --platform "manylinux2014_$machine" "$work"/wheels/ingest_engine-*.whl
-cp config/systemd/*.service config/sam/install.sh "$work"
+cp config/systemd/*.service config/sam/install.sh config/sam/*.conf config/sam/cloudwatch-agent.json "$work"
 tar --sort=name --mtime='1980-01-01 UTC' --owner=0 --group=0 --numeric-owner -C "$work" -cf - . | gzip -n \
   >"dist/host-$architecture.tar.gz"
 echo "dist/host-$architecture.tar.gz"

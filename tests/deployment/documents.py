@@ -42,6 +42,8 @@ _STANDS_FOR = {
     "AuroraFunction.Arn": "arn:aws:lambda:eu-west-1:123456789012:function:aurora",
     "Failures.Arn": "arn:aws:sqs:eu-west-1:123456789012:failures",
     "Table": "carts",
+    "LogGroup": "/ingest-engine/carts",
+    "LogGroup.Arn": "arn:aws:logs:eu-west-1:123456789012:log-group:/ingest-engine/carts:*",
     "KeyPattern": "cart:*",
 }
 

@@ -309,10 +309,10 @@ def test_what_the_host_s_script_calls_is_granted() -> None:
     }
     (host,) = [one for one in resource("HostRole")["Policies"] if one["PolicyName"] == "host"]
     granted = {action for one in host["PolicyDocument"]["Statement"] for action in actions_of(one)}
-    assert {actions[one] for one in called} == granted
+    assert {actions[one] for one in called} | {"logs:CreateLogStream", "logs:PutLogEvents"} == granted
     endpoints = resources_of("AWS::EC2::VPCEndpoint").values()
     reached = {one["ServiceName"]["Fn::Sub"].rpartition(".")[2] for one in endpoints}
-    services = {"lambda", "sqs", "dynamodb", "monitoring", "s3", "ec2", "secretsmanager", "ssm", "ssmmessages"}
+    services = {"lambda", "sqs", "dynamodb", "monitoring", "s3", "ec2", "secretsmanager", "ssm", "ssmmessages", "logs"}
     assert reached == services
 
 
