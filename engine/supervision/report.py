@@ -24,7 +24,7 @@ from engine.supervision.children import Child, Children, Phase
 
 
 class StatusReport:
-    """What the status says besides current counters: lags, the recent past, scans, and routes as invokers report them."""
+    """What the status says besides counters: lags, the recent past, scans, and routes as invokers report them."""
 
     def __init__(self, rows: Sequence[StatusRow]) -> None:
         self._started_at_ms = now_ms()

@@ -94,7 +94,7 @@ def _limit_in(reply: Any) -> OutputLimit | None:
 
 
 def _notifications(redis: RedisSettings, settings: Settings) -> float | None:
-    """Return how many bytes of notifications a second the node sends a subscriber of all channels; None if not allowed."""
+    """Return how many bytes of notifications a second the node sends a subscriber of all; None if not allowed."""
     home = parse_url(redis.url).database
     prefix = _ANY if settings.redis.databases == ALL else databases_of(settings.redis, home).prefix
     connection = RespConnection.open(redis, name=_CLIENT)
