@@ -21,6 +21,8 @@ from engine.observe import metrics
 from tests.deployment.documents import CONFIG, RUNBOOKS, TASK_ROLE, resources_of, task
 
 MODULE = CONFIG / "terraform"
+PROVIDER = Path(__file__).with_name("aws_provider.json")
+META = {"count", "for_each", "depends_on", "lifecycle", "provider"}
 FILES = sorted(MODULE.glob("*.tf"))
 TEXT = "\n".join(re.sub(r"(?m)^\s*#.*$", "", path.read_text()) for path in FILES)
 
@@ -65,6 +67,53 @@ def test_every_variable_is_declared_described_and_used() -> None:
     assert set(re.findall(r"\bvar\.(\w+)", TEXT)) == set(declared)
     assert set(re.findall(r"\bvar\.(\w+)", elsewhere)) == set(declared)
     assert all(body.get("description") and body.get("type") for body in declared.values())
+
+
+def misfits(place: str, given: dict[str, Any], takes: dict[str, Any]) -> list[str]:
+    """Return what a block has that the provider does not take, and what it lacks; Terraform's own words are no matter."""
+    known = {name.rstrip("!"): inner for name, inner in takes.items()}
+    ours = {name.strip('"'): value for name, value in given.items() if not name.startswith("__")}
+    for one in ours.pop("dynamic", []):
+        ours |= {name.strip('"'): [body["content"][0]] for name, body in one.items() if not name.startswith("__")}
+    ours = {name: value for name, value in ours.items() if name not in META}
+    wrong = [f"{place}: no argument {name}" for name in ours if name not in known]
+    wrong += [f"{place}: lacks {name[:-1]}" for name in takes if name.endswith("!") and name[:-1] not in ours]
+    for name, value in ours.items():
+        inner = known.get(name)
+        if inner and isinstance(value, list):
+            wrong += [
+                one for part in value if isinstance(part, dict) for one in misfits(f"{place}.{name}", part, inner)
+            ]
+    return wrong
+
+
+def test_the_provider_takes_every_argument() -> None:
+    """Each argument of a resource, in its blocks too, is one of the AWS provider's, and none that it requires is missing."""
+    takes = json.loads(PROVIDER.read_text())["takes"]
+    used = [
+        (f"{kind}.{name}", body)
+        for kind in ("resource", "data")
+        for one in blocks(kind)
+        for name, body in ((name.strip('"'), body) for named, body in one.items() for name in [named])
+    ]
+    assert {place for place, _ in used} == set(takes), "another resource: run tests/parts/aws_provider.py"
+    wrong = [one for place, named in used for body in named.values() for one in misfits(place, body, takes[place])]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("body", "wrong"),
+    [
+        ({"name": "x", "shards": 1}, ["x: no argument shards"]),
+        ({}, ["x: lacks name"]),
+        ({"name": "x", "net": [{"zone": 1}]}, ["x.net: no argument zone", "x.net: lacks subnets"]),
+        ({"name": "x", "dynamic": [{"net": {"for_each": [], "content": [{}]}}]}, ["x.net: lacks subnets"]),
+        ({"name": "x", "net": [{"subnets": []}], "for_each": [], "lifecycle": [{}]}, []),
+    ],
+)
+def test_a_misfit_is_found(body: dict[str, Any], wrong: list[str]) -> None:
+    """What the provider does not take, or misses, is named with its place."""
+    assert misfits("x", body, {"name!": {}, "net": {"subnets!": {}}}) == wrong
 
 
 def test_every_reference_leads_somewhere() -> None:
