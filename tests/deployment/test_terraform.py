@@ -1,6 +1,7 @@
 """The Terraform module: every name in it is declared, and its rights, commands and metrics are the engine's.
 
-``terraform validate`` needs the provider, which is downloaded; what can be seen without it is seen here.
+``terraform validate`` needs the provider, which is downloaded; what can be seen without it is seen here, its arguments
+among that.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def test_every_variable_is_declared_described_and_used() -> None:
 
 
 def misfits(place: str, given: dict[str, Any], takes: dict[str, Any]) -> list[str]:
-    """Return what a block has that the provider does not take, and what it lacks; Terraform's own words are no matter."""
+    """Return what a block has that the provider does not take, and what it lacks; Terraform's own words are skipped."""
     known = {name.rstrip("!"): inner for name, inner in takes.items()}
     ours = {name.strip('"'): value for name, value in given.items() if not name.startswith("__")}
     for one in ours.pop("dynamic", []):
@@ -88,13 +89,13 @@ def misfits(place: str, given: dict[str, Any], takes: dict[str, Any]) -> list[st
 
 
 def test_the_provider_takes_every_argument() -> None:
-    """Each argument of a resource, in its blocks too, is one of the AWS provider's, and none that it requires is missing."""
+    """Each argument of a resource and its blocks is one of the AWS provider's, and none that it requires is missing."""
     takes = json.loads(PROVIDER.read_text())["takes"]
     used = [
-        (f"{kind}.{name}", body)
+        (f"{kind}." + name.strip('"'), named)
         for kind in ("resource", "data")
         for one in blocks(kind)
-        for name, body in ((name.strip('"'), body) for named, body in one.items() for name in [named])
+        for name, named in one.items()
     ]
     assert {place for place, _ in used} == set(takes), "another resource: run tests/parts/aws_provider.py"
     wrong = [one for place, named in used for body in named.values() for one in misfits(place, body, takes[place])]
