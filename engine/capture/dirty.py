@@ -1,8 +1,8 @@
 """A subscriber's dirty keys: bounded, ordered, each key once, until a ring has taken them.  (pure)
 
-One dictionary an invoker, from a key to its `Change`, which keys that changed alike share: a new key costs a place in
-it, and nothing else. `DirtyKeys.take_in` is the hottest loop of the engine, which is why it works on the
-parser's replies itself: a call an event would cost as much as all the rest.
+One dictionary per invoker maps a key to its `Change`, which keys that changed in the same way share: a new key costs
+only a place in it. `DirtyKeys.take_in` is the hottest loop of the engine, which is why it works on the parser's replies
+directly: a call per event would cost as much as everything else.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from engine.routing.events import EVENT_CHARS_MAX, REPAIR, REPAIR_GONE, is_news
 from engine.routing.routes import ANY_NEWS, RouteTable
 
 Interest = tuple[RouteMask, Callable[[bytes], RouteMask] | None, str]
-"""Who wants an event: the mask where no route looks at the key, what tells it by the key, the event's name."""
+"""Who wants an event: the mask if no route looks at the key, else a test of the key; and the event's name."""
 
 LONG_KEY_BYTES = 1_024
-"""A longer key is counted in bytes too, so that neither a frame nor the dirty set outgrows its memory."""
+"""Longer keys are also counted in bytes, so that neither a frame nor the dirty set outgrows its memory."""
 LONG_KEYS_BYTES_MAX = 256 * 1024 * 1024
 _ANY_NEWS = ANY_NEWS.encode()
 _MARKS = frozenset({REPAIR.encode(), REPAIR_GONE.encode()})
@@ -33,8 +33,7 @@ class Intake:
     """What one read brought, counted in events.
 
     ``mappings`` are events of mapping hashes; ``marks`` are (key, event) of keys that an audit or a redrive wants to be
-    dirty; ``others`` the replies that are no events (confirmations, pongs,
-    errors).
+    dirty; ``others`` the replies that are not events (confirmations, pongs, errors).
     """
 
     read: int = 0
@@ -61,7 +60,7 @@ def _name(event: bytes) -> str:
 
 
 def _checked(reply: Any) -> Any:
-    """Return a reply that is no event; raise TypeError where it is none that a subscription has."""
+    """Return a reply that is not an event; raise TypeError if no subscription has such a reply."""
     if isinstance(reply, hiredis.ReplyError):
         return reply
     if not (isinstance(reply, list) and len(reply) > 1 and isinstance(reply[0], bytes)):
@@ -75,13 +74,14 @@ def _telling(change: Change, events: Events) -> Change:
 
 
 class _Alike(dict[RouteMask, Change]):
-    """By mask: what all new keys of an event share that one read brings; and those that were dirty before it."""
+    """By mask: what all new keys of one event in one read share; and keys that were dirty before."""
 
     def __init__(self, name: str, now_ms: int) -> None:
         super().__init__()
         self._name = name
         self._now_ms = now_ms
-        # By what was known of a key: that, so that nothing else comes to be in its place, and what is known of it now.
+        # By the identity of what was known of a key: that object, so that its identity is not reused, and what is known
+        # now.
         self._after: dict[int, tuple[Change, Change]] = {}
 
     def __missing__(self, mask: RouteMask) -> Change:
@@ -89,7 +89,7 @@ class _Alike(dict[RouteMask, Change]):
         return change
 
     def after(self, known: Change, mask: RouteMask) -> Change:
-        """Return what is known of a key after an event for these routes."""
+        """Return what is known about a key after an event for these routes."""
         pair = self._after.get(id(known))
         if pair is not None and pair[1].routes == mask | known.routes:
             return pair[1]
@@ -101,8 +101,8 @@ class _Alike(dict[RouteMask, Change]):
 class DirtyKeys:
     """The dirty keys on their way to the rings; ``keys_max`` bounds them all together.
 
-    ``prefix_bytes`` is what stands before the key in a channel; a key that begins with ``mapping_prefix`` is
-    configuration and never data. Of a key ``uncoalesced_events_max`` events are kept apart at most.
+    ``prefix_bytes`` is the length of what precedes the key in a channel; a key that begins with ``mapping_prefix`` is
+    configuration and never data. At most ``uncoalesced_events_max`` events of a key are kept apart.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class DirtyKeys:
         """The routes that want each event."""
         self._events_max = uncoalesced_events_max
         self._events = 0
-        """How many events are kept apart, in all keys."""
+        """How many events are kept apart, over all keys."""
 
     def __len__(self) -> int:
         return sum(map(len, self.buckets))
@@ -137,9 +137,9 @@ class DirtyKeys:
     def take_in(self, next_reply: Callable[[], Any], table: dict[bytes, Interest], now_ms: int) -> Intake:
         """Take in all whole replies that the parser has, until it returns False.
 
-        A key that is dirty already merges: all its routes, its newest event, its oldest time. Past ``keys_max`` a
-        new key is dropped and counted: its shard then has a gap. Raises `hiredis.ProtocolError`, also for what
-        is a reply of some kind, but of none that a subscription has.
+        A key that is already dirty merges: all its routes, its newest event, its oldest time. Past ``keys_max`` a new
+        key is dropped and counted: its shard then has a gap. Raises `hiredis.ProtocolError`, also for a valid reply
+        that no subscription has.
         """
         try:
             return self._take_in(next_reply, table, now_ms)
@@ -155,7 +155,7 @@ class DirtyKeys:
         tail = slice(start, None)
         unasked_bytes = min(LONG_KEY_BYTES, self._key_bytes_max)
         room = free = self._keys_max - len(self)
-        # Events come in runs of one name, and what is rare is counted: each saves a part of a loop of 0.4 µs.
+        # Events arrive in runs of one name, and only rare cases are counted: each saves a part of a loop of 0.4 µs.
         last: object = intake  # No event is equal to this.
         name = ""
         mask: RouteMask = 0
@@ -212,14 +212,14 @@ class DirtyKeys:
         return intake
 
     def _keep_apart(self, bucket: dict[bytes, Change], key: bytes, name: str, now_ms: int) -> None:
-        """Note an event of a key by itself; past the bounds, of a key and of all, it is one with those before it."""
+        """Note an event of a key by itself; past the bounds, for a key and for all, it merges with those before it."""
         change = bucket.get(key)
         if change is not None and len(change.events) < self._events_max and self._events < self._keys_max:
             bucket[key] = _telling(change, (*change.events, (name, now_ms)))
             self._events += 1
 
     def _admit(self, key: bytes, room: int, intake: Intake) -> bool:
-        """Tell whether there is room for a key that is long, or one too many; count it where there is not."""
+        """Tell whether there is room for a long key, or for one past the bound; count it if there is not."""
         size = len(key)
         if size > self._key_bytes_max:
             intake.too_long += 1
@@ -238,9 +238,9 @@ class DirtyKeys:
     def mark(
         self, keys: Iterable[bytes], mask_of: Callable[[bytes], RouteMask], event: str, now_ms: int
     ) -> tuple[int, list[bytes]]:
-        """Mark keys dirty for which no event came; return how many, and those for which there is no room.
+        """Mark keys dirty without an event; return how many, and those for which there is no room.
 
-        A key that is dirty already keeps its event, and gets the routes that it lacks.
+        A key that is already dirty keeps its event, and gets the routes that it lacks.
         """
         marked, left = 0, []
         alike = _Alike(event, now_ms)
@@ -267,14 +267,14 @@ class DirtyKeys:
         return marked, left
 
     def coalesce(self, invoker: int, key: bytes) -> Change:
-        """Have what is known of this key stand for all of its events together; return it."""
+        """Merge all events of this key into one change; return it."""
         change = self.buckets[invoker][key]
         self._events -= len(change.events)
         self.buckets[invoker][key] = change = _telling(change, ())
         return change
 
     def forget(self, keys: Iterable[bytes]) -> None:
-        """Take these out again: they are nobody's data, and short."""
+        """Remove these again: they are not user data, and short."""
         for key in keys:
             change = self.buckets[crc32(key) % len(self.buckets)].pop(key, None)
             self._events -= len(change.events) if change else 0

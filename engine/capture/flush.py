@@ -15,7 +15,7 @@ from engine.ring.ring import RingWriter
 from engine.ring.wake import Wake
 
 _FRAMES_A_TAKE = 64
-"""Frames made before the dirty set is touched again: to find its first key can mean a long walk."""
+"""How many frames are made before the dirty set is touched again: finding its first key can mean a long walk."""
 
 
 def runs_of(keys: Sequence[bytes], changes: Sequence[Change]) -> list[Run]:
@@ -56,7 +56,7 @@ class Flusher:
         self._stuck_at: list[int | None] = [None] * len(writers)
 
     def flush(self, dirty: DirtyKeys) -> bool:
-        """Write what there is room for, wake each invoker once; return True when nothing is left dirty."""
+        """Write what fits, wake each invoker once; return True when nothing is left dirty."""
         is_done = True
         for invoker, bucket in enumerate(dirty.buckets):
             if not bucket:
@@ -67,9 +67,9 @@ class Flusher:
         return is_done
 
     def mark(self, watermarks: Sequence[Watermark]) -> bool:
-        """Write watermarks, one a node, into every ring, behind all that is there; return False where one is full.
+        """Write watermarks, one per node, into every ring, behind its content; return False if a ring is full.
 
-        Then some have them twice in the end, which says nothing wrong.
+        Then some rings get them twice in the end, which is harmless.
         """
         payloads = self._in_frames(watermarks)
         refused = [writer for writer in self._writers if not all(writer.offer(payload) for payload in payloads)]
@@ -104,7 +104,7 @@ class Flusher:
                         changes[written] = dirty.coalesce(invoker, keys[written])
                     end = (written + end + 1) // 2
                     payload = encode_runs(runs_of(keys[written:end], changes[written:end]))
-                # Before the offer: what is released in between only means one try more.
+                # Before the offer: a release in between only means one more try.
                 released = writer.released
                 if not writer.offer(payload):
                     self._stuck_at[invoker] = released

@@ -1,6 +1,6 @@
 """The original's mapping hashes: which keys go to which function, kept in Redis itself; run in the planner process.
 
-They are the only thing that takes a scan. In a cluster they are on all nodes.
+Only they require a scan. In a cluster they are on all nodes.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ MAPPINGS_MAX = 1_000
 MAPPING_FIELDS_MAX = 100
 _SCAN_COUNT = 1_000
 _NOT_HERE = ("WRONGTYPE", "MOVED", "ASK")
-"""How a server refuses that has no such hash (any more): in a cluster the key may be on its way to another node."""
+"""How a server without such a hash refuses: in a cluster the key may be on its way to another node."""
 
 
 def read_mappings(redis: RedisSettings, prefix: str) -> dict[str, dict[str, str]]:
     """Return the original's mapping hashes, ``{key: fields}``, whose keys begin with this prefix.
 
-    What is not UTF-8 in a key becomes surrogates, in a field or value the replacement sign.
+    What is not UTF-8 in a key becomes surrogates, in a field or value the replacement character.
     """
     mappings: dict[str, dict[str, str]] = {}
     redis = replace(redis, read_from="primary")
@@ -90,8 +90,8 @@ def _scan(connection: RespConnection, pattern: bytes) -> Iterator[Iterable[bytes
 
 
 def _ask(connection: RespConnection, command: str, keys: list[bytes]) -> list[Any]:
-    """Return the answers to one command for each key; a key that is no hash any more, or not here, counts as empty."""
-    # A key that has come before its slot is told only to those who say that they were sent.
+    """Return the answers to one command for each key; a key that is no longer a hash, or not here, counts as empty."""
+    # A key that has arrived before its slot is returned only to clients that send ASKING.
     asking = pack("ASKING") if connection.facts.get("mode") == "cluster" else b""
     each = 2 if asking else 1
     replies = connection.pipeline(b"".join(asking + pack(command, key) for key in keys), len(keys) * each)

@@ -1,4 +1,4 @@
-"""One node, looked at before capture starts: what it is, what it holds, whether it allows what the engine does."""
+"""One node, examined before capture starts: what it is, what it holds, whether it allows what the engine does."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _SAMPLE_BYTES_MAX = 16 * 1024 * 1024
 
 
 class NodeLook:
-    """A connection to a node, and what was seen by it. Whoever opens one closes it."""
+    """A connection to a node, and what was seen through it. Whoever opens one closes it."""
 
     def __init__(self, redis: RedisSettings, node: Node, connection: RespConnection) -> None:
         self.node = node
         self.sample: list[bytes] = []
-        """Some of its keys, by chance."""
+        """A random sample of its keys."""
         self.keys = 0
-        """How many it has; 0 where it does not tell."""
+        """How many keys it has; 0 if it does not say."""
         self.server_ms = 0
         """Its own clock, Unix ms."""
         self._redis = settings_for(redis, node)
@@ -43,7 +43,7 @@ class NodeLook:
 
     @classmethod
     def open(cls, redis: RedisSettings, node: Node, sample_keys_max: int) -> NodeLook:
-        """Connect and look; raise `RedisError` where that is not possible."""
+        """Connect and look; raise `RedisError` if that is impossible."""
         at_node = settings_for(redis, node)
         try:
             connection = RespConnection.open(at_node, name="engine-planner")
@@ -77,7 +77,7 @@ class NodeLook:
         self._connection.call("SELECT", home)
 
     def _weigh_one(self, sample_keys_max: int) -> None:
-        """Take a sample of keys, bounded in number and bytes, and note where none may be had."""
+        """Take a sample of keys, bounded in number and bytes, and note if none can be obtained."""
         sample_keys_max += len(self.sample)
         size = 0
         while len(self.sample) < sample_keys_max and size < _SAMPLE_BYTES_MAX:
@@ -125,7 +125,7 @@ class NodeLook:
         return tuple(filter(None, warnings))
 
     def try_streams(self, feeds: Sequence[Feed], capture: CaptureSettings) -> tuple[str, ...]:
-        """See that the streams of these feeds may be read; return what the user should know. Raises `RedisError`."""
+        """Check that the streams of these feeds may be read; return what the user should know. Raises `RedisError`."""
         return check_streams(self._connection, [stream for feed in feeds for stream in feed.streams], capture)
 
     def try_scans(self) -> tuple[str, ...]:
@@ -147,7 +147,7 @@ class NodeLook:
 
 
 def _not_reached(node: Node, error: RedisUnreachable) -> RedisUnreachable:
-    """Say of a node that others have named where it is, and what may be done if it is elsewhere from here."""
+    """Say where other nodes place this one, and what to do if its address is different from here."""
     if not node.address:
         return error
     whose = "the cluster has a node" if node.id else "the primary is"

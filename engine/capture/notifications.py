@@ -1,7 +1,7 @@
-"""The server's notification flags: what the routes need, merged into what is there, or found out by trying.
+"""The server's notification flags: what the routes need, merged into what is set, or found out by trying.
 
-The engine is a guest: others rely on the flags that are set, so none is ever taken away. Where ``CONFIG`` is
-refused, as managed services do, a canary shows whether events come: short-lived keys, and what is heard of them.
+The engine is a guest: others rely on the flags that are set, so none is ever removed. If ``CONFIG`` is refused, as
+managed services do, a canary shows whether events arrive: short-lived keys, and the events that are heard for them.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def needed_flags(table: RouteTable, mapping_prefix: str) -> str:
 
 
 def see_to_flags(connection: RespConnection, needed: str, *, may_set: bool) -> Flags:
-    """Merge the flags that lack into the server's; raise `NotificationsOff` where that is not allowed."""
+    """Merge the missing flags into the server's; raise `NotificationsOff` if that is not allowed."""
     reply = connection.call("CONFIG", "GET", SETTING)
     current = _value(reply)
     if current is None:
@@ -80,7 +80,7 @@ def see_to_flags(connection: RespConnection, needed: str, *, may_set: bool) -> F
 
 
 def _value(reply: object) -> str | None:
-    """Return a setting's value from the answer to ``CONFIG GET``, RESP2 or RESP3; None where there is none."""
+    """Return a setting's value from the answer to ``CONFIG GET``, RESP2 or RESP3; None if there is none."""
     if isinstance(reply, Mapping):
         reply = [word for pair in reply.items() for word in pair]
     if not isinstance(reply, list) or len(reply) != 2:
@@ -90,9 +90,9 @@ def _value(reply: object) -> str | None:
 
 
 def try_canary(redis: RedisSettings, database: int, needed: str, node: Node) -> str:
-    """See whether the events of the needed classes come; return a warning where that can't be found out.
+    """Check whether events of the needed classes arrive; return a warning if that can't be found out.
 
-    Writes one key a class, named `CANARY_PREFIX` and a random word, which expires within seconds and is deleted at
+    Writes one key per class, named `CANARY_PREFIX` and a random word, which expires within seconds and is deleted at
     once; in a cluster the word is one whose slot is the node's. Raises `NotificationsOff`, or `RedisRefused` where the
     user may not write it.
     """
@@ -174,14 +174,14 @@ def canary_commands(keys: Mapping[str, str]) -> tuple[bytes, int]:
 def canary_refusal(replies: Sequence[object]) -> str:
     """Return the first refusal among the replies to canaries, one that lasts before all others; "" for none."""
     refused = [str(reply) for reply in replies if isinstance(reply, hiredis.ReplyError)]
-    # Who may not run EXEC itself is told so as the reason of an EXECABORT.
+    # If the user may not run EXEC itself, that is the reason in an EXECABORT.
     refused = [text.removeprefix("EXECABORT Transaction discarded because of: ") for text in refused]
     refused = [text for text in refused if not text.startswith("EXECABORT")]
     return min(refused, key=passes, default="")
 
 
 def _listen(listener: RespConnection, heard: set[str], is_wanted: Callable[[], bool], kind: str) -> None:
-    """Note what comes (channels that are confirmed, or events) while it is wanted, for `CANARY_WAIT_S` at most."""
+    """Note what arrives (confirmed channels, or events) while it is wanted, for at most `CANARY_WAIT_S`."""
     deadline = time.monotonic() + CANARY_WAIT_S
     while is_wanted() and time.monotonic() < deadline:
         try:

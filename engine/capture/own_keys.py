@@ -1,7 +1,7 @@
 """Keys of the engine's own in the server that it captures: canaries, and the key that stays.  (pure)
 
-They are nobody's data. A node of a cluster takes only keys of its own slots, so their names hold a tag that leads
-there; everybody finds the same one.
+They are not user data. A node of a cluster accepts only keys of its own slots, so their names hold a tag that leads
+there; every engine finds the same one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def is_own(key: bytes) -> bool:
 
 
 def tag_of(node: Node) -> str | None:
-    """Return what their names hold to be in a slot of this node, "" where each slot is; None where none is."""
+    """Return the tag that places them in a slot of this node: "" if it has all slots, None if it has none."""
     if node.has_all():
         return ""
     if not node.slots:

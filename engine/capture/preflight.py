@@ -1,6 +1,6 @@
-"""What has to be true of the server before capture starts, and who captures what; run in the planner process.
+"""What has to be true of the server before capture starts, and which shard captures what; run in the planner process.
 
-The engine is a guest: keys are sampled and not scanned, and nothing is written but, where ``CONFIG`` is refused,
+The engine is a guest: keys are sampled, not scanned, and nothing is written except, if ``CONFIG`` is refused,
 short-lived canaries. In a cluster all of this is true of each node.
 """
 
@@ -38,10 +38,10 @@ _T = TypeVar("_T")
 
 
 class CapturePlan(msgspec.Struct, frozen=True):
-    """Which nodes there are, who listens to what of them, and what the user should know of the server.
+    """Which nodes there are, which shards listen to them, and what the user should know about the server.
 
     ``epoch`` is the newest that was seen, ``members`` are the ids of all nodes of a cluster, replicas too. It
-    ``is_whole`` unless feeds are left out of nodes that are dead. ``server_ms`` is the clock of each node, by its id.
+    ``is_whole`` unless dead nodes have no feeds. ``server_ms`` is the clock of each node, by its id.
     """
 
     topology: Topology
@@ -60,7 +60,7 @@ class CapturePlan(msgspec.Struct, frozen=True):
 def prepare_capture(settings: Settings, table: RouteTable, *, is_running: bool = False) -> CapturePlan:
     """Ask for the nodes, sample their keys, assign the feeds, subscribe to them once, see that all nodes notify.
 
-    While the engine ``is_running``, nodes of a cluster that can't be reached just now are passed over. Raises
+    While the engine ``is_running``, nodes of a cluster that can't be reached at the moment are skipped. Raises
     `RedisUnreachable`, `RedisRefused` or `NotificationsOff`, each with its remedy.
     """
     redis, capture = settings.redis, settings.capture
@@ -91,7 +91,7 @@ def prepare_capture(settings: Settings, table: RouteTable, *, is_running: bool =
                 may_cut=may_cut(capture),
                 by_bytes=by_bytes,
             )
-        # Nobody is ready before it listens, and a node that is dead is listened to when it is back.
+        # No subscriber is ready before it listens, and a dead node is listened to when it is back.
         feeds = tuple(tuple(feed for feed in feeds if feed.node.id not in found.failed) for feeds in assigned)
         return CapturePlan(
             topology,
@@ -110,12 +110,12 @@ def prepare_capture(settings: Settings, table: RouteTable, *, is_running: bool =
 
 
 def may_cut(capture: CaptureSettings) -> bool:
-    """Tell whether several processes may share a node: a scan of a part of one would take as long as that of all."""
+    """Tell whether several processes may share a node: a scan of a part would take as long as a scan of the whole."""
     return capture.shards != "auto" and capture.source == "keyspace"
 
 
 def _scope_of(server: str, capture: CaptureSettings, part: Slice) -> str:
-    """Return what the checkpoint is true of: what is settled of streams says nothing of all keys."""
+    """Return what the checkpoint is true of: what is settled of streams says nothing about all keys."""
     return scope_of(server, part) + (" streams" if capture.source == "stream" else "")
 
 
@@ -131,7 +131,7 @@ def numbered(topology: Topology) -> Topology:
 
 
 def evictions_of(redis: RedisSettings, topology: Topology | None = None) -> tuple[str, bool]:
-    """Return by which policy a node evicts, "" where none does, or tells; and whether one of them is a replica."""
+    """Return the policy by which a node evicts, "" if none does or says so; and whether one of them is a replica."""
     policies, replicas = set(), False
     for node in (topology or Topology()).nodes:
         connection = RespConnection.open(settings_for(redis, node), name="engine-planner")

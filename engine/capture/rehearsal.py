@@ -1,7 +1,7 @@
-"""What subscribers and repairs will do with the server, tried before the start: the very patterns and commands.
+"""What subscribers and repairs will do with the server, tried before the start, with the same patterns and commands.
 
-A user's rights are what the server makes of them: with ``resetchannels``, one shard's pattern may be allowed and those
-of several are not. So nothing is concluded, everything is tried.
+Only the server knows what a user's rights amount to: with ``resetchannels``, one shard's pattern may be allowed while
+those of several are not. So everything is tried, and nothing is inferred.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from engine.routing.feeds import Feed
 WAIT_S = 5.0
 TOKEN = b"rehearsal"
 PROBE = "__engine_probe__"
-"""A key that nobody has: what is asked of it shows whether the command is allowed."""
+"""A key that does not exist: asking for it shows whether the command is allowed."""
 
 
 def rehearse(redis: RedisSettings, database: int, feeds: Sequence[Feed]) -> None:
-    """Subscribe to all patterns of these feeds, and ping; raise `RedisError` where that is not allowed."""
+    """Subscribe to all patterns of these feeds, and ping; raise `RedisError` if that is not allowed."""
     connection = RespConnection.open(redis, name="engine-rehearsal", protocol=2, database=database)
     try:
         connection.send(b"".join(pack("PSUBSCRIBE", *feed.patterns) for feed in feeds) + pack("PING", TOKEN))
@@ -44,7 +44,7 @@ def rehearse(redis: RedisSettings, database: int, feeds: Sequence[Feed]) -> None
 
 
 def denied_repairs(connection: RespConnection, feeds: Sequence[Feed]) -> str:
-    """Return a warning that names the commands of a repair which the user may not run, "" where all are allowed."""
+    """Return a warning that names the commands of a repair which the user may not run, "" if all are allowed."""
     # The names alone: with several databases each of them is scanned by itself.
     pattern = feeds[0].patterns[0].partition(b"__:")[2]
     commands = (

@@ -1,9 +1,9 @@
-"""Whom a Sentinel names as the primary, asked twice a second, beside the loop.
+"""The primary as a Sentinel names it, asked twice a second, beside the loop.
 
-After a failover by command the old primary goes on leading, and taking writes, until a Sentinel demotes it eight
-seconds and more later. Nothing that it says of itself shows that another leads, so a Sentinel is asked. To ask is
-better than to wait for ``+switch-master``: who leads the failover names the new primary as soon as that is promoted,
-and announces it only when the replicas follow it too; and no message can be missed.
+After a failover by command the old primary keeps leading, and accepting writes, until a Sentinel demotes it eight
+seconds or more later. Nothing that it says shows that another leads, so a Sentinel is asked. Asking is better than
+waiting for ``+switch-master``: the Sentinel that leads the failover names the new primary as soon as it is promoted,
+but announces it only when the replicas follow it too; and no message can be missed.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ log = get_logger(__name__)
 ASK_MS = 500
 RETRY_MS_MAX = 10_000
 AGAIN_MS_MIN, AGAIN_MS_MAX = 1_000, 60_000
-"""What goes on is said again, ever more seldom: whoever was asked may not have known it yet."""
+"""While it lasts, the request is repeated at growing intervals: the node that was asked may not have known yet."""
 CONNECT_LOOK_MS = 50
 
 
 class SentinelWatch:
-    """One subscriber's. Each begins with another Sentinel, so that one that is cut off from the others misleads few."""
+    """One subscriber's. Each begins with a different Sentinel, so that one that is cut off misleads few."""
 
     def __init__(self, redis: RedisSettings, shard: int) -> None:
         self._redis = redis
@@ -60,7 +60,7 @@ class SentinelWatch:
         return self._news(place, followed, moment_ms) if place else ""
 
     def _ask(self, moment_ms: int) -> str:
-        """Return whom the Sentinel names, "" while no answer is there; raise `RedisError`."""
+        """Return the primary that the Sentinel names, "" before its answer; raise `RedisError`."""
         if self._exchange is None:
             self._connect(moment_ms)
         exchange = self._exchange
@@ -92,7 +92,7 @@ class SentinelWatch:
         return Address(host, port, 0, self._address.tls)
 
     def _lost(self, moment_ms: int) -> None:
-        """Turn to the next Sentinel, at once until all have failed; then ever more seldom."""
+        """Turn to the next Sentinel, at once until all have failed; then at growing intervals."""
         self.close()
         self._turn += 1
         self._failures += 1

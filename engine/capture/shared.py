@@ -26,7 +26,7 @@ TOO_LONG_LOG_MS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class CaptureScope:
-    """Whose keys are captured, and how; ``database`` is whose they are, or, of several, that of the engine's own."""
+    """Which keys are captured, and how; ``database`` is theirs, or, of several, that of the engine's own keys."""
 
     shard: int
     redis: RedisSettings
@@ -38,12 +38,12 @@ class CaptureScope:
 
 
 def forced(mask: RouteMask) -> RouteMask:
-    """Return these routes, to be given what they may have accepted already."""
+    """Return these routes, to be sent even what they may have accepted already."""
     return mask | FORCED if mask else mask
 
 
 class Shared:
-    """One subscriber's: every feed reads into the same dirty set, and is wanted by the same routes."""
+    """One subscriber's: every feed reads into the same dirty set, for the same routes."""
 
     def __init__(
         self,
@@ -59,9 +59,9 @@ class Shared:
         self.report = report
         self.notices = Notices(report)
         self.overflown: list[Callable[[], None]] = []
-        """Who is to be told once the dirty set has room again."""
+        """The feeds to notify once the dirty set has room again."""
         self.wishes = count(1)
-        """Numbers of comparisons: whoever asks takes the next, and one that is done says it of all before."""
+        """Numbers of comparisons: each request takes the next, and a finished one covers all before it."""
         self.streams: Mapping[str, StreamKept] = {}
         """What is kept of each stream, as of the newest feeds."""
         self.settled_mark: Callable[[int], int] = lambda _node: 0
@@ -103,7 +103,7 @@ class Shared:
             log.error("key_too_long", limit_bytes=self.scope.capture.key_bytes_max, events=events)
 
     def mark_dirty(self, key: bytes, event: str) -> bool:
-        """Take in a key that an audit, a redrive or a comparison wants to be sent again; False where no room is."""
+        """Take in a key that an audit, a redrive or a comparison wants to be sent again; False if there is no room."""
         mask_of = self._for_deletes if event == REPAIR_GONE else self._for_repairs
         _, left = self.dirty.mark([key], lambda one: forced(mask_of(one)), event, now_ms())
         if left:
@@ -111,14 +111,14 @@ class Shared:
         return not left
 
     def show_streams(self, node: int, behind: int, unsettled: int) -> None:
-        """Show how many entries of a node's streams are not read, and not acknowledged."""
+        """Show how many entries of a node's streams are unread, and how many are unacknowledged."""
         self._streams_shown[node] = behind, unsettled
         shown = self._streams_shown.values()
         self.row.set(Counter.ENTRIES_BEHIND, sum(one[0] for one in shown))
         self.row.set(Counter.ENTRIES_UNSETTLED, sum(one[1] for one in shown))
 
     def look_for_room(self) -> bool:
-        """Tell those who lacked it once the dirty set has room for more than live changes; return whether it has."""
+        """Notify those that lacked room once the dirty set has more than live changes need; return whether it has."""
         if not self.overflown or len(self.dirty) > self.scope.capture.dirty_keys_max // 2:
             return False
         overflown, self.overflown = self.overflown, []

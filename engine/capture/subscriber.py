@@ -1,10 +1,10 @@
 """A subscriber process: the notifications of one shard's feeds → dirty keys → rings.
 
-The loop waits for its sockets and its supervisor, and for nothing else. When a ring is full it goes on draining the
+The loop waits for its sockets and its supervisor, and for nothing else. When a ring is full it keeps draining the
 sockets, because a subscriber that reads too slowly is disconnected by the server and loses what it missed; the keys
-wait in the dirty set, each once. Each read is flushed at once; while changes keep coming, reads are a moment apart, so
-that changes share a turn, a wake-up and an invocation. A turn serves the feeds that have something to say, or are due,
-and reads a bounded part of each: a busy one keeps no other waiting, and one of hundreds that is silent costs nothing.
+wait in the dirty set, each once. Each read is flushed at once; while changes keep arriving, reads are a moment apart,
+so that changes share a turn, a wake-up and an invocation. A turn serves the feeds that have bytes, or are due, and
+reads a bounded part of each: a busy feed keeps no other waiting, and a silent one among hundreds costs nothing.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ from engine.routing.routes import RouteTable
 log = get_logger(__name__)
 
 SENTINELS: FeedName = (-1, b"")
-"""Stands for the Sentinels among the feeds, for they are served like one."""
+"""Stands for the Sentinels among the feeds, because they are served like one."""
 OBEY_MS_MAX = 100
-"""Under load, commands are looked for when the poller shows them, and this often for those that come as signals."""
+"""Under load, commands are looked for when the poller shows them, and this often for those that arrive as signals."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +64,9 @@ class SubscriberSpec:
     own keys, and of all keys unless ``redis`` names several.
 
     ``version`` is that of the topology, ``heard_row`` where it notes what it heard. By node number, ``missed`` is what
-    nobody has heard in its place, to be found first, and ``heard`` what a gap would miss that begins at once. By
-    name, ``streams`` is what is kept of each. While changes keep coming, they are read every ``gather_ms``. Of a
-    million changes ``traced_per_million`` are traced.
+    went unheard, to be found first, and ``heard`` what a gap that begins at once would miss. By name, ``streams`` is
+    what is kept of each. While changes keep coming, they are read every ``gather_ms``. Of a million changes
+    ``traced_per_million`` are traced.
     """
 
     shard: int
@@ -132,11 +132,11 @@ class Subscriber:
             number = feed.node.number
             missed, heard = spec.missed.get(number, ()), spec.heard.get(number, NOTHING_HEARD)
             self._feeds[_name(feed)] = source_of(feed, self._shared, missed, heard)
-        # Scans that a predecessor was at are its own.
+        # The gauges of a predecessor's scans do not apply.
         for gauge in (Counter.KEYS_SCANNED, Counter.KEYS_TO_SCAN):
             link.row.set(gauge, 0)
         self._moved: set[FeedName] = set()
-        """Feeds whose watermark may be another than the one in the rings."""
+        """Feeds whose watermark may differ from the one in the rings."""
         self._awaited = set(self._feeds)
         """Those it was started with that have not listened yet: until then it is not ready."""
         self._pace = Pace(spec.gather_ms)
@@ -183,7 +183,7 @@ class Subscriber:
         return (*self._feeds, SENTINELS)
 
     def _serve(self, name: FeedName, moment_ms: int, *, is_ready: bool) -> int:
-        """Go on with a feed; return the exit status where only the user can mend what is wrong, 0 elsewhere."""
+        """Continue with a feed; return the exit status if only the user can fix what is wrong, else 0."""
         if name == SENTINELS:
             self._ask_sentinels(moment_ms)
             return 0
@@ -205,7 +205,7 @@ class Subscriber:
         self._row.set(Counter.FEEDS_PROVED, sum(feed.is_proved for feed in self._feeds.values()))
 
     def _obey(self, commands: Sequence[Message], moment_ms: int) -> bool:
-        """Do what the supervisor wants; return True where that is to stop at once."""
+        """Do what the supervisor wants; return True if that is to stop at once."""
         for command in commands:
             match command:
                 case Stop():
@@ -238,9 +238,9 @@ class Subscriber:
         self._link.report(RoutesInForce(table.version))
 
     def _set_feeds(self, command: SetFeeds, moment_ms: int) -> None:
-        """Add, drop and change feeds; what a dropped one has read goes its way with all that is dirty."""
+        """Add, drop and change feeds; what a dropped one has read is delivered with everything dirty."""
         if self._is_draining:
-            # Nothing new is taken in, so no watermark may carry the new version.
+            # During a drain nothing new is taken in, so no watermark may carry the new version.
             return
         self._shared.streams = command.streams
         feeds = {_name(feed): feed for feed in command.feeds}
@@ -258,7 +258,7 @@ class Subscriber:
         self._link.report(TopologyInForce(command.version))
 
     def _ask_sentinels(self, moment_ms: int) -> None:
-        """Have the nodes asked for where another primary is named than the one that all feeds are of."""
+        """Request that the nodes are asked for if a Sentinel names another primary than that of all feeds."""
         if self._sentinels is None or not self._feeds:
             self._waiter.forget(SENTINELS)
             return
@@ -269,7 +269,7 @@ class Subscriber:
         self._waiter.follow(SENTINELS, self._sentinels.sockets(), due_ms, has_more=False)
 
     def _is_hopeless(self, error: RedisError) -> bool:
-        """Tell, and report, an error at the start that only the user can mend; later on all of them may pass."""
+        """Recognize and report an error at the start that only the user can fix; later on all of them may pass."""
         has_begun = self._is_draining or any(feed.has_listened for feed in self._feeds.values())
         if has_begun or not isinstance(error, RedisRefused):
             return False
@@ -278,7 +278,7 @@ class Subscriber:
         return True
 
     def _note_ready(self) -> None:
-        """Be ready once all feeds of the start have listened; what becomes of them later changes nothing of that."""
+        """Be ready once all feeds of the start have listened; later events do not change that."""
         if self._is_draining:
             return
         self._awaited = {name for name in self._awaited if name in self._feeds and not self._feeds[name].has_listened}
@@ -287,7 +287,7 @@ class Subscriber:
             self._link.set_state(ChildState.READY)
 
     def _mark(self) -> None:
-        """Nothing is dirty here: put behind all that the rings hold up to when everything was heard, or found."""
+        """Nothing is dirty: put into the rings, behind their content, up to when everything was heard or found."""
         feeds = [self._feeds[name] for name in self._moved]
         moved = [(feed, reached) for feed in feeds if (reached := feed.reached()) is not None]
         watermarks = [
@@ -311,7 +311,7 @@ class Subscriber:
             feed.start_drain(moment_ms)
 
     def _wait(self, moment_ms: int, wait_ms: int, *, is_flushed: bool) -> None:
-        """Wait so long at most for a socket, a command, or the moment at which something is due."""
+        """Wait at most this long for a socket, a command, or the moment at which something is due."""
         notice_ms = self._shared.notices.wait_ms(moment_ms)
         if notice_ms is not None:
             wait_ms = min(wait_ms, notice_ms)
@@ -324,6 +324,6 @@ def _name(feed: Feed) -> FeedName:
 
 
 def _heard_before(missed: Sequence[Missed]) -> Missed:
-    """Return since when a feed misses everything, 0 where somebody was never there for some of its keys."""
+    """Return since when a feed misses everything, 0 if some of its keys were never listened to."""
     known = [one for one in missed if not one.slots and one.since_ms != THE_BEGINNING_MS]
     return earliest(known) or NOTHING_HEARD

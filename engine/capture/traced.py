@@ -1,4 +1,4 @@
-"""Some changes get a mark on their way into a ring: they are traced."""
+"""Marks some changes on their way into a ring, so that they are traced."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Marker:
         self._clock_ns = clock_ns
 
     def mark(self, changes: list[Change]) -> None:
-        """Replace those of these changes that are traced, by ones that say so: each becomes a run of its own."""
+        """Replace those of these changes that are traced by marked ones: each becomes a run of its own."""
         picks = self._sampler.picks(len(changes))
         if picks:
             now_ns = self._clock_ns()
@@ -31,5 +31,5 @@ class Marker:
 
 
 def marker_of(per_million: int) -> Marker | None:
-    """Return what marks so many changes of a million, None for none."""
+    """Return what marks this many changes of a million, None for none."""
     return Marker(Sampler(per_million, random.random)) if per_million else None

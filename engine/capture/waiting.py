@@ -1,7 +1,7 @@
 """What a subscriber's loop waits for: its feeds, its supervisor, a ring that was full, and the next due moment.
 
-A shard may have hundreds of feeds. So a turn serves those alone that have something to say, or are due; nothing here
-looks at all of them.
+A shard may have hundreds of feeds. So a turn serves only those that have bytes, or are due; nothing here looks at all
+of them.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from heapq import heappop, heappush
 from engine.redis.connection import RespConnection
 
 BEAT_MS_MAX = 500
-"""The loop turns this often at least: its supervisor wants to see that it lives."""
+"""The loop turns at least this often, to show its supervisor that it lives."""
 FULL_WAIT_MS_MIN, FULL_WAIT_MS_MAX = 1, 20
 """Rings have no wake-up in this direction: a writer that found one full looks again, less and less often."""
 
 FeedName = tuple[int, bytes]
-"""What a feed is known by: the number of its node, and the last bytes of its keys."""
+"""What identifies a feed: the number of its node, and the last bytes of its keys."""
 
 
 class Waiter:
@@ -26,7 +26,7 @@ class Waiter:
 
     def __init__(self, link_fd: int) -> None:
         self.ready: set[FeedName] = set()
-        """Whose sockets were ready at the last `wait`, or who had more to read before it."""
+        """Feeds whose sockets were ready at the last `wait`, or that had more to read before it."""
         self._poller = select.poll()
         self._link_fd = link_fd
         self._poller.register(link_fd, select.POLLIN)
@@ -35,13 +35,13 @@ class Waiter:
         self._name_of: dict[int, FeedName] = {}
         self._due_ms: dict[FeedName, int] = {}
         self._moments: list[tuple[int, FeedName]] = []
-        """When feeds are due, the first one first; some are not due then any more."""
+        """When feeds are due, the earliest first; some entries are outdated."""
         self._full_wait_ms = FULL_WAIT_MS_MIN
 
     def follow(self, name: FeedName, connections: Sequence[RespConnection], due_ms: int, *, has_more: bool) -> None:
         """Have this feed served when one of these is readable, and when it is due; at once where it ``has_more``.
 
-        To be called after each time that it was served: a closed descriptor would wake the loop for ever.
+        To be called each time after it was served: a closed descriptor would wake the loop forever.
         """
         if connections != self._followed.get(name):
             self._watch(name, connections)
@@ -52,7 +52,7 @@ class Waiter:
             self.ready.add(name)
 
     def forget(self, name: FeedName) -> None:
-        """Serve this feed no more."""
+        """Stop serving this feed."""
         self._watch(name, ())
         for known in (self._followed, self._descriptors, self._due_ms):
             known.pop(name, None)
@@ -60,7 +60,7 @@ class Waiter:
 
     def _watch(self, name: FeedName, connections: Sequence[RespConnection]) -> None:
         for descriptor in self._descriptors.get(name, ()):
-            # Another feed may have a new connection by now that got the same number.
+            # Another feed's new connection may have got the same number by now.
             if self._name_of.get(descriptor) == name:
                 del self._name_of[descriptor]
                 self._poller.unregister(descriptor)
@@ -82,12 +82,12 @@ class Waiter:
         return found
 
     def take_ready(self) -> set[FeedName]:
-        """Return the feeds that have something to say; they are the caller's to serve."""
+        """Return the feeds that have bytes; the caller has to serve them."""
         ready, self.ready = self.ready, set()
         return ready
 
     def wait(self, moment_ms: int, wait_ms_max: int, *, is_flushed: bool) -> bool:
-        """Wait so long at most, and less while a ring is full; return whether the supervisor has said something."""
+        """Wait at most this long, and less while a ring is full; return whether the supervisor has sent something."""
         wait_ms = wait_ms_max
         if self._moments:
             wait_ms = min(wait_ms, max(1, self._moments[0][0] - moment_ms))

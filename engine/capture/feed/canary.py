@@ -34,7 +34,7 @@ class Canary:
         self.is_hopeless = False
         """Whether the server does not let us write, and never did: then nothing can be known."""
         self.refusal = ""
-        """What the server said to the newest ones, "" where it took them."""
+        """What the server said to the newest ones, "" if it took them."""
         self.is_verified = False
         """Whether events came, as of the newest pong; the owner takes it back when it has used it."""
         self._prefix = channel_prefix(database)

@@ -56,7 +56,7 @@ class Comparison:
         return any(missed.slots for missed in (*wanted, *(missed for _, missed in self._asked)))
 
     def ask(self) -> int:
-        """Return the number to ask for, 0 where nothing is to be asked for now."""
+        """Return the number to ask for, 0 if nothing is to be asked for now."""
         if self._wanted is None or len(self._asked) == ASKED_MAX:
             return 0
         number = next(self._numbers)

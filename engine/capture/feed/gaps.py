@@ -53,7 +53,7 @@ class Gaps:
         self.declare(kind, reason, self.begin(cause).since_ms)
 
     def end(self, cause: Cause) -> Missed | None:
-        """Close the gap of this cause; return what it missed, None where none was open."""
+        """Close the gap of this cause; return what it missed, None if none was open."""
         return self._open.pop(cause, None)
 
     def declare(self, kind: GapReason, reason: str, started_ms: int) -> None:
@@ -67,5 +67,5 @@ class Gaps:
 
 
 def earliest(debts: Iterable[Missed | None]) -> Missed | None:
-    """Return the one that began first; None where there is none."""
+    """Return the one that began first; None if there is none."""
     return min((debt for debt in debts if debt is not None), key=lambda debt: debt.since_ms, default=None)

@@ -1,4 +1,4 @@
-"""A feed's subscription: made, kept alive, and made again for ever.
+"""A feed's subscription: made, kept alive, and made again forever.
 
 **The watermark.** A ping is answered in order with the messages around it. So once its pong is here, everything
 that was published before the ping was sent has been read: what a broken connection may have lost is younger than
@@ -130,7 +130,7 @@ class Listener:
         self.connection.send(pack(b"PSUBSCRIBE", *self.subscription.feed.patterns) + canary)
 
     def follow(self, subscription: Subscription, moment_ms: int) -> bool:
-        """Listen to this from now on; return True where that takes another connection, which is made at once."""
+        """Listen to this from now on; return True if that takes another connection, which is made at once."""
         is_elsewhere = subscription.leads_elsewhere(self.subscription) or not subscription.fits(self.lookout.role)
         self.subscription = subscription
         canary = self.lookout.follow(subscription)
@@ -251,7 +251,7 @@ class Listener:
             self._ping()
 
     def ask_for_the_end(self, moment_ms: int) -> bool:
-        """Have ``is_drained`` set once all that is published now was read; False where nobody listens."""
+        """Have ``is_drained`` set once all that is published now was read; False if nobody listens."""
         if self.phase is not Phase.LISTENING or self.connection is None:
             return False
         self._is_draining = True

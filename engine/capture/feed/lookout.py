@@ -34,7 +34,7 @@ class Lookout:
         self.is_deaf = False
         """Whether the server does not send what the routes need, and we may not set it."""
         self.missing_flags = ""
-        """What to set, as of the newest look; "" where nothing lacks, or we may not."""
+        """What to set, as of the newest look; "" if nothing lacks, or we may not."""
         self.has_resigned = False
         """Whether ``redis.url`` alone led here, to a primary, and it is none any more."""
         self._subscription = subscription
@@ -45,7 +45,7 @@ class Lookout:
 
     @property
     def role(self) -> bytes:
-        """Return the server's role in replication as of the newest look, b"" where it is unknown."""
+        """Return the server's role in replication as of the newest look, b"" if it is unknown."""
         return self.outlook.sight.role
 
     @property

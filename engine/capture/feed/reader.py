@@ -238,7 +238,7 @@ class FeedReader:
                 self._shared.notices.mappings_changed(moment_ms)
 
     def lose(self, error: RedisError, moment_ms: int) -> None:
-        """Declare the gap once, and try again later, for ever; a drain takes what there is."""
+        """Declare the gap once, and try again later, forever; a drain takes what there is."""
         listener = self._listener
         if listener.phase is Phase.LISTENING:
             self._gaps.open(Cause.DEAF, GapReason.DISCONNECTED, "the connection was lost")

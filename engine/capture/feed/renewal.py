@@ -1,7 +1,7 @@
 """Connections that IAM let in are authenticated again before AWS ends them, so that a feed has no gap for it.
 
 That takes RESP3: in RESP2 a connection that has subscribed to anything takes no ``AUTH``. The token is made beside the
-loop. One that is refused, or cannot be had, is tried again: until AWS ends it the connection does its work.
+loop. One that is refused, or cannot be had, is retried: until AWS ends it the connection does its work.
 """
 
 from __future__ import annotations

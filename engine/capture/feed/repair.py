@@ -160,7 +160,7 @@ class Repair:
         return True
 
     def _step(self, sight: Sight, moment_ms: int) -> bool:
-        """Begin a step; return True where it is over already."""
+        """Begin a step; return True if it is over already."""
         if self._scan is None:
             self._scan = self._begin(sight, moment_ms)
             self._questions = self._scan.begin()
@@ -252,7 +252,7 @@ class Repair:
         return found
 
     def _fail(self, error: RedisError, moment_ms: int) -> None:
-        """Try again later, for ever: a gap that is given up would be a loss."""
+        """Try again later, forever: a gap that is given up would be a loss."""
         self._begin_again()
         self._failures += 1
         wait_ms = min(RETRY_MS_MAX, RETRY_MS_MIN << min(self._failures, 10))

@@ -109,7 +109,7 @@ class Scan:
         return [self._databases.inside(number, key) for key in newer] if self._databases.are_several else newer
 
     def _of_slots(self) -> Questions[list[bytes] | None]:
-        """Return the keys of the next slots; None where the node does not list them, and is scanned instead."""
+        """Return the keys of the next slots; None if the node does not list them, and is scanned instead."""
         asked, self._slots = self._slots[:SLOTS_AT_ONCE], self._slots[SLOTS_AT_ONCE:]
         counts = yield _cluster(*(("COUNTKEYSINSLOT", slot) for slot in asked)), len(asked)
         if not all(isinstance(count, int) and count <= SLOT_KEYS_MAX for count in counts):

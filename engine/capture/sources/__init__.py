@@ -1,1 +1,1 @@
-"""Where changes come from: one small interface (`base`), and who makes the source that the settings name (`make`)."""
+"""Where changes come from: one small interface (`base`), and what makes the source that the settings name (`make`)."""

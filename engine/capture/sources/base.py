@@ -52,31 +52,31 @@ class Source(Protocol):
         """Give the connection up, and plan the next attempt."""
 
     def find(self, missed: Sequence[Missed]) -> None:
-        """Have what was missed be found: at a start, for new routes, and where a ring or a backlog was damaged."""
+        """Find what was missed: at a start, for new routes, and after damage to a ring or a backlog."""
 
     def advance_repair(self, moment_ms: int) -> None:
-        """Go on finding what was missed, one step at most."""
+        """Continue to find what was missed, by at most one step."""
 
     def compared(self, number: int) -> None:
-        """Take in that the comparison with the destinations that this wish asked for is done."""
+        """Note that the comparison with the destinations that this request asked for is done."""
 
     def reached(self) -> Missed | None:
-        """Return up to when everything is in the dirty set or was before; None where ``marked`` says so already.
+        """Return up to when everything is in the dirty set or was before; None if ``marked`` already says so.
 
         Asked only while nothing is dirty.
         """
 
     def set_routes(self, missed: Sequence[Missed]) -> None:
-        """Take the routes that all share now; ``missed`` is what new ones have to be given."""
+        """Take the routes that all feeds share now; ``missed`` is what new ones have to receive."""
 
     def follow(self, feed: Feed, missed: Sequence[Missed], moment_ms: int) -> None:
-        """Be this feed from now on: in other slots perhaps, or at another server."""
+        """Become this feed: possibly with other slots, or at another server."""
 
     def start_drain(self, moment_ms: int) -> None:
-        """Take in what is there now, nothing after it, and close."""
+        """Take in what is there now, but nothing after it, and close."""
 
     def close(self) -> None:
-        """Take in no more; what was taken in goes its way."""
+        """Take in nothing more; what was taken in is still delivered."""
 
     def sockets(self) -> list[RespConnection]:
         """Return the connections that something may come from."""

@@ -18,8 +18,8 @@ def source_of(
 ) -> Source:
     """Return what captures this feed, by ``capture.source``.
 
-    ``missed`` is what nobody has heard in its place, to be found first; ``heard`` what a gap would miss that begins at
-    once. ``is_new`` where the node was not there when the engine was started.
+    ``missed`` is what went unheard, to be found first; ``heard`` what a gap that begins at once would miss. ``is_new``
+    where the node was not there when the engine was started.
     """
     if shared.scope.capture.source == "stream":
         # What was missed waits in the streams, and in their groups.

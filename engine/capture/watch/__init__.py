@@ -1,1 +1,1 @@
-"""What happens to a server that events do not tell, and whether its idle times can be believed."""
+"""What happens to a server that events do not report, and whether its idle times can be believed."""

@@ -1,8 +1,8 @@
-"""A key that stays, where a server does not count what takes keys away without an event.
+"""A key that the engine keeps, if a server does not count what removes keys without an event.
 
 A user without ``+info`` sees no count of ``FLUSHALL``, ``SWAPDB`` or ``REPLICAOF``. Then a key of the engine's own is
-looked at instead: it is the same as before, or the keyspace is not. All who look at a database share the one key, and
-whoever finds it gone sets another word.
+looked at instead: if it has changed, so has the keyspace. All engines that look at a database share this key, and
+whichever finds it gone sets another word.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from engine.redis.connection import pack
 from engine.routing.databases import Databases
 
 KEY = own_key("", STAYS).encode()
-"""Where each slot is the server's own."""
+"""If the server has all slots."""
 LIFE_S = 86_400
-"""Nobody's key for ever; that it is renewed long before the end, a look sees to."""
+"""An expiry, so that the key does not stay forever; looks renew it long before."""
 RENEWAL_MS = 3_600_000
 _HOPELESS = ("NOPERM", "READONLY")
 
 
 class Keepsake:
-    """What a look asks, and whether it may."""
+    """What a look asks for, and whether it may."""
 
     def __init__(self, key: bytes = KEY) -> None:
         self._key = key
@@ -43,7 +43,7 @@ class Keepsake:
         return tuple(commands)
 
     def take(self, replies: Sequence[object]) -> bytes | None:
-        """Return the word in the answers; None where there is none, for now or for good."""
+        """Return the word in the answers; None if there is none, for now or for good."""
         refused = (str(reply) for reply in replies if isinstance(reply, hiredis.ReplyError))
         self._is_refused = any(text.startswith(_HOPELESS) for text in refused)
         word = replies[-1] if replies else None
@@ -70,7 +70,7 @@ class Keepsakes:
         return (*commands, pack("SELECT", self._home)) if commands else ()
 
     def take(self, replies: Sequence[object]) -> bytes | None:
-        """Return the words of all databases in the answers; None where one is missing."""
+        """Return the words of all databases in the answers; None if one is missing."""
         words: list[bytes | None] = []
         at = 0
         for keepsake, count in self._asked:

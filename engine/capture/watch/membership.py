@@ -1,8 +1,7 @@
 """Whether a node is still what its feed takes it for, and whether the nodes around it are still the same.  (pure)
 
-A cluster tells no client that a slot has moved or another node has been promoted. But each of its nodes knows, and
-``CLUSTER INFO`` shows it in a few figures. Who has asked for nothing but them knows nothing of the new nodes; it is
-enough to have them asked for.
+A cluster does not tell clients that a slot has moved or another node has been promoted. But each of its nodes knows,
+and ``CLUSTER INFO`` shows it in a few figures. They do not name the new nodes, but are reason enough to ask for them.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ _FIGURES = (
 _EPOCH = b"cluster_my_epoch"
 _PRIMARY, _REPLICA = b"master", b"slave"
 AGAIN_MS_MIN, AGAIN_MS_MAX = 1_000, 60_000
-"""What goes on is told again and again, ever more seldom: whoever was asked may not have known it yet."""
+"""While it lasts, the request is repeated at growing intervals: the node that was asked may not have known yet."""
 
 
 class Seen(Protocol):
@@ -34,11 +33,11 @@ class Seen(Protocol):
 
     @property
     def role(self) -> bytes:
-        """Return the role in replication, b"" where it is unknown."""
+        """Return the role in replication, b"" if it is unknown."""
 
     @property
     def is_linked(self) -> bool:
-        """Tell whether it is a primary, or in touch with its own."""
+        """Tell whether it is a primary, or connected to its primary."""
 
     @property
     def cluster(self) -> Mapping[bytes, bytes]:
@@ -58,7 +57,7 @@ class Membership:
 
     def __init__(self, node: Node) -> None:
         self.is_misplaced = False
-        """Whether the node has another role than its feed counts on: what is heard there proves nothing."""
+        """Whether the node does not have the role that its feed expects: what is heard there proves nothing."""
         self._again_ms = 0
         self._wait_ms = AGAIN_MS_MIN
         self.follow(node)
@@ -71,7 +70,7 @@ class Membership:
         self._role = b"" if self._is_named else _REPLICA if node.reads_at else _PRIMARY
 
     def has_resigned(self, before: Seen, now: Seen) -> bool:
-        """Tell whether ``redis.url`` may lead elsewhere now: where it led to is no primary any more."""
+        """Tell whether ``redis.url`` may lead elsewhere now: it led to a node that is no longer a primary."""
         return self._is_named and before.role == _PRIMARY and now.role == _REPLICA
 
     def take(self, before: Seen, now: Seen, moment_ms: int) -> str:
@@ -88,7 +87,7 @@ class Membership:
         return news or lasting
 
     def _lasting(self, now: Seen) -> str:
-        """Return what is not as the newest topology has it."""
+        """Return what differs from the newest topology."""
         if self.is_misplaced:
             return f"it is now a {_in_words(now.role)}"
         if self._role == _REPLICA and not now.is_linked:

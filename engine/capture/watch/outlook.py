@@ -26,7 +26,7 @@ class Outlook:
     def take(self, sight: Sight, asked_ms: int, flags: str, *, is_deaf: bool) -> tuple[Change, bool]:
         """Take the next look, asked for at this monotonic moment; return what has changed, and whether that is news.
 
-        A state that goes on, deaf or unsettled, was told when it began.
+        A continuing state, deaf or unsettled, was reported when it began.
         """
         sight = follow(self.sight, sight)
         change = compare(self.sight, sight, flags)
@@ -44,5 +44,5 @@ class Outlook:
         return self.sight.mark if moment_ms >= self._steady_ms else 0
 
     def missed_after(self, watermark_ms: int) -> Missed:
-        """Return what a gap would miss that begins at this moment of the server's."""
+        """Return what a gap that begins at this moment of the server's clock would miss."""
         return Missed(watermark_ms, self.mark_since(watermark_ms), clock_ms=max(0, self.clock_ms))

@@ -1,4 +1,4 @@
-"""What a look will not see for want of a right, told before the start: by name, with what it costs."""
+"""What a look will not see for lack of a right, reported before the start, with its cost."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from engine.redis.connection import RespConnection
 
 
 def unseen(connection: RespConnection, user: str) -> list[str]:
-    """Return a warning for each thing that the server does not let this user see, and for what it can't tell at all."""
+    """Return a warning for each thing that the server hides from this user, and for what it cannot report at all."""
     warnings = []
     info: Any = connection.call("INFO", "commandstats")
     if isinstance(info, hiredis.ReplyError):

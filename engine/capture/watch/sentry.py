@@ -1,14 +1,14 @@
 """What happens to a server besides its events: flags that are switched, keyspaces that are flushed, forks, restarts.
 
-No notification tells of these, so a second connection looks at the server's own figures, beside the subscription.
+No notification reports these, so a second connection, beside the subscription, looks at the server's own figures.
 ``CONFIG SET`` and ``FLUSHALL`` are found by their count of calls (``INFO commandstats``): flags that were switched off
-and on again between two looks leave no other trace. A dataset that was replaced by replication shows in ``INFO
-replication``, and a full synchronization in another connection to the primary. A flush of another database is told from
-one of ours by a watched key (`engine.capture.watch.tripwire`).
+and on again between two looks leave no other trace. A dataset that was replaced by replication shows in
+``INFO replication``, and a full synchronization in a new connection to the primary. A flush of another database is told
+from one of ours by a watched key (`engine.capture.watch.tripwire`).
 
 **When a watermark counts.** That a pong has come proves that all messages before it were read, not that a message was
-sent for every change. So a watermark counts only when a look has followed its pong: what that finds has happened since
-the look before it, which is younger than the watermark, and is a gap that begins there.
+sent for every change. So a watermark counts only when a look has followed its pong. Whatever that look finds happened
+after the previous look, hence after the watermark, and is a gap that begins there.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Sentry:
     ) -> None:
         self.connection = connection
         self._databases = databases
-        """Where there are several, to whichever of which a flush counts as ours: there is a key to watch in one."""
+        """If several are captured, a flush of any counts as ours: a key to watch can only be in one."""
         self._keepsake_key = keepsake_key
         self._commands = (*_COMMANDS, _OF_CLUSTERS) if is_clustered else _COMMANDS
         self._replies: list[Any] = []
@@ -55,7 +55,7 @@ class Sentry:
         self._keepsake: Keepsake | Keepsakes | None = None
         self._tripwire: Tripwire | None = None
         self._tried: Sight | None = None
-        """A look that waits for what the tripwire says."""
+        """A look that waits for the tripwire's answer."""
         self._server_ms = 0
 
     @classmethod
@@ -67,12 +67,12 @@ class Sentry:
         is_clustered: bool = False,
         databases: Databases | None = None,
     ) -> tuple[Sentry, Sight]:
-        """Take the first look over this connection, which waits for it, and closes the connection where it fails."""
+        """Take the first look over this connection, which waits for it, and closes the connection if it fails."""
         sentry = cls(connection, keepsake_key, is_clustered=is_clustered, databases=databases)
         try:
             sight = sentry._look()
             if sight.is_blind:
-                # Whoever never sees the counts looks at a key from the first look on.
+                # If the counts are hidden, a key is looked at from the first look on.
                 sight = sentry._look()
             if databases is None:
                 sight = sentry._watch(sight)
@@ -123,7 +123,7 @@ class Sentry:
         return sight
 
     def set_flags(self, flags: str) -> None:
-        """Set the flags; what the server says to it shows in the next look."""
+        """Set the flags; the server's answer shows in the next look."""
         self.tell(pack("CONFIG", "SET", SETTING, flags), 1)
 
     def tell(self, commands: bytes, count: int) -> None:
@@ -133,7 +133,7 @@ class Sentry:
         self.connection.send(commands)
 
     def take_others(self) -> list[Any]:
-        """Return what the server said to what it was told."""
+        """Return the server's answers to these commands."""
         others, self._others = self._others, []
         return others
 
@@ -144,7 +144,7 @@ class Sentry:
         self.connection.receive_available()
         try:
             while (reply := self.connection.reply()) is not NOTHING:
-                # Replies come in order, and nothing is told while a look is under way.
+                # Replies arrive in order, and nothing else is sent while a look is under way.
                 if self._ignored:
                     self._ignored -= 1
                     self._others.append(reply)
@@ -174,7 +174,7 @@ class Sentry:
 
 
 def _tried(sight: Sight, tripwire: Tripwire, replies: list[Any]) -> Sight:
-    """Return a look without the flushes that were of other databases, as of when the tripwire was tried."""
+    """Return a look without the flushes that were of other databases, as of the tripwire's trial."""
     flushes = tripwire.take(replies)
     if sight.replacements < 0:
         return sight

@@ -30,7 +30,7 @@ _SECTIONS = range(2, 8)
 _REPLACING = tuple(
     f"cmdstat_{name}".encode() for name in ("flushall", "flushdb", "swapdb", "debug", "replicaof", "slaveof")
 )
-"""Commands that put another dataset in the place of the one that is there, without an event for each key."""
+"""Commands that replace the dataset without an event for each key."""
 _RESTORING = (b"cmdstat_restore", b"cmdstat_restore-asking")
 """They may set an idle time."""
 _FLUSHDB = b"cmdstat_flushdb"
@@ -42,15 +42,15 @@ _RESET = re.compile(rb"calls=[1-9]\d*,usec=\d+")
 """A reset sets its own count back as well; how long it took is hardly ever the same."""
 _LINK_ID = re.compile(rb"^id=(\d+)")
 _NOBODY = re.compile(rb"0*")
-"""The replication id before this one, of a server that has not followed another."""
+"""The previous replication id of a server that has not followed another."""
 
 
 @dataclass(frozen=True, slots=True)
 class Replication:
-    """Whose dataset this is; empty where the server does not tell.
+    """Whose dataset this is; empty if the server does not say.
 
-    ``link`` is the connection to its primary that a replica lives on. It outlives a break after which the replica
-    takes up where it was; another one means that the whole dataset was sent anew. While there is none, it is empty.
+    ``link`` identifies a replica's connection to its primary. It outlives a break after which the replica resumes where
+    it was; a new one means that the whole dataset was sent again. While there is none, it is empty.
     """
 
     role: bytes = b""
@@ -64,17 +64,17 @@ class Replication:
 
     @property
     def is_settled(self) -> bool:
-        """Tell whether the dataset is what it will be, but for single changes."""
+        """Tell whether the dataset is complete, apart from single changes."""
         return bool(self.role) and self.is_up and not self.is_replacing and (self.role == b"master" or bool(self.link))
 
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """One look. ``flags`` is None, a count −1, and all else empty, where the server does not tell.
+    """One look. ``flags`` is None, a count −1, and everything else empty, if the server does not say.
 
     ``mark`` is equal in two looks, and not 0, only if idle times can be believed from the one to the other
-    (`engine.capture.watch.trust`); ``doubt`` says why it is 0. ``keepsake`` is the word of the key that stays.
-    ``flushes`` are those of single databases, which are among the ``replacements``.
+    (`engine.capture.watch.trust`); ``doubt`` says why it is 0. ``keepsake`` is the word in the key that the engine
+    keeps. ``flushes`` are those of single databases, which are among the ``replacements``.
     """
 
     server_ms: int
@@ -92,23 +92,23 @@ class Sight:
     doubt: str = ""
     stamps_strings: bool = False
     era_ms: int = 0
-    """Where the server's clock was last seen to go back to."""
+    """The moment to which the server's clock was last seen to go back."""
     cluster: Mapping[bytes, bytes] = field(default_factory=dict)
     """Figures of the cluster (`engine.capture.watch.membership`)."""
 
     @property
     def role(self) -> bytes:
-        """Return the role in replication, b"" where it is unknown."""
+        """Return the role in replication, b"" if it is unknown."""
         return self.replication.role
 
     @property
     def is_linked(self) -> bool:
-        """Tell whether it is a primary, or in touch with its own."""
+        """Tell whether it is a primary, or connected to its primary."""
         return self.replication.is_up
 
     @property
     def is_blind(self) -> bool:
-        """Tell whether the server does not count what takes keys away without an event."""
+        """Tell whether the server does not count what removes keys without an event."""
         return self.replacements < 0 or not self.run_id
 
 
@@ -117,7 +117,7 @@ class Change:
     """What is different between two looks.
 
     ``is_deaf`` while events that are needed are not sent, ``is_unsettled`` while the dataset is being replaced;
-    ``is_dataset`` where it is, or may be, another than before.
+    ``is_dataset`` if it was replaced, or may have been.
     """
 
     reasons: tuple[str, ...] = ()
@@ -127,7 +127,7 @@ class Change:
 
 
 def compare(before: Sight, now: Sight, needed_flags: str) -> Change:
-    """Return what happened between two looks that events do not tell."""
+    """Return what happened between two looks and is not reported by events."""
     is_deaf = now.flags is not None and merge_flags(now.flags, needed_flags) != now.flags
     was_reset = (
         now.resets != before.resets or 0 <= now.commands < before.commands or 0 <= now.connections < before.connections
@@ -159,7 +159,7 @@ def compare(before: Sight, now: Sight, needed_flags: str) -> Change:
 
 
 def _replaced(before: Replication, now: Replication) -> Iterable[str]:
-    """Yield what speaks for another dataset than before, though the same process answers."""
+    """Yield signs that the dataset was replaced, though the same process answers."""
     if now.is_replacing:
         yield "the dataset is being loaded or synchronized"
     elif before.is_replacing:
@@ -167,7 +167,7 @@ def _replaced(before: Replication, now: Replication) -> Iterable[str]:
     if now.role != before.role:
         yield "the server's replication role has changed"
     elif now.id != before.id and not (now.role == b"master" and _NOBODY.fullmatch(now.id_before)):
-        # A primary that begins to keep a history, for its first replica, takes a new id, and has none before it.
+        # A primary that begins to keep a history, for its first replica, takes a new id, with no previous one.
         yield "the server's replication history has changed"
     elif now.id == before.id and now.offset < before.offset:
         yield "the server's replication history went back"
@@ -176,9 +176,9 @@ def _replaced(before: Replication, now: Replication) -> Iterable[str]:
 
 
 def follow(before: Sight, now: Sight) -> Sight:
-    """Return the newer look with what the one before knows, and it can't: a link that is down has no name.
+    """Return the newer look, completed by what only the previous one can know: a link that is down has no name.
 
-    No mark is that of a time before the server's clock went back.
+    A mark from before the server's clock went back is not valid.
     """
     known, seen = before.replication, now.replication
     if not seen.link and seen.role == known.role:
@@ -189,7 +189,7 @@ def follow(before: Sight, now: Sight) -> Sight:
 
 
 def flushes_in(info: object) -> int:
-    """Return how often ``INFO commandstats`` says that single databases were flushed; −1 where it was refused."""
+    """Return how often ``INFO commandstats`` says that single databases were flushed; −1 if it was refused."""
     commands = _fields(info)
     return _calls(commands, (_FLUSHDB,)) if commands else -1
 
@@ -200,7 +200,7 @@ def unix_ms_of(time: list[bytes]) -> int:
 
 
 def read(address: object, replies: list[Any]) -> Sight:
-    """Return what the answers to `QUESTIONS` say; raise `RedisError` where the server does not tell its time."""
+    """Return what the answers to `QUESTIONS` say; raise `RedisError` if the server does not report its time."""
     time, config = replies[:2]
     if isinstance(time, hiredis.ReplyError):
         raise refusal(address, "report its time", str(time))
@@ -211,7 +211,7 @@ def read(address: object, replies: list[Any]) -> Sight:
     history = _replication(replication, persistence, links)
     software = Software.of(server)
     facts = _facts(server_ms, history, software, server, persistence, stats, memory, commands)
-    # Redis before 7 counts CONFIG as a whole, so also our own looks.
+    # Redis before 7 counts CONFIG as a whole, including our own looks.
     counts_sets = commands and (software.counts_subcommands or b"cmdstat_config" not in commands)
     reset = _RESET.match(commands.get(_RESETS, b""))
     return Sight(
@@ -237,7 +237,7 @@ def _replication(fields: dict[bytes, bytes], persistence: dict[bytes, bytes], li
     link = b""
     if role and role != b"master":
         found = _LINK_ID.match(links) if isinstance(links, bytes) else None
-        # Where the list is refused, every break of the link counts.
+        # If the list is refused, every break of the link counts.
         link = found[1] if found else b"" if isinstance(links, bytes) else b"up" if is_up else b"down"
     states = (fields.get(b"master_sync_in_progress"), persistence.get(b"loading"), persistence.get(b"async_loading"))
     return Replication(
@@ -262,7 +262,7 @@ def _facts(
     commands: dict[bytes, bytes],
 ) -> Facts:
     counts = [(name, stats[name]) for name in _MISLEADING if name in stats]
-    # FLUSHDB may be of any database, and misleads nobody: what is there after it was written after it.
+    # FLUSHDB may concern any database, and does not mislead: what exists after it was written after it.
     counted = (name for name in (*_REPLACING, *_RESTORING, _CONFIG_SETS) if name != _FLUSHDB)
     counts += [(name, b"%d" % _calls(commands, (name,))) for name in counted]
     is_counted = b"total_forks" in stats and bool(commands)

@@ -1,8 +1,8 @@
-"""Whether a ``FLUSHDB`` that the server has counted was of our database: a watched key of ours tells.  (pure)
+"""Whether a ``FLUSHDB`` that the server has counted concerned our database: a watched key of ours shows it.  (pure)
 
-The server counts flushes, and not of which database. ``WATCH`` fails the next transaction where a key that was there
-has changed, and a flush of its database changes it, on every version. So some key of ours is watched. It may change by
-itself: then nothing is proved, and the flush counts as ours. Nothing is written for it.
+The server counts flushes, but not by database. ``WATCH`` fails the next transaction where a key that was there has
+changed, and a flush of its database changes it, on every version. So one of our keys is watched. It may change by
+itself: then nothing is proved, and the flush counts as ours. Nothing is written for this.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import hiredis
 from engine.redis.connection import pack
 
 REFRESH_LOOKS = 30
-"""A key that is watched for long has probably changed by itself: another one is taken after so many looks."""
+"""A key that is watched for long has probably changed by itself: another one is taken after this many looks."""
 
 _COUNTS = pack("INFO", "commandstats")
 
@@ -28,7 +28,7 @@ class Tripwire:
         self._flushes_in = flushes_in
         self._is_off = False
         self._is_set = False
-        """Whether a key that was there then has been watched since before the count was `_flushes`."""
+        """Whether a key that existed then has been watched since before the count was `_flushes`."""
         self._flushes = -1
         self._key: bytes | None = None
         self._looks = 0
@@ -45,7 +45,7 @@ class Tripwire:
         return (_COUNTS, pack("MULTI"), pack("EXEC"), *watch, _COUNTS, pack("RANDOMKEY"))
 
     def take(self, replies: Sequence[object]) -> int:
-        """Take in the answers; return how many flushes were counted when the key was tried, −1 where nobody knows."""
+        """Take in the answers; return how many flushes were counted when the key was tried, −1 if that is unknown."""
         self._looks = 0
         tried, _, executed, *watched, begun, key = replies
         before, now = self._flushes_in(tried), self._flushes_in(begun)
@@ -58,6 +58,6 @@ class Tripwire:
             self.others += before - self._flushes
         self._key = key if isinstance(key, bytes) else None
         self._is_set = not self._is_off and bool(watched) and watched[-1] == 1
-        # A flush between the two counts is not proved to be another's: it counts as ours at the next look.
+        # A flush between the two counts is not proved to concern another database: it counts as ours at the next look.
         self._flushes = now
         return before

@@ -1,21 +1,22 @@
-"""Whether a key's idle time can be believed: the facts that it takes, and what follows from them.  (pure)
+"""Whether a key's idle time can be believed: the facts that this requires, and what follows from them.  (pure)
 
-A narrowed repair passes over keys that were accessed last before the gap began. That loses a key whose idle time is not
-that of its last write, and there are many ways to such a one. So narrowing is not allowed unless something speaks
-against it, but only where every fact of a short list speaks for it. Everything else reads every key of the shard.
+A narrowed repair skips keys that were last accessed before the gap began. That loses a key whose idle time does not
+date from its last write, which can happen in many ways. So narrowing is allowed only if every fact in a short list
+supports it. In all other cases every key of the shard is read.
 
-1. The server is a Redis or Valkey of its own kind, from a version that counts subcommands, and tells all of this.
+1. The server is a Redis or Valkey of its own kind, from a version that counts subcommands, and reports all of this.
 2. Its statistics were never reset: the counts below are those since its start.
-3. No child saves or rewrites: while one does, Redis touches no key.
-4. The policy is not LFU, which keeps a frequency in the place of the time.
+3. No child process saves or rewrites: while one does, Redis updates no access times.
+4. The policy is not LFU, which keeps a frequency in place of the time.
 5. The dataset is being neither loaded nor synchronized, and a replica follows its primary.
 6. The idle clock, which a busy server may let stand still, is in step with the server's time.
-7. The process, the role, the replication history, the policy and the counts of what misleads (forks, fields that
-   expired, settings, swaps, loads, restored keys) are what they were when the gap began: `Facts.mark`.
-8. A key is passed over only if it was idle for longer than the gap by both clocks, the server's, asked after the idle
-   time, and our own: the server's may have been set (`idle_limit_s`).
-9. Strings count only where the server gives each write its own time (`Software.stamps_strings`). Before, small integers
-   share one object, and a string dates from when its command was parsed: a transaction, or a pause, may be much later.
+7. The process, the role, the replication history, the policy and the counts of misleading events (forks, fields that
+   expired, settings, swaps, loads, restored keys) are the same as when the gap began: `Facts.mark`.
+8. A key is skipped only if it was idle for longer than the gap by both clocks, the server's, asked after the idle time,
+   and our own: the server's may have been set (`idle_limit_s`).
+9. Strings count only if the server stamps each write with its own time (`Software.stamps_strings`). In older versions
+   small integers share one object, and a string is stamped when its command is parsed: a transaction, or a pause, may
+   execute it much later.
 """
 
 from __future__ import annotations
@@ -30,27 +31,27 @@ IDLE_MARGIN_S = 3
 """Idle times are whole seconds, and so is the server's clock behind them; it may lag by `IDLE_CLOCK_LAG_S_MAX`."""
 IDLE_CLOCK_LAG_S_MAX = 1
 IDLE_CLOCK_S = 2**24
-"""The idle clock's seconds have 24 bits: one that went back shows as nearly all of them."""
+"""The idle clock's seconds have 24 bits: a clock that went back shows as nearly the maximum."""
 IDLE_S_MAX = IDLE_CLOCK_S - 30 * 86_400
 
 CONTAINERS = frozenset(
     b"hashtable intset linkedlist listpack listpackex quicklist skiplist stream ziplist zipmap".split()
 )
-"""Encodings of values that are no strings: a write looks them up, and stamps them, when it is executed."""
+"""Encodings of values that are not strings: a write looks them up, and stamps them, when it is executed."""
 
 _VERSION = re.compile(rb"(\d+)\.(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
 class Software:
-    """What answers: its family, ``redis``, ``valkey`` or one that we do not know, and its version."""
+    """What answers: its family, ``redis``, ``valkey`` or an unknown one, and its version."""
 
     family: str = ""
     version: tuple[int, int] = (0, 0)
 
     @classmethod
     def of(cls, server: dict[bytes, bytes]) -> Software:
-        """Return what ``INFO server`` says; forks call themselves a Redis too, and something else besides."""
+        """Return what ``INFO server`` says; forks also call themselves Redis, and something else in addition."""
         families = {name.removesuffix(b"_version") for name in server if name.endswith(b"_version")} - {b"gcc"}
         family = {frozenset({b"redis"}): "redis", frozenset({b"redis", b"valkey"}): "valkey"}.get(frozenset(families))
         found = _VERSION.match(server.get(f"{family}_version".encode(), b""))
@@ -63,13 +64,13 @@ class Software:
 
     @property
     def stamps_strings(self) -> bool:
-        """Tell whether a string's idle time is its own, from when its command was executed."""
+        """Tell whether a string's idle time is its own, and dates from the execution of its command."""
         return self.version >= {"redis": (8, 2), "valkey": (9, 1)}.get(self.family, (99, 0))
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What one look says of all that idle times hang on; empty where the server does not tell."""
+    """What one look says about everything that idle times depend on; empty if the server does not say."""
 
     software: Software = Software()
     process: bytes = b""
@@ -81,13 +82,13 @@ class Facts:
     is_forked: bool = True
     policy: bytes = b""
     counts: tuple[tuple[bytes, bytes], ...] = ()
-    """What was counted of all that misleads idle times, by name."""
+    """Counts of everything that misleads idle times, by name."""
     has_resets: bool = True
     clock_lag_s: int = IDLE_CLOCK_S
 
     @property
     def doubt(self) -> str:
-        """Return why idle times can't be believed, in words; "" where they can."""
+        """Return why idle times can't be believed, in words; "" if they can."""
         doubts = (
             (not self.software.family, "the server's software or its INFO is unknown"),
             (not self.software.counts_subcommands, "Redis before 7 does not count subcommands"),
@@ -115,8 +116,8 @@ class Facts:
 def idle_limit_s(missed: Missed, server_ms: int, local_ms: int) -> int:
     """Return how long a key that changed in the gap can have been idle.
 
-    ``server_ms`` (Unix time) and ``local_ms`` (this host's monotonic time) are read after the idle times. Where the
-    server's clock was set back, less time has passed by it than keys have been idle; where it was set forward, more.
+    ``server_ms`` (Unix time) and ``local_ms`` (this host's monotonic time) are read after the idle times. If the
+    server's clock was set back, less time has passed by it than keys have been idle; if it was set forward, more.
     """
     passed_ms = max(server_ms - missed.since_ms, local_ms - (missed.since_ms - missed.clock_ms))
     return max(0, passed_ms) // 1_000 + 1 + IDLE_MARGIN_S

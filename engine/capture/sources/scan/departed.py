@@ -1,4 +1,4 @@
-"""Keys of one feed that passes no longer find: how many may be, who is told, and when names are forgotten."""
+"""Keys of a feed that passes no longer find: how many there may be, and when their names are forgotten."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from engine.routing.events import REPAIR_GONE
 log = get_logger(__name__)
 
 GONE_ALWAYS = 100
-"""So many keys may be found gone at a time, whatever share that is."""
+"""This many keys may be found gone at a time, whatever share that is."""
 GONE_AT_ONCE = 1_000
 
 
 def is_held(gone: int, known: int, there: int, share_max: float) -> bool:
-    """Tell whether so many keys, of those that are ``known``, are too many to be deleted for not being found.
+    """Tell whether this many missing keys, of the ``known`` ones, are too many to be deleted.
 
-    ``there`` are how many the node has: one that came back empty has forgotten, and nobody has deleted.
+    ``there`` is how many the node has: if it came back empty, it has forgotten them, and nobody deleted them.
     """
     if not gone or share_max >= 1:
         return False
@@ -31,7 +31,7 @@ def is_held(gone: int, known: int, there: int, share_max: float) -> bool:
 
 
 class Departed:
-    """One feed's. Raises `NamesBroken` where the disk refuses."""
+    """One feed's. Raises `NamesBroken` if the disk refuses."""
 
     def __init__(self, shared: Shared, subscription: Subscription) -> None:
         self._shared = shared
@@ -60,11 +60,11 @@ class Departed:
         self._subscription = subscription
 
     def is_named(self, key: bytes) -> bool:
-        """Tell whether somebody wants to know when this key is gone."""
+        """Tell whether a route wants to know when this key is gone."""
         return bool(self._wants(key)) and not is_own(key)
 
     def names(self) -> Names | None:
-        """Return the names, opened where they are not yet; None where nobody wants to know of keys that are gone."""
+        """Return the names, opened if necessary; None if no route wants to know about removed keys."""
         if not self._is_wanted:
             return None
         if self._names is None:
@@ -99,7 +99,7 @@ class Departed:
         return True
 
     def _hold(self, sweep: Sweep, names: Names) -> None:
-        """Have the destination keep what this pass did not find; the next one looks for it again."""
+        """Let the destination keep what this pass did not find; the next one looks for it again."""
         log.error(
             "deletions_held", **self._subscription.who, gone=sweep.gone, of=sweep.known,
             hint="the destination keeps them; if they are right, start once with "

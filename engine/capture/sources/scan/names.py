@@ -1,7 +1,7 @@
-"""The names of keys that were found, on disk: whose name is here and who is not found any more was deleted.
+"""The names of keys that were found, on disk: a key whose name is here, but which is no longer found, was deleted.
 
-A name is durable before its key is marked dirty, so whatever a destination may hold is known here. It goes once its
-deletion is settled, unless its key was found again meanwhile.
+A name is durable before its key is marked dirty, so whatever a destination may hold is known here. It is removed once
+its deletion is settled, unless its key was found again meanwhile.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def path_of(folder: str) -> Path:
 class Names:
     """One feed's hold of the names that all feeds share, in all processes. ``node`` is the number of its node.
 
-    Raises `NamesBroken` for whatever a disk may do; a damaged file is moved aside, and told.
+    Raises `NamesBroken` for any failure of the disk; a damaged file is moved aside, and reported.
     """
 
     def __init__(self, path: Path, node: int = 0) -> None:
@@ -69,7 +69,7 @@ class Names:
             connection.execute("PRAGMA synchronous=FULL")
             connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
             connection.executescript(_TABLES)
-            # What a predecessor found gone, and nobody knows to be settled.
+            # What a predecessor found gone, and what is not known to be settled.
             connection.execute("DELETE FROM gone WHERE pass % ? = ?", (NODES_MAX, self._node))
         except BaseException:
             connection.close()
@@ -113,11 +113,11 @@ class Names:
         return self._read(sql, (number, key, count))
 
     def spare(self, number: int) -> None:
-        """Have what this pass has not found stay: nothing is to come of it."""
+        """Keep what this pass has not found: nothing is done about it."""
         self._write("DELETE FROM gone WHERE pass = ?", [(number,)])
 
     def forget(self, number: int) -> None:
-        """Forget what this pass has not found, and nobody since: its deletion is settled."""
+        """Forget what this pass has not found, and no later one either: its deletion is settled."""
         try:
             with self._connection as connection:
                 connection.execute("BEGIN IMMEDIATE")

@@ -1,7 +1,7 @@
-"""How fast a pass goes: as slowly as a change may get old, and never faster than the server bears.  (pure)
+"""How fast a pass goes: slowly enough for the period, and never faster than the server can bear.  (pure)
 
-A key is looked at once in each pass, at about the same place in it, so a change is found a pass after it was made at
-most. A pass is planned to take a part of the period: what is slow now and then has the rest to catch up.
+A key is looked at once in each pass, at about the same place in it, so a change is found at most one pass after it was
+made. A pass is planned to take a part of the period: the rest is for catching up after slow steps.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Pace:
         self._left = 0
 
     def begin(self, keys: int, moment_ms: int) -> None:
-        """Begin a pass over so many keys."""
+        """Begin a pass over this many keys."""
         self._began_ms = self._due_ms = moment_ms
         self._left = keys
         self._keys_per_s = min(self._keys_per_s_max, max(1.0, keys * 1_000 / (SHARE * self._period_ms)))
@@ -32,9 +32,9 @@ class Pace:
         return round(self._keys_per_s)
 
     def spend(self, keys: int, moment_ms: int) -> None:
-        """Take in that a step has looked at so many keys: the next one is due once their time has passed.
+        """Note that a step has looked at this many keys: the next one is due once their time has passed.
 
-        What was late is caught up, within the bound, and what there is more than was planned is hurried.
+        Delays are caught up within the bound, and unplanned extra keys are hurried.
         """
         self._left -= keys
         if self._left < 0:
@@ -50,7 +50,7 @@ class Pace:
         return moment_ms - self._began_ms
 
     def retry(self, moment_ms: int, wait_ms: int) -> None:
-        """Have nothing be due for so long."""
+        """Make nothing due for this long."""
         self._due_ms = moment_ms + wait_ms
 
     def is_due(self, moment_ms: int) -> bool:

@@ -1,6 +1,6 @@
-"""Which keys a pass has found: 4 bytes a key, and one key in 3,000 is taken for found though it was not.  (pure)
+"""Which keys a pass has found: 4 bytes per key, and one key in 3,000 is mistaken for found.  (pure)
 
-A Bloom filter. Each pass has a salt of its own, so who was overlooked once is found out by the next pass.
+A Bloom filter. Each pass has its own salt, so a key that one pass overlooked is noticed by the next.
 """
 
 from __future__ import annotations

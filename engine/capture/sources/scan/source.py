@@ -1,14 +1,14 @@
 """The ``scan`` source: a repair that never ends.
 
 A pass marks every key that a route wants; invokers read it, and deliver what differs from what was last accepted
-(`skip_unchanged`). So what changed is told by digests of what the destination was given, and nothing that a pass has
-marked can be lost: it is in the rings, or the watermark stands.
+(`skip_unchanged`). So digests of what the destination received show what changed, and nothing that a pass has marked
+can be lost: it is in the rings, or the watermark stands.
 
 **The watermark.** Whatever changed before a pass began is found by it. So once its marks are in the rings the watermark
-is the moment at which it began, by the server's clock. A pass that is cut off says nothing: the next one begins anew.
+is the moment at which it began, by the server's clock. An interrupted pass proves nothing: the next one begins anew.
 
 **Keys that are gone.** A name is kept on disk before its key is marked for the first time. A name that a pass has not
-found, and whose key is not there, is marked as gone, within the limit of `capture.deletions_found_share_max`; it is
+found, and whose key does not exist, is marked as gone, within the limit of `capture.deletions_found_share_max`; it is
 forgotten once that is settled in all rings.
 """
 
@@ -46,7 +46,7 @@ log = get_logger(__name__)
 RETRY_MS_MIN, RETRY_MS_MAX = 50, 5_000
 LOOK_MS = 5
 NUMBERS_BELOW = 1 << 60
-"""Passes are numbered by time, in milliseconds, and by node: a successor's numbers are higher, and nobody else's."""
+"""Passes are numbered by time, in milliseconds, and by node: a successor's are higher, and no other node has them."""
 
 
 class ScanSource:
@@ -64,13 +64,13 @@ class ScanSource:
         self._questions: Questions[list[bytes]] | None = None
         self._sweep: Sweep | None = None
         self._unmarked: list[bytes] = []
-        # A mark that another source left is none of ours.
+        # A mark that another source left is not ours.
         before = max(shared.settled_mark(feed.node.number), heard.server_mark)
         self._number = before if before < NUMBERS_BELOW else 0
         self._claim: Missed | None = None
         """Everything before this was found, by a pass that is over."""
         self._asked = self._begun = self._served = 0
-        """Wishes, those that the pass under way serves, and those that are served: a pass serves those before it."""
+        """Requests: all, those that the present pass serves, and served ones. A pass serves requests made before it."""
         self._is_foreign = False
         """Whether keys may be new here that another engine delivered before."""
         self._failures = self._marked = 0
@@ -96,7 +96,7 @@ class ScanSource:
     # What is wanted
 
     def set_routes(self, missed: Sequence[Missed]) -> None:
-        """Mark for the routes that all share now; new ones are given all by the next pass."""
+        """Mark for the routes that all feeds share now; new ones receive everything in the next pass."""
         self._take_routes()
         self._asked += 1
         self.find(missed)
@@ -106,7 +106,7 @@ class ScanSource:
         self._departed.take_routes()
 
     def find(self, missed: Sequence[Missed]) -> None:
-        """Have a pass that begins after now find what was missed; until then no watermark is sent."""
+        """Let a pass that begins later find what was missed; until then no watermark is sent."""
         if missed:
             self._asked += 1
             is_strange = any(one.slots or one.since_ms <= THE_BEGINNING_MS for one in missed)
@@ -124,12 +124,12 @@ class ScanSource:
         self.find(missed)
 
     def compared(self, number: int) -> None:
-        """Nothing is compared: names that are not found tell what is gone."""
+        """Nothing is compared: names that are not found show what is gone."""
 
     # The loop
 
     def listen(self, moment_ms: int, *, is_ready: bool = True) -> None:
-        """Go on with the pass, as far as that is possible at once; raise `RedisError`."""
+        """Continue the pass, as far as possible at once; raise `RedisError`."""
         if self.is_closed:
             return
         self._departed.forget_settled()
@@ -138,7 +138,7 @@ class ScanSource:
         try:
             self._go_on(moment_ms)
         except NamesBroken as error:
-            # Without names nothing that is deleted would ever be found: the watermark stands until the disk is well.
+            # Without names no deletion would ever be found: the watermark stands until the disk works again.
             raise RedisUnreachable(error.message, hint=error.hint) from error
 
     def _go_on(self, moment_ms: int) -> None:
@@ -234,7 +234,7 @@ class ScanSource:
         )  # fmt: skip
 
     def reached(self) -> Missed | None:
-        """Return when the newest pass began that is over, unless a wish waits for one that begins later."""
+        """Return when the newest completed pass began, unless a request waits for one that begins later."""
         claim = self._claim
         if claim is None or self._served < self._asked or claim == self.marked:
             return None
@@ -262,7 +262,7 @@ class ScanSource:
         if self._exchange is not None:
             self._exchange.connection.close()
         self._exchange = self._attempt = self._questions = self._sweep = None
-        # What was found is as good as it was; it costs a look to find it again.
+        # What was found stays valid; finding it again costs a look.
         self._unmarked = []
 
     def start_drain(self, moment_ms: int) -> None:
@@ -276,7 +276,7 @@ class ScanSource:
         self._departed.close()
 
     def has_more(self) -> bool:
-        """Tell that a poll shows all there is."""
+        """Say that a poll shows everything."""
         return False
 
     def sockets(self) -> list[RespConnection]:
@@ -289,5 +289,5 @@ class ScanSource:
             return moment_ms + LOOK_MS
         is_waiting = bool(self._unmarked) or (self._sweep is not None and self._sweep.is_over)
         wait_ms = LOOK_MS if is_waiting else BEAT_MS_MAX if self.sockets() else self._pace.wait_ms(moment_ms)
-        # Nobody announces what the rings have settled.
+        # Nothing announces what the rings have settled.
         return moment_ms + min(wait_ms, BEAT_MS_MAX)

@@ -1,6 +1,6 @@
 """One pass, as questions to the node: all keys from the beginning to the end, then the names that were not among them.
 
-Every question names one key, or none: it goes to whatever serves a slot.
+Every question names one key, or none, so it works against anything that serves a slot.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ NAMES_AT_ONCE = 2_000
 
 
 class Sweep:
-    """``number`` tells passes apart, and grows. ``names`` are those of keys whose deletion somebody wants to know of
-    (``is_named``), None where nobody does.
+    """``number`` tells passes apart, and grows. ``names`` are those of keys whose deletion a route wants to know about
+    (``is_named``), None if none does.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Sweep:
         """When it began, by the server's clock: whatever changed before is found once it is over."""
         self.is_over = False
         self.may_evict = True
-        """Whether who is not found may have been evicted."""
+        """Whether keys that are not found may have been evicted."""
         self.is_begun = False
         self.size = self.looked_at = self.there = 0
         """How many keys the node says that it has, how many were looked at, and how many were found."""
@@ -54,7 +54,7 @@ class Sweep:
         self._is_walking = False
 
     def begin(self) -> Questions[list[bytes]]:
-        """See what the server is, and how large."""
+        """Find out what the server is, and how large."""
         time, *replies = yield pack("TIME") + b"".join(QUESTIONS), 1 + len(QUESTIONS)
         if not isinstance(time, list):
             raise refusal(parse_url(self._subscription.redis.url), "report its time", str(time))
@@ -76,7 +76,7 @@ class Sweep:
         keys = yield from self._scan.step()
         self.looked_at = self._scan.looked_at
         if self._scan.is_over:
-            # Who was demoted meanwhile may lack what its successor has.
+            # A node that was demoted meanwhile may lack what its successor has.
             yield from self._see_role()
             self._is_walking = self._names is not None
             self.is_over = not self._is_walking
@@ -107,7 +107,7 @@ class Sweep:
             self.is_over = True
             return
         self._last = names[-1]
-        # Those of slots that the node has by now, whoever had them before; others are other nodes' to look for.
+        # Names in slots that the node has by now, whoever had them before; other nodes look for the rest.
         owns, seen = self._subscription.feed.owns, self._seen
         ours = [name for name in names if owns(name)]
         self.known += len(ours)
@@ -117,6 +117,6 @@ class Sweep:
         self.gone += len(gone)
 
     def _absent(self, names: Sequence[bytes]) -> Questions[list[bytes]]:
-        """Return those of them that are not there."""
+        """Return those of them that do not exist."""
         replies: list[Any] = yield b"".join(pack("EXISTS", name) for name in names), len(names)
         return [name for name, reply in zip(names, replies, strict=True) if reply == 0]

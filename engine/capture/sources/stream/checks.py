@@ -13,11 +13,12 @@ from engine.redis.connection import REPLICA, RespConnection, pack
 from engine.redis.errors import denial, refusal
 
 PROBE_GROUP = "__engine_probe__"
-"""A group that nobody has."""
+"""A group that does not exist."""
 
 
 def check_streams(connection: RespConnection, streams: Sequence[bytes], capture: CaptureSettings) -> tuple[str, ...]:
-    """See that these are streams, or nothing yet, that a group may read; return what the user should know.
+    """Check that these are streams, or do not exist yet, and that a group may read them; return what the user should
+    know.
 
     Nothing is changed. Raises `RedisError`.
     """
@@ -43,12 +44,12 @@ def check_streams(connection: RespConnection, streams: Sequence[bytes], capture:
 
 
 def _try(connection: RespConnection, name: str, stream: bytes, capture: CaptureSettings) -> None:
-    """Try the commands on the stream itself, with a group that nobody has."""
+    """Try the commands on the stream itself, with a group that does not exist."""
     trials = {
         "read": pack("XREADGROUP", "GROUP", PROBE_GROUP, "engine", "COUNT", 1, "STREAMS", stream, ">"),
         "look at": pack("XINFO", "STREAM", stream, "FULL", "COUNT", 1),
         "acknowledge entries of": pack("XACK", stream, PROBE_GROUP, "0-1"),
-        # With an id that is none, so that none is made.
+        # With an invalid id, so that no group is created.
         "make groups of": pack("XGROUP", "CREATE", stream, PROBE_GROUP, "none"),
     }
     if capture.after_ack == "delete":

@@ -11,12 +11,12 @@ ACKS_AT_ONCE = 1_000
 
 
 def look(stream: bytes) -> bytes:
-    """Return the question how a stream and its groups stand."""
+    """Return the question for the state of a stream and its groups."""
     return pack("XINFO", "STREAM", stream, "FULL", "COUNT", 1)
 
 
 def create(stream: bytes, group: str, at: bytes) -> bytes:
-    """Return what makes a group, and the stream where there is none."""
+    """Return what creates a group, and the stream if there is none."""
     return pack("XGROUP", "CREATE", stream, group, at, "MKSTREAM")
 
 
@@ -26,7 +26,7 @@ def set_back(stream: bytes, group: str) -> bytes:
 
 
 def count(stream: bytes, group: str, at: bytes, read: int) -> bytes:
-    """Return what tells the server how many entries a group, which stays where it is, has passed (Redis 7)."""
+    """Return what tells the server how many entries a group has passed, without moving it (Redis 7)."""
     return pack("XGROUP", "SETID", stream, group, at, "ENTRIESREAD", read)
 
 
@@ -46,12 +46,12 @@ def trim(stream: bytes, before: bytes) -> bytes:
 
 
 def claim(stream: bytes, group: str, consumer: str, idle_ms: int, start: bytes, count: int) -> bytes:
-    """Return what takes over entries that a consumer has left pending for so long."""
+    """Return what takes over entries that a consumer has left pending for this long."""
     return pack("XAUTOCLAIM", stream, group, consumer, idle_ms, start, "COUNT", count)
 
 
 def read(group: str, consumer: str, count: int, block_ms: int, places: Sequence[tuple[bytes, bytes]]) -> bytes:
-    """Return what reads streams, each from its place: an id for pending entries, ``>`` for new ones; 0 blocks not."""
+    """Return what reads streams, each from its place: an id for pending entries, ``>`` for new ones; 0: no block."""
     block = ("BLOCK", block_ms) if block_ms else ()
     names, ids = zip(*places, strict=True)
     return pack("XREADGROUP", "GROUP", group, consumer, "COUNT", count, *block, "STREAMS", *names, *ids)

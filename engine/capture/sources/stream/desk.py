@@ -20,7 +20,7 @@ from engine.routing.nodes import as_ranges, slot_of
 log = get_logger(__name__)
 
 SAY_MS = 10_000
-"""How often malformed entries, and those that were deleted, are told of; all are counted."""
+"""How often malformed entries, and deleted ones, are reported; all are counted."""
 SHOWN_MAX = 3
 
 
@@ -33,7 +33,7 @@ class Desk:
         self.consumer = consumer
         self.histories = histories
         self.shape = Shape(scope.capture, scope.database)
-        # The clock's microseconds: no predecessor can have had as many marks.
+        # The clock's microseconds: no predecessor can have used up that many marks.
         self.ledger = Ledger(time.monotonic_ns() // 1_000)
         self.moment_ms = 0
         """The turn's."""
@@ -57,7 +57,7 @@ class Desk:
             stream.found += count
 
     def pending_read(self, stream: Followed) -> None:
-        """Take in that there are no more of those."""
+        """Note that there are no more of those."""
         if stream.found and stream.is_rechecked:
             hint = "engines need a capture.slice or a capture.consumer_group of their own"
             log.error("consumer_shared", **self._of(stream), consumer=self.consumer, entries=stream.found, hint=hint)
@@ -92,12 +92,12 @@ class Desk:
         return len(taken.ids)
 
     def forget(self, stream: Followed) -> None:
-        """Let nothing of this stream be acknowledged that was taken in until now."""
+        """Acknowledge nothing of this stream that was taken in until now."""
         self.ledger.forget([stream.name])
         stream.acks = []
 
     def acknowledged(self, stream: Followed, count: int) -> None:
-        """Take in that the server knows of so many."""
+        """Note that the server has acknowledged this many."""
         self.ledger.acknowledged(stream.name, count)
         self._row.add(Counter.ENTRIES_ACKNOWLEDGED, count)
 
@@ -136,14 +136,14 @@ class Desk:
         log.error("entries_removed_unread", **self._of(stream), entries=missing, hint=hint)
 
     def take_lost(self, *, in_slots: bool) -> Missed | None:
-        """Return what a scan is to find, all keys that entries may have named which were lost; None where none were.
+        """Return what a scan has to find: all keys that lost entries may have named; None if none were lost.
 
-        Where a server may have lost what was read, those are in a cluster (``in_slots``) in the streams' own slots:
-        whoever writes both has to put them there.
+        If a server may have lost what was read, in a cluster those keys are in the streams' own slots (``in_slots``):
+        whoever writes both in one step has to put them there.
         """
         has_gap, self.has_gap = self.has_gap, False
         if has_gap and not self.shape.carries:
-            # Whoever comes after us, should we die before it is settled, has to know.
+            # If we die before it is settled, a successor has to know.
             self.histories.owe()
             self.histories.take_wanted()
             return Missed(THE_BEGINNING_MS)
@@ -162,15 +162,15 @@ class Desk:
         return Missed(THE_BEGINNING_MS, slots=slots)
 
     def place_of_group(self, stream: Followed, last: bytes | None) -> bytes:
-        """Return from where a group is made that is not there; ``last`` is the stream's newest id, None for no stream.
+        """Return where a missing group has to begin; ``last`` is the stream's newest id, None for no stream.
 
-        What was acknowledged is not read again, unless the stream is another one.
+        What was acknowledged is not read again, unless it is a different stream.
         """
         self.forget(stream)
         stream.read_pending((), is_counting=False)
         if not stream.settled:
             routes = self._shared.table.routes.values()
-            # One that was read elsewhere had a group: entries have been written since.
+            # A stream that was read elsewhere had a group: entries have been written since.
             is_whole = stream.history == OWED or any(one.starting_position == "TRIM_HORIZON" for one in routes)
             log.info("group_made", **self._of(stream), at="the beginning" if is_whole else "the end")
             return THE_START if is_whole else b"$"
@@ -178,7 +178,7 @@ class Desk:
         if last is not None and parsed(last) >= parsed(stream.settled):
             log.error("group_deleted", **self._of(stream), made_anew_from=stream.settled.decode())
             return stream.settled
-        # Whatever was not read of the former stream is not there any more.
+        # Whatever was not read of the former stream no longer exists.
         stream.settled = b""
         self.has_gap = True
         log.error("stream_deleted", **self._of(stream), hint="its group is created again, at the beginning")

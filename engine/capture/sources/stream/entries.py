@@ -1,6 +1,6 @@
 """Entries of a stream: which keys they name, or what stands for the records that they carry.  (pure)
 
-They are handed on as a subscription hands on events, so that the dirty set takes both alike.
+They are passed on in the same form as a subscription's events, so that the dirty set treats both alike.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ EntryId = tuple[int, int]
 
 @dataclass(slots=True)
 class Taken:
-    """What some entries of a stream say. ``events`` are as a subscription's; ``ids`` are of all entries but the known.
+    """What some entries of a stream say. ``events`` are as a subscription's; ``ids`` are those of all entries except
+    known ones.
 
     ``malformed`` name no key, and ``gone`` were deleted before they were read.
     """
@@ -51,7 +52,7 @@ class Shape:
         return not self._key_field
 
     def take(self, stream: bytes, entries: Sequence[Any], known: Container[bytes] = ()) -> Taken:
-        """Return what these entries of a stream say, in their order; ``known`` ones are passed over."""
+        """Return what these entries of a stream say, in their order; ``known`` ones are skipped."""
         taken = Taken()
         append, note, prefix = taken.events.append, taken.ids.append, self._prefix
         key_field, event_field = self._key_field, self._event_field
@@ -80,7 +81,7 @@ class Shape:
 
 
 def parsed(entry_id: bytes) -> EntryId:
-    """Return an id as it is ordered."""
+    """Return an id in the form by which ids are ordered."""
     milliseconds, _, sequence = entry_id.partition(b"-")
     return int(milliseconds), int(sequence or 0)
 

@@ -1,4 +1,4 @@
-"""One stream that is followed: how far it has been read, what is to be acknowledged, and how its group stands."""
+"""One stream that is followed: how far it has been read, what is to be acknowledged, and the state of its group."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from engine.model import StreamKept
 
 THE_START = b"0-0"
 OWED = b"owed"
-"""Stands for a history where a scan is owed, whichever history the server is of."""
+"""Stands for a history if a scan is owed, whatever the server's history is."""
 
 
 def followed(name: bytes, kept: Mapping[str, StreamKept], *, is_new: bool) -> Followed:
@@ -25,18 +25,18 @@ class Followed:
 
     name: bytes
     settled: bytes = b""
-    """An id up to which everything is acknowledged; b"" where nothing is known."""
+    """An id up to which everything is acknowledged; b"" if nothing is known."""
     has_group: bool = False
     make_at: bytes = b""
-    """From where a group is to be made, b"" where none is."""
+    """Where a group is to be created from, b"" if none is."""
     sets_back: bool = False
     """Whether the group is to begin at the stream's start again."""
     cursor: bytes | None = THE_START
     """Up to where our own pending entries were read again; None once all were, and new ones are read."""
     known: Collection[bytes] = ()
-    """Entries that are passed over while pending ones are read."""
+    """Entries that are skipped while pending ones are read."""
     is_counting: bool = False
-    """Whether pending entries that are not known were received by nobody: they are not those of a predecessor."""
+    """Whether unknown pending entries were never received: they are not those of a predecessor."""
     found: int = 0
     """How many of those there were."""
     is_rechecked: bool = False
@@ -50,11 +50,11 @@ class Followed:
     account: Account = field(default_factory=Account)
     standing: Standing | None = None
     history: bytes = b""
-    """The history of the server to which everything belongs that was read, b"" where it is not known."""
+    """The history of the server that everything read belongs to, b"" if it is unknown."""
     served: bytes = b""
     """The history that the server was of when it was last asked."""
     owes: bytes = b""
-    """The history for which a scan is under way, or `OWED`; b"" where none is."""
+    """The history for which a scan is under way, or `OWED`; b"" if none is."""
 
     @property
     def kept(self) -> StreamKept:
@@ -67,19 +67,20 @@ class Followed:
         return self.name.decode("utf-8", "replace")
 
     def read_pending(self, known: Collection[bytes], *, is_counting: bool) -> None:
-        """Have our own pending entries be read before new ones, but for the ``known``."""
+        """Read our own pending entries before new ones, except the ``known``."""
         self.cursor, self.known, self.is_counting, self.found = THE_START, known, is_counting, 0
 
     def lose_connection(self, known: Collection[bytes], unacknowledged: list[bytes]) -> None:
-        """Take in that replies may be lost: what the server gave us and we never received is pending now.
+        """Note that replies may be lost: what the server sent and we never received is now pending.
 
-        What is ``known`` is on its way; of what is ``unacknowledged`` the server may not know.
+        What is ``known`` is on its way; the server may not have received acknowledgements of what is
+        ``unacknowledged``.
         """
         was_reading = self.cursor is None or self.is_counting
         self.read_pending(known, is_counting=self.standing is not None and was_reading)
         self.acks = unacknowledged
 
     def lose_group(self) -> None:
-        """Take in that the group, or the stream, is not there."""
+        """Note that the group, or the stream, does not exist."""
         self.has_group, self.standing, self.account = False, None, Account()
         self.claim_from, self.is_rechecked, self.trim_to, self.is_miscounted = THE_START, False, b"", False

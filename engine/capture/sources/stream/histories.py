@@ -1,10 +1,9 @@
 """Which history of the server everything that was read belongs to, and what another one may have lost.  (pure)
 
-A failover may lose the newest writes, entries and values alike; so may a server that is restarted. What was read of
-them was delivered, and no entry of the new history says that it was undone. So where the history (``master_replid``)
-is another one, or a stream arrives whose history nobody knows, the keys that its entries may name are found by a scan.
-The new history counts as the stream's own only once that is settled: whoever is killed before leaves the scan to the
-next.
+A failover may lose the newest writes, entries and values alike; so may a restarted server. What was read of them was
+delivered, and no entry of the new history says that it was undone. So if the history (``master_replid``) has changed,
+or a stream arrives with an unknown history, a scan finds the keys that its entries may name. The new history counts as
+the stream's own only once that is settled: a process that is killed before leaves the scan to its successor.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ _ID = re.compile(rb"^master_replid:(\w+)", re.MULTILINE)
 
 
 def history_of(info: object) -> bytes:
-    """Return the history that ``INFO replication`` names; b"" where the server does not tell."""
+    """Return the history that ``INFO replication`` names; b"" if the server does not say."""
     found = _ID.search(info) if isinstance(info, bytes) else None
     return found[1] if found else b""
 
@@ -33,7 +32,7 @@ class Histories:
         self._wanted: list[Followed] = []
 
     def look(self, stream: Followed, history: bytes) -> None:
-        """Take in of which history the server is now, where it tells."""
+        """Take in the server's present history, if it is reported."""
         stream.served = history or stream.served
         if not stream.history:
             stream.history = history
@@ -44,7 +43,7 @@ class Histories:
                 self._want(stream)
 
     def owe(self) -> None:
-        """Owe a scan for all of them, whatever their history is: until it is settled, also over a start."""
+        """Owe a scan for all of them, whatever their history is, until it is settled, even across a start."""
         for stream in self._streams:
             stream.history = OWED
             self._want(stream)
@@ -61,11 +60,11 @@ class Histories:
 
     @property
     def is_owing(self) -> bool:
-        """Tell whether scans are owed that no mark is behind yet, and all of them were asked for."""
+        """Tell whether scans are owed, all were asked for, and none is under a mark yet."""
         return not self._wanted and not self._paid_at and any(stream.owes for stream in self._streams)
 
     def pay(self, mark: int) -> None:
-        """Take in that all scans are over, and that what they found is under this mark."""
+        """Note that all scans are over, and that what they found is under this mark."""
         self._paid_at = mark
 
     def settle(self, mark: int) -> None:

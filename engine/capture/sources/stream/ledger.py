@@ -2,7 +2,7 @@
 
 Entries are closed under a *mark*, which goes into the rings behind their keys as a watermark's. Once all rings have
 settled that watermark, all of them are accepted, dead-lettered or in the backlog, and may be acknowledged.
-A mark is never used twice, also not by a successor: it is the clock's.
+A mark is never used twice, not even by a successor: it comes from the clock.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Ledger:
 
     @property
     def has_open(self) -> bool:
-        """Tell whether there are entries under no mark yet."""
+        """Tell whether there are entries that are not under a mark yet."""
         return bool(self._open)
 
     def take(self, stream: bytes, ids: Iterable[bytes]) -> None:
@@ -42,7 +42,7 @@ class Ledger:
         """Put what is open under a new mark, and return that: to be called while nothing is dirty."""
         if self._open:
             self.mark += 1
-            # A text of ids takes a third of what a list of them does.
+            # A text of ids takes a third of the memory of a list.
             self._closed.append((self.mark, {stream: b" ".join(ids) for stream, ids in self._open.items() if ids}))
             self._open = {}
         return self.mark
@@ -64,13 +64,13 @@ class Ledger:
         return found
 
     def acknowledged(self, stream: bytes, count: int) -> None:
-        """Take in that the server knows of the first so many that are being acknowledged."""
+        """Note that the server has the acknowledgements of the first ``count`` of these."""
         ids = self._acknowledging.get(stream, [])
         self.count -= len(ids[:count])
         del ids[:count]
 
     def unacknowledged(self, stream: bytes) -> list[bytes]:
-        """Return those that are being acknowledged, of which the server may not know: a connection was lost."""
+        """Return those being acknowledged that the server may not have received, because a connection was lost."""
         return list(self._acknowledging.get(stream, ()))
 
     def known(self, stream: bytes) -> frozenset[bytes]:

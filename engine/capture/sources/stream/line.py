@@ -16,14 +16,14 @@ from engine.redis.errors import not_redis
 
 CONNECT_LOOK_MS = 5
 IDLE_MS = 20
-"""How soon a line that may not read, and has nothing to acknowledge, looks again."""
+"""How soon a line that may not read, and has nothing to acknowledge, checks again."""
 GATHER_MS = 2
-"""How soon after a question the next one is asked: entries that come meanwhile cost the server one read together."""
+"""How soon after a question the next one is asked: entries that arrive meanwhile cost the server one read together."""
 RETRY_MS_MIN, RETRY_MS_MAX = 50, 5_000
 
 
 class Line:
-    """One connection, made again for ever. The owner calls `advance` each turn, and `lose` after any `RedisError`."""
+    """One connection, made again forever. The owner calls `advance` each turn, and `lose` after any `RedisError`."""
 
     def __init__(
         self,

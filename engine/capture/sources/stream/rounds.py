@@ -1,7 +1,7 @@
-"""What is asked of a server about some streams, a pipeline a round, and what its replies mean.
+"""What is asked of a server about some streams, one pipeline per round, and what its replies mean.
 
-Acknowledgements and claims come first, then a read that waits at the server for something new, or a look behind it. All
-go over one connection in order, so what a look says is of the moment after all that was received.
+Acknowledgements and claims come first, then a read that waits at the server for something new, or a look after it. All
+use one connection, in order, so a look shows the moment after everything that was received.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ Asked = list[tuple[bytes, Handler]]
 
 _ELSEWHERE = ("MOVED ", "ASK ", "CLUSTERDOWN ", "TRYAGAIN ", "CROSSSLOT ")
 _NO_GROUP = ("NOGROUP ", "UNBLOCKED ")
-"""The group, or the stream, is not there any more; it may have gone while a read was waiting."""
+"""The group, or the stream, no longer exists; it may have been removed while a read was waiting."""
 
 
 class Rounds:
-    """The streams of one connection; ``address`` is whom it leads to, for error texts."""
+    """The streams of one connection; ``address`` is where it leads, for error texts."""
 
     def __init__(self, streams: Sequence[Followed], desk: Desk, address: object) -> None:
         self.caught_up_ms = 0
@@ -57,21 +57,21 @@ class Rounds:
         return all(stream.has_group for stream in self._streams)
 
     def begin(self, moment_ms: int, room: int) -> Asked:
-        """Return the next pipeline, each command with what takes its reply; nothing where there is nothing to ask.
+        """Return the next pipeline, each command with what takes its reply; nothing if there is nothing to ask.
 
         ``room`` is how many entries of each stream may be read.
         """
         self._asked_ms = moment_ms
         if not self.is_open:
             return list(self._opening())
-        # First, for what a look said is true until the next read.
+        # First, because what a look said is true until the next read.
         asked = [self._mend(one) for one in self._streams if one.is_miscounted]
         asked += self._acknowledgements()
         if room > 0 and self._claims and moment_ms >= self._claim_due_ms:
             asked += self._claim(moment_ms, room)
         is_looking = moment_ms >= self._look_due_ms
         if room > 0:
-            # A look says most where everything was read just before it.
+            # A look says most if everything was read just before it.
             asked.append(self._read(room, 0 if is_looking else BLOCK_MS))
         if is_looking:
             self._look_due_ms = moment_ms + LOOK_MS
@@ -132,7 +132,7 @@ class Rounds:
         stream.make_at = b""
 
     def _mend(self, stream: Followed) -> tuple[bytes, Handler]:
-        """Return what sets the group's own count right: Redis 7.0 takes what was removed for unread, for ever."""
+        """Return what sets the group's own count right: Redis 7.0 counts removed entries as unread forever."""
         standing = stream.standing
         assert standing is not None
         stream.is_miscounted = False
@@ -145,7 +145,7 @@ class Rounds:
     def _time(self, reply: Any) -> None:
         if isinstance(reply, hiredis.ReplyError):
             raise refusal(self._address, "report its time", str(reply))
-        # By when it was heard: no moment is taken for a later one.
+        # By the time of reading, so that no moment is mistaken for a later one.
         self.ahead_ms = int(reply[0]) * 1_000 + int(reply[1]) // 1_000 - self._heard_ms
 
     def _served(self, reply: Any) -> None:
@@ -177,7 +177,7 @@ class Rounds:
             raise self._refused("acknowledge entries of", stream, reply)
         self._desk.acknowledged(stream, count)
         if not self._desk.ledger.count:
-            # Up to here everything is settled: that is worth to be known.
+            # Everything up to here is settled, which is worth knowing.
             self._look_due_ms = 0
 
     def _changed(self, stream: Followed, reply: Any) -> None:

@@ -1,9 +1,9 @@
 """The ``stream`` source: consumer groups on the streams of one feed.
 
-The streams keep what is not read, and the group what is not acknowledged: nothing is lost while nobody listens, and a
+The streams keep what is not read, and the group what is not acknowledged: nothing is lost while no engine reads, and a
 source that falls behind stops reading. Entries are acknowledged once everything that they stand for is settled, which
-the rings' watermarks say. What was removed from a stream before it was read is a gap, counted and told; where entries
-name keys, a scan of the feed's node finds what changed in it.
+the rings' watermarks say. What was removed from a stream before it was read is a gap, which is counted and reported; if
+entries name keys, a scan of the feed's node finds what changed in it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ DRAIN_MS_MAX = 5_000
 """How long a drain waits for what was read to be settled and acknowledged; the rest is read again at the next start."""
 POSITIONS_MS = 1_000
 DIRTY_MAX = 50_000
-"""Past so many dirty keys nothing more is read: the rings are full, and the streams keep what comes."""
+"""Past this many dirty keys nothing more is read: the rings are full, and the streams keep what arrives."""
 
 
 class StreamSource:
@@ -73,7 +73,7 @@ class StreamSource:
         return Subscription(settings_for(scope.redis, feed.node), scope.database, feed, scope.shard, READ_BYTES)
 
     def _lines_of(self, feed: Feed) -> list[Line]:
-        """Return one connection for all streams, in a cluster one a slot: commands may name keys of one slot alone."""
+        """Return one connection for all streams, in a cluster one per slot: a command's keys must be in one slot."""
         groups: dict[int, list[Followed]] = {}
         for name in feed.streams:
             groups.setdefault(slot_of(name) if feed.node.id else 0, []).append(self._streams[name])
@@ -135,7 +135,7 @@ class StreamSource:
         return max(1, min(capture.read_entries_max, (capture.dirty_keys_max - dirty) // streams))
 
     def _settle(self) -> None:
-        """Have acknowledged what all rings have settled."""
+        """Acknowledge what all rings have settled."""
         mark = self._shared.settled_mark(self.node.number)
         self._histories.settle(mark)
         settled = self._desk.ledger.settle(mark)
@@ -144,7 +144,7 @@ class StreamSource:
                 stream.acks += ids
 
     def lose(self, error: RedisError, moment_ms: int) -> None:
-        """Try again later, for ever: what was not acknowledged is read again."""
+        """Try again later, forever: what was not acknowledged is read again."""
         for line in [self._losing] if self._losing is not None else self._lines:
             wait_ms = line.lose(moment_ms)
             who = self._subscription.who
@@ -166,7 +166,7 @@ class StreamSource:
         self._desk.has_gap |= is_all
 
     def advance_repair(self, moment_ms: int) -> None:
-        """Scan on, while the lines read."""
+        """Continue scanning while the lines read."""
         if self._is_draining or not self._repair.is_under_way() or not all(line.is_connected for line in self._lines):
             return
         keys_max = max(1, self._shared.scope.capture.dirty_keys_max // 2)
@@ -198,7 +198,7 @@ class StreamSource:
         return Missed(since_ms, ledger.mark, clock_ms=max((line.ahead_ms for line in self._lines), default=0))
 
     def _caught_up_ms(self) -> int:
-        """Return up to when everything was read; where it was while the lines are behind, or keys are looked for."""
+        """Return up to when everything was read; the old moment while the lines are behind, or keys are looked for."""
         caught_up_ms = min((line.caught_up_ms for line in self._lines), default=0)
         is_behind = not caught_up_ms or self._repair.is_under_way()
         if is_behind or caught_up_ms - self.marked.since_ms < MARK_MS:
@@ -236,7 +236,7 @@ class StreamSource:
                 stream, ledger = self._streams[name], self._desk.ledger
                 stream.lose_connection(ledger.known(name), ledger.unacknowledged(name))
                 if is_elsewhere:
-                    # What this server counted, another one may not have heard.
+                    # Another server may not have received what this one counted.
                     stream.account = Account()
             else:
                 self._streams[name] = followed(name, self._shared.streams, is_new=True)
@@ -269,12 +269,12 @@ class StreamSource:
         waits = [line.wait_ms(moment_ms) for line in self._lines]
         if self._desk.ledger.has_open:
             waits.append(max(1, self._mark_due_ms - moment_ms))
-        # Nobody announces what the rings have settled.
+        # Nothing announces what the rings have settled.
         return min(moment_ms + min(waits, default=BEAT_MS_MAX), moment_ms + BEAT_MS_MAX, self._repair.due_ms(moment_ms))
 
 
 def consumer_of(part: str) -> str:
-    """Return the name that a slice reads by: the same after each start, and on whichever shard a stream is."""
+    """Return the consumer name of a slice: the same after each start, whichever shard has a stream."""
     return f"engine-{part.replace('/', '-of-')}"
 
 

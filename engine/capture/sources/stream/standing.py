@@ -1,8 +1,9 @@
-"""How a group stands in its stream, as the server says, and what became of entries that nobody read.  (pure)
+"""The state of a group in its stream, as the server reports it, and what became of entries that were never read.
+(pure)
 
-``XINFO STREAM … FULL`` is one command, so what it says is of one moment. It goes over the connection that reads, so all
-that was delivered before it has been received. The server counts what was ever added, and at which of those the group
-is. What the group has passed beyond what was received here was removed unread, or delivered to somebody else.
+``XINFO STREAM … FULL`` is one command, so it shows one moment. It uses the connection that reads, so everything
+delivered before it has been received. The server counts all entries ever added, and which of them the group has
+reached. What the group has passed beyond what was received here was removed unread, or delivered to another consumer.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from engine.capture.sources.stream.entries import before, parsed
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A stream and a group in it. ``added``, ``read`` and ``lag`` are None where the server does not know (Redis 6).
+    """A stream and a group in it. ``added``, ``read`` and ``lag`` are None if the server does not know (Redis 6).
 
-    ``first`` is the oldest entry that is there, b"" for none; ``deleted`` the newest that was deleted by its id.
-    ``delivered`` is up to where the group was given entries, ``pending`` the oldest of those that nobody has
-    acknowledged. ``others`` are consumers of the group beside us which have some.
+    ``first`` is the oldest existing entry, b"" for none; ``deleted`` the newest that was deleted by its id.
+    ``delivered`` is up to where the group was given entries, ``pending`` the oldest of those that are not acknowledged.
+    ``others`` are other consumers of the group that have some.
     """
 
     length: int
@@ -48,8 +49,8 @@ class Standing:
     def passed(self) -> int | None:
         """Return how many entries, of all that were ever added, the group was given or never will be.
 
-        None where the server does not know, or the group is somewhere in the midst. ``read`` is no help: Redis 7.0 does
-        not count there what was removed.
+        None if the server does not know, or the group is somewhere in the middle. ``read`` does not help: Redis 7.0
+        does not count removed entries there.
         """
         if self.added is None:
             return None
@@ -60,14 +61,14 @@ class Standing:
 
     @property
     def behind(self) -> int:
-        """Return how many entries the group was not given yet; 0 where the server does not know."""
+        """Return how many entries the group was not given yet; 0 if the server does not know."""
         if self.is_at_end:
             return 0
         return min(self.length, self.lag if self.lag is not None else self.length)
 
 
 def standing_of(reply: Any, group: bytes, consumer: bytes) -> Standing | None:
-    """Return what ``XINFO STREAM … FULL`` says of a group; None where the stream has none of this name."""
+    """Return what ``XINFO STREAM … FULL`` says of a group; None if the stream has none of this name."""
     facts = _pairs(reply)
     found = next((one for one in map(_pairs, facts[b"groups"]) if one[b"name"] == group), None)
     if found is None:
@@ -106,18 +107,18 @@ class Account:
 
     def __init__(self) -> None:
         self.received = 0
-        """Entries that this process was given, each once."""
+        """Entries that this process received, each once."""
         self._base: int | None = None
         self._standing: Standing | None = None
         self.is_removed = False
-        """Whether entries that nobody read may have been removed, of those that are missing."""
+        """Whether unread entries may have been removed, among those that are missing."""
 
     def look(self, standing: Standing) -> int:
         """Take in a look; return how many entries the group has passed that were not received here."""
         last, self._standing = self._standing or standing, standing
         passed = standing.passed
         if self._base is None:
-            # What was removed while nobody read is missing from the first look on.
+            # What was removed while nothing read is missing from the first look on.
             start = passed if standing.is_at_end or standing.read is None else standing.read
             self._base = None if start is None else start - self.received
         removed = not standing.first or parsed(standing.first) > parsed(last.delivered)
@@ -134,7 +135,7 @@ class Account:
         return missing
 
     def close(self, missing: int) -> None:
-        """Take in that so many were told of."""
+        """Note that this many were reported."""
         assert self._base is not None
         self._base += missing
         self.is_removed = False
