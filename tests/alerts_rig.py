@@ -109,15 +109,19 @@ class WatchedEngine:
 
 
 class Alarm(NamedTuple):
-    """An alarm of CloudWatch's on a metric of the engine's."""
+    """An alarm of CloudWatch's on a metric of the engine's; ``is_silence_bad``: a period without a value counts."""
 
     metric: str
     threshold: float
     periods: int
+    is_silence_bad: bool
 
     def is_raised_by(self, reports: Sequence[Mapping[str, Any]]) -> bool:
-        """Tell whether some successive readings, a period each, are all past the threshold."""
-        past = [one.get(self.metric, 0) > self.threshold for one in reports]
+        """Tell whether some successive readings, a period each, are all past the threshold, from the first value on."""
+        values = [one.get(self.metric) for one in reports]
+        while values and values[0] is None:
+            del values[0]
+        past = [self.is_silence_bad if value is None else value > self.threshold for value in values]
         return any(all(past[at : at + self.periods]) for at in range(len(past) - self.periods + 1))
 
 
@@ -131,7 +135,8 @@ def alarms() -> dict[str, Alarm]:
             assert one["ComparisonOperator"] == "GreaterThanThreshold"
             threshold = one["Threshold"]
             limit = float(defaults[threshold["Ref"]] if isinstance(threshold, dict) else threshold)
-            found[one["MetricName"]] = Alarm(one["MetricName"], limit, one["EvaluationPeriods"])
+            is_silence_bad = one["TreatMissingData"] == "breaching"
+            found[one["MetricName"]] = Alarm(one["MetricName"], limit, one["EvaluationPeriods"], is_silence_bad)
     return found
 
 

@@ -147,6 +147,7 @@ def be_calm(scene: Scene) -> None:
     for prefix, name in (("failing:", BUSY), ("well:", BUSY), ("letter:", BUSY), ("cart:", CUT_OFF)):
         scene.write(prefix, ITEMS, name)
     for engine in (scene.busy, scene.cut_off):
+        wait_for(lambda engine=engine: engine.status()["totals"]["records_delivered"] >= ITEMS, "items are delivered")
         query = f'count_over_time(ingest_engine_settled_age_seconds{{instance="{engine.name}"}}[1h])'
         wait_for(lambda query=query: (scene.watch.value(query) or 0) >= CALM_S, "some scrapes")
         wait_for(lambda engine=engine: len(engine.reports()) >= CALM_S, "some reports")
@@ -263,5 +264,8 @@ def test_a_cache_that_comes_back_empty_and_hangs(scene: Scene) -> None:
     wait_for(lambda: raised(engine) >= ALARMS_OF_CUT_OFF, "the alarms are raised")
     resolve(watch, CUT_OFF, held, hangs)
     killed = fault("Down", strike=engine.kill, mend=engine.start)
+    told = len(engine.reports())
     raise_all(watch, CUT_OFF, killed)
+    # What reports to CloudWatch goes on, and has no lag to report: that is an alarm as well.
+    wait_for(lambda: alarms()["LagMs"].is_raised_by(engine.reports()[told - 1 :]), "the alarm on lag is raised")
     resolve(watch, CUT_OFF, killed)
