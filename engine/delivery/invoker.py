@@ -177,7 +177,7 @@ class Invoker:
             spec.given.set if spec.given is not None else lambda _node, _version: None,
             spec.entry_fields,
         )
-        if self._kit.tracing is not None:
+        if self._kit.tracing is not None and spec.topology.is_cluster:
             self._kit.tracing.node_of = self._reads.node_of
         self._relief = Relief()
         self._damaged = 0
@@ -298,16 +298,15 @@ class Invoker:
         count, merged, tracing = sum([len(run.keys) for run in runs]), 0, self._kit.tracing
         self._taken += count
         row.add(Counter.CHANGES_READ, count)
-        if tracing is not None:
-            tracing.captured(runs)
+        origins = tracing.origins_of(runs) if tracing is not None else None
         for lane, mine in self._lanes.share_out(runs):
             lane.take_marks(mine)
             if is_fenced:
                 lane.add_fenced(mine, frame, self._fence_ms)
             else:
                 merged += lane.keys.add(mine, frame, moment)
-            if tracing is not None:
-                lane.traces.arrive(mine)
+            if origins:
+                lane.traces.arrive(mine, origins)
         row.add(Counter.CHANGES_COALESCED, merged)
 
     def _complete(self) -> None:

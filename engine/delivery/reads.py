@@ -121,7 +121,7 @@ class Reads:
             lane.keys.retries.expedite(waits, monotonic_ms())
 
     def node_of(self, key: bytes, event: str) -> str:
-        """Return the address of the node that a key is read from, "" where nobody has it, or there is but one."""
+        """Return the address of the node that a key is read from, "" where nobody has it."""
         groups, _ = self._fetcher.readers.group([(key, event)])
         return groups[0][0].node.place if groups else ""
 

@@ -1,4 +1,4 @@
-"""The way of spans from invokers to the process that exports them: it never waits, and may lose some, counted.
+"""The way of what is traced from invokers to the process that exports them: it never waits, and may lose some, counted.
 
 One pair of datagram sockets, made before the first fork, which all invokers write to. The supervisor holds both ends,
 so whoever is replaced finds it as it was. What the system's buffer refuses waits in a bounded list.
@@ -10,12 +10,12 @@ import contextlib
 import socket
 from collections.abc import Callable
 
-from engine.tracing.spans import StageSpan, encode_spans
+from engine.tracing.passage import Passage, encode_passages
 
-SPANS_A_MESSAGE = 64
+PASSAGES_A_MESSAGE = 64
 """Of some 250 bytes each: a message fits a socket's buffer many times over."""
 MESSAGE_BYTES_MAX = 1 << 20
-SPANS_WAITING_MAX = 10_000
+PASSAGES_WAITING_MAX = 10_000
 _BUFFER_BYTES = 1 << 20
 
 
@@ -40,14 +40,14 @@ class Teller:
     def __init__(self, writer: socket.socket, dropped: Callable[[int], None]) -> None:
         self._writer = writer
         self._dropped = dropped
-        self._waiting: list[StageSpan] = []
+        self._waiting: list[Passage] = []
 
-    def tell(self, span: StageSpan) -> None:
-        """Have this span sent with the next `flush`."""
-        if len(self._waiting) < SPANS_WAITING_MAX:
-            self._waiting.append(span)
+    def tell(self, passage: Passage) -> None:
+        """Have this sent with the next `flush`."""
+        if len(self._waiting) < PASSAGES_WAITING_MAX:
+            self._waiting.append(passage)
         else:
-            self._dropped(1)
+            self._dropped(passage.spans())
 
     def drop(self, count: int) -> None:
         """Count spans that are not even told."""
@@ -57,14 +57,14 @@ class Teller:
         """Send what waits, as far as there is room."""
         waiting, sent = self._waiting, 0
         while sent < len(waiting):
-            part = waiting[sent : sent + SPANS_A_MESSAGE]
+            part = waiting[sent : sent + PASSAGES_A_MESSAGE]
             try:
-                self._writer.send(encode_spans(part))
+                self._writer.send(encode_passages(part))
             except (BlockingIOError, InterruptedError):
                 break
             except OSError:
                 # Too long, or the other end is gone: these are lost, and no key is.
-                self._dropped(len(part))
+                self._dropped(sum(one.spans() for one in part))
             sent += len(part)
         if sent:
             self._waiting = waiting[sent:]

@@ -14,16 +14,16 @@ from engine.capture.traced import Marker, marker_of
 from engine.model import Change, Run
 from engine.ring.codec import CHANGE_BYTES_MAX, decode_runs, encode_runs
 from engine.sandbox.functions import api
-from engine.tracing.line import SPANS_WAITING_MAX, SpanLine, Teller
+from engine.tracing.line import PASSAGES_WAITING_MAX, SpanLine, Teller
 from engine.tracing.mark import IDS_BYTES, Mark, mark_of, parse_mark, traceparent_of
+from engine.tracing.passage import Passage, decode_passages
 from engine.tracing.sampling import Sampler
-from engine.tracing.spans import Stage, StageSpan, decode_spans
 
 IDS = bytes(range(1, IDS_BYTES + 1))
 
 
-def span(size: int = 0) -> StageSpan:
-    return StageSpan(Stage.CAPTURED, IDS[:16], IDS[16:], b"", 1, 2, {"key": "k" * size})
+def passage(size: int = 0) -> Passage:
+    return Passage(mark_of(IDS, 2), 1, "hset", "k" * size, 1, "all", 2, 3, 4, 5, 6, end="accepted")
 
 
 @given(st.integers(1, 1_000_000), st.lists(st.integers(1, 300), min_size=1, max_size=50), st.integers())
@@ -90,23 +90,23 @@ def test_spans_that_nobody_takes_are_dropped_and_counted() -> None:
         dropped += number
 
     teller = Teller(line.writer, count)
-    told = 2 * SPANS_WAITING_MAX
+    told = 2 * PASSAGES_WAITING_MAX
     for _ in range(told):
-        teller.tell(span(200))
+        teller.tell(passage(200))
         teller.flush()
     taken = 0
     line.reader.setblocking(False)
     while True:
         try:
-            taken += len(decode_spans(line.reader.recv(1 << 20)))
+            taken += sum(one.spans() for one in decode_passages(line.reader.recv(1 << 20)))
         except BlockingIOError:
             teller.flush()
             try:
                 line.reader.recv(1, socket.MSG_PEEK)
             except BlockingIOError:
                 break
-    assert 0 < dropped < told
-    assert taken + dropped == told
+    assert 0 < dropped < 5 * told
+    assert taken + dropped == 5 * told
     line.close()
 
 
@@ -115,9 +115,9 @@ def test_spans_whose_reader_is_gone_are_dropped() -> None:
     line, counted = SpanLine(), []
     line.reader.close()
     teller = Teller(line.writer, counted.append)
-    teller.tell(span())
+    teller.tell(passage())
     teller.flush()
-    assert counted == [1]
+    assert counted == [5]
     line.close()
 
 

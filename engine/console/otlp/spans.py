@@ -6,6 +6,7 @@ so every span is exported, refused by the receiver, or counted here as dropped.
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import threading
@@ -35,7 +36,9 @@ from engine.config import Settings
 from engine.console.otlp.receiver import Standing, resource_of, url_of
 from engine.observe.logs import get_logger
 from engine.tracing.line import MESSAGE_BYTES_MAX
-from engine.tracing.spans import Stage, StageSpan, decode_spans
+from engine.tracing.mark import SPAN_BYTES
+from engine.tracing.passage import Passage, decode_passages
+from engine.tracing.spans import Stage, StageSpan, spans_of
 
 log = get_logger(__name__)
 
@@ -54,9 +57,9 @@ class Tally(msgspec.Struct):
     refused: int = 0
     dropped: int = 0
 
-    def has_room(self) -> bool:
-        """Tell whether the queue holds one more."""
-        return self.handed - self.exported - self.refused < QUEUE_SPANS_MAX
+    def has_room(self, spans: int) -> bool:
+        """Tell whether the queue holds so many more."""
+        return self.handed - self.exported - self.refused + spans <= QUEUE_SPANS_MAX
 
 
 class _Counted(SpanExporter):
@@ -162,14 +165,18 @@ class SpanSender:
 
     def _take(self, message: bytes) -> None:
         try:
-            told = decode_spans(message)
+            passages = decode_passages(message)
         except msgspec.MsgspecError as error:
             log.error("spans_not_understood", error=str(error))
             return
-        for span in told:
-            if not self.tally.has_room():
-                self.tally.dropped += 1
-                continue
+        for passage in passages:
+            self._make(passage)
+
+    def _make(self, passage: Passage) -> None:
+        if not self.tally.has_room(passage.spans()):
+            self.tally.dropped += passage.spans()
+            return
+        for span in spans_of(passage, lambda: os.urandom(SPAN_BYTES)):
             self.tally.handed += 1
             self._maker.make(span)
 

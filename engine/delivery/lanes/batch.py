@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 
 import msgspec
 
 from engine.config import RouteSettings
-from engine.delivery.lanes.work import Cause, Entry, causes_of
+from engine.delivery.lanes.work import UNTRACED, Cause, Entry, Parents, causes_of
 from engine.delivery.reading.questions import MANY, Fetched
 from engine.delivery.reading.values import key_text
 from engine.model import Events, OriginalRecord, Record
@@ -87,24 +87,25 @@ class PayloadBuilder:
         self._include_expiry = route.include_expiry
         self._database = database
         self._payload_bytes_max = payload_bytes_max
-        self._traced: Mapping[bytes, str] = {}
+        self._parents = UNTRACED
 
     def build(
         self,
         entries: Sequence[Entry],
         fetched: Sequence[Fetched],
         deadline_ms: int = 0,
-        traced: Mapping[bytes, str] = {},
+        parents: Parents = UNTRACED,
         *,
         is_unfenced: bool = False,
     ) -> Built:
         """Return the payload of as many entries as fit, in their order.
 
         ``deadline_ms`` (Unix time) is when the function has to stop writing. An ``is_unfenced`` batch says that the
-        engine counts on the function to keep older values out. Records of keys that are ``traced`` say so.
+        engine counts on the function to keep older values out. Records of traced keys name their
+        ``parents``.
         """
         assert len(entries) == len(fetched)
-        self._traced = traced
+        self._parents = parents
         suffix = (_UNFENCED_SUFFIX if is_unfenced else _SUFFIX) % deadline_ms
         if len(entries) >= MANY:
             payload = self._at_once(entries, fetched, deadline_ms, len(suffix), is_unfenced=is_unfenced)
@@ -182,10 +183,8 @@ class PayloadBuilder:
                 _IDS, names, databases, entries, fetched, strict=False
             )
         ]
-        if self._traced:
-            for record, (key, _) in zip(records, entries, strict=True):
-                if key in self._traced:
-                    record.traceparent = self._traced[key]
+        for index in self._parents.at:
+            records[index].traceparent = self._parents.of[entries[index][0]]
         payload = _encode(_Payload(records, deadline_ms, is_unfenced or msgspec.UNSET))
         room = self._payload_bytes_max - _FRAMING_BYTES
         return payload if len(payload) - len(_PREFIX) - suffix_bytes <= room else b""
@@ -279,8 +278,8 @@ class PayloadBuilder:
             )
             if value.expires_at_ms and self._include_expiry:
                 record.expires_at_ms = value.expires_at_ms
-            if entry[0] in self._traced:
-                record.traceparent = self._traced[entry[0]]
+            if entry[0] in self._parents.of:
+                record.traceparent = self._parents.of[entry[0]]
         if encoding:
             record.id_encoding = encoding
         if value.body_encoding:

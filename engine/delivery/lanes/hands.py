@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.config import AwsSettings, DeliverySettings, RouteSettings
@@ -12,7 +12,7 @@ from engine.delivery.dispatch import Burial, Completion, Dispatcher
 from engine.delivery.failures.dead_letter import letters_of
 from engine.delivery.failures.places import failure_sink
 from engine.delivery.lanes.batch import Built, PayloadBuilder, records_in
-from engine.delivery.lanes.work import Batch, Entry
+from engine.delivery.lanes.work import Batch, Entry, Parents
 from engine.delivery.reading.questions import Fetched
 from engine.delivery.sockets import Sockets
 from engine.delivery.targets.make import make_target
@@ -73,13 +73,13 @@ class Hands:
         self,
         entries: Sequence[Entry],
         values: Sequence[Fetched],
-        traced: Mapping[bytes, str],
+        parents: Parents,
         *,
         is_unfenced: bool,
     ) -> Built:
         """Return the payload of as many of these as fit; its deadline is by the service's clock."""
         deadline_ms = self._target.now_ms() + self._deadline_ms
-        return self._builder.build(entries, values, deadline_ms, traced, is_unfenced=is_unfenced)
+        return self._builder.build(entries, values, deadline_ms, parents, is_unfenced=is_unfenced)
 
     def send(self, batch: Batch) -> None:
         """Start the invocation of a batch that has its payload."""

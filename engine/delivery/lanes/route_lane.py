@@ -19,7 +19,7 @@ from engine.delivery.lanes.retry import Backoff, RetryPolicy
 from engine.delivery.lanes.settle import Frame
 from engine.delivery.lanes.shelving import Shelving
 from engine.delivery.lanes.verdict import Rules
-from engine.delivery.lanes.work import Batch, Entry
+from engine.delivery.lanes.work import UNTRACED, Batch, Entry, Parents
 from engine.delivery.reading.questions import Fetched
 from engine.delivery.traces import LaneTraces
 from engine.delivery.unchanged import Unchanged
@@ -187,14 +187,13 @@ class RouteLane:
         row.add(Counter.KEYS_RETYPED, sum([value.retyped for value in values]))
         same, values = self.unchanged.sift(batch, values)
         self._aftermath.settle(same)
-        parents = self.traces.begin(batch) if batch.traced else {}
+        parents = self.traces.begin(batch) if batch.traced else UNTRACED
         built = self._hands.build(batch.entries, values, parents, is_unfenced=self.fences.is_unfenced)
         row.add(Counter.KEYS_GONE, len(built.settled))
         self._aftermath.settle(built.settled)
         if batch.traced:
             self.traces.settle(same, "unchanged")
             self.traces.settle(built.settled, "gone")
-            self.traces.start(batch, built.sent, parents)
         for entry, reason in built.refused:
             self._hands.bury(Batch([entry], batch.attempts), Outcome(reason=reason), unix_ms)
         for entry, reason in built.unread:
@@ -202,7 +201,7 @@ class RouteLane:
         if rest := built.deferred + unread:
             self._put_off(batch, rest, moment_ms)
         if built.sent:
-            self._start(batch, built, moment_ms)
+            self._start(batch, built, parents, moment_ms)
 
     def _put_off(self, batch: Batch, rest: list[Entry], moment_ms: int) -> None:
         """Have these of a batch wait for the next: they did not fit into this one."""
@@ -216,13 +215,15 @@ class RouteLane:
         if not self.shelving.park(batch, moment_ms, wait_ms):
             self.keys.retry(batch, moment_ms + wait_ms)
 
-    def _start(self, batch: Batch, built: Built, moment_ms: int) -> None:
+    def _start(self, batch: Batch, built: Built, parents: Parents, moment_ms: int) -> None:
         row, keys = self._row, self.keys
         batch.sent = built.sent
         batch.entries = built.sent if keys.coalesces else built.entries()
         for entry, events in built.left:
             keys.hold_back(entry, events)
         batch.payload = built.payload
+        if batch.traced:
+            self.traces.start(batch, parents)
         # Before it is sent: from then on nobody knows what the destination holds.
         self.unchanged.sending(batch)
         batch.fence_ms = 0 if self.fences.is_unfenced else moment_ms + self._hands.fence_after_ms

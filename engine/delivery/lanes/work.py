@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
 
@@ -115,6 +115,16 @@ def moments_of(entries: Sequence[Entry]) -> Mapping[int, int]:
     return moments
 
 
+class Parents(NamedTuple):
+    """What the records of a batch name as their parent (W3C), by key; ``at`` are the indexes of those entries."""
+
+    of: Mapping[bytes, str]
+    at: Sequence[int]
+
+
+UNTRACED = Parents({}, ())
+
+
 class Reading(Protocol):
     """What a batch waits for whose node can't be asked now, or has not answered yet."""
 
@@ -152,8 +162,8 @@ class Batch:
     """What it waits for: its node, and not its target."""
     claims: Claims | None = None
     """What is noted once it is accepted, of a route with `skip_unchanged`."""
-    traced: Sequence[bytes] = ()
-    """Its keys of which a change is traced."""
+    traced: Sequence[int] = ()
+    """Which of its entries are traced, by index."""
     traceparent: str = ""
     """The context of its invocation (W3C), "" where nothing of it is traced."""
     _moments: tuple[int, Mapping[int, int]] = (0, {})
