@@ -15,6 +15,7 @@ import os
 import sys
 
 _ONE = (1).to_bytes(8, sys.byteorder)
+_CLOSED = -1
 
 
 class Wake:
@@ -33,9 +34,14 @@ class Wake:
         return self._read
 
     def signal(self) -> None:
-        """Set the flag; never blocks (a full pipe is a set flag)."""
-        with contextlib.suppress(BlockingIOError):
+        """Set the flag; never blocks (a full pipe is a set flag). Once closed, does nothing: a thread may come late."""
+        try:
             os.write(self._write, _ONE)
+        except BlockingIOError:
+            pass
+        except OSError:
+            if self._write != _CLOSED:
+                raise
 
     def clear(self) -> None:
         """Clear the flag. Clear first and look for work afterwards, or a signal between the two is lost."""
@@ -44,6 +50,9 @@ class Wake:
                 pass
 
     def close(self) -> None:
-        """Close the descriptors of this process."""
-        for descriptor in {self._read, self._write}:
+        """Close the descriptors of this process; does nothing the second time."""
+        # Forgotten before they are closed: their numbers may soon be another file's.
+        descriptors = {self._read, self._write} - {_CLOSED}
+        self._read = self._write = _CLOSED
+        for descriptor in descriptors:
             os.close(descriptor)

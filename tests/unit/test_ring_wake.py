@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import os
 import select
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -47,3 +49,11 @@ def test_a_flag_that_is_not_set_is_cleared_without_waiting(wake: Wake) -> None:
     """Clear looks and returns: the loop may call it at any time."""
     wake.clear()
     assert not is_set(wake)
+
+
+def test_a_signal_after_the_close_reaches_nobody(wake: Wake, tmp_path: Path) -> None:
+    """A thread that ends late writes nothing into a file that has the descriptor's number by then."""
+    wake.close()
+    with (tmp_path / "taken").open("wb") as taken, (tmp_path / "taken too").open("wb") as too:
+        wake.signal()
+        assert (os.fstat(taken.fileno()).st_size, os.fstat(too.fileno()).st_size) == (0, 0)
