@@ -30,7 +30,7 @@ from engine.delivery.reading.fetch import Fetcher, ReadLoop
 from engine.delivery.reads import Reads
 from engine.delivery.relief import Relief, empty_out
 from engine.delivery.sockets import Sockets
-from engine.delivery.standing import REPORT_MS, standings_of
+from engine.delivery.standing import Reporter
 from engine.delivery.traces import Tracing
 from engine.lifecycle import (
     ChildLink,
@@ -40,7 +40,6 @@ from engine.lifecycle import (
     RoutesInForce,
     SetRoutes,
     SetTopology,
-    Standings,
     Stop,
     TopologyInForce,
 )
@@ -162,8 +161,9 @@ class Invoker:
         )  # fmt: skip
         self._draining = self._is_kept_up = False
         self._pace = Pace(spec.gather_ms)
-        self._obey_due_ms = self._upkeep_due_ms = self._standing_due_ms = self._taken = 0
-        self._said = Standings(())
+        self._patience_ms = 0 if spec.gather_ms else round(2 * delivery.gather_ms)
+        self._obey_due_ms = self._upkeep_due_ms = self._taken = self._woken_ms = self._rest_ms = 0
+        self._reporter = Reporter(link, self._backlog)
         self._lanes = Lanes(self._kit)
         backoff = Backoff(delivery.retry_backoff_ms_min, delivery.retry_backoff_ms_max)
         self._reads = Reads(
@@ -210,8 +210,8 @@ class Invoker:
     def run(self) -> int:
         """Turn until there is nothing left to do."""
         wake, link, sockets = self._spec.wake, self._link, self._sockets
-        sockets.watch(wake.fileno(), select.POLLIN, self._be_woken)
-        sockets.watch(link.fileno(), select.POLLIN, self._be_told)
+        sockets.watch(wake.fileno(), select.POLLIN, self._be_woken, is_urgent=True)
+        sockets.watch(link.fileno(), select.POLLIN, self._be_told, is_urgent=True)
         while True:
             moment_ms = monotonic_ms()
             link.beat(moment_ms)
@@ -224,20 +224,26 @@ class Invoker:
                 self._lanes.keep_digests()
                 self._link.set_state(ChildState.DRAINED)
                 return 0
-            if not more:
-                self._gather()
-            sockets.wait(0 if more else self._wait_ms())
+            urgent_ms = 0 if more else self._gather()
+            sockets.wait(0 if more else self._wait_ms(), urgent_ms)
 
     def _be_woken(self) -> None:
         # Cleared before there is a look for work, or a signal in between would be lost.
         self._spec.wake.clear()
         self._pace.begin()
-        self._taken = 0
+        self._taken, woken_ms, self._woken_ms = 0, self._woken_ms, monotonic_ms()
+        self._rest_ms = self._patience_ms if self._woken_ms - woken_ms <= self._patience_ms else 0
 
-    def _gather(self) -> None:
-        """Have changes come together, unless an answer would let some start that wait for nothing else."""
-        if not self._draining and not any(lane.keys.waits_for_slot() for lane in self._lanes.all()):
-            self._pace.keep(self._taken)
+    def _gather(self) -> int:
+        """Have changes come together, unless an answer lets some start; return for how many ms answers can wait.
+
+        While changes keep coming, an answer is served along with the next ones: a turn less, and a process woken less.
+        """
+        if self._draining or any(lane.keys.waits_for_slot() for lane in self._lanes.all()):
+            return 0
+        self._pace.keep(self._taken)
+        wait_ms, self._rest_ms = self._rest_ms, 0
+        return wait_ms
 
     def _be_told(self) -> None:
         self._obey_due_ms = 0
@@ -283,14 +289,7 @@ class Invoker:
         self._note_damage()
         if self._kit.tracing is not None:
             self._kit.tracing.look(self._lanes.all(), moment_ms, is_last=self._draining)
-        if moment_ms >= self._standing_due_ms:
-            self._say_standing(moment_ms)
-
-    def _say_standing(self, moment_ms: int) -> None:
-        self._standing_due_ms = moment_ms + REPORT_MS
-        standings = Standings(standings_of(self._lanes.all(), self._backlog, moment_ms, now_ms()))
-        if standings != self._said and self._link.mention(standings):
-            self._said = standings
+        self._reporter.turn(self._lanes.all(), moment_ms)
 
     def _distribute(self, runs: list[Run], frame: Frame, is_fenced: bool) -> None:
         row, moment = self._row, monotonic_ms()

@@ -23,26 +23,45 @@ class Sockets:
     """Descriptors, and what is to be done when each is ready."""
 
     def __init__(self) -> None:
-        self._poller = select.poll()
+        self._poller, self._urgent = select.poll(), select.poll()
+        self._hasty: set[int] = set()
         self._ready: dict[int, Callable[[], None]] = {}
         self._expiring: dict[Expiring, None] = {}
         self._look_ms = NEVER_MS
         """When (monotonic) something expires, at the earliest."""
         self._is_hurried = False
 
-    def watch(self, descriptor: int, wants: int, on_ready: Callable[[], None]) -> None:
-        """Call ``on_ready`` whenever the descriptor is ready for ``wants``, until `forget`."""
+    def watch(self, descriptor: int, wants: int, on_ready: Callable[[], None], *, is_urgent: bool = False) -> None:
+        """Call ``on_ready`` whenever the descriptor is ready for ``wants``, until `forget`.
+
+        What ``is_urgent`` ends a wait in which nothing else does; so does a request that is not sent whole.
+        """
         self._poller.register(descriptor, wants)
+        if is_urgent or wants & select.POLLOUT:
+            self._hasten(descriptor, wants)
         self._ready[descriptor] = on_ready
 
     def change(self, descriptor: int, wants: int) -> None:
         """Wait for something else of a descriptor that is watched."""
         self._poller.modify(descriptor, wants)
+        self._calm(descriptor)
+        if wants & select.POLLOUT:
+            self._hasten(descriptor, wants)
 
     def forget(self, descriptor: int) -> None:
         """Wait for this one no more; call it before the descriptor is closed."""
         if self._ready.pop(descriptor, None) is not None:
             self._poller.unregister(descriptor)
+            self._calm(descriptor)
+
+    def _hasten(self, descriptor: int, wants: int) -> None:
+        self._hasty.add(descriptor)
+        self._urgent.register(descriptor, wants)
+
+    def _calm(self, descriptor: int) -> None:
+        if descriptor in self._hasty:
+            self._hasty.remove(descriptor)
+            self._urgent.unregister(descriptor)
 
     def expect(self, calls: Expiring, by_ms: int) -> None:
         """See that these calls expire in time, until `expect_no_more`; something of them may ``by_ms`` (monotonic)."""
@@ -73,8 +92,14 @@ class Sockets:
         times = [calls.next_expiry_ms() for calls in self._expiring]
         self._look_ms = min((time for time in times if time is not None), default=NEVER_MS)
 
-    def wait(self, wait_ms: int) -> None:
-        """Wait until something is ready, at most so long, and serve all that is."""
+    def wait(self, wait_ms: int, urgent_ms: int = 0) -> None:
+        """Wait until something is ready, at most so long, and serve all that is.
+
+        In the first ``urgent_ms`` only what is urgent ends the wait: all else is served along with it.
+        """
+        if urgent_ms:
+            urgent_ms = min(urgent_ms, wait_ms)
+            wait_ms = 0 if self._urgent.poll(urgent_ms) else wait_ms - urgent_ms
         for descriptor, _ in self._poller.poll(wait_ms):
             # One that was served before it may have ended this one.
             on_ready = self._ready.get(descriptor)

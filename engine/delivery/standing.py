@@ -5,14 +5,34 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
+from engine.clock import now_ms
 from engine.delivery.backlog.backlog import Backlog
 from engine.delivery.lanes.route_lane import RouteLane
-from engine.lifecycle import RouteStanding
+from engine.lifecycle import ChildLink, RouteStanding, Standings
 
 REPORT_MS = 1_000
 """How often the supervisor is told."""
 BATCHES_LOOKED_AT = 256
 """Of those that wait for their next attempt; what waits longest is among the first, or close to them."""
+
+
+class Reporter:
+    """Reports to the supervisor how the routes are: once a second, if anything has changed."""
+
+    def __init__(self, link: ChildLink, backlog: Backlog) -> None:
+        self._link = link
+        self._backlog = backlog
+        self._said = Standings(())
+        self._due_ms = 0
+
+    def turn(self, lanes: Iterable[RouteLane], moment_ms: int) -> None:
+        """Report if that is due at this moment (monotonic)."""
+        if moment_ms < self._due_ms:
+            return
+        self._due_ms = moment_ms + REPORT_MS
+        standings = Standings(standings_of(lanes, self._backlog, moment_ms, now_ms()))
+        if standings != self._said and self._link.mention(standings):
+            self._said = standings
 
 
 def standings_of(

@@ -189,6 +189,29 @@ def test_nobody_gathers_while_keys_wait_for_an_answer(rig: Rig) -> None:
     assert host.slept_ms == [1.5]
 
 
+def test_answers_wait_only_while_changes_keep_coming(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer is served along with the next changes where those are near; else, or if keys wait for it, at once."""
+    moment_ms = 1_000
+    monkeypatch.setattr("engine.delivery.invoker.monotonic_ms", lambda: moment_ms)
+
+    def patience_ms() -> int:
+        rig.invoker._be_woken()
+        return rig.invoker._gather()
+
+    patience_ms()
+    moment_ms += 1_000
+    assert patience_ms() == 0
+    moment_ms += 2
+    assert patience_ms() == round(2 * DeliverySettings().gather_ms)
+    # Once: what came in that time is served, and then nobody waits any more.
+    assert rig.invoker._gather() == 0
+    (lane,) = rig.invoker._lanes.all()
+    rig.offer(b"cart:1")
+    rig.invoker._turn()
+    lane.keys.invocations = lane.keys.slots
+    assert patience_ms() == 0
+
+
 def test_what_can_wait_is_seen_to_soon(rig: Rig) -> None:
     """Rings and gauges are looked at by time: also where nothing more comes that would have the loop turn."""
     rig.invoker._turn()

@@ -1,10 +1,14 @@
-"""What expires is looked at when the first of it may, and not every turn."""
+"""What expires is looked at when the first of it may, and not every turn; what is not urgent may be served later."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import select
+from collections.abc import Callable, Iterator
+
+import pytest
 
 from engine.delivery.sockets import Sockets
+from engine.ring.wake import Wake
 
 
 class Calls:
@@ -59,3 +63,76 @@ def test_a_thread_may_hurry() -> None:
     for moment_ms in (1, 2, 3):
         sockets.expire(moment_ms)
     assert calls.looked_ms == [1, 2]
+
+
+class Pair:
+    """Something urgent and something that is not; who was served, and how long was waited for what is urgent."""
+
+    def __init__(self) -> None:
+        self.urgent, self.other = Wake(), Wake()
+        self.served: list[str] = []
+        self.waited_ms: list[int] = []
+        self.comes_meanwhile = False
+        self.sockets = Sockets()
+        self.sockets.watch(self.urgent.fileno(), select.POLLIN, lambda: self._serve("urgent"), is_urgent=True)
+        self.sockets.watch(self.other.fileno(), select.POLLIN, lambda: self._serve("other"))
+        self._real = self.sockets._urgent
+        self.sockets._urgent = self  # type: ignore[assignment]
+        self.register, self.unregister = self._real.register, self._real.unregister
+
+    def poll(self, wait_ms: int) -> list[tuple[int, int]]:
+        self.waited_ms.append(wait_ms)
+        if self.comes_meanwhile:
+            self.urgent.signal()
+        return self._real.poll(0)
+
+    def _serve(self, who: str) -> None:
+        self.served.append(who)
+        (self.urgent if who == "urgent" else self.other).clear()
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    made = Pair()
+    yield made
+    made.urgent.close()
+    made.other.close()
+
+
+def test_what_is_not_urgent_is_served_along_with_what_is(pair: Pair) -> None:
+    """An answer that has come waits until something urgent does, and both are served in one turn."""
+    pair.other.signal()
+    pair.comes_meanwhile = True
+    pair.sockets.wait(60_000, 4)
+    assert sorted(pair.served) == ["other", "urgent"]
+    assert pair.waited_ms == [4]
+
+
+def test_what_is_not_urgent_waits_no_longer(pair: Pair) -> None:
+    """Where nothing urgent comes, it is served all the same, and what has to be done by a moment keeps it."""
+    pair.other.signal()
+    pair.sockets.wait(60_000, 4)
+    assert pair.served == ["other"]
+    pair.other.signal()
+    pair.sockets.wait(1, 4)
+    assert pair.served == ["other", "other"]
+    assert pair.waited_ms == [4, 1]
+
+
+def test_nothing_waits_where_nobody_asks_for_it(pair: Pair) -> None:
+    """Without patience everything ends the wait."""
+    pair.other.signal()
+    pair.sockets.wait(60_000)
+    assert (pair.served, pair.waited_ms) == (["other"], [])
+
+
+def test_a_request_that_is_not_sent_whole_is_urgent(pair: Pair) -> None:
+    """As long as it wants to be sent on, from its start or later, it ends each wait; then it waits as others do."""
+    for wants in (select.POLLIN | select.POLLOUT, select.POLLIN):
+        pair.sockets.forget(pair.other.fileno())
+        pair.sockets.watch(pair.other.fileno(), wants, lambda: pair._serve("other"))
+        assert bool(pair._real.poll(0)) == bool(wants & select.POLLOUT)
+    pair.sockets.change(pair.other.fileno(), select.POLLIN | select.POLLOUT)
+    assert pair._real.poll(0)
+    pair.sockets.change(pair.other.fileno(), select.POLLIN)
+    assert not pair._real.poll(0)
