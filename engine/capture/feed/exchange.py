@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from engine.errors import RedisUnreachable
+from engine.redis.connecting import Connecting
 from engine.redis.connection import NOTHING, UNPARSABLE, RespConnection
 from engine.redis.errors import not_redis
 
@@ -61,3 +63,55 @@ class Exchange:
             return None
         self._expected = 0
         return replies
+
+
+class Reach:
+    """An exchange over a connection that is made beside the loop, and made again after `close`."""
+
+    def __init__(self) -> None:
+        self._attempt: Connecting[RespConnection] | None = None
+        self._exchange: Exchange | None = None
+
+    @property
+    def is_connecting(self) -> bool:
+        """Tell whether a connection is being made."""
+        return self._attempt is not None
+
+    @property
+    def is_begun(self) -> bool:
+        """Tell whether there is a connection, or one is being made."""
+        return self._attempt is not None or self._exchange is not None
+
+    @property
+    def exchange(self) -> Exchange:
+        """Return the exchange; there is a connection."""
+        assert self._exchange is not None
+        return self._exchange
+
+    def is_open(self, connect: Callable[[], RespConnection], limit_ms: int) -> bool:
+        """Tell whether there is a connection; without one ``connect``, which blocks, is run in a thread.
+
+        Raises its error; whoever takes that calls `close`.
+        """
+        if self._exchange is None:
+            self._attempt = self._attempt or Connecting(connect)
+            connection = self._attempt.poll()
+            if connection is None:
+                return False
+            self._attempt = None
+            self._exchange = Exchange(connection, limit_ms)
+        return True
+
+    def is_unannounced(self) -> bool:
+        """Tell whether something is under way that no readable socket announces."""
+        return self._attempt is not None or (self._exchange is not None and self._exchange.is_sending)
+
+    def sockets(self) -> list[RespConnection]:
+        """Return the connection, where answers are awaited."""
+        return [self._exchange.connection] if self._exchange is not None and self._exchange.is_asking else []
+
+    def close(self) -> None:
+        """Close the connection, or give up the attempt to make one."""
+        if self._exchange is not None:
+            self._exchange.connection.close()
+        self._attempt = self._exchange = None

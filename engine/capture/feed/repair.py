@@ -15,7 +15,7 @@ What a scan cannot find is a key that was deleted in the gap: it is not there an
 from __future__ import annotations
 
 from engine.capture.dirty import DirtyKeys
-from engine.capture.feed.exchange import Exchange
+from engine.capture.feed.exchange import Reach
 from engine.capture.feed.gaps import earliest
 from engine.capture.feed.missed import is_alike, merge, routes_missing
 from engine.capture.feed.scan import SCAN_COUNT, Questions, Scan
@@ -26,7 +26,6 @@ from engine.config import CaptureSettings
 from engine.errors import RedisError
 from engine.model import FORCED, THE_BEGINNING_MS, Missed, RouteMask
 from engine.observe.logs import get_logger
-from engine.redis.connecting import Connecting
 from engine.redis.connection import RespConnection
 from engine.ring.counters import Counter, StatusRow
 from engine.routing.events import REPAIR
@@ -64,8 +63,7 @@ class Repair:
         self._by_idle_time = capture.repair_by_idle_time
         self._step_ms = max(1, SCAN_COUNT * 1_000 // capture.repair_keys_per_s_max)
         self._row = row
-        self._attempt: Connecting[RespConnection] | None = None
-        self._exchange: Exchange | None = None
+        self._reach = Reach()
         self._questions: Questions[list[bytes]] | None = None
         self._wanted: list[Missed] = []
         self._scan: Scan | None = None
@@ -107,18 +105,17 @@ class Repair:
     @property
     def is_waiting(self) -> bool:
         """Tell whether the node has to answer before anything else."""
-        return self._attempt is not None or self._questions is not None
+        return self._reach.is_connecting or self._questions is not None
 
     def sockets(self) -> list[RespConnection]:
         """Return the connections whose answers the next step waits for."""
-        exchange = self._exchange
-        return [exchange.connection] if exchange is not None and exchange.is_asking else []
+        return self._reach.sockets()
 
     def due_ms(self, moment_ms: int) -> int:
         """Return when (monotonic) something is due that no readable socket announces, `NEVER_MS` where nothing is."""
         if not self.is_under_way():
             return NEVER_MS
-        if self._attempt is not None or (self._exchange is not None and self._exchange.is_sending):
+        if self._reach.is_unannounced():
             return moment_ms + LOOK_MS
         return NEVER_MS if self.sockets() else max(moment_ms + 1, self._due_ms)
 
@@ -150,14 +147,8 @@ class Repair:
 
     def _is_connected(self) -> bool:
         """Connect, beside the loop; a connection that was lost has lost its place, so its scan begins again."""
-        if self._exchange is None:
-            self._attempt = self._attempt or Connecting(self._subscription.open_for_repairs)
-            connection = self._attempt.poll()
-            if connection is None:
-                return False
-            self._attempt = None
-            self._exchange = Exchange(connection, self._subscription.redis.read_timeout_ms)
-        return True
+        subscription = self._subscription
+        return self._reach.is_open(subscription.open_for_repairs, subscription.redis.read_timeout_ms)
 
     def _step(self, sight: Sight, moment_ms: int) -> bool:
         """Begin a step; return True if it is over already."""
@@ -170,13 +161,11 @@ class Repair:
 
     def _hear(self, moment_ms: int) -> bool:
         """Take in answers, and ask on; return True once the step is over."""
-        assert self._exchange is not None
-        replies = self._exchange.poll(moment_ms)
+        replies = self._reach.exchange.poll(moment_ms)
         return replies is not None and self._ask(replies, moment_ms)
 
     def _ask(self, replies: list[object] | None, moment_ms: int) -> bool:
         assert self._questions is not None
-        assert self._exchange is not None
         assert self._scan is not None
         try:
             # The first time there is nothing to hand in.
@@ -191,7 +180,7 @@ class Repair:
             self._row.add(Counter.KEYS_LOOKED_AT, self._scan.looked_at - self._shown[0])
             self._show(self._scan.looked_at, self._scan.size)
             return True
-        self._exchange.ask(commands, count, moment_ms)
+        self._reach.exchange.ask(commands, count, moment_ms)
         return False
 
     def _begin(self, sight: Sight, moment_ms: int) -> Scan:
@@ -276,7 +265,6 @@ class Repair:
 
     def close(self) -> None:
         """Close the connection; a scan that is wanted opens another."""
-        if self._exchange is not None:
-            self._exchange.connection.close()
-        self._attempt = self._exchange = self._questions = None
+        self._reach.close()
+        self._questions = None
         self._show(0, 0)

@@ -18,7 +18,7 @@ import random
 import time
 from collections.abc import Sequence
 
-from engine.capture.feed.exchange import Exchange
+from engine.capture.feed.exchange import Reach
 from engine.capture.feed.scan import Questions
 from engine.capture.feed.subscription import Subscription
 from engine.capture.own_keys import is_own
@@ -32,7 +32,6 @@ from engine.clock import now_ms
 from engine.errors import RedisError, RedisUnreachable
 from engine.model import FORCED, NOTHING_HEARD, THE_BEGINNING_MS, Missed
 from engine.observe.logs import get_logger
-from engine.redis.connecting import Connecting
 from engine.redis.connection import RespConnection
 from engine.redis.node import settings_for
 from engine.ring.counters import Counter
@@ -59,8 +58,7 @@ class ScanSource:
         self._shared = shared
         self._subscription = self._subscription_to(feed)
         self._pace = Pace(round(capture.scan_period_s_max * 1_000), capture.repair_keys_per_s_max)
-        self._exchange: Exchange | None = None
-        self._attempt: Connecting[RespConnection] | None = None
+        self._reach = Reach()
         self._questions: Questions[list[bytes]] | None = None
         self._sweep: Sweep | None = None
         self._unmarked: list[bytes] = []
@@ -143,8 +141,7 @@ class ScanSource:
 
     def _go_on(self, moment_ms: int) -> None:
         if self._questions is not None:
-            assert self._exchange is not None
-            replies = self._exchange.poll(moment_ms)
+            replies = self._reach.exchange.poll(moment_ms)
             if replies is not None:
                 self._ask(replies, moment_ms)
         elif self._unmarked:
@@ -158,16 +155,10 @@ class ScanSource:
         return len(self._shared.dirty) < max(1, self._shared.scope.capture.dirty_keys_max // 2)
 
     def _is_connected(self, moment_ms: int) -> bool:
-        if self._exchange is None:
-            if self._attempt is None and not self._pace.is_due(moment_ms):
-                return False
-            self._attempt = self._attempt or Connecting(self._subscription.open_for_repairs)
-            connection = self._attempt.poll()
-            if connection is None:
-                return False
-            self._attempt = None
-            self._exchange = Exchange(connection, self._subscription.redis.read_timeout_ms)
-        return True
+        if not (self._reach.is_begun or self._pace.is_due(moment_ms)):
+            return False
+        subscription = self._subscription
+        return self._reach.is_open(subscription.open_for_repairs, subscription.redis.read_timeout_ms)
 
     def _begin_step(self, moment_ms: int) -> None:
         if self._sweep is None:
@@ -182,7 +173,6 @@ class ScanSource:
 
     def _ask(self, replies: list[object] | None, moment_ms: int) -> None:
         assert self._questions is not None
-        assert self._exchange is not None
         assert self._sweep is not None
         before, is_first = self._sweep.looked_at, not self._sweep.is_begun
         try:
@@ -196,7 +186,7 @@ class ScanSource:
             self._unmarked = [key for key in end.value if not is_own(key)]
             self._mark()
             return
-        self._exchange.ask(commands, count, moment_ms)
+        self._reach.exchange.ask(commands, count, moment_ms)
 
     def _has_begun(self, sweep: Sweep, moment_ms: int) -> None:
         capture = self._shared.scope.capture
@@ -259,9 +249,8 @@ class ScanSource:
         self._shared.notices.topology_changed(f"{place}{error}", moment_ms)
 
     def _give_up(self) -> None:
-        if self._exchange is not None:
-            self._exchange.connection.close()
-        self._exchange = self._attempt = self._questions = self._sweep = None
+        self._reach.close()
+        self._questions = self._sweep = None
         # What was found stays valid; finding it again costs a look.
         self._unmarked = []
 
@@ -281,11 +270,11 @@ class ScanSource:
 
     def sockets(self) -> list[RespConnection]:
         """Return the connection, where answers are awaited."""
-        return [self._exchange.connection] if self._exchange is not None and self._exchange.is_asking else []
+        return self._reach.sockets()
 
     def due_ms(self, moment_ms: int) -> int:
         """Return when (monotonic) something is to be done that no readable socket announces."""
-        if self._attempt is not None or (self._exchange is not None and self._exchange.is_sending):
+        if self._reach.is_unannounced():
             return moment_ms + LOOK_MS
         is_waiting = bool(self._unmarked) or (self._sweep is not None and self._sweep.is_over)
         wait_ms = LOOK_MS if is_waiting else BEAT_MS_MAX if self.sockets() else self._pace.wait_ms(moment_ms)
