@@ -16,6 +16,9 @@ from typing import NamedTuple, Protocol
 from urllib.parse import quote
 
 _DATE, _TOKEN = "x-amz-date", "x-amz-security-token"
+_BLOCK_BYTES = 64
+"""Of SHA-256; no key here is longer."""
+_INNER, _OUTER = bytes(byte ^ 0x36 for byte in range(256)), bytes(byte ^ 0x5C for byte in range(256))
 
 
 class Frozen(Protocol):
@@ -63,19 +66,24 @@ class Stamp:
     of that name up to the signature.
     """
 
-    __slots__ = ("_canonical", "_key", "_text", "authorization", "headers")
+    __slots__ = ("_canonical", "_inner", "_outer", "authorization", "headers")
 
     def __init__(self, headers: dict[str, str], authorization: str, canonical: str, text: str, key: bytes) -> None:
         self.headers = headers
         self.authorization = authorization
-        self._canonical = canonical.encode()
-        self._text = text.encode()
-        self._key = key
+        # HMAC by its definition (RFC 2104): hashes that go on from what is the same each time cost a third of its call.
+        block = key.ljust(_BLOCK_BYTES, b"\0")
+        self._canonical = sha256(canonical.encode())
+        self._inner = sha256(block.translate(_INNER) + text.encode())
+        self._outer = sha256(block.translate(_OUTER))
 
     def signature(self, body: bytes) -> bytes:
         """Return the signature of a request with this body."""
-        hashed = hexlify(sha256(self._canonical + hexlify(sha256(body).digest())).digest())
-        return hexlify(hmac.digest(self._key, self._text + hashed, "sha256"))
+        canonical, inner, outer = self._canonical.copy(), self._inner.copy(), self._outer.copy()
+        canonical.update(hexlify(sha256(body).digest()))
+        inner.update(hexlify(canonical.digest()))
+        outer.update(inner.digest())
+        return hexlify(outer.digest())
 
 
 class Signer:

@@ -8,7 +8,8 @@ import ssl
 
 from engine.aws.http.answer import Answer, BadAnswer
 
-READ_BYTES = 65_536
+FIRST_READ_BYTES, READ_BYTES = 8_192, 65_536
+"""Most answers are small, and a large buffer costs more than to read them."""
 
 
 class Broken(Exception):
@@ -86,9 +87,10 @@ class Connection:
     def _receive(self) -> Answer | None:
         answer = self._answer
         assert answer is not None
+        size = FIRST_READ_BYTES
         while True:
             try:
-                data = self._socket.recv(READ_BYTES)
+                data = self._socket.recv(size)
             except (BlockingIOError, ssl.SSLWantReadError):
                 return None
             except ssl.SSLWantWriteError:
@@ -104,6 +106,7 @@ class Connection:
                 raise Broken(str(error)) from error
             if answer.is_over or answer.is_too_long:
                 return answer
+            size = READ_BYTES
 
     def half_answer(self) -> Answer | None:
         """Return the part of an answer that arrived before its connection broke, if its header states its length."""
