@@ -1,4 +1,4 @@
-"""Since when keys of a route wait on disk, about."""
+"""About since when keys of a route have waited on disk."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Iterable
 from engine.delivery.backlog.rows import BacklogRow
 
 ROWS_LOOKED_AT = 1_000
-"""Of each route, of a file that was there before: all of them could be many."""
+"""How many rows are looked at, for each route, in an existing file: all of them could be many."""
 _OLDEST = (
     "SELECT min(captured_ms) FROM (SELECT captured_ms, reason FROM dirty WHERE route = ? LIMIT ?) WHERE reason = ''"
 )
 
 
 class Ages:
-    """Of each route, the oldest change that was put on disk since there was none; keys that were set aside apart.
+    """For each route, the oldest change that was put on disk since there was none; set-aside keys apart.
 
-    Rows go in no order of age, so what was the oldest stands until the last one has gone.
+    Rows are not removed in order of age, so the oldest moment counts until the last row is removed.
     """
 
     def __init__(self, connection: sqlite3.Connection | None = None, routes: Iterable[str] = ()) -> None:
@@ -30,17 +30,17 @@ class Ages:
                 self._oldest_ms[route] = oldest_ms
 
     def put(self, route: str, rows: Iterable[BacklogRow]) -> None:
-        """Take in that these rows are in the file now."""
+        """Note that these rows are in the file now."""
         oldest_ms = min((row.captured_ms for row in rows if not row.reason), default=0)
         if oldest_ms:
             self._oldest_ms[route] = min(self._oldest_ms.get(route, oldest_ms), oldest_ms)
 
     def keep(self, routes: Iterable[str]) -> None:
-        """Take in that these routes alone have rows."""
+        """Note that only these routes have rows."""
         if self._oldest_ms:
             left = set(routes)
             self._oldest_ms = {route: ms for route, ms in self._oldest_ms.items() if route in left}
 
     def of(self, route: str) -> int:
-        """Return since when (Unix ms) the oldest key waits; 0 where none does."""
+        """Return since when (Unix ms) the oldest key has waited; 0 if none does."""
         return self._oldest_ms.get(route, 0)

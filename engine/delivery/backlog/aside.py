@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from engine.delivery.backlog.rows import ASIDE, BacklogRow
 
 KEYS_MAX = 100_000
-"""More are not told apart any more: the count stays there."""
+"""Beyond this, they are no longer told apart: the count stays there."""
 
 
 class Aside:
@@ -26,7 +26,7 @@ class Aside:
         return sum(1 for name, _ in self._keys if name == route)
 
     def put(self, route: str, rows: Iterable[BacklogRow]) -> None:
-        """Take in that these rows are in the file now."""
+        """Note that these rows are in the file now."""
         for row in rows:
             if row.reason and len(self._keys) < KEYS_MAX:
                 self._keys.add((route, row.key))
@@ -34,6 +34,6 @@ class Aside:
                 self._keys.discard((route, row.key))
 
     def forget(self, route: str, key: bytes) -> None:
-        """Take in that this row goes."""
+        """Note that this row is removed."""
         if self._keys:
             self._keys.discard((route, key))

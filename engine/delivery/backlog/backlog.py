@@ -1,8 +1,8 @@
 """Dirty keys that wait on disk: of a route whose function fails or is slow, each key once.
 
 One file per invoker. A put is durable when it returns; a removal is not (a key that comes back is delivered twice,
-which is harmless), so removals are buffered. Nothing here raises for a disk that is full, broken or damaged: a put says
-why it refused, and the caller still owns its keys.
+which is harmless), so removals are buffered. Nothing here raises if a disk is full, broken or damaged: a put says why
+it refused, and the caller still owns its keys.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ REMOVED_BYTES_MAX = 16 << 20
 OF_SEVERAL = "-databases"
 """In the name of a file whose keys are those of several databases."""
 PAUSE_MS = 1_000
-"""How long a disk that failed is left alone by reads; puts always try."""
+"""How long reads leave a failed disk alone; puts always try."""
 
 
 class Backlog:
     """One invoker's keys on disk, by route. Any thread may use it, but only one at a time.
 
-    ``invoker`` counts from 0; ``bytes_max`` bounds the file together with its log. ``of_several`` where keys are known
-    with their database: the two kinds of key are never in one file.
+    ``invoker`` counts from 0; ``bytes_max`` bounds the file together with its log. ``of_several`` if keys include their
+    database: the two kinds of key are never in one file.
     """
 
     def __init__(self, folder: str, invoker: int, invokers: int, bytes_max: int, *, of_several: bool = False) -> None:
@@ -59,7 +59,7 @@ class Backlog:
         self._counts: dict[str, int] = {}
         self._walks: defaultdict[str, Walk] = defaultdict(Walk)
         self._fresh_walks: defaultdict[str, Walk] = defaultdict(Walk)
-        """Where those stand that pass by what has failed: they must not move the others on."""
+        """The walks that skip what has failed: they must not advance the others."""
         self._aside = Aside()
         self.ages = Ages()
         self._removed: defaultdict[str, set[bytes]] = defaultdict(set)
@@ -67,7 +67,7 @@ class Backlog:
         self._flush_at = REMOVED_KEYS_MAX
         self._paused_until_ms = 0
         self._is_unread = False
-        """Whether a file is there that could not be opened yet: `take` tries again."""
+        """Whether there is a file that could not be opened yet: `take` tries again."""
 
     def open(self, due_ms_max: int = 0) -> str:
         """Open the file if there is one; return "", or why it can't be used.
@@ -87,7 +87,7 @@ class Backlog:
         return ""
 
     def repaired(self) -> None:
-        """Take in that the gap of the damaged files is durably declared: they are not listed again."""
+        """Note that the gap of the damaged files is durably declared: they are not listed again."""
         for name in self.damaged:
             with suppress(OSError):
                 Path(name).rename(f"{name}.repaired")
@@ -96,8 +96,8 @@ class Backlog:
     def put(self, route: str, rows: Sequence[BacklogRow], *, replaces: bool = True) -> str:
         """Keep these rows; return "" when they are durable, else why none of them is kept.
 
-        A row replaces that of its key, but for ``captured_ms``, of which the oldest stays; without ``replaces`` the
-        key's own row stays as it is.
+        A row replaces that of its key, except that the oldest ``captured_ms`` stays; without ``replaces`` the key's own
+        row stays as it is.
         """
         # Once more for a file that was damaged: it is out of the way then.
         for _ in range(2):
@@ -115,7 +115,7 @@ class Backlog:
         """Return up to ``count`` rows that are due and not in ``skip``, going round in the order of keys; they stay.
 
         ``is_fresh``: only those that have not failed before.
-        One call walks a bounded part: fewer may come than there are, and `next_due_ms` is 0 then.
+        One call walks a bounded part: it may return fewer than there are, and `next_due_ms` is then 0.
         """
         taking = Taking(route, count, now_ms, skip, self._removed.get(route, ()), is_fresh)
         if not (self.count(route) or self._is_unread) or 0 < self._paused_until_ms - now_ms <= PAUSE_MS:
@@ -132,7 +132,7 @@ class Backlog:
         return taking.rows
 
     def remove(self, route: str, keys: Iterable[bytes], known: Sequence[bytes] = ()) -> None:
-        """Forget these keys, which are settled: those that are here, and those ``known`` to be.
+        """Forget these settled keys: those that are here, and those ``known`` to be.
 
         Buffered until `flush`, a `put`, or when there are many.
         """
@@ -155,7 +155,7 @@ class Backlog:
             self.flush()
 
     def flush(self) -> None:
-        """Remove from the file what is buffered; where the disk refuses, it stays buffered."""
+        """Remove from the file what is buffered; if the disk refuses, it stays buffered."""
         if not self._removed_keys:
             return
         try:
@@ -180,7 +180,7 @@ class Backlog:
         return max(0, self._counts[route] - len(self._removed.get(route, ())))
 
     def next_due_ms(self, route: str) -> int | None:
-        """Return when `take` may have something: 0 for now, a time (Unix ms), or None where nothing is there."""
+        """Return when `take` may have something: 0 for now, a time (Unix ms), or None if there is nothing."""
         if self._is_unread:
             return self._paused_until_ms
         if not self.count(route):
@@ -196,7 +196,7 @@ class Backlog:
         return len(self._aside) if route is None else self._aside.count(route)
 
     def rows(self, route: str) -> Iterator[list[BacklogRow]]:
-        """Yield all rows of a route, some thousands at a time; raises `sqlite3.Error` where the disk refuses."""
+        """Yield all rows of a route, some thousands at a time; raises `sqlite3.Error` if the disk refuses."""
         try:
             connection = self._connected()
             if connection is not None:

@@ -1,8 +1,8 @@
-"""The file of a backlog: opened when it is needed, bounded, given up and opened again after an error.
+"""The file of a backlog: opened when needed, bounded, and closed and reopened after an error.
 
-A write-ahead log, synced at every commit that has to last, keeps what was committed through a killed process and a lost
-power supply. The file is locked while it is open: a second engine on the same folder is refused, and SQLite needs
-no shared memory beside it, so that network file systems will do.
+A write-ahead log, synced at every commit that has to last, preserves what was committed if the process is killed or the
+power fails. The file is locked while it is open: a second engine on the same folder is refused, and SQLite needs no
+shared memory beside it, so network file systems work.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CACHE_BYTES_MAX = 48 << 20
 CHECKPOINT_PAGES = 1_000
 WAL_KEPT_BYTES_MAX = 16 << 20
 WAL_ROOM_BYTES_MAX = 128 << 20
-"""Left of the bound for the log: it takes the pages of one put, until they are in the file."""
+"""The part of the bound that is reserved for the log: it takes the pages of one put, until they are in the file."""
 CHECKED_BYTES_MAX = 64 << 20
 """A file up to this size is checked whole when it is opened: 0.2 s. Damage in a larger one shows when it is read."""
 SHRUNK_PAGES_MIN = 4_096
@@ -50,7 +50,7 @@ class TooNew(sqlite3.DatabaseError):
 
 
 class BacklogFile:
-    """One SQLite file; ``connect`` makes it where there is none. One thread at a time."""
+    """One SQLite file; ``connect`` creates it if there is none. One thread at a time."""
 
     def __init__(self, path: Path, bytes_max: int, damaged_name: str = "") -> None:
         self.path = path
@@ -65,7 +65,7 @@ class BacklogFile:
         return self.path.exists()
 
     def connect(self) -> sqlite3.Connection:
-        """Open the file; raise sqlite3.Error or OSError where it can't be used."""
+        """Open the file; raise sqlite3.Error or OSError if it can't be used."""
         if self.connection is not None:
             return self.connection
         self._make()
@@ -121,7 +121,7 @@ class BacklogFile:
 
     @contextmanager
     def transaction(self, *, durable: bool) -> Iterator[sqlite3.Connection]:
-        """Commit what is done inside, all or nothing; where ``durable``, it outlives a lost power supply too."""
+        """Commit what is done inside, all or nothing; if ``durable``, it survives a power failure too."""
         connection = self.connect()
         if durable != self._is_synced:
             connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
@@ -137,16 +137,16 @@ class BacklogFile:
         self._reason = ""
 
     def shrink(self) -> None:
-        """Give the disk back what an emptied file takes, where that is much."""
+        """Return the space of an emptied file to the disk, if that is much."""
         connection = self.connect()
         if connection.execute("PRAGMA page_count").fetchone()[0] >= SHRUNK_PAGES_MIN:
             connection.execute("VACUUM")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def failed(self, error: Exception) -> tuple[str, str]:
-        """Take in an error; return (what it says to people, where the damaged file is now or "").
+        """Handle an error; return (its text for people, where the damaged file is now or "").
 
-        The file is closed, unless it is merely full: the next use opens it again. A new reason is logged once.
+        The file is closed, unless it is merely full; the next use opens it again. A new reason is logged once.
         """
         reason = f"the backlog {self.path} can't be used: {error}"
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
@@ -171,7 +171,7 @@ class BacklogFile:
         return reason, moved
 
     def _move_aside(self) -> str:
-        """Give the file another name, and its log with it; the file first, or a half could pass for a whole."""
+        """Rename the file and its log; the file first, or a half could pass for a whole."""
         moment_ms = now_ms()
         while (target := self.path.with_name(f"{self._damaged_name}.damaged-{moment_ms}")).exists():
             moment_ms += 1
@@ -183,7 +183,7 @@ class BacklogFile:
         return str(target)
 
     def close(self) -> None:
-        """Close the file; never fails. What was not committed is gone."""
+        """Close the file; never fails. What was not committed is lost."""
         connection, self.connection = self.connection, None
         if connection is not None:
             with contextlib.suppress(sqlite3.Error):

@@ -1,4 +1,4 @@
-"""Rows of a backlog that find a new home before the start: there are more or fewer invokers, or other databases."""
+"""Moves rows of a backlog to new homes before a start: there are more or fewer invokers, or other databases."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def rehome(folder: str, invokers: int, bytes_max: int, databases: Databases = FI
     several now, or the reverse; return "" or what went wrong.
 
     ``were`` is the database of keys that are known by their names alone, None for the present home. Rows of databases
-    that are not captured any more are let go.
+    that are no longer captured are dropped.
 
-    To be called while nobody uses the folder. An old file is removed once all of its rows are durable in their new
+    To be called while the folder is not in use. An old file is removed once all of its rows are durable in their new
     homes; after a crash or a failure before that, the next call moves them again. A damaged file is moved aside as
     one of the first invoker's, which lists it.
     """
@@ -52,13 +52,13 @@ def rehome(folder: str, invokers: int, bytes_max: int, databases: Databases = FI
 
 
 def _key_now(databases: Databases, *, of_several: bool, were: int) -> Callable[[bytes], bytes | None]:
-    """Return what tells what a key of a file is known by now; None for one whose database is not captured."""
+    """Return what converts a file's key to its present name; None for one whose database is not captured."""
 
     def key_now(key: bytes) -> bytes | None:
         number, name = named(None if of_several else were, key)
         return databases.inside(number, name) if number in databases.numbers else None
 
-    # A single database that has another number is another server's, as far as anybody can tell: its keys stay.
+    # A single database with another number may belong to another server: its keys stay.
     return key_now if of_several or databases.are_several else lambda key: key
 
 
@@ -84,7 +84,7 @@ def _move(source: BacklogFile, homes: Sequence[Backlog], key_now: Callable[[byte
 
 
 def _put(route: str, rows: Sequence[BacklogRow], homes: Sequence[Backlog]) -> str:
-    """Put each row where its key belongs; return "" or why that can't be."""
+    """Put each row where its key belongs; return "" or why that is impossible."""
     parts: list[list[BacklogRow]] = [[] for _ in homes]
     for row in rows:
         parts[crc32(row.key) % len(homes)].append(row)

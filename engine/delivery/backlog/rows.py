@@ -1,4 +1,4 @@
-"""What a row of a backlog is, and the questions that are asked of its table.  (pure)"""
+"""What a row of a backlog is, and the queries on its table.  (pure)"""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ ALTER TABLE dirty ADD COLUMN reason TEXT NOT NULL DEFAULT '';
 ALTER TABLE dirty ADD COLUMN together INTEGER NOT NULL DEFAULT 0;
 CREATE INDEX aside ON dirty(route, key) WHERE reason <> '';
 """
-# Text sorts before every blob, so this stands before the empty key, which is a legal one.
+# Text sorts before every blob, so this sorts before the empty key, which is a legal key.
 BEGINNING = ""
 INSERT = (
     "INSERT OR IGNORE INTO dirty(event, captured_ms, due_ms, attempts, route, key, reason, together)"
     " VALUES(?, ?, ?, ?, ?, ?, ?, ?)"
 )
-# A row that is right already is not written: its page would be, and under load most rows are.
+# An unchanged row is not written, because its page would be; under load most rows are unchanged.
 UPDATE = (
     "UPDATE dirty SET event = ?1, captured_ms = min(captured_ms, ?2), due_ms = ?3, attempts = ?4, reason = ?7,"
     " together = ?8"
@@ -59,15 +59,15 @@ _TYPES = (bytes, str, int, int, int, str, int)
 
 
 class NotABacklog(sqlite3.DatabaseError):
-    """The file holds what no backlog holds."""
+    """The file's content is not a backlog's."""
 
 
 class BacklogRow(msgspec.Struct, gc=False):
-    """A dirty key on disk: its newest event, when its oldest change was captured, and not before when it is due.
+    """A dirty key on disk: its newest event, when its oldest change was captured, and the earliest time to deliver it.
 
-    Both times are Unix ms; ``due_ms`` 0 is at once. ``attempts`` counts its failed deliveries; ``reason`` says why
-    they failed, where the key keeps failing by itself. ``together`` is how many keys a batch with it may have, where it
-    was cut out of one that failed; 0 for any.
+    Both times are Unix ms; ``due_ms`` 0 is at once. ``attempts`` counts its failed deliveries; ``reason`` says why they
+    failed, if the key keeps failing by itself. ``together`` is how many keys a batch with it may have, if it was cut
+    out of one that failed; 0 for any.
     """
 
     key: bytes

@@ -1,11 +1,11 @@
-"""A lane's keys on disk: moved there when they would hold up others, taken back when their function can have them.
+"""A lane's keys on disk: moved there when they would hold up others, taken back when their function can take them.
 
-**Moving.** A row in the backlog is as good as a settled delivery for the ring: the entry lets go of its frame. Keys
+**Moving.** A row in the backlog is as good as a settled delivery for the ring: the entry releases its frame. Keys
 that are in flight, are held, or wait for their next attempt, get a row and stay where they are; keys that only wait
 leave memory. So a key is never taken from two places, and one key keeps one order.
 
-**Removing.** A row goes when a delivery of its key was settled and no newer change is held: then it was read after the
-last change that the row stands for.
+**Removing.** A row is removed when a delivery of its key is settled and no newer change is held: then the value was
+read after the last change that the row stands for.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from engine.delivery.lanes.work import LONG_AGO_MS, Batch, Cause, Entry, let_go,
 ROWS_AT_ONCE = 5_000
 """Rows in one transaction: some 20 ms, 75 ms in a large file, in which no other lane is served."""
 EASED_ROWS = 50_000
-"""The same where it must not come often: 250 ms. A third of the time a row, for a page is written once for many."""
+"""The same if it must not happen often: 250 ms. A third of the time per row, as a page is written once for many."""
 
 
 class Shelf:
@@ -35,7 +35,7 @@ class Shelf:
         return self._backlog.count(self.route)
 
     def settled(self, lane: Lane, entries: Iterable[Entry]) -> None:
-        """Forget the rows of keys whose delivery is settled, but for those that changed meanwhile."""
+        """Forget the rows of keys whose delivery is settled, except those that changed meanwhile."""
         if len(self):
             free = [(key, cause.frame is DURABLE) for key, cause in entries if key not in lane.held]
             durable = [key for key, is_durable in free if is_durable]
@@ -56,7 +56,7 @@ class Shelf:
         return self.put(entries, due_ms=due_ms, attempts=batch.attempts, reason=reason, together=batch.together)
 
     def free(self, batch: Batch, reason: str = "") -> str:
-        """Give every entry of a batch a row in place of its frame; return "" or why that can't be."""
+        """Give every entry of a batch a row in place of its frame; return "" or why that is impossible."""
         bound = [entry for entry in batch.entries if entry[1].frame is not DURABLE]
         if not bound and not reason:
             return ""
@@ -65,7 +65,7 @@ class Shelf:
         let_go(bound)
         batch.entries = on_disk(batch.entries)
         freed = dict(batch.entries)
-        # Of a batch that is given up, more may have been sent than is left in it.
+        # More of a batch that is given up may have been sent than is left in it.
         batch.sent = [(key, freed.get(key, cause)) for key, cause in batch.sent]
         return ""
 
@@ -77,7 +77,7 @@ class Shelf:
         return problem or (self._backlog.put(self.route, gone) if gone else "")
 
     def free_retries(self, lane: Lane) -> str:
-        """Make durable what waits for its next attempt; return "" or why that can't be."""
+        """Make durable what waits for its next attempt; return "" or why that is impossible."""
         for _, _, batch in lane.retries:
             if batch.verdict is None:
                 lane.fold_held(batch)
@@ -86,7 +86,7 @@ class Shelf:
         return ""
 
     def free_flying(self, lane: Lane, flying: Iterable[Batch]) -> str:
-        """Make durable what is in flight, and what is held behind it; return "" or why that can't be."""
+        """Make durable what is in flight, and what is held behind it; return "" or why that is impossible."""
         for batch in flying:
             if problem := self.free(batch):
                 return problem
@@ -100,7 +100,7 @@ class Shelf:
         return ""
 
     def move_waiting(self, lane: Lane, keys_max: int) -> str:
-        """Move the oldest keys that only wait out of memory; return "" or why that can't be."""
+        """Move the oldest keys that only wait out of memory; return "" or why that is impossible."""
         taken = list(islice(lane.waiting.items(), keys_max))
         bound = [entry for entry in taken if entry[1].frame is not DURABLE]
         if bound and (problem := self.put(bound)):
@@ -111,9 +111,9 @@ class Shelf:
         return ""
 
     def free_waiting(self, lane: Lane, keys_max: int, *, after: int, waiting_keys_max: int) -> str:
-        """Make durable keys that wait, behind the first ``after``; return "" or why that can't be.
+        """Make durable keys that wait, behind the first ``after``; return "" or why that is impossible.
 
-        They stay in memory, where they take in what changes, as long as no more than ``waiting_keys_max`` wait there.
+        They stay in memory, where they absorb changes, as long as no more than ``waiting_keys_max`` wait there.
         """
         behind = islice(lane.waiting.items(), after, None)
         bound = list(islice((entry for entry in behind if entry[1].frame is not DURABLE), keys_max))
@@ -131,7 +131,7 @@ class Shelf:
         return ""
 
     def take_back(self, lane: Lane, count: int, moment_ms: int, unix_ms: int, *, is_fresh: bool = False) -> None:
-        """Have the lane deliver rows that are due; each stays on disk until that is settled.
+        """Let the lane deliver rows that are due; each stays on disk until that is settled.
 
         ``is_fresh``: only those that have not failed before.
         """

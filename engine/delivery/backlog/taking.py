@@ -1,4 +1,4 @@
-"""One walk through a route's rows, for those that are due: bounded, and going on where the last one ended."""
+"""One walk through a route's rows, for those that are due: bounded, and continuing where the last one ended."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from engine.delivery.backlog.walk import RECHECK_MS, Walk
 TAKEN_BYTES_MAX = 16 << 20
 WALKED_ROWS_MAX = 100_000
 WALKED_BYTES_MAX = 64 << 20
-"""What one `take` walks at most; the next one goes on there."""
+"""The most that one `take` walks; the next one continues there."""
 SLICE_ROWS_MIN, SLICE_ROWS_MAX = 256, 8_192
 
 
 @dataclass(slots=True)
 class Taking:
-    """What one call wants, and has so far; ``removed`` are rows that are there no more, but for the disk."""
+    """What one call wants, and has so far; ``removed`` are rows that only the disk still has."""
 
     route: str
     count: int
@@ -38,13 +38,13 @@ class Taking:
         return len(self.rows) >= self.count or self.key_bytes >= TAKEN_BYTES_MAX
 
     def pick(self, due: Iterable[BacklogRow], walk: Walk) -> bool:
-        """Take of these rows what is free; return False where there is no room for all, and stay there."""
+        """Take those of these rows that are free; return False if there is no room for all, and stay there."""
         for row in due:
             key = row.key
             if key in self.removed:
                 continue
             if self.is_fresh and (row.attempts or row.together):
-                # Looked at again a little later: to walk all of them again and again would take all the time.
+                # Looked at again a little later: walking all of them repeatedly would take all the time.
                 walk.found_later(self.now_ms + RECHECK_MS)
                 walk.after = key
                 continue
@@ -60,7 +60,7 @@ class Taking:
 
 
 def take(connection: sqlite3.Connection, taking: Taking, walk: Walk, rows: int) -> None:
-    """Walk on, and take what is due; ``rows`` are in the file, of all routes."""
+    """Continue the walk, and take what is due; ``rows`` are in the file, of all routes."""
     walk.looked_ms = taking.now_ms
     if not _goes_on(walk, taking):
         return
@@ -80,7 +80,7 @@ def _rows_max(connection: sqlite3.Connection, rows: int) -> int:
 
 
 def _take_slice(connection: sqlite3.Connection, taking: Taking, walk: Walk, size: int) -> int:
-    """Walk the next ``size`` rows, in C as far as nothing in them is due; return how many there were."""
+    """Walk the next ``size`` rows, within SQLite as long as none is due; return how many there were."""
     after = BEGINNING if walk.after is None else walk.after
     place: tuple[str | bytes, ...] = (taking.route, after)
     where = RANGE

@@ -1,7 +1,7 @@
-"""Where a route's walk through its backlog stands.  (pure)
+"""The position of a route's walk through its backlog.  (pure)
 
-A walk goes round in the order of keys, lap after lap. A lap that is over knows when the first row is due that it passed
-by, so that nothing is walked again before there is something to find.
+A walk goes round in the order of keys, lap after lap. A finished lap knows when the first row that it skipped is due,
+so that nothing is walked again before there is something to find.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Container, Iterable
 NEVER_MS = 1 << 62
 OUT_KEYS_MAX = 100_000
 LOOKED_AT_MAX = 100
-"""Rows that somebody holds, of which one look finds out whether they are free; the next look goes on with others."""
+"""How many held rows one look checks for being free; the next look continues with others."""
 RECHECK_MS = 1_000
-"""How often to look whether rows that somebody else held when they were due are free."""
+"""How often to check whether rows that were held when they were due are free."""
 
 
 class Walk:
@@ -23,11 +23,11 @@ class Walk:
     def __init__(self) -> None:
         self.after: bytes | None = None
         self.until: bytes | None = None
-        """Where the lap ends once it has wrapped around; None where it ends with the last row."""
+        """Where the lap ends once it has wrapped around; None if it ends with the last row."""
         self.is_wrapped = True
         self.is_over = False
         self.out: OrderedDict[bytes, None] = OrderedDict()
-        """Rows of this lap that were due, and were handed out or passed over: they are there still."""
+        """Rows of this lap that were due, and were handed out or skipped: they still exist."""
         self.looked_ms = 0
         self._later_ms = NEVER_MS
         self._is_blind = False
@@ -42,7 +42,7 @@ class Walk:
         self._is_blind = False
 
     def reach_the_end(self) -> None:
-        """Take in that no row follows: go on at the beginning, or end the lap."""
+        """Note that no row follows: continue at the beginning, or end the lap."""
         if self.is_wrapped:
             self.is_over = True
             return
@@ -50,18 +50,18 @@ class Walk:
         self.after = None
 
     def found_later(self, due_ms: int) -> None:
-        """Take in that a row is due at this time, and not before."""
+        """Note that a row is due at this time, and not before."""
         self._later_ms = min(self._later_ms, due_ms)
 
     def found_due(self, key: bytes) -> None:
-        """Take in that this row is due, and is with the caller, or held by somebody."""
+        """Note that this row is due, and is with the caller or held."""
         if len(self.out) < OUT_KEYS_MAX:
             self.out[key] = None
         else:
             self._is_blind = True
 
     def put(self, keys: Iterable[bytes], due_ms: int) -> None:
-        """Take in that these rows are there anew, the first due at this time."""
+        """Note that these rows were added, the first due at this time."""
         for key in keys:
             self.out.pop(key, None)
         self.found_later(due_ms)
@@ -69,7 +69,7 @@ class Walk:
     def finds_more(self, now_ms: int, *held: Container[bytes]) -> bool:
         """Tell whether another lap could find a row that is due and in none of ``held``.
 
-        Where very many are held, one that was let go may be found only by one of the next calls.
+        If very many are held, one that was released may be found only by one of the next calls.
         """
         if self._is_blind or self._later_ms <= now_ms:
             return True

@@ -1,4 +1,4 @@
-"""After an invocation: what was accepted is settled, and of what failed each key finds its place."""
+"""After an invocation: settles what was accepted, and finds each failed key its place."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ class Aftermath:
         self._row = row
 
     def use(self, route: RouteSettings, rules: Rules, hands: Hands) -> None:
-        """Go by these settings from now on."""
+        """Use these settings from now on."""
         self.route, self._rules, self._hands = route, rules, hands
 
     def retire(self) -> None:
-        """Leave all to the lanes that come after this one, but for what is in flight or given up."""
+        """Leave everything to the lanes after this one, except what is in flight or given up."""
         self._rules = Rules(self._rules.policy, is_retired=True)
         self.strays += self.keys.withdraw()
 
@@ -62,7 +62,7 @@ class Aftermath:
         self.strays += entries
 
     def complete(self, batch: Batch, outcome: Outcome, moment_ms: int, unix_ms: int) -> None:
-        """Settle what was accepted; see that the rest is delivered again, or kept as dead letters."""
+        """Settle what was accepted; have the rest delivered again, or kept as dead letters."""
         self.keys.ended(batch)
         self.fences.flying.remove(batch)
         if not outcome.is_lost:
@@ -93,7 +93,7 @@ class Aftermath:
     def settle(self, entries: Sequence[Entry]) -> None:
         """End the delivery of these keys, on disk too."""
         if not self._rules.is_retired:
-            # Rows under the name of a route that went may be another lane's by now.
+            # Rows under the name of a removed route may belong to another lane by now.
             self.shelf.settled(self.keys, entries)
         self.keys.settle(entries)
 
@@ -143,7 +143,7 @@ class Aftermath:
         )  # fmt: skip
 
     def unread(self, batch: Batch, reason: str, moment_ms: int, unix_ms: int) -> None:
-        """Have a key that can't be read wait on disk: what keeps it may pass, and holds up no other key meanwhile."""
+        """Let a key that can't be read wait on disk: the cause may pass, and delays no other key meanwhile."""
         batch.attempts += 1
         policy = self._rules.policy
         if policy.gives_up(batch.attempts) or policy.is_too_old(batch.entries[0][1].captured_ms, unix_ms):
@@ -161,7 +161,7 @@ class Aftermath:
             self.set_aside(batch, moment_ms)
 
     def set_aside(self, batch: Batch, moment_ms: int) -> None:
-        """Have these wait on disk alone, for long; where the disk refuses, in memory."""
+        """Let these wait on disk alone, for long; if the disk refuses, in memory."""
         if not self.shelving.set_aside(batch, self._rules.policy, moment_ms, random.random):
             batch.aside = None
             self.keys.retry(batch, moment_ms + self.health.backoff.ms_max)
@@ -176,7 +176,7 @@ class Aftermath:
             self._hands.bury(batch, batch.verdict, unix_ms)
 
     def buried(self, burial: Burial, problem: str, moment_ms: int) -> None:
-        """Settle what is kept as dead letters; where they can't be kept, keep the records and try again later."""
+        """Settle what is kept as dead letters; if they can't be kept, keep the records and try again later."""
         name, records = self.route.name, len(burial.entries)
         if problem:
             log.error("dead_letter_not_kept", route=name, problem=problem, records=records)

@@ -27,10 +27,10 @@ _IDS = tuple(str(index) for index in range(10_000))
 class Built:
     """One payload and what became of every entry of the batch.
 
-    ``sent[i]`` is the record with ``record_id`` ``str(i)``: an entry is there once for each of its records. ``settled``
-    entries need no delivery (their key is gone, and the route does not list why); ``deferred`` ones did not fit;
+    ``sent[i]`` is the record with ``record_id`` ``str(i)``: an entry appears once for each of its records. ``settled``
+    entries need no delivery (their key is gone, and the route does not list the cause); ``deferred`` ones did not fit;
     ``refused`` ones can never be delivered, with the reason; ``unread`` ones can't be read, and may be later. ``left``
-    are events of an entry that is sent, but not with these.
+    are events of a sent entry that did not fit.
     """
 
     payload: bytes = b""
@@ -62,7 +62,7 @@ _decode_batch = msgspec.json.Decoder(_Batch).decode
 
 
 def records_in(payload: bytes, count: int) -> list[bytes | None]:
-    """Return each record's JSON as it was sent in a payload; None for each where there is no payload."""
+    """Return each record's JSON as it was sent in a payload; None for each if there is no payload."""
     if not payload:
         return [None] * count
     if not payload.startswith(_PREFIX):
@@ -73,12 +73,12 @@ def records_in(payload: bytes, count: int) -> list[bytes | None]:
 class PayloadBuilder:
     """Makes payloads for one route; ``payload_bytes_max`` is never exceeded.
 
-    ``database`` is that of all keys, None where each key says its own.
+    ``database`` is that of all keys, None if each key names its own.
     """
 
     def __init__(self, route: RouteSettings, database: int | None, payload_bytes_max: int) -> None:
         self.deletes = deleting_events(route.events)
-        """The events that say themselves that a missing key is a delete; none where the route wants no deletes."""
+        """The events that by themselves make a missing key a delete; none if the route wants no deletes."""
         self._follows_evictions = follows_evictions(route.events)
         self._takes_news = takes_news(route.events)
         self._is_original = route.payload == "original"
@@ -98,7 +98,7 @@ class PayloadBuilder:
         *,
         is_unfenced: bool = False,
     ) -> Built:
-        """Return the payload of as many entries as fit, in their order.
+        """Return the payload with as many entries as fit, in order.
 
         ``deadline_ms`` (Unix time) is when the function has to stop writing. An ``is_unfenced`` batch says that the
         engine counts on the function to keep older values out. Records of traced keys name their
@@ -160,9 +160,9 @@ class PayloadBuilder:
         *,
         is_unfenced: bool,
     ) -> bytes:
-        """Return a payload with a record for each entry, made in one go; b"" where one wants to be looked at by itself.
+        """Return a payload with a record for each entry, made in one go; b"" if an entry needs individual treatment.
 
-        It has the same bytes as one that is put together, and is refused by the same limits.
+        It has the same bytes as one that is put together record by record, and the same limits.
         """
         if self._is_original or not self._are_plain(entries, fetched):
             return b""
@@ -190,7 +190,7 @@ class PayloadBuilder:
         return payload if len(payload) - len(_PREFIX) - suffix_bytes <= room else b""
 
     def _are_plain(self, entries: Sequence[Entry], fetched: Sequence[Fetched]) -> bool:
-        """Tell whether each entry has a text as its value, and one record that says no more than all do."""
+        """Tell whether each entry has a text as its value, and one ordinary record."""
         if len(entries) > self._records_max or any(cause.events for cause, _ in causes_of(entries)):
             return False
         size = 0
@@ -202,11 +202,11 @@ class PayloadBuilder:
 
     @property
     def explained(self) -> frozenset[str] | None:
-        """Return the events after which nobody has to ask why a key is gone; None where that is never of interest."""
+        """Return the events after which the reason for a key's absence is clear; None if that never matters."""
         return self.deletes if self.deletes and not self._follows_evictions else None
 
     def _is_delete(self, event: str, value: Fetched) -> bool:
-        """Tell whether a key that is gone is a delete: somebody has taken it away, or evictions are followed too."""
+        """Tell whether a key that is gone is a delete: it was removed, or evictions are followed too."""
         if not self.deletes:
             return False
         return self._follows_evictions or event in self.deletes or value.is_taken_away
@@ -216,7 +216,7 @@ class PayloadBuilder:
     ) -> tuple[int, bool]:
         """Add a record for each event of a key; return the room that is left, and whether some had none.
 
-        Those are left for the next payload; where no event fits alone, the entry is refused.
+        Those are left for the next payload; if not even one event fits alone, the entry is refused.
         """
         key, cause = entry
         events = self._events_of(cause)
@@ -236,12 +236,12 @@ class PayloadBuilder:
             taken += 1
         if 0 < taken < len(events):
             built.left.append((entry, events[taken:]))
-            # Should it fail, it is sent again with these alone: the others are held behind it.
+            # If it fails, it is sent again with only these: the others are held behind it.
             built.sent[-taken:] = [(key, cause.followed(cause.event, events[:taken]))] * taken
         return room, taken < len(events)
 
     def _events_of(self, cause: Cause) -> Events:
-        """Return what a key's records tell of: its events that the route wants, or the newest for all."""
+        """Return what a key's records are about: its events that the route wants, or the newest for all."""
         wanted = [one for one in cause.events if self._events and (one[0] in self._events or self._is_news(one[0]))]
         return tuple(wanted) or ((cause.event, cause.captured_ms),)
 

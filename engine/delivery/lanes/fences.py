@@ -21,33 +21,33 @@ class Fences:
         self._unfenced_until_ms = 0
 
     def start_at(self, moment_ms: int) -> None:
-        """Start nothing before this time: invocations that nobody knows may be delivering these keys."""
+        """Start nothing before this time: unknown invocations may be delivering these keys."""
         self._starts_at_ms = moment_ms
 
     def agree(self, *, is_unfenced: bool, until_ms: int) -> None:
         """Leave fences from now on, or none.
 
-        An invocation that left none must not meet one that asks for no version: where such a one may be under way,
-        nothing starts before ``until_ms``, when it has come to its deadline.
+        An invocation without a fence must not overlap with one that ignores versions: if one may be under way, nothing
+        starts before ``until_ms``, its deadline.
         """
         if not is_unfenced and any(one.is_unfenced for one in (self, *self._elders)):
             self._unfenced_until_ms = until_ms
         self.is_unfenced = is_unfenced
 
     def lose(self, until_ms: int) -> None:
-        """Take in that an invocation nobody will hear of may write until then."""
+        """Note that a lost invocation may write until then."""
         self._lost_until_ms = max(self._lost_until_ms, until_ms)
 
     def until_ms(self) -> int:
-        """Return until when an invocation of this lane may write; 0 where none can."""
+        """Return until when an invocation of this lane may write; 0 if none can."""
         return max([self._lost_until_ms, *(batch.fence_ms for batch in self.flying)])
 
     def may_still_write(self, moment_ms: int) -> bool:
-        """Tell whether an invocation of this lane may yet have an effect."""
+        """Tell whether an invocation of this lane may still have an effect."""
         until_ms = max(self._lost_until_ms, self._starts_at_ms, self._unfenced_until_ms)
         return bool(self.flying) or moment_ms < until_ms
 
     def may_start(self, moment_ms: int) -> bool:
-        """Tell whether no invocation can still write that others began: lanes before this one, or processes."""
+        """Tell whether no invocation of earlier lanes or processes can still write."""
         self._elders = tuple(one for one in self._elders if one.may_still_write(moment_ms))
         return moment_ms >= max(self._starts_at_ms, self._unfenced_until_ms) and not self._elders

@@ -24,7 +24,7 @@ from engine.ring.wake import Wake
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """Whose keys an invoker has: it is number ``index``, from 0, of so many, and ``part`` is the engine's slice."""
+    """Which keys an invoker has: it is number ``index``, from 0, of this many; ``part`` is the engine's slice."""
 
     index: int = 0
     invokers: int = 1
@@ -33,7 +33,7 @@ class Home:
 
 @dataclass(frozen=True, slots=True)
 class LaneKit:
-    """What all lanes of an invoker share; ``database`` is that of all keys, None where each key says its own."""
+    """What all lanes of an invoker share; ``database`` is that of all keys, None if each key names its own."""
 
     database: int | None
     delivery: DeliverySettings
@@ -48,7 +48,7 @@ class LaneKit:
 
 
 class Hands:
-    """What one route's settings make: another route, or other settings of it, have other hands."""
+    """What follows from one route's settings: another route, or changed settings, have other hands."""
 
     def __init__(self, lane_id: int, route: RouteSettings, kit: LaneKit) -> None:
         delivery = kit.delivery
@@ -56,7 +56,7 @@ class Hands:
         self._deadline_ms = delivery.deadline_ms
         self._builder = PayloadBuilder(route, kit.database, delivery.payload_bytes_max)
         self.deletes, self.explained = self._builder.deletes, self._builder.explained
-        # A function of the original's knows no deadline: it may write for as long as it may run.
+        # A function written for the original ignores deadlines: it may write for as long as it may run.
         bounded_ms = delivery.deadline_ms + delivery.deadline_margin_ms
         self.fence_after_ms = delivery.invoke_timeout_ms if route.payload == "original" else bounded_ms
         self._target = make_target(route, kit.aws, delivery)
@@ -65,7 +65,7 @@ class Hands:
         self._dispatcher = Dispatcher(lane_id, self._target, sink, threads, kit.done, kit.wake, kit.sockets)
 
     def release(self) -> None:
-        """Let the threads end once their invocations have, and their connections with them."""
+        """Let the threads, and their connections, end once their invocations have."""
         self._dispatcher.close()
         self._target.close()
 
@@ -86,7 +86,7 @@ class Hands:
         self._dispatcher.submit(batch)
 
     def bury(self, batch: Batch, told: Outcome, unix_ms: int) -> None:
-        """Give these up: to the route's place for failures, in a thread; they are in flight until it has them."""
+        """Hand these to the route's place for failures, in a thread; they are in flight until they are kept."""
         route, records = self._route, records_in(batch.payload, len(batch.sent))
         known = {key: record for (key, _), record in zip(batch.sent, records, strict=True)}
         record_of = [known.get(key) for key, _ in batch.entries]

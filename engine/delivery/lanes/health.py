@@ -1,8 +1,8 @@
-"""What outcomes say of a target: whether it is in trouble, how much to ask of it, how long to leave it.  (pure)
+"""What outcomes say about a target: whether it is in trouble, how much to send it, how long to wait.  (pure)
 
-A target is *in trouble* while its newest outcome settled nothing, whatever words it had for that. Once that has gone on
-for a second it is *down*: keys wait for their next attempts as before, and one small batch a second asks whether it is
-well again. So that is noticed within a second, however long the waits have become.
+A target is *in trouble* while its newest outcome settled nothing, whatever the reason. After a second of that it is
+*down*: keys wait for their next attempts as before, and one small batch a second probes whether it has recovered. So
+recovery is noticed within a second, however long the waits have become.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from engine.delivery.lanes.work import Batch
 from engine.model import Failure, Outcome
 
 PROBE_MS = 1_000
-"""How often a target that is down is asked."""
+"""How often a target that is down is probed."""
 PROBE_KEYS = 10
 """With how many keys."""
 
@@ -27,29 +27,29 @@ class Health:
     def __init__(self, slots: int, backoff: Backoff, moment_ms: int) -> None:
         self.backoff = backoff
         self.error = ""
-        """Why the last delivery failed, in words; it stays when the target is well again."""
+        """Why the last delivery failed, in words; it stays after the target has recovered."""
         self.error_ms = 0
-        """When that was; 0 where none has failed."""
+        """When that was; 0 if none has failed."""
         self.is_limited = False
-        """Whether records are given up after some attempts: then each attempt is their own, and comes in its time."""
+        """Whether records are given up after some attempts: then each attempt counts, and none is made early."""
         self._limit = ConcurrencyLimit(slots)
         self._budget = RetryBudget()
         self._proof_ms = 0
-        """When the newest batch was sent of which something was accepted."""
+        """When the newest batch of which something was accepted was sent."""
         self._begin(moment_ms)
 
     def _begin(self, moment_ms: int) -> None:
         self.is_troubled = False
         """Whether the newest outcome settled nothing."""
         self.failing_since_ms = 0
-        """When the first of the outcomes came that settled nothing, of those since the last that did; 0 for none."""
+        """When the first outcome that settled nothing arrived, since the last that did; 0 for none."""
         self._well_ms = self._asked_ms = moment_ms
         self._asks_after_ms = 0
         self._failures_in_row = 0
         self._suspects_fail = False
 
     def begin_anew(self, slots: int, moment_ms: int) -> None:
-        """Take in that the target is another one, or has other settings."""
+        """Note that the target was replaced, or has other settings."""
         self._limit.resize(slots)
         self._begin(moment_ms)
 
@@ -60,7 +60,7 @@ class Health:
 
     @property
     def suspects_max(self) -> int:
-        """Return how many of them may be of keys that failed by themselves before."""
+        """Return how many of them may carry keys that failed by themselves before."""
         return max(1, self.slots // 2) if self._suspects_fail else self.slots
 
     def is_down(self, moment_ms: int) -> bool:
@@ -72,7 +72,7 @@ class Health:
         return self._proof_ms > moment_ms
 
     def take_in(self, sent: Batch, outcome: Outcome, moment_ms: int, *, settles: bool) -> bool:
-        """Draw from an outcome what it says of the target; return True where that is well again.
+        """Learn from an outcome about the target; return True if it has recovered.
 
         ``settles``: something of the batch was accepted.
         """
@@ -98,15 +98,15 @@ class Health:
         return was_down
 
     def nothing_left(self) -> None:
-        """Take in that nothing waits any more for what failed: what fails next is a trouble of its own."""
+        """Note that nothing that failed is waiting any longer: the next failure is a new trouble."""
         self.failing_since_ms = 0
 
     def asked(self, moment_ms: int) -> None:
-        """Take in that the target is asked, or that there is nothing to ask it with."""
+        """Note that the target is being probed, or that there is nothing to probe it with."""
         self._asked_ms = moment_ms
 
     def asks_at_ms(self, moment_ms: int, *, is_paused: bool = False) -> int | None:
-        """Return when to ask a target that is down; None where it is not."""
+        """Return when to probe a target that is down; None if it is not."""
         if not self.is_down(moment_ms) or (self.is_limited and not is_paused):
             return None
         return max(self._asked_ms + PROBE_MS, self._asks_after_ms)

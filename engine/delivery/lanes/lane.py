@@ -1,4 +1,4 @@
-"""A lane: one route's dirty keys in one invoker, from *waiting* over *in flight* to *settled*.  (pure)
+"""A lane: one route's dirty keys in one invoker, from *waiting* through *in flight* to *settled*.  (pure)
 
 A key is in one of three places, and its newest change is never lost between them:
 
@@ -50,7 +50,7 @@ class Lane:
         self._is_waitings_turn = False
 
     def add(self, runs: Iterable[Run], frame: Frame, now_ms: int) -> int:
-        """Mark keys dirty; return how many merged into a change that was already there."""
+        """Mark keys dirty; return how many merged into an existing change."""
         if not self.waiting:
             self._since_ms = now_ms
         merged = 0
@@ -68,7 +68,7 @@ class Lane:
         return merged
 
     def _add_each(self, keys: Sequence[bytes], cause: Cause) -> int:
-        """Mark keys dirty of which some are here already; return how many those are."""
+        """Mark keys dirty, some of which are already here; return how many those are."""
         waiting, in_flight, frame = self.waiting, self.in_flight, cause.frame
         merged = 0
         for key in keys:
@@ -83,14 +83,14 @@ class Lane:
                 continue
             newer = known.followed(cause.event, known.events if self.coalesces else known.each() + cause.each())
             if known.frame is DURABLE and known.event != cause.event:
-                # What is on disk names another event: until this is settled, the ring remembers.
+                # The row on disk names another event: until this is settled, the ring remembers.
                 newer = newer.holding(frame)
                 frame.open += 1
             place[key] = newer
         return merged
 
     def add_fenced(self, runs: Iterable[Run], frame: Frame, due_ms: int) -> None:
-        """Mark keys dirty that somebody may still be delivering: they count as in flight until then."""
+        """Mark keys dirty that another process may still be delivering: they count as in flight until then."""
         fresh: dict[bytes, Cause] = {}
         for run in runs:
             cause = Cause.of(run, frame)
@@ -110,7 +110,7 @@ class Lane:
         return self.retries.keys
 
     def withdraw(self) -> list[Entry]:
-        """Let go of all keys but those that are given up or being sent; return them."""
+        """Release all keys except those that are given up or being sent; return them."""
         batches = self.retries.clear()
         for batch in batches:
             if batch.verdict is not None:
@@ -122,7 +122,7 @@ class Lane:
         return left
 
     def clear(self) -> None:
-        """Forget what is on disk: all that waits, also for its next attempt, and what is held behind it."""
+        """Forget what is on disk: all that waits, including for its next attempt, and what is held behind it."""
         for batch in self.retries.clear():
             self.settle(batch.entries)
         self.waiting.clear()
@@ -152,7 +152,7 @@ class Lane:
         return Batch(self._take_waiting(self.batch_size))
 
     def take_probe(self, now_ms: int, keys_max: int) -> Batch | None:
-        """Return a few keys to ask with how the target is, whatever they wait for but a fence; None if none are."""
+        """Return a few keys to probe the target with, whatever they wait for but a fence; None if there are none."""
         if self.invocations >= self.slots:
             return None
         keys_max = min(keys_max, self.batch_size)
@@ -166,11 +166,11 @@ class Lane:
         return Batch(self._take_waiting(keys_max)) if self.waiting else None
 
     def has_more(self) -> bool:
-        """Tell whether there are keys that nobody delivers now, and a slot for them."""
+        """Tell whether there are keys that are not being delivered, and a slot for them."""
         return self.invocations < self.slots and bool(self.waiting or self.retries)
 
     def waits_for_slot(self) -> bool:
-        """Tell whether there are keys that nobody delivers now, because no slot is free."""
+        """Tell whether there are keys that are not being delivered because no slot is free."""
         return self.invocations >= self.slots and bool(self.waiting or self.retries)
 
     def next_due_ms(self) -> int | None:
@@ -185,12 +185,12 @@ class Lane:
         return None if due_ms is None else max(due_ms, self.paused_until_ms)
 
     def started(self, batch: Batch) -> None:
-        """Take in that this batch is on its way."""
+        """Note that this batch was sent."""
         self.invocations += 1
         self.suspects += batch.is_suspect
 
     def ended(self, batch: Batch) -> None:
-        """Take in that its invocation has ended."""
+        """Note that its invocation has ended."""
         self.invocations -= 1
         self.suspects -= batch.is_suspect
 
@@ -243,7 +243,7 @@ class Lane:
         return entries
 
     def fold_held(self, batch: Batch) -> None:
-        """Let entries that are read before they are sent stand for the changes that came meanwhile."""
+        """Let entries that are read before they are sent cover the changes that arrived meanwhile."""
         if not self.held:
             return
         entries = batch.entries
@@ -251,7 +251,7 @@ class Lane:
             held = self.held.pop(key, None)
             if held is None:
                 continue
-            # What was read before this change is none of its values.
+            # What was read before this change is not its value.
             batch.reading = None
             if cause.frame is DURABLE:
                 cause = cause.holding(held.frame)

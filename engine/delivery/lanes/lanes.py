@@ -1,13 +1,14 @@
-"""An invoker's lanes over reloads: what came for a route that went finds the routes that want it now.
+"""An invoker's lanes over reloads: changes for a removed route go to the routes that want them now.
 
 **A slot keeps its meaning** (`RouteTable.build`): a route whose keys or events are changed gets another slot, and so
-another lane. The lane of a slot that is no more is *retired*: it sends nothing more, and leaves what it has not sent to
-the lanes that were made after it and want it. Those send nothing while an invocation of a retired one may still have an
-effect: otherwise one key could be in flight twice, and its older value arrive last.
+another lane. The lane of a removed slot is *retired*: it sends nothing more, and leaves what it has not sent to the
+lanes that were made after it and want it. Those send nothing while an invocation of a retired one may still have an
+effect: otherwise one key could be in flight twice, and its older value could arrive last.
 
-**On disk** rows stand under a route's name. After a start, and after a reload that made or retired lanes, each row is
-looked at once: one that its route does not want (any more) goes to the routes that do. Until then a lane takes nothing
-back from disk. Rows that nobody wants stay where their route is no more (it may come back), and go where it is.
+**On disk** rows are stored under a route's name. After a start, and after a reload that made or retired lanes, each row
+is looked at once: one that its route does not want, or no longer wants, goes to the routes that do. Until then a lane
+takes nothing back from disk. Rows that no route wants stay if their own route was removed (it may come back), and are
+deleted if it exists.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ log = get_logger(__name__)
 
 
 class Lanes:
-    """A lane a slot, those that are retired, and the rows that are to be looked at."""
+    """One lane per slot, those that are retired, and the rows that are to be looked at."""
 
     def __init__(self, kit: LaneKit) -> None:
         self.in_force: dict[int, RouteLane] = {}
         self.retired: list[RouteLane] = []
         self._kit = kit
         self._doubtful: RouteMask = 0
-        """Slots whose marks are not those of the lane there: nobody's, or somebody else's before."""
+        """Slots whose marks are not those of the present lane: no route's, or another route's before."""
         self._pause_ms = 0
         self._unsorted: deque[str] = deque()
         self._rows: Iterator[list[BacklogRow]] | None = None
@@ -49,7 +50,7 @@ class Lanes:
         return (*self.in_force.values(), *self.retired)
 
     def distrust(self) -> None:
-        """Know nothing of what was accepted: marks may be lost of what was found missing there."""
+        """Forget what was accepted: marks of what was found missing there may be lost."""
         for lane in self.all():
             lane.unchanged.distrust(lane.fences.flying)
 
@@ -59,14 +60,14 @@ class Lanes:
             lane.unchanged.close()
 
     def by_id(self, lane_id: int) -> RouteLane:
-        """Return a lane, which must be there."""
+        """Return a lane, which must exist."""
         return next(lane for lane in self.all() if lane.lane_id == lane_id)
 
     def set_routes(self, table: RouteTable, moment_ms: int, pause_ms: int, shelf_pause_ms: int) -> None:
-        """Make lanes for new routes, turn those of changed ones, retire those of routes that went.
+        """Make lanes for new routes, change those of changed ones, retire those of removed ones.
 
         New lanes start nothing before ``pause_ms``, and those with keys on disk nothing before ``shelf_pause_ms``
-        (monotonic): of those nobody knows whether they were in flight. Whose they are is known once they are sorted.
+        (monotonic): it is unknown whether those were in flight. Which lane owns them is known once they are sorted.
         """
         self._pause_ms = pause_ms
         deadline_ms = self._kit.delivery.deadline_ms + self._kit.delivery.deadline_margin_ms
@@ -122,7 +123,7 @@ class Lanes:
             log.warning("keys_of_no_route", route=lane.route.name, keys=unwanted)
 
     def close_retired(self, moment_ms: int) -> None:
-        """Let those go that have nothing more to do."""
+        """Drop those that have nothing more to do."""
         over = [lane for lane in self.retired if lane.is_over(moment_ms)]
         for lane in over:
             lane.release_hands()
@@ -137,7 +138,7 @@ class Lanes:
             lane.shelving.is_sorted = lane.route.name not in names
 
     def sort_shelves(self, moment_ms: int) -> bool:
-        """Look at some rows; return True where there are more."""
+        """Look at some rows; return True if there are more."""
         if not self._unsorted or moment_ms < self._look_after_ms:
             return False
         name = self._unsorted[0]
@@ -194,7 +195,7 @@ def _is_kept(lane: RouteLane, table: RouteTable, slot: int) -> bool:
 
 
 def _wanted(lane: RouteLane, runs: Iterable[Run]) -> list[Run]:
-    """Return what of these the lane's route wants, key by key: they were marked for another one."""
+    """Return which of these the lane's route wants, key by key: they were marked for another one."""
     mine: list[Run] = []
     for run in runs:
         keys = [key for key in run.keys if lane.wants(key, run.event)]
@@ -204,7 +205,7 @@ def _wanted(lane: RouteLane, runs: Iterable[Run]) -> list[Run]:
 
 
 def inherit(lane: RouteLane, entry: Entry, moment_ms: int) -> None:
-    """Have the lane take a key of a retired one; which of the key's events was the last, nobody knows."""
+    """Let the lane take a key from a retired one; which of the key's events was last is unknown."""
     key, cause = entry
     event, frame, keys = cause.event, cause.frame, lane.keys
     lane.force([key])
@@ -213,7 +214,7 @@ def inherit(lane: RouteLane, entry: Entry, moment_ms: int) -> None:
     if known is not None or place is keys.held:
         event = _as_known(lane, event)
     elif len(lane.shelf) and lane.deletes and event not in lane.deletes:
-        # Its row may say that the key went.
+        # Its row may say that the key was removed.
         event = REPAIR_GONE
     keys.add([Run(event, EVERY_ROUTE, cause.captured_ms, [key], cause.events)], frame, moment_ms)
     if known is not None and known.frame is not DURABLE and frame.end < known.frame.end:
@@ -224,7 +225,7 @@ def inherit(lane: RouteLane, entry: Entry, moment_ms: int) -> None:
 
 
 def adopt(lane: RouteLane, rows: Sequence[BacklogRow], moment_ms: int) -> str:
-    """Have the lane keep rows of a route that does not want them; return "" or why that can't be."""
+    """Let the lane keep rows of a route that does not want them; return "" or why that is impossible."""
     lane.force([row.key for row in rows])
     problem = lane.shelf.adopt(rows, lane.deletes)
     if not problem:
@@ -236,8 +237,8 @@ def adopt(lane: RouteLane, rows: Sequence[BacklogRow], moment_ms: int) -> str:
 
 
 def _as_known(lane: RouteLane, event: str) -> str:
-    """Return what to say of a key that the lane knows, after this event at another one.
+    """Return the event for a key that the lane knows, after this event in another one.
 
-    What is known here may be that the key went: that must be told, and so must the other's.
+    This lane may know that the key was removed: both that and the other's event must be reported.
     """
     return event if event in lane.deletes else REPAIR

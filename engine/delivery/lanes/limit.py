@@ -1,8 +1,8 @@
 """How many invocations at once, and how many of them may be retries.  (pure)
 
-Two small governors of a lane that shares a target with others. The *limit* follows what the target bears, as TCP
-follows a network: halved when it throttles, grown by about one for each full round of successes. The *budget* bounds
-how much of the traffic is retries, so that a target that comes back is not held down by the failures of before.
+Two small governors of a lane that shares a target with others. The *limit* follows the target's capacity, as TCP
+follows a network's: halved when it throttles, grown by about one for each full round of successes. The *budget* bounds
+how much of the traffic is retries, so that a recovering target is not held down by earlier failures.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 THROTTLE_PAUSE_MS = 500
-"""Throttles that come this close together are one: they answer invocations that were sent under the same limit."""
+"""Throttles this close together count as one: they answer invocations that were sent under the same limit."""
 
 
 class ConcurrencyLimit:
@@ -28,17 +28,17 @@ class ConcurrencyLimit:
         return int(self._limit)
 
     def throttled(self, now_ms: int) -> None:
-        """Take in that the target refused an invocation because there were too many."""
+        """Note that the target refused an invocation because there were too many."""
         if self._halved_ms is None or not 0 <= now_ms - self._halved_ms < THROTTLE_PAUSE_MS:
             self._halved_ms = now_ms
             self._limit = max(1.0, self._limit / 2)
 
     def succeeded(self) -> None:
-        """Take in that an invocation was accepted."""
+        """Note that an invocation was accepted."""
         self._limit = min(float(self._slots_max), self._limit + 1 / self._limit)
 
     def resize(self, slots: int) -> None:
-        """Take another most; a limit that stood at the old one follows, a throttled one grows there by successes."""
+        """Set another maximum; a limit at the old maximum follows, a throttled one grows there by successes."""
         assert slots > 0
         is_free = self._limit >= self._slots_max
         self._slots_max = slots
@@ -68,15 +68,16 @@ class RetryBudget:
         return self._tokens
 
     def take(self, now_ms: int, cost: float = 1.0) -> int:
-        """Pay for a retry and return 0; where there are too few tokens, pay nothing and return the ms until there are.
+        """Pay for a retry and return 0; if there are too few tokens, pay nothing and return the ms until there are
+        enough.
 
-        A cost above all that the budget can hold empties it whole.
+        A cost above the budget's capacity empties it completely.
         """
         if self._at_ms is not None and now_ms > self._at_ms:
             self._add((now_ms - self._at_ms) * self._refill_per_ms)
         self._at_ms = now_ms
         price = min(cost, self._tokens_max)
-        # What is refilled in the milliseconds below may miss the price by a rounding error.
+        # The refill in the milliseconds below may fall short by a rounding error.
         lacking = price - self._tokens
         if lacking > 1e-6:
             return math.ceil(lacking / self._refill_per_ms)
@@ -84,7 +85,7 @@ class RetryBudget:
         return 0
 
     def succeeded(self) -> None:
-        """Take in that an invocation was accepted."""
+        """Note that an invocation was accepted."""
         self._add(self._refund)
 
     def _add(self, tokens: float) -> None:

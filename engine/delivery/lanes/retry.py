@@ -1,7 +1,7 @@
 """What to do with records that were not delivered: again, later, or never.  (pure)
 
 The classes follow AWS event source mappings: an error of the *function* counts against the route's
-``maximum_retry_attempts``; a throttle, an outage or a wrong set-up is the target's state, not the batch's
+``maximum_retry_attempts``; a throttle, an outage or a wrong setup is the target's state, not the batch's
 fault, and pauses the whole lane instead. ``maximum_record_age_in_seconds`` ends both.
 """
 
@@ -56,11 +56,11 @@ class RetryPolicy:
 
     @property
     def is_limited(self) -> bool:
-        """Tell whether attempts are counted: each of them is the records' own then."""
+        """Tell whether attempts are counted, each against its records."""
         return self.attempts_max >= 0
 
     def left_ms(self, captured_ms: int, now_ms: int) -> int:
-        """Return how long a record captured at this time may still be tried."""
+        """Return how long a record captured at this time may still be retried."""
         return max(0, captured_ms + self.age_ms_max + 1 - now_ms) if self.age_ms_max >= 0 else NEVER_MS
 
     def is_too_old(self, captured_ms: int, now_ms: int) -> bool:
@@ -95,6 +95,6 @@ def halves(batch: Batch) -> tuple[Batch, Batch]:
     middle = len(batch.entries) // 2
     parts = batch.part(batch.entries[:middle]), batch.part(batch.entries[middle:])
     for part in parts:
-        # On disk too: what was cut must not meet again.
+        # On disk too: the parts must not be joined again.
         part.together = len(part.entries)
     return parts

@@ -1,4 +1,4 @@
-"""A route in one invoker: its keys, its hands, what may still write, and what goes to disk, brought together."""
+"""A route in one invoker: combines its keys, its hands, what may still write, and what goes to disk."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _lane_ids = itertools.count()
 START_LOOK_MS = 10
 """How soon a lane that may not start yet looks again."""
 FLIGHT_MS_SHORT = 1_000
-"""An invocation that is not answered for longer must not hold up a ring."""
+"""An invocation without an answer for longer than this must not hold up a ring."""
 
 
 class RouteLane:
@@ -51,9 +51,9 @@ class RouteLane:
         self._unix_ahead_ms = now_ms() - moment_ms
         self.shelving = Shelving(self.keys, self.shelf, kit, self._unix_ahead_ms)
         self.version = version
-        """Of the route table that made this lane."""
+        """The version of the route table that made this lane."""
         self.retired_by = 0
-        """The version of the route table that took its route away; 0 while it is in force."""
+        """The version of the route table that removed its route; 0 while it is in force."""
         backoff = Backoff(kit.delivery.retry_backoff_ms_min, kit.delivery.retry_backoff_ms_max)
         self.health = Health(route.parallelization_factor, backoff, moment_ms)
         self._kit = kit
@@ -68,8 +68,8 @@ class RouteLane:
     def use(self, route: RouteSettings) -> None:
         """Deliver by these settings from now on.
 
-        The lane keeps its keys: what waits or failed goes the new way, and a key that is in flight the old way
-        still keeps its next value back. A pause was the old function's.
+        The lane keeps its keys: what waits or failed is sent the new way, and a key that is in flight the old way still
+        holds back its next value. A pause concerned the old function.
         """
         self._hands.release()
         self._take_settings(route)
@@ -97,17 +97,17 @@ class RouteLane:
             self.unchanged.use(route)
         self.deletes, self.explained = self._hands.deletes, self._hands.explained
         for _, _, batch in keys.retries:
-            # What is being read for the old settings may lack what the new ones want to know.
+            # What is being read for the old settings may lack what the new ones need.
             batch.reading = None
 
     def release_hands(self) -> None:
-        """Let the threads end once their invocations have, and their connections with them."""
+        """Let the threads, and their connections, end once their invocations have."""
         self._hands.release()
 
     # Reloads
 
     def retire(self, version: int) -> None:
-        """Send nothing more: what is in flight ends here, all else is for lanes that came after this one."""
+        """Send nothing more: what is in flight ends here, everything else is for later lanes."""
         self.retired_by = version
         self.unchanged.retire()
         self._aftermath.retire()
@@ -128,12 +128,12 @@ class RouteLane:
     # The way out
 
     def take_marks(self, runs: Iterable[Run]) -> None:
-        """Have those of these keys be delivered whatever they hold that somebody has marked."""
+        """Deliver those of these keys that were marked, whatever they hold."""
         if self.unchanged.is_on and (forced := [key for run in runs if run.routes & FORCED for key in run.keys]):
             self.force(forced)
 
     def force(self, keys: Collection[bytes]) -> None:
-        """Have these be delivered whatever they hold: somebody has found that the destination lacks them."""
+        """Deliver these, whatever they hold: the destination was found to lack them."""
         self.unchanged.force(keys, self.fences.flying)
 
     def add_fenced(self, runs: Iterable[Run], frame: Frame, due_ms: int) -> None:
@@ -142,7 +142,7 @@ class RouteLane:
         self.keys.add_fenced(runs, frame, due_ms)
 
     def take(self, now_ms: int, *, flush: bool = False) -> Batch | None:
-        """Return the next batch that may start now; see to those whose fence they waited for has passed."""
+        """Return the next batch that may start now; process those whose fence has passed."""
         keys = self.keys
         if not self._may_start(now_ms):
             keys.pause(now_ms + START_LOOK_MS)
@@ -172,9 +172,9 @@ class RouteLane:
         return bool(self.retired_by) or self.fences.may_start(moment_ms)
 
     def send(self, batch: Batch, values: Sequence[Fetched], moment_ms: int, unix_ms: int) -> None:
-        """Make the payload and start its invocation; settle, defer or refuse what does not go into it.
+        """Make the payload and start its invocation; settle, defer or refuse what is not in it.
 
-        ``values`` may be those of the first entries only, where more would not have fitted anyway.
+        ``values`` may be those of the first entries only, if more would not have fitted anyway.
         """
         row = self._row
         batch.sent_ms = moment_ms
@@ -204,14 +204,14 @@ class RouteLane:
             self._start(batch, built, parents, moment_ms)
 
     def _put_off(self, batch: Batch, rest: list[Entry], moment_ms: int) -> None:
-        """Have these of a batch wait for the next: they did not fit into this one."""
+        """Let these of a batch wait for the next: they did not fit into this one."""
         if batch.is_early:
             self.keys.retries.restore(batch.part(rest), batch)
         else:
             self.keys.retry(batch.part(rest), moment_ms)
 
     def put_off(self, batch: Batch, moment_ms: int, wait_ms: int) -> None:
-        """Have a batch wait that can't be read now: for its node, and not for its target."""
+        """Let a batch that can't be read now wait: for its node, and not for its target."""
         if not self.shelving.park(batch, moment_ms, wait_ms):
             self.keys.retry(batch, moment_ms + wait_ms)
 
@@ -227,7 +227,7 @@ class RouteLane:
         # Before it is sent: from then on nobody knows what the destination holds.
         self.unchanged.sending(batch)
         batch.fence_ms = 0 if self.fences.is_unfenced else moment_ms + self._hands.fence_after_ms
-        # Before it is sent: whoever takes over from us must know.
+        # Before it is sent: a successor must know.
         row.set(Counter.FENCE_MS, max(row.get(Counter.FENCE_MS), batch.fence_ms))
         self.fences.flying.append(batch)
         self.shelving.sent()
@@ -243,7 +243,7 @@ class RouteLane:
     # The way back
 
     def complete(self, batch: Batch, outcome: Outcome, moment_ms: int, unix_ms: int) -> None:
-        """Settle what was accepted; see that the rest is delivered again, or kept elsewhere."""
+        """Settle what was accepted; have the rest delivered again, or kept elsewhere."""
         if batch.traced:
             self.traces.answered(batch, outcome)
         self._aftermath.complete(batch, outcome, moment_ms, unix_ms)
@@ -251,7 +251,7 @@ class RouteLane:
             self.traces.accepted(batch)
 
     def buried(self, burial: Burial, problem: str, moment_ms: int) -> None:
-        """Settle what is kept as dead letters; where they can't be kept, keep the records and try again later."""
+        """Settle what is kept as dead letters; if they can't be kept, keep the records and try again later."""
         self._aftermath.buried(burial, problem, moment_ms)
         if self.traces.under_way and not problem:
             self.traces.settle(burial.entries, "dead_letter")
@@ -259,19 +259,19 @@ class RouteLane:
     # The backlog
 
     def is_held_up(self, moment_ms: int) -> bool:
-        """Tell whether keys of this lane wait for something else than their turn."""
+        """Tell whether keys of this lane wait for something other than their turn."""
         return self.health.is_troubled or moment_ms < self.keys.paused_until_ms
 
     def shelve(self, moment_ms: int, *, is_stuck: bool) -> None:
-        """Have no ring wait for this lane: make durable what it retries, and move all to disk where it ``is_stuck``."""
+        """Make no ring wait for this lane: make durable what it retries, and move all to disk if it ``is_stuck``."""
         self.shelving.shelve(moment_ms, self._long_flying(moment_ms) if is_stuck else (), is_stuck=is_stuck)
 
     def ease(self, moment_ms: int) -> None:
-        """Have no ring wait for this lane, which delivers, but too slowly: make durable what has long to wait."""
+        """Make no ring wait for this lane, which delivers, but too slowly: make durable what will wait for long."""
         self.shelving.ease(moment_ms, self._long_flying(moment_ms))
 
     def _long_flying(self, moment_ms: int) -> list[Batch]:
-        # What has just set out will be back before a row of it is written.
+        # What was just sent will be back before a row of it is written.
         until_ms = moment_ms - FLIGHT_MS_SHORT + self._hands.fence_after_ms
         return [batch for batch in self.fences.flying if batch.fence_ms <= until_ms]
 

@@ -1,4 +1,4 @@
-"""What of a ring is settled: frames in order, and how many of each one's keys are still open.  (pure)
+"""How much of a ring is settled: frames in order, and how many keys of each are still open.  (pure)
 
 A key that waits in a lane holds the *oldest* frame that mentions it. Newer events of the same key merge into
 the waiting entry and hold nothing of their own: the ring is released in order, so no newer frame can be
@@ -24,7 +24,7 @@ class Frame:
 
 
 DURABLE = Frame(0)
-"""What an entry holds in place of a frame once the backlog has it on disk: no ring waits for it."""
+"""What an entry holds instead of a frame once the backlog has it on disk: no ring waits for it."""
 
 
 class Ledger:
@@ -57,7 +57,7 @@ class Ledger:
         return end
 
     def take_watermarks(self) -> tuple[Watermark, ...]:
-        """Return the newest of each node before which nothing is open, of those that `settled` passed since."""
+        """Return the newest of each node before which nothing is open, among those that `settled` has passed since."""
         if not self._passed:
             return ()
         passed = tuple(self._passed.values())

@@ -18,9 +18,9 @@ EVERY_KEY = 1 << 62
 WAITING_BATCHES_MAX = 4
 """Batches that wait in memory before more is taken back from disk."""
 FAIR_BATCHES = 10
-"""Of so many batches one is of keys from disk, also while more wait in memory."""
+"""One batch in this many has keys from disk, even while more wait in memory."""
 SHELF_RETRY_MS = 1_000
-"""A disk that refused is asked again after this long."""
+"""A disk that refused is retried after this long."""
 
 
 class Shelving:
@@ -43,11 +43,11 @@ class Shelving:
         self._due_ms = 0
 
     def sent(self) -> None:
-        """Take in that a batch was sent."""
+        """Note that a batch was sent."""
         self._batches += 1
 
     def park(self, batch: Batch, moment_ms: int, wait_ms: int) -> bool:
-        """Have a failed batch wait on disk, where memory holds enough of them; what is fenced must stay."""
+        """Let a failed batch wait on disk if memory holds enough of them; what is fenced must stay."""
         keys = self._keys
         if batch.fence_ms > moment_ms or keys.retrying_keys < self._retrying_keys_max:
             return False
@@ -59,7 +59,7 @@ class Shelving:
         return True
 
     def set_aside(self, batch: Batch, policy: RetryPolicy, moment_ms: int, random: Callable[[], float]) -> bool:
-        """Have keys that keep failing by themselves wait on disk alone, for long; return False where that can't be.
+        """Let keys that keep failing by themselves wait on disk alone, for long; return False if that is impossible.
 
         A newer value of one of them is tried at once.
         """
@@ -82,7 +82,7 @@ class Shelving:
         return True
 
     def shelve(self, moment_ms: int, flying: Sequence[Batch], *, is_stuck: bool) -> None:
-        """Have no ring wait for the lane: make durable what it retries, and move all to disk where it ``is_stuck``.
+        """Make no ring wait for the lane: make durable what it retries, and move all to disk if it ``is_stuck``.
 
         ``flying`` is what has been under way for long.
         """
@@ -95,7 +95,7 @@ class Shelving:
         self._note(problem, moment_ms)
 
     def ease(self, moment_ms: int, flying: Sequence[Batch]) -> None:
-        """Have no ring wait for the lane, which delivers, but too slowly: make durable what has long to wait."""
+        """Make no ring wait for the lane, which delivers, but too slowly: make durable what will wait for long."""
         if moment_ms < self._due_ms:
             return
         problem = self._shelf.free_flying(self._keys, flying) or self._shelf.free_waiting(
@@ -118,7 +118,7 @@ class Shelving:
         if keys.invocations >= keys.slots or moment_ms < keys.paused_until_ms:
             return False
         is_idle = len(keys.waiting) < WAITING_BATCHES_MAX * keys.batch_size
-        # What is on disk is older than what waits: under load that never ends it must have its turn too.
+        # What is on disk is older than what waits: under endless load it must have its turn too.
         is_due = self._batches >= FAIR_BATCHES and len(keys.waiting) < self._waiting_keys_max
         return (is_idle or is_due) and len(self._shelf) > 0 and self.is_sorted
 
@@ -127,7 +127,7 @@ class Shelving:
         self._batches = 0
         keys = self._keys
         unix_ms = moment_ms + self._unix_ahead_ms
-        # Past a batch more than memory may hold of what failed, only what did not: it must not wait for the other.
+        # If memory holds a batch too many of what failed, take only what did not: it must not wait for the former.
         is_fresh = keys.retrying_keys >= self._retrying_keys_max + keys.batch_size
         self._shelf.take_back(keys, keys.batch_size, moment_ms, unix_ms, is_fresh=is_fresh)
 

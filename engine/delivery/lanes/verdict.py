@@ -23,7 +23,7 @@ class Again:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """This batch was sent early, to ask how the target is, and for nothing: it waits on as if it had not been."""
+    """This batch was sent early, as a probe, without success: it waits on as if it had not been sent."""
 
     batch: Batch
 
@@ -38,7 +38,7 @@ class SetAside:
 
 @dataclass(frozen=True, slots=True)
 class GivenUp:
-    """This batch is kept as dead letters, once its invocation can write no more; its verdict says why."""
+    """This batch is kept as dead letters, once its invocation can no longer write; its verdict says why."""
 
     batch: Batch
 
@@ -55,7 +55,7 @@ Answer = Again | Restored | SetAside | GivenUp | Stray
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What a route says of records that failed.
+    """What a route decides about records that failed.
 
     ``bisects`` cuts a batch in two whose function fails. Keys that failed by themselves ``aside_attempts`` times keep
     failing.
@@ -69,9 +69,9 @@ class Rules:
     def decide(
         self, sent: Batch, failed: list[Entry], outcome: Outcome, unix_ms: int, *, others_pass: bool = False
     ) -> list[Answer]:
-        """Return what becomes of the entries of a batch that failed, each in one answer.
+        """Return what becomes of the entries of a batch that failed, each in exactly one answer.
 
-        ``others_pass``: what was sent after these had failed was accepted, so it is them, not their target.
+        ``others_pass``: what was sent after these had failed was accepted, so they are at fault, not their target.
         """
         if self.is_retired:
             return [Stray(failed)]
@@ -83,11 +83,11 @@ class Rules:
         keeps_failing = counts and batch.attempts + 1 >= self.aside_attempts
         is_alone = len(failed) == 1 or outcome.failure is Failure.ITEMS
         if self._is_cut(failed, outcome, counts) or (keeps_failing and others_pass and not is_alone):
-            # As in event source mappings, to be cut in two is no attempt of the records.
+            # As in event source mappings, cutting a batch in two does not count as an attempt.
             return [Again(half, counts) for half in halves(batch)]
         batch.attempts += counts
         if counts and len(failed) == 1 and outcome.failure is not Failure.ITEMS:
-            # It would fail others with it.
+            # It would fail others along with it.
             batch.together = 1
         if outcome.failure is Failure.OVERSIZE or self.policy.gives_up(batch.attempts):
             return [_given_up(batch, outcome)]

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class Cause(msgspec.Struct, frozen=True, eq=False, gc=False):
     """Why a key is dirty: its newest event, and when the oldest one that it stands for was captured (Unix ms).
 
-    ``frame`` is the oldest one of its ring that still needs the key; ``events`` are all that it stands for, where they
-    were kept apart. Keys of one run share a cause; one that changes again, or fares otherwise, gets another.
+    ``frame`` is the oldest one of its ring that still needs the key; ``events`` are all that it stands for, if they
+    were kept apart. Keys of one run share a cause; one that changes again, or fares differently, gets another.
     """
 
     event: str
@@ -38,7 +38,7 @@ class Cause(msgspec.Struct, frozen=True, eq=False, gc=False):
         return cls(SAME_NAME.get(run.event, run.event), run.captured_ms, frame, run.events)
 
     def each(self) -> Events:
-        """Return all events that are known, with their times; the newest one's name where none were kept apart."""
+        """Return all events that are known, with their times; the newest one's name if none were kept apart."""
         return self.events or ((self.event, self.captured_ms),)
 
     def holding(self, frame: Frame) -> Cause:
@@ -51,7 +51,7 @@ class Cause(msgspec.Struct, frozen=True, eq=False, gc=False):
 
 
 Entry = tuple[bytes, Cause]
-"""A dirty key, and why it is."""
+"""A dirty key, and why it is dirty."""
 
 
 def causes_of(entries: Iterable[Entry]) -> list[tuple[Cause, int]]:
@@ -71,7 +71,7 @@ def causes_of(entries: Iterable[Entry]) -> list[tuple[Cause, int]]:
 
 
 def let_go(entries: Sequence[Entry]) -> None:
-    """Have the frames of these keys wait for them no more."""
+    """Release the frames of these keys."""
     if len(entries) == 1:
         entries[0][1].frame.open -= 1
         return
@@ -93,11 +93,11 @@ def on_disk(entries: Iterable[Entry]) -> list[Entry]:
 NAMED_KEYS_MAX = 3
 NAMED_KEY_CHARS_MAX = 120
 LONG_AGO_MS = 1
-"""Since when a batch fails whose keys were set aside before this process knew them."""
+"""Since when a batch has failed whose keys were set aside before this process knew them."""
 
 
 def in_log(outcome: Outcome) -> dict[str, str]:
-    """Return a failure's reason as fields of a log line, what it quotes of a function apart."""
+    """Return a failure's reason as fields of a log line, with quotations of a function kept apart."""
     return {"reason": outcome.brief, FUNCTIONS_WORDS: outcome.reason} if outcome.brief else {"reason": outcome.reason}
 
 
@@ -126,7 +126,7 @@ UNTRACED = Parents({}, ())
 
 
 class Reading(Protocol):
-    """What a batch waits for whose node can't be asked now, or has not answered yet."""
+    """What a batch waits for if its node can't be asked now, or has not answered yet."""
 
     def found(self) -> Sequence[Fetched]:
         """Return the values of the batch's first keys once they are read; none before, and none if they are not."""
@@ -136,7 +136,7 @@ class Reading(Protocol):
 class Batch:
     """Keys that are delivered together; ``attempts`` failures count against the route's limit.
 
-    ``fence_ms``: until then an invocation of these keys may still write, though nobody waits for it any more.
+    ``fence_ms``: until then a lost invocation of these keys may still write.
     """
 
     entries: list[Entry]
@@ -149,9 +149,9 @@ class Batch:
     aside: Outcome | None = None
     """Why its keys go to disk, to wait there for long, once its fence has passed."""
     failing_since_ms: int = 0
-    """When its keys first failed by themselves (monotonic); 0 where they have not."""
+    """When its keys first failed by themselves (monotonic); 0 if they have not."""
     together: int = 0
-    """How many keys it may have where it was cut; 0 for any."""
+    """How many keys it may have if it was cut; 0 for any."""
     sent_ms: int = 0
     due_ms: int = 0
     is_waiting: bool = False
@@ -165,7 +165,7 @@ class Batch:
     traced: Sequence[int] = ()
     """Which of its entries are traced, by index."""
     traceparent: str = ""
-    """The context of its invocation (W3C), "" where nothing of it is traced."""
+    """The context of its invocation (W3C), "" if nothing of it is traced."""
     _moments: tuple[int, Mapping[int, int]] = (0, {})
 
     def moments(self) -> Mapping[int, int]:
@@ -175,7 +175,7 @@ class Batch:
         return self._moments[1]
 
     def may_probe(self, now_ms: int) -> bool:
-        """Tell whether it may be sent before it is due, to ask how the target is: it waits for nothing else."""
+        """Tell whether it may be sent before it is due, as a probe: it waits for nothing else."""
         return self.fence_ms <= now_ms and self.verdict is None and not self.aside and self.reading is None
 
     @property
@@ -185,12 +185,12 @@ class Batch:
 
     @property
     def is_fresh(self) -> bool:
-        """Tell whether it has no past: such batches may become one."""
+        """Tell whether it has no past: such batches may be merged."""
         return not (self.attempts or self.fence_ms or self.together or self.failing_since_ms or self.whole)
 
     @property
     def is_early(self) -> bool:
-        """Tell whether it was sent before its next attempt was due, to ask how the target is."""
+        """Tell whether it was sent before its next attempt was due, as a probe."""
         return self.sent_ms < self.due_ms
 
     def part(self, entries: list[Entry]) -> Batch:
@@ -211,8 +211,7 @@ Due = tuple[int, int, Batch]
 class Retries:
     """Batches that wait for their next attempt, the earliest first.
 
-    Suspects are kept apart from batches that were put off for somebody else's sake: those that may not start now stand
-    in nobody's way.
+    Suspects are kept apart from batches that wait because of others: those that may not start now block nothing.
     """
 
     def __init__(self) -> None:
@@ -229,7 +228,7 @@ class Retries:
         yield from self._suspects
 
     def push(self, batch: Batch, due_ms: int) -> None:
-        """Have this batch wait until then, and until its fence has passed."""
+        """Let this batch wait until then, and until its fence has passed."""
         self._sequence += 1
         self.keys += len(batch.entries)
         batch.is_waiting = True
@@ -248,7 +247,7 @@ class Retries:
         return (self._others, self._suspects) if suspects else (self._others,)
 
     def pop(self, now_ms: int, *, suspects: bool) -> Batch | None:
-        """Return the one that has been due for longest, with or without ``suspects``; None where none is."""
+        """Return the one that has been due for longest, with or without ``suspects``; None if none is."""
         heaps = [heap for heap in self._open(suspects) if heap and heap[0][0] <= now_ms]
         if not heaps:
             return None
@@ -280,7 +279,7 @@ class Retries:
         return probe
 
     def restore(self, batch: Batch, sent: Batch) -> None:
-        """Put back what was cut off and sent for nothing: with the rest where that still waits."""
+        """Put back what was cut off and sent in vain: with the rest, if that still waits."""
         whole = sent.whole
         if whole is not None and whole.is_waiting and not batch.fence_ms:
             whole.entries += batch.entries
@@ -289,7 +288,7 @@ class Retries:
             self.push(batch, sent.due_ms)
 
     def hasten(self, now_ms: int, *, suspects: bool) -> None:
-        """Have all be due now, but for what is fenced."""
+        """Make all due now, except what is fenced."""
         for heap in self._open(suspects):
             for index, (due_ms, sequence, batch) in enumerate(heap):
                 batch.due_ms = min(due_ms, max(now_ms, batch.fence_ms))
@@ -297,7 +296,7 @@ class Retries:
             heapq.heapify(heap)
 
     def expedite(self, is_wanted: Callable[[Batch], bool], now_ms: int) -> None:
-        """Have some of them be due now, but for what is fenced."""
+        """Make some of them due now, except what is fenced."""
         for heap in (self._others, self._suspects):
             for index, (due_ms, sequence, batch) in enumerate(heap):
                 if is_wanted(batch):
@@ -306,7 +305,7 @@ class Retries:
             heapq.heapify(heap)
 
     def join(self, batch: Batch, waiting: Batch, keys_max: int) -> bool:
-        """Have a batch wait as part of another one that waits here, where both have no past; tell whether it does."""
+        """Let a batch wait as part of another one here, if neither has a past; tell whether it does."""
         if not (waiting.is_waiting and waiting.is_fresh and batch.is_fresh):
             return False
         if len(waiting.entries) + len(batch.entries) > keys_max:
