@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test docs dist audit-dependencies mariadb servers emulator browser prometheus helm lint format bench report compare bench-peers bench-cluster bench-sources bench-scans bench-gate plan scenario record soak image package deploy outage chaos mutants clean
+.PHONY: help setup demo up test docs dist audit-dependencies mariadb servers emulator browser prometheus helm logrotate lint format bench report compare bench-peers bench-cluster bench-sources bench-scans bench-gate plan scenario record soak image package deploy outage chaos mutants clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +69,9 @@ prometheus: $(READY) ## Fetch Prometheus, in which the alerts are raised by real
 
 helm: $(READY) ## Build Helm, which renders the chart for its tests (wants Go; two to three minutes of CPU); without it they are skipped
 	@tests/parts/helm.sh $(BIN)
+
+logrotate: ## Install logrotate, by which the log of the stack's host is bounded (Debian, Ubuntu); without it its test is skipped
+	@tests/parts/debian.sh logrotate logrotate 'Fedora: dnf install logrotate; macOS: brew install logrotate'
 
 emulator: $(READY) ## Fetch AWS's runtime emulator, for the tests of functions under Lambda's own runtime; without it they are skipped
 	@$(BIN)/python tests/parts/lambda_rie.py

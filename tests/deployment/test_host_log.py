@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from tests.deployment.documents import CONFIG, MANIFESTS, ROOT, manifest, resolv
 SAM = CONFIG / "sam"
 INSTALL = (SAM / "install.sh").read_text()
 LOG = "/var/log/ingest-engine/engine.log"
+LOGROTATE = shutil.which("logrotate", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 AGENT_KEYS = {
     "": {"agent", "logs"},
     "agent": {"logfile"},
@@ -89,7 +91,7 @@ def test_the_log_is_bounded_on_disk() -> None:
     assert INSTALL.index("logrotate.conf") < INSTALL.index("enable --now ingest-engine.service")
 
 
-@pytest.mark.skipif(shutil.which("logrotate") is None, reason="logrotate is not installed")
+@pytest.mark.skipif(LOGROTATE is None, reason="no logrotate: `make logrotate` installs it")
 def test_logrotate_bounds_the_file(tmp_path: Path) -> None:
     """However often it runs, so many files are kept, and a writer that appends goes on in the one that is read."""
     log, settings = tmp_path / "engine.log", tmp_path / "logrotate.conf"
@@ -99,7 +101,7 @@ def test_logrotate_bounds_the_file(tmp_path: Path) -> None:
         for number in range(8):
             writer.write(f"{number}" * 2_000)
             writer.flush()
-            command = [str(shutil.which("logrotate")), "--state", str(tmp_path / "state"), str(settings)]
+            command = [str(LOGROTATE), "--state", str(tmp_path / "state"), str(settings)]
             subprocess.run(command, check=True, capture_output=True)
         writer.write("the last")
     assert log.read_text() == "the last"
