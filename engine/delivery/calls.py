@@ -1,4 +1,4 @@
-"""Many things, sent in calls that each take some of them."""
+"""Splits many things into calls that each take some of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 def calls_of(items: Iterable[T], size_of: Callable[[T], int], items_max: int, bytes_max: int) -> Iterator[list[T]]:
-    """Yield what each call takes, in order, within the limits of a call; one that is too large goes alone."""
+    """Yield what each call takes, in order, within the limits of a call; an oversized one goes alone."""
     call: list[T] = []
     size = 0
     for item in items:

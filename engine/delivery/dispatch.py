@@ -1,8 +1,8 @@
 """What carries batches out and outcomes back: the loop's own sockets for targets, threads for all that blocks.
 
-Threads connect, look for credentials, and keep dead letters: those are few, a file's disk blocks, and what S3 wants of
-a request is `boto3`'s to know. The invoker's loop owns all state; a thread is given work and hands back what the loop
-is to do, nothing else.
+Threads connect, look for credentials, and keep dead letters: those are few, writing to disk blocks, and what S3
+requires of a request is left to `boto3`. The invoker's loop owns all state; a thread receives work and returns what the
+loop has to do, and nothing else.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Buried:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Work that blocks is done: ``go_on`` is for the loop to call."""
+    """Work that blocks is done: the loop has to call ``go_on``."""
 
     go_on: Callable[[], None]
 
@@ -65,7 +65,7 @@ Completion = Delivered | Buried | Prepared
 
 
 class Dispatcher:
-    """What one lane delivers by: its target's deliveries on the loop, and a few threads."""
+    """What one lane delivers with: its target's deliveries on the loop, and a few threads."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What an invoker holds, in its row."""
+"""Writes what an invoker holds into its row."""
 
 from __future__ import annotations
 

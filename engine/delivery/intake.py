@@ -1,4 +1,4 @@
-"""The invoker's end of its rings: frames in, positions and watermarks out; what was damaged is not believed."""
+"""The invoker's end of its rings: frames in, positions and watermarks out; damaged data is not believed."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ log = get_logger(__name__)
 
 FRAMES_A_TURN_MAX = 64
 MARKS_OF_A_REPAIR = 3
-"""Watermarks that are settled before a repair is believed: the first may have been on their way when it was wanted."""
+"""How many watermarks settle before a repair is believed: the first may have been under way when it was requested."""
 
 Distribute = Callable[[list[Run], Frame, bool], None]
-"""Takes the runs of a frame; the last tells whether somebody before us has read it too."""
+"""Takes the runs of a frame; the last argument says whether a predecessor has read it too."""
 Report = Callable[[int, dict[int, int]], None]
-"""Has looked for what changed in this shard, since when by node number (Unix ms of the node; since ever by default)."""
+"""Requests a search for what changed in this shard, since a moment for each node number (Unix ms; default: ever)."""
 
 
 class Distrust:
-    """Which watermarks, by ring and node, still say nothing, because what was lost is being looked for.  (pure)"""
+    """Which watermarks, by ring and node, are not believed yet, because what was lost is being looked for.  (pure)"""
 
     def __init__(self, nodes: Sequence[Collection[int]]) -> None:
         """Begin with all believed; ``nodes`` are those that each ring's shard has a feed on."""
@@ -33,15 +33,15 @@ class Distrust:
         self._awaited: list[Counter[int]] = []
 
     def damaged(self, index: int) -> None:
-        """Take in that a part of this ring was lost."""
+        """Note that a part of this ring was lost."""
         self._since_damage[index] = Counter()
 
     def await_all(self) -> None:
-        """Take in that something was lost that no ring knows; `believes` tells when it is found."""
+        """Note that something outside the rings was lost; `believes` says when it is found."""
         self._awaited = [Counter() for _ in self.nodes]
 
     def believes(self, index: int, node: int) -> tuple[bool, bool]:
-        """Take in that a watermark of this ring is settled; return whether it counts, and whether all is found now."""
+        """Note that a watermark of this ring is settled; return whether it counts, and whether all is found now."""
         since_damage = self._since_damage[index]
         is_believed = since_damage is None or since_damage[node] >= MARKS_OF_A_REPAIR
         if since_damage is not None:
@@ -67,7 +67,7 @@ class Intake:
         self.distrust = Distrust(nodes)
 
     def read(self, distribute: Distribute) -> bool:
-        """Hand out what is there, up to a bound; return True if there is more."""
+        """Hand out what has arrived, up to a bound; return True if there is more."""
         more = False
         for index, (reader, ledger) in enumerate(self._rings):
             for _ in range(FRAMES_A_TURN_MAX):
@@ -88,7 +88,7 @@ class Intake:
         return more
 
     def _skip(self, index: int, error: RingCorrupted) -> None:
-        """Pass over a damaged part of a ring: it is a gap of its shard, since this ring's last watermarks."""
+        """Skip a damaged part of a ring: it is a gap of its shard, since this ring's last watermarks."""
         reader, ledger = self._rings[index]
         since_ms = reader.watermarks()
         ledger.add(reader.skip())
@@ -97,7 +97,7 @@ class Intake:
         log.error("ring_damaged", error=str(error), since_ms=since_ms)
 
     def release(self) -> bool:
-        """Give back what is settled; return True where all that was lost is found now."""
+        """Release what is settled; return True if all that was lost is found now."""
         is_found = False
         for index, (reader, ledger) in enumerate(self._rings):
             end = ledger.settled()
@@ -108,7 +108,7 @@ class Intake:
         return is_found
 
     def _note(self, index: int, watermark: Watermark) -> bool:
-        """Believe a watermark once what was lost is found: while it is scanned for, none comes."""
+        """Believe a watermark once what was lost is found: none is sent during its scan."""
         is_believed, is_found = self.distrust.believes(index, watermark.node)
         if is_believed:
             self._rings[index][0].set_watermark(watermark)

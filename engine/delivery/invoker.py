@@ -1,7 +1,7 @@
 """An invoker process: rings → fetch → batches → invocations → settled.
 
 The loop turns when something happened: frames in a ring, an invocation that ended, a command, or a moment
-that a lane waits for. It owns every lane, and the sockets of all invocations that are on their way.
+that a lane waits for. It owns every lane, and the sockets of all invocations that are under way.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ log = get_logger(__name__)
 
 BEAT_MS_MAX = 500
 OBEY_MS_MAX = 50
-"""How often there is a look for commands, besides when they are announced."""
+"""How often commands are looked for, besides when they are announced."""
 UPKEEP_MS = 20
-"""How often is looked whether rings fill up, and what others look at is brought up to date."""
+"""How often the loop checks whether rings fill up, and updates what others look at."""
 SWITCH_INTERVAL_S = 0.0005
-"""How long a thread may keep the interpreter's lock from another: the default of 5 ms would be our lag."""
+"""How long a thread may keep the interpreter's lock from another: the default of 5 ms would become our lag."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ def _tracing(spec: InvokerSpec, row: StatusRow) -> Tracing | None:
 
 
 class Invoker:
-    """The loop and what it owns: its rings' ends, a lane a route, one connection for the reads, a backlog."""
+    """The loop and what it owns: its rings' ends, a lane per route, the connections for reads, a backlog."""
 
     def __init__(self, spec: InvokerSpec, link: ChildLink) -> None:
         self._spec = spec
@@ -145,7 +145,7 @@ class Invoker:
         self._sockets = Sockets()
         self._intake = Intake(spec.readers, spec.nodes, self._ring_damaged)
         delivery = spec.delivery
-        # The row is our predecessor's too, if we have one: what it had in flight may still be written.
+        # A predecessor used the same row: what it had in flight may still be written.
         self._fence_ms = max(spec.fence_ms, self._row.get(Counter.FENCE_MS))
         databases = databases_of(spec.redis, spec.database)
         self._backlog = Backlog(
@@ -199,7 +199,7 @@ class Invoker:
         self._lanes.distrust()
 
     def _note_damage(self) -> None:
-        """Have the keys of a damaged backlog looked for: they may be any."""
+        """Request a search for the keys of a damaged backlog: they may be any keys."""
         damaged = self._backlog.damaged
         if len(damaged) > self._damaged:
             log.error("backlog_lost", moved_to=damaged, hint="its keys are found by a scan of the whole keyspace")
@@ -228,7 +228,7 @@ class Invoker:
             sockets.wait(0 if more else self._wait_ms(), urgent_ms)
 
     def _be_woken(self) -> None:
-        # Cleared before there is a look for work, or a signal in between would be lost.
+        # Cleared before looking for work, or a signal in between would be lost.
         self._spec.wake.clear()
         self._pace.begin()
         self._taken, woken_ms, self._woken_ms = 0, self._woken_ms, monotonic_ms()
@@ -267,7 +267,7 @@ class Invoker:
         return False
 
     def _turn(self) -> bool:
-        """Do what can be done now; return True if there is more that needs no waiting for."""
+        """Do what can be done now; return True if there is more that need not be waited for."""
         more = self._intake.read(self._distribute)
         self._sockets.expire(monotonic_ms())
         self._complete()
@@ -282,7 +282,7 @@ class Invoker:
         return more or bool(self._done)
 
     def _keep_up(self, moment_ms: int) -> None:
-        """See to what can wait for some milliseconds: rings that fill up, and what others look at."""
+        """Do what can wait for some milliseconds: check whether rings fill up, and update what others look at."""
         self._upkeep_due_ms = moment_ms + UPKEEP_MS
         self._relieve_rings()
         set_gauges(self._row, self._lanes.all(), self._backlog, self._fence_ms)
@@ -320,7 +320,7 @@ class Invoker:
             else:
                 lane.complete(ended.batch, ended.outcome, moment_ms, now_ms())
                 if ended.outcome.wants_fence:
-                    # It has written nothing; the table that comes of it has the route fenced.
+                    # It has written nothing; the next table has the route fenced.
                     self._link.report(PromiseBroken())
             if lane.strays:
                 self._lanes.hand_on(lane, moment_ms)
@@ -337,14 +337,14 @@ class Invoker:
                 if batch is None:
                     break
                 if not self._reads.deliver(lane, batch):
-                    # All of it waits for its node, and so may what comes next: others have their turn first.
+                    # All of it waits for its node, and so may the next batch: others have their turn first.
                     break
                 if not (lane.keys.has_more() or len(lane.shelf)):
                     break
 
     def _relieve_rings(self) -> None:
         """Move the keys of lanes to disk that would stop the others by filling the rings, or that hold up a drain."""
-        # What a retired lane has in flight ends by itself, and the rest is others'.
+        # What a retired lane has in flight ends by itself; the rest belongs to other lanes.
         lanes = tuple(self._lanes.in_force.values())
         if self._draining:
             empty_out(lanes)

@@ -1,8 +1,8 @@
-"""Batches of the lanes are read here, and sent; keys whose node can't be asked now wait in their lane until it can.
+"""Batches of the lanes are read here, and sent; keys whose node can't be asked now wait in their lane until it can be.
 
-They are put off, which counts as no attempt, and the rest of their batch goes on without them. Keys of one lane that
-wait for one node become whole batches again while they wait. What a slow node answers late is used, as long as its
-batch still waits as it was.
+They are postponed, which does not count as an attempt, and the rest of their batch continues without them. Keys of one
+lane that wait for one node are merged into whole batches again while they wait. A slow node's late answer is used, as
+long as its batch still waits unchanged.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from engine.ring.counters import Counter
 from engine.routing.nodes import Topology
 
 AWAY_MS = 5_000
-"""How soon keys look for their node again of which nobody has said that it is back."""
+"""How soon keys retry a node that was not reported to be back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Reads:
         self._body_chars_max = body_chars_max
         self._entry_fields = entry_fields
         self._newest: dict[tuple[NodeReader, RouteLane], Batch] = {}
-        """Batches that may take in more keys which wait for the same node."""
+        """Batches that may take in more keys that wait for the same node."""
         self._fetcher = make(ReadLoop(sockets, wake, wait_ms, self._failed, self._changed, self._freed, given))
         self.is_open = self._fetcher.is_open
         """Tell whether any node may be asked now."""
@@ -67,7 +67,7 @@ class Reads:
         self._fetcher.set_topology(topology)
 
     def deliver(self, lane: RouteLane, batch: Batch) -> bool:
-        """Read a batch, and send what was read; return False where that is nothing."""
+        """Read a batch, and send what was read; return False if that is nothing."""
         reading, batch.reading = batch.reading, None
         values = reading.found() if reading is not None else ()
         if not values:
@@ -82,7 +82,7 @@ class Reads:
         return bool(values)
 
     def _put_off(self, lane: RouteLane, batch: Batch, read: Read) -> list[Fetched]:
-        """Have the keys wait that were not read; return the values of those that are left in the batch."""
+        """Let the keys that were not read wait; return the values of those that are left in the batch."""
         entries, moment_ms = batch.entries, monotonic_ms()
         held: set[int] = set()
         for hold in read.holds:
@@ -110,7 +110,7 @@ class Reads:
         lane.put_off(part, moment_ms, AWAY_MS)
 
     def _freed(self, reader: NodeReader) -> None:
-        """Have what waits for a node be due: it may be asked, or is nobody's any more."""
+        """Make due what waits for a node that may be asked, or that was removed."""
         for key in [key for key in self._newest if key[0] is reader]:
             del self._newest[key]
 
@@ -121,7 +121,7 @@ class Reads:
             lane.keys.retries.expedite(waits, monotonic_ms())
 
     def node_of(self, key: bytes, event: str) -> str:
-        """Return the address of the node that a key is read from, "" where nobody has it."""
+        """Return the address of the node that a key is read from, "" if nobody has it."""
         groups, _ = self._fetcher.readers.group([(key, event)])
         return groups[0][0].node.place if groups else ""
 

@@ -8,23 +8,23 @@ from engine.clock import monotonic_ms
 from engine.delivery.lanes.route_lane import RouteLane
 
 STUCK_RING_SHARE = 0.5
-"""Of a ring a lane in trouble may hold up; then its keys move to disk."""
+"""The share of a ring that a lane in trouble may hold up; past it, its keys move to disk."""
 SLOW_RING_SHARE = 0.75
-"""Of a ring a lane may hold up that delivers, if slowly."""
+"""The share of a ring that a lane may hold up if it delivers, though slowly."""
 EASE_REST = 3
-"""For how many times as long as it took nothing more of a lane is moved to disk that delivers, if slowly."""
+"""After moving keys of a slow lane to disk, the rest lasts this many times as long as the move took."""
 BLAMED_RATIO = 4
-"""A lane is slow where another one has so many times fewer keys that wait."""
+"""A lane is slow if another one has this many times fewer waiting keys."""
 
 
 class Relief:
-    """Decides whose keys move, and rests between."""
+    """Decides which lane's keys move, and rests in between."""
 
     def __init__(self) -> None:
         self._ease_after_ms = 0
 
     def relieve(self, lanes: Sequence[RouteLane], ring_share: float) -> None:
-        """Move keys of lanes to disk where so much of a ring is in use."""
+        """Move keys of lanes to disk if this much of a ring is in use."""
         if ring_share <= STUCK_RING_SHARE:
             return
         moment_ms = monotonic_ms()
@@ -36,18 +36,18 @@ class Relief:
             self._ease(lanes, moment_ms)
 
     def _ease(self, lanes: Sequence[RouteLane], moment_ms: int) -> None:
-        """Have a lane that is merely slow hold up nobody else: where all have as much to do, none is to blame."""
+        """Keep a lane that is merely slow from holding up others: if all have as much to do, none is to blame."""
         slowest = blamed(lanes)
         if slowest is None:
             return
         slowest.ease(moment_ms)
         ended_ms = monotonic_ms()
-        # Else it might do nothing but move keys to disk, and never come to deliver what would free the ring.
+        # Otherwise it might do nothing but move keys to disk, and never deliver what would free the ring.
         self._ease_after_ms = ended_ms + EASE_REST * (ended_ms - moment_ms)
 
 
 def blamed(lanes: Sequence[RouteLane]) -> RouteLane | None:
-    """Return the lane that is slow beside another one; None where all have as much to do."""
+    """Return the lane that is slow compared with another one; None if all have as much to do."""
     slowest = max(lanes, key=lambda lane: len(lane.keys.waiting))
     is_alone = any(len(lane.keys.waiting) * BLAMED_RATIO <= len(slowest.keys.waiting) for lane in lanes)
     return slowest if is_alone else None

@@ -1,7 +1,8 @@
-"""Requests to AWS on the invoker's own loop: sockets that stay open, a deadline each, no thread for what is on its way.
+"""Requests to AWS on the invoker's own loop: sockets that stay open, one deadline each, and no thread for what is under
+way.
 
-What may block goes to a helper thread, and is rare: to look for credentials or renew them, and to connect, with name,
-proxy, tunnel and handshake. All else is a few microseconds: sign, send, read.
+What may block goes to a helper thread, and is rare: finding or renewing credentials, and connecting, with name
+resolution, proxy, tunnel and handshake. Everything else takes a few microseconds: sign, send, read.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ class TooLate(Exception):
 
 
 class OnlyBotocore(Exception):
-    """The way is one that botocore alone goes: a proxy that is itself spoken to over TLS. Nothing was sent."""
+    """Only botocore supports this: a proxy that is itself reached over TLS. Nothing was sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class NoAnswer:
-    """A request that has no whole answer.
+    """A request without a complete answer.
 
-    ``error`` is a `TooLate` or `Broken` where it may have arrived; anything else kept it from being sent. ``half`` is
-    what came of an answer, if that tells its length.
+    ``error`` is a `TooLate` or `Broken` if it may have arrived; anything else kept it from being sent. ``half`` is the
+    part of an answer that arrived, if it states its length.
     """
 
     error: Exception
@@ -44,10 +45,10 @@ class NoAnswer:
 
 
 Over = Callable[[Answer | NoAnswer], None]
-"""Takes in what became of a request; called once, in the loop."""
+"""Receives a request's outcome; called once, in the loop."""
 
 Aside = Callable[[Callable[[], Callable[[], None]]], None]
-"""Has work done in a helper thread; what it returns is called in the loop afterwards."""
+"""Runs work in a helper thread; what it returns is called in the loop afterwards."""
 
 
 class Way:
@@ -67,17 +68,17 @@ class Way:
         self._head = f"POST {self.connector.target_of(path)} HTTP/1.1\r\n{lines}"
         self._frozen: Any = None
         self._is_due: Callable[[], bool] | None = None
-        """Tells whether credentials are to be renewed, where they ever are."""
+        """Tells whether credentials are to be renewed, if they ever are."""
         self._stamp: Stamp | None = None
         self._start = b""
-        """What requests of one second begin with, up to the signature."""
+        """The common beginning of the requests of one second, up to the signature."""
 
     def needs_renewal(self) -> bool:
         """Tell whether asking for the credentials would block."""
         return self._frozen is None or (self._is_due is not None and self._is_due())
 
     def renew(self) -> None:
-        """Have credentials at hand, renewed if they are due; blocks. Raises botocore's errors."""
+        """Get credentials, renewed if that is due; blocks. Raises botocore's errors."""
         self._is_due = getattr(self.credentials, "refresh_needed", None)
         self._frozen = self.credentials.get_frozen_credentials()
 
@@ -94,7 +95,7 @@ class Way:
 
     def _request_with(self, headers: Mapping[str, str], body: bytes) -> bytes:
         signed = self._signed | {name.lower(): value for name, value in headers.items()}
-        # By a signer of its own: what all others have in common stays at hand.
+        # With its own signer: what all others have in common stays cached.
         added = self._of_one.sign(signed, body, self._frozen, time.time())
         lines = "".join([f"{name}: {value}\r\n" for name, value in (*headers.items(), *added.items())])
         return f"{self._head}{lines}Content-Length: {len(body)}\r\n\r\n".encode() + body
@@ -102,7 +103,7 @@ class Way:
 
 @dataclass(eq=False, slots=True)
 class _Request:
-    """One under way; past ``until_ms`` (monotonic) nobody waits for it any more."""
+    """One request under way; past ``until_ms`` (monotonic) it is no longer waited for."""
 
     body: Callable[[], bytes]
     over: Over
@@ -112,7 +113,7 @@ class _Request:
 
 
 class Requests:
-    """All of one way; how many there are at once is the caller's to see to. ``make_way`` may block."""
+    """All requests to one path; the caller limits how many there are at once. ``make_way`` may block."""
 
     def __init__(
         self,
@@ -134,9 +135,9 @@ class Requests:
         self._is_closed = False
 
     def start(self, body: Callable[[], bytes], over: Over, headers: Mapping[str, str] = {}) -> None:
-        """Send a request, with these headers too; ``over`` is called once, in the loop, with what became of it.
+        """Send a request, with these headers too; ``over`` is called once, in the loop, with its outcome.
 
-        Its body is asked for in the loop, once there is a way.
+        Its body is requested in the loop, once there is a connection.
         """
         way = self._way
         if way is None or way.needs_renewal():
@@ -146,15 +147,15 @@ class Requests:
         request = _Request(body, over, headers)
         if connection is None:
             if self.idle:
-                # Fresh credentials come with a connection of their own, which takes the place of the oldest: else there
-                # would be one more with each renewal.
+                # Fresh credentials bring a new connection, which replaces the oldest: otherwise there would be one more
+                # with each renewal.
                 self.idle.pop(0).close()
             self._aside(lambda: self._prepare(request))
         else:
             self._begin(request, connection)
 
     def next_expiry_ms(self) -> int | None:
-        """Return when the oldest request is given up, None where none is on its way."""
+        """Return when the oldest request is given up, None if none is under way."""
         return next(iter(self.under_way)).until_ms if self.under_way else None
 
     def expire(self, moment_ms: int) -> None:
@@ -163,7 +164,7 @@ class Requests:
             self._end(request, NoAnswer(TooLate()))
 
     def close(self) -> None:
-        """Close idle connections, and each other one as its request ends."""
+        """Close idle connections, and the others as their requests end."""
         self._is_closed = True
         while self.idle:
             self.idle.pop().close()
@@ -171,7 +172,7 @@ class Requests:
     # In a helper thread
 
     def _prepare(self, request: _Request) -> Callable[[], None]:
-        """Connect, with fresh credentials; return what the loop is to do then."""
+        """Connect, with fresh credentials; return what the loop has to do then."""
         try:
             way = self._way or self._make_way()
             way.renew()
@@ -207,7 +208,7 @@ class Requests:
         try:
             data = self._way.request(request.body(), request.headers)
         except Exception as error:
-            # Nobody foresaw this; it must not end the loop, nor keep keys in flight for ever.
+            # Unforeseen; it must not end the loop, nor keep keys in flight forever.
             self._end(request, NoAnswer(error))
             return
         try:

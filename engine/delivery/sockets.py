@@ -10,10 +10,10 @@ NEVER_MS = 1 << 62
 
 
 class Expiring(Protocol):
-    """Something whose waits have an end: calls that are under way."""
+    """Something that expires: calls that are under way."""
 
     def next_expiry_ms(self) -> int | None:
-        """Return when (monotonic) something of it expires, None where nothing does."""
+        """Return when (monotonic) something of it expires, None if nothing does."""
 
     def expire(self, moment_ms: int) -> None:
         """Give up what has expired by now."""
@@ -42,14 +42,14 @@ class Sockets:
         self._ready[descriptor] = on_ready
 
     def change(self, descriptor: int, wants: int) -> None:
-        """Wait for something else of a descriptor that is watched."""
+        """Wait for something else on a watched descriptor."""
         self._poller.modify(descriptor, wants)
         self._calm(descriptor)
         if wants & select.POLLOUT:
             self._hasten(descriptor, wants)
 
     def forget(self, descriptor: int) -> None:
-        """Wait for this one no more; call it before the descriptor is closed."""
+        """Stop waiting for this one; call it before the descriptor is closed."""
         if self._ready.pop(descriptor, None) is not None:
             self._poller.unregister(descriptor)
             self._calm(descriptor)
@@ -64,21 +64,21 @@ class Sockets:
             self._urgent.unregister(descriptor)
 
     def expect(self, calls: Expiring, by_ms: int) -> None:
-        """See that these calls expire in time, until `expect_no_more`; something of them may ``by_ms`` (monotonic)."""
+        """Make these calls expire in time, until `expect_no_more`; the first may expire at ``by_ms`` (monotonic)."""
         self._expiring[calls] = None
         if by_ms < self._look_ms:
             self._look_ms = by_ms
 
     def hurry(self) -> None:
-        """Have the next `expire` look whatever the time is; any thread may call it."""
+        """Make the next `expire` look whatever the time is; any thread may call it."""
         self._is_hurried = True
 
     def expect_no_more(self, calls: Expiring) -> None:
-        """Take in that nothing of these is under way."""
+        """Note that none of these is under way."""
         self._expiring.pop(calls, None)
 
     def next_expiry_ms(self) -> int | None:
-        """Return when (monotonic) a call may expire, at the earliest; None where none is under way."""
+        """Return when (monotonic) a call may expire, at the earliest; None if none is under way."""
         return self._look_ms if self._expiring and self._look_ms < NEVER_MS else None
 
     def expire(self, moment_ms: int) -> None:
@@ -93,7 +93,7 @@ class Sockets:
         self._look_ms = min((time for time in times if time is not None), default=NEVER_MS)
 
     def wait(self, wait_ms: int, urgent_ms: int = 0) -> None:
-        """Wait until something is ready, at most so long, and serve all that is.
+        """Wait until something is ready, at most this long, and serve everything that is.
 
         In the first ``urgent_ms`` only what is urgent ends the wait: all else is served along with it.
         """

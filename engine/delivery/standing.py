@@ -1,4 +1,4 @@
-"""How an invoker's routes are: what waits, since when, and why deliveries fail; for the supervisor's status."""
+"""The state of an invoker's routes: what waits, since when, and why deliveries fail; for the supervisor's status."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from engine.lifecycle import ChildLink, RouteStanding, Standings
 REPORT_MS = 1_000
 """How often the supervisor is told."""
 BATCHES_LOOKED_AT = 256
-"""Of those that wait for their next attempt; what waits longest is among the first, or close to them."""
+"""How many keys that wait for their next attempt are looked at; the oldest is among the first, or close to them."""
 
 
 class Reporter:
@@ -38,7 +38,7 @@ class Reporter:
 def standings_of(
     lanes: Iterable[RouteLane], backlog: Backlog, moment_ms: int, unix_ms: int
 ) -> tuple[RouteStanding, ...]:
-    """Return how each route is that a lane is of; lanes of one name (one of them retired) count as one.
+    """Return the state of each route that has a lane; lanes of one name (one of them retired) count as one.
 
     ``moment_ms`` is the monotonic clock of the lanes, ``unix_ms`` that of captured changes.
     """
@@ -52,12 +52,12 @@ def _standing_of(name: str, lanes: list[RouteLane], backlog: Backlog, unix_ahead
     moments = [moment for lane in lanes for moment in _oldest_of(lane)]
     if backlog.count(name) and (on_disk := backlog.ages.of(name)):
         moments.append(on_disk)
-    # A route fails as long as something waits for it: keys may be gone, or all be kept as dead letters.
+    # A route fails only as long as something waits for it: keys may be gone, or all be kept as dead letters.
     is_idle = not backlog.count(name) and all(lane.keys.is_idle() for lane in lanes)
     failing = [lane.health for lane in lanes if lane.health.failing_since_ms and not is_idle]
     since_ms = min((health.failing_since_ms for health in failing), default=0)
     if since_ms:
-        # What was sent then is not delivered; on disk it may count as set aside, and does not tell how old it is.
+        # What was sent then is not delivered; on disk it may count as set aside, without an age.
         moments.append(since_ms + unix_ahead_ms)
     last = max((lane.health for lane in lanes), key=lambda health: health.error_ms)
     return RouteStanding(
@@ -74,7 +74,7 @@ def _standing_of(name: str, lanes: list[RouteLane], backlog: Backlog, unix_ahead
 
 
 def _oldest_of(lane: RouteLane) -> Iterator[int]:
-    """Yield when the first keys of each place were captured that hold what is not delivered: about the oldest there."""
+    """Yield when the first undelivered keys of each place were captured: about the oldest there."""
     keys = lane.keys
     for place in (keys.waiting, keys.held):
         yield from (cause.captured_ms for cause in islice(place.values(), 1))

@@ -1,11 +1,11 @@
-"""Values that a route's function has accepted already are not delivered again: `skip_unchanged`, in one invoker.
+"""Values that a route's function has already accepted are not delivered again: `skip_unchanged`, in one invoker.
 
-A digest is noted once an invocation is *accepted*, and void from before one is *sent*. So whatever becomes of an
-invocation whose answer nobody hears, and whoever is killed when, a digest stands only for what the destination was
-given last: at worst a value is delivered again.
+A digest is noted once an invocation is *accepted*, and voided before one is *sent*. So whatever becomes of an
+invocation whose answer is lost, and whichever process is killed when, a digest represents only what the destination
+received last: at worst a value is delivered again.
 
-What somebody has found missing there (an audit, a redrive, a comparison) is delivered regardless: its mark voids the
-digest as it arrives, and takes it from whatever is on its way.
+What an audit, a redrive or a comparison has found missing there is delivered regardless: its mark voids the digest as
+it arrives, and removes it from whatever is on its way.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Claims:
     places: dict[bytes, Place]
 
     def accept(self, entries: Iterable[Entry]) -> None:
-        """Note what was accepted, unless the table is another route's by now."""
+        """Note what was accepted, unless the table belongs to another route by now."""
         if self.table.is_open:
             places, note = self.places, self.table.note
             for key, _ in entries:
@@ -43,7 +43,7 @@ class Claims:
 
 
 class Unchanged:
-    """One lane's. ``index`` of ``invokers`` is the invoker, whose keys are no other's; ``scope`` what else decides on
+    """One lane's. ``index`` of ``invokers`` is the invoker, which alone has its keys; ``scope`` is what else decides
     which keys those are.
     """
 
@@ -64,9 +64,9 @@ class Unchanged:
         return self._table is not None
 
     def use(self, route: RouteSettings) -> None:
-        """Skip by these settings from now on; what was accepted by other ones says nothing any more."""
+        """Skip by these settings from now on; what was accepted under other ones no longer counts."""
         path = path_of(self._delivery.backlog_folder, route.name, self._index, self._invokers)
-        # How it is sent is of no account; what, where, and which keys are.
+        # How it is sent does not matter; what, where, and which keys do.
         true_of = fingerprint(
             route.name, route.keys, route.events, route.function, route.payload, route.include_expiry,
             route.destination, self._index, self._invokers, self._scope,
@@ -110,7 +110,7 @@ class Unchanged:
                 log.error("digests_not_kept", problem=f"{table.path}: {error.strerror or error}")
 
     def sift(self, batch: Batch, values: Sequence[Fetched]) -> tuple[list[Entry], Sequence[Fetched]]:
-        """Take entries out of a batch that hold what was last accepted; return them, and the values of the others.
+        """Remove entries from a batch that hold what was last accepted; return them, and the values of the others.
 
         ``values`` are those of the batch's entries, in their order.
         """
@@ -139,7 +139,7 @@ class Unchanged:
         return same, left
 
     def sending(self, batch: Batch) -> None:
-        """Know nothing of the keys of a batch that is about to be sent, until it is accepted."""
+        """Void the digests of a batch that is about to be sent, until it is accepted."""
         table = self._table
         if table is None:
             return
@@ -150,14 +150,14 @@ class Unchanged:
         batch.claims = Claims(table, mine)
 
     def distrust(self, flying: Iterable[Batch]) -> None:
-        """Know nothing any more, also of what is on its way: marks may have been lost."""
+        """Void everything, including what is on its way: marks may have been lost."""
         if self._table is not None:
             self._table.clear()
             for batch in flying:
                 batch.claims = None
 
     def force(self, keys: Collection[bytes], flying: Iterable[Batch]) -> None:
-        """Have these be delivered whatever they hold, also after what is on its way."""
+        """Deliver these whatever they hold, even after what is on its way."""
         if self._table is None:
             return
         for key in keys:
@@ -169,7 +169,7 @@ class Unchanged:
 
 
 def _content(value: Fetched, *, has_expiry: bool) -> bytes:
-    """Return all that a record says of a value, but for when it was read."""
+    """Return all that a record says about a value, except when it was read."""
     head = f"{value.type}\0{value.body_encoding}\0{value.expires_at_ms if has_expiry else 0}\0"
     return (head + value.body).encode() if value.body is not None else head.encode()
 

@@ -16,7 +16,7 @@ from engine.delivery.targets.answers import with_hint
 
 READ_TIMEOUT_MS_MAX = 10_000
 ATTEMPTS_MAX = 2
-"""Of botocore's own: a stale connection is not worth a problem. All else is tried again by who calls us."""
+"""Of botocore's own: a stale connection is not worth a problem. Callers retry everything else."""
 
 EXPECTED = (ClientError, *wire.EXPECTED)
 """What a call may raise."""
@@ -39,7 +39,7 @@ _RIGHTS_TO_KMS = "grant kms:GenerateDataKey and kms:Decrypt on the key that encr
 
 
 def make_client(place: FailureArn, aws: AwsSettings, delivery: DeliverySettings) -> Any:
-    """Return boto3's client for this place; every wait of it is bounded. Not to be made before the fork."""
+    """Return boto3's client for this place; every wait of it is bounded. It must not be made before the fork."""
     return aws_session().client(
         place.service,
         region_name=place.region or aws.region or None,

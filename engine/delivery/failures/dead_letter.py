@@ -1,4 +1,4 @@
-"""Records that are given up on: what is kept of each, and the local file that keeps them, one JSON object a line."""
+"""Records that are given up on: what is kept of each, and the local file that keeps them, one JSON object per line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from engine.model import Failure, Outcome
 from engine.routing.databases import named
 
 WRITE_BYTES_MAX = 1 << 20
-"""What one system call is given to write at most, about."""
+"""About the most that one system call has to write."""
 
 _OPEN_ATTEMPTS_MAX = 100
 _PLACE_HINT = "check that there is space and that the engine may write there; see delivery.dead_letter_file"
@@ -26,10 +26,9 @@ _FULL_HINT = "engine redrive sends them again, and empties it"
 class DeadLetter(msgspec.Struct, omit_defaults=True):
     """One record that was given up on: a JSON object.
 
-    ``record`` is the record as it was sent to the function, and is absent where its value could not be read;
-    ``failure`` is the kind of the last failure (`engine.model.Failure`, in small letters), empty where nothing was
-    invoked. ``db`` is the key's database. ``truncated`` says that the place was too small for the record's body, or for
-    the whole record.
+    ``record`` is the record as it was sent to the function, and is absent if its value could not be read; ``failure``
+    is the kind of the last failure (`engine.model.Failure`, in lower case), empty if nothing was invoked. ``db`` is
+    the key's database. ``truncated`` says that the place was too small for the record's body, or for the whole record.
     """
 
     at_ms: int
@@ -60,9 +59,9 @@ def letters_of(
     now_ms: int,
     database: int | None = 0,
 ) -> list[DeadLetter]:
-    """Return the letters of these entries; ``records`` holds each one's JSON as it was sent, None where there is none.
+    """Return the letters of these entries; ``records`` holds each one's JSON as it was sent, None if there is none.
 
-    ``outcome`` says why: its failure and its reason. ``database`` is that of all keys, None where each says its own.
+    ``outcome`` says why: its failure and its reason. ``database`` is that of all keys, None if each names its own.
     """
     failure = "" if outcome.failure is Failure.NONE else outcome.failure.name.lower()
     letters = []
@@ -82,7 +81,7 @@ class FileSink:
     """Appends to a file that several invokers share, in whole lines or not at all.
 
     ``bytes_max`` bounds the file: past it, or on a full disk, `write` refuses, and the records stay with the engine,
-    which goes on trying. Others may rename the file away at any moment, with its lock held: a new one is begun.
+    which keeps trying. Others may rename the file at any moment, with its lock held: a new one is then begun.
     """
 
     def __init__(self, path: str, bytes_max: int) -> None:
@@ -115,7 +114,7 @@ def open_locked(path: Path) -> int:
         descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            # While we waited it may have been renamed away, and what is appended then would be read by nobody.
+            # While we waited it may have been renamed, and what is appended then would never be read.
             if _is_at(descriptor, path):
                 return descriptor
         except BaseException:
@@ -133,7 +132,7 @@ def append_lines(descriptor: int, lines: Iterable[bytes], path: Path) -> str:
     size = os.fstat(descriptor).st_size
     try:
         if size and os.pread(descriptor, 1, size - 1) != b"\n":
-            # A host that went down in the middle of a write left half a line; ours must not become part of it.
+            # A host that crashed during a write left half a line; ours must not become part of it.
             lines = chain((b"\n",), lines)
         for piece in _pieces(lines):
             if os.write(descriptor, piece) != len(piece):
@@ -149,7 +148,7 @@ def append_lines(descriptor: int, lines: Iterable[bytes], path: Path) -> str:
 
 
 def _pieces(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """Join lines into pieces that are worth a system call each."""
+    """Join lines into pieces that are each worth a system call."""
     waiting: list[bytes] = []
     size = 0
     for line in lines:

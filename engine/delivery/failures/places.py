@@ -13,12 +13,12 @@ __all__ = ["FailureSink", "check_on_failure", "failure_sink"]
 
 
 class FailureSink(Protocol):
-    """Takes dead letters, for good. Called in a worker thread: it may block, but not for ever."""
+    """Takes dead letters, for good. Called in a worker thread: it may block, but not forever."""
 
     def write(self, letters: Sequence[DeadLetter]) -> str:
         """Keep these letters of one route; return "" when all are durable, else why not, in one line with a remedy.
 
-        What was not kept is handed over again later, and with it what was: a letter may be there twice.
+        What was not kept is handed over again later, together with what was: a letter may be there twice.
         """
         ...
 
@@ -30,7 +30,7 @@ def failure_sink(route: RouteSettings, delivery: DeliverySettings, aws: AwsSetti
     if place is None:
         assert not route.on_failure, "routes are checked before"
         return file
-    # Clients of AWS are large: an invoker that has no use for one does not load it.
+    # Clients of AWS are large: an invoker that does not need one does not load it.
     if place.service == "sqs":
         from engine.delivery.failures.sqs import SqsSink
 

@@ -1,4 +1,4 @@
-"""Dead letters to an S3 bucket: one object a write, one JSON object a line."""
+"""Dead letters to an S3 bucket: one object per write, one JSON object per line."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _ROUTE_CHARS_MAX = 400
 
 
 def random_name() -> str:
-    """Return a name that nobody else gives."""
+    """Return a unique name."""
     return uuid.uuid4().hex
 
 
 def route_folder(place: FailureArn, route: str) -> str:
-    """Return what the names of a route's objects begin with, up to and with a ``/``."""
+    """Return the beginning of the names of a route's objects, up to and including a ``/``."""
     name = quote(route, safe="")
     if not name.strip("."):
-        name = name.replace(".", "%2E")  # a folder of dots alone means something else to many a client
+        name = name.replace(".", "%2E")  # to many clients a folder named with dots alone means something else
     if len(name) > _ROUTE_CHARS_MAX:
         name = f"{name[:_ROUTE_CHARS_MAX]}-{crc32(name.encode()):08x}"
     return f"{place.prefix}/{name}/" if place.prefix else f"{name}/"

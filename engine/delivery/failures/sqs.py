@@ -1,4 +1,4 @@
-"""Dead letters to an SQS queue: one message a letter, ten a call."""
+"""Dead letters to an SQS queue: one message per letter, ten per call."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class SqsSink:
         answer = client.send_message_batch(QueueUrl=queue_url(client, self._place), Entries=entries)
         failed = answer.get("Failed") or []
         if not failed:
-            # botocore takes an answer that broke off for an empty one.
+            # botocore takes an answer that was cut off for an empty one.
             is_whole = len(answer.get("Successful") or []) == len(call)
             return "" if is_whole else describe(self._place, _WHAT, "the answer was cut off", "it is retried")
         code, message = str(failed[0].get("Code", "")), str(failed[0].get("Message", ""))

@@ -1,4 +1,4 @@
-"""Questions to one node, a pipeline at a time, and what an error among the replies says of all of them."""
+"""Questions to one node, a pipeline at a time, and what an error among the replies says about all of them."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class First:
-    """What became of a job's first pipeline, which others have sent: replies, or an error, or nothing yet.
+    """The outcome of a job's first pipeline, which the caller has sent: replies, an error, or nothing yet.
 
-    ``is_late`` where it has been waited for long enough.
+    ``is_late`` if it has been waited for long enough.
     """
 
     replies: list[Any] | None = None
@@ -36,7 +36,7 @@ class Asking:
     def __init__(self, reader: NodeReader, first: First | None) -> None:
         self._reader = reader
         self._first = first
-        """What its next pipeline has become already."""
+        """The outcome of its next pipeline, if it was already sent."""
 
     def replies(self, commands: bytes, count: int) -> Generator[None, None, list[Any]]:
         """Ask, and return the replies."""
@@ -57,7 +57,7 @@ class Asking:
         return replies
 
     def replies_in_role(self, commands: bytes, count: int) -> Generator[None, None, list[Any]]:
-        """Ask, and return the replies; raise where it has to be a primary, and says in the end that it is none."""
+        """Ask, and return the replies; raise if it has to be a primary, and reports at the end that it is not."""
         reader = self._reader
         last = reader.last_question
         replies = yield from self.replies(commands + last, count + bool(last))
@@ -70,7 +70,7 @@ class Asking:
 
 
 def has_redirects(reader: NodeReader, replies: Sequence[Any]) -> bool:
-    """Tell whether some of these are redirects; raise what an error says of the server or the connection.
+    """Tell whether some of these are redirects; raise what an error says about the server or the connection.
 
     One that concerns its key alone raises nothing.
     """

@@ -13,7 +13,7 @@ _SEND_CHUNK_BYTES = 1 << 18
 
 
 class TooLarge(Exception):
-    """The replies of a pipeline grew past their bound; the connection is of no more use."""
+    """The replies of a pipeline grew past their bound; the connection is no longer usable."""
 
 
 class ReadConnection(RespConnection):

@@ -1,11 +1,11 @@
 """Reads: dirty keys → their values, as they are now, from whichever nodes have them.
 
 The keys of a batch are asked for at all of their nodes at once, and gathered. A node that is away, being connected to,
-or still busy with what it was asked before is not asked; one that does not answer soon after the others is left to
-answer in its own time. Those keys alone wait (`Hold`), and whoever asked is told once their node may be asked again.
+or still busy with an earlier request is not asked; one that does not answer soon after the others is left to answer in
+its own time. Only those keys wait (`Hold`), and the caller is notified once their node may be asked again.
 
-What a cluster's nodes say of each other is followed at once: ``MOVED`` changes the table of slots, ``ASK`` asks one key
-of the node that has it already. A key counts as gone only where the owner of its slot has said so.
+What a cluster's nodes say about each other is followed at once: ``MOVED`` changes the table of slots, ``ASK`` asks one
+key of the node that has it already. A key counts as gone only if the owner of its slot has said so.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ log = get_logger(__name__)
 PATIENCE_MS = 100
 """How long the others wait for a node that is slow, counted from the last one that answered."""
 IDLE_MS = 1_000
-"""A connection that answered within this time is taken for open: a server's ``timeout`` is in whole seconds."""
+"""A connection that answered within this time is assumed to be open: a server's ``timeout`` is in whole seconds."""
 REDIRECTS_MAX = 4
 """How often a key is asked for elsewhere before it waits."""
 CONNECT_WAIT_MS_MAX = 5_000
-"""A node that is away is tried again after this time at the latest."""
+"""A node that is away is retried after this time at the latest."""
 LATER_MS_MAX = 1_000
 """Keys that their node does not give now are asked for again after this time at the latest."""
 REPORT_MS = 1_000
-"""How often it is reported that slots have moved."""
+"""How often moved slots are reported."""
 
 
 @dataclass(slots=True)
@@ -63,7 +63,7 @@ class Hold:
 
 @dataclass(slots=True)
 class Read:
-    """What the reads of one batch gave: a value for each key, None where there is none.
+    """The results of one batch's reads: a value for each key, None if there is none.
 
     A key that has neither a value nor a hold was not asked for: it was enough before.
     """
@@ -91,9 +91,9 @@ class Read:
 class ReadLoop:
     """The loop that a fetcher is part of.
 
-    ``wake`` may be called by threads. ``wait_ms`` is the backoff after so many failures in a row. ``failed`` is told of
-    each failure, ``changed`` why the topology may be another, ``freed`` of a node that may be asked again, ``given`` of
-    the highest version of a node (by its number).
+    ``wake`` may be called by threads. ``wait_ms`` is the backoff after so many failures in a row. ``failed`` receives
+    each failure, ``changed`` why the topology may have changed, ``freed`` a node that may be asked again, ``given`` the
+    highest version of a node (by its number).
     """
 
     sockets: Sockets
@@ -106,7 +106,7 @@ class ReadLoop:
 
 
 class Fetcher:
-    """Reads on connections that it makes, and makes again, by itself: for a loop (`read`), or for one who waits.
+    """Reads on connections that it makes, and renews, by itself: for a loop (`read`), or for a caller that waits.
 
     Versions are higher than ``version_floor`` (one server), or ``floors`` (by node id).
     """
@@ -143,7 +143,7 @@ class Fetcher:
             self._loop.sockets.expect(self, moment_ms)
 
     def _connected(self) -> None:
-        """Have the loop take a connection over; a thread calls this."""
+        """Make the loop take a connection over; a thread calls this."""
         if self._loop is not None:
             self._loop.sockets.hurry()
             self._loop.wake()
@@ -157,14 +157,14 @@ class Fetcher:
             keys_max=self._keys_max,
             reply_bytes_max=self._reply_bytes_max,
             is_cluster=is_cluster,
-            # Who has a loop reads what feeds have heard, and is told where.
+            # With a loop, it reads what feeds have heard, and is told where.
             counts_on_role=self._loop is not None,
             versions=versions,
             on_end=self._connected,
         )
 
     def set_topology(self, topology: Topology) -> None:
-        """Read from these nodes from now on. What nodes that went were asked is not waited for."""
+        """Read from these nodes from now on. Answers of removed nodes are not waited for."""
         for reader in self.readers.use(topology):
             if self._late is not None:
                 self._late.abandon(reader)
@@ -209,7 +209,7 @@ class Fetcher:
                 values[index] = value
             if any(hold.reader is None for hold in read.holds):
                 raise RedisUnreachable("some keys are moving between nodes, or have no node", hint="ask again")
-            # What has neither a value nor a hold was not asked for any more.
+            # What has neither a value nor a hold was no longer asked for.
             left = [left[place] for hold in read.holds for place in hold.indexes]
         return _first_read(keys, values)
 
@@ -248,7 +248,7 @@ class Fetcher:
         return read
 
     def _start(self, keys: Sequence[Key], wish: Wish, group: Group, read: Read, first: First | None) -> Job | None:
-        """Begin to ask a node for some of the keys; None where they have to wait for it."""
+        """Begin to ask a node for some of the keys; None if they have to wait for it."""
         reader, indexes, slots, asked = group
         if first is None:
             reader.drop_if_closed(self._idle_ms)
@@ -264,7 +264,7 @@ class Fetcher:
         return reader.job
 
     def _collect(self, job: Job, read: Read, *, is_late: bool) -> list[Group]:
-        """Take in what a job has read; return whom to ask for the keys that are elsewhere."""
+        """Take in what a job has read; return which readers to ask for the keys that are elsewhere."""
         reader = job.reader
         if is_late:
             assert self._late is not None
@@ -278,7 +278,7 @@ class Fetcher:
         if reader.connection is None:
             if left:
                 read.holds.append(Hold(left, reader))
-            # Also where nothing is left: a value that ends each connection is told, and the next batch wants a new one.
+            # Even if nothing is left: a value that ends each connection is reported; the next batch needs a new one.
             self._look_by(reader.due_ms)
         return self._followed(job, read) if job.redirects else []
 
@@ -292,7 +292,7 @@ class Fetcher:
         return groups
 
     def _over(self, job: Job) -> None:
-        """Take in that a node has answered, or will not."""
+        """Note that a node has answered, or will not."""
         reader = job.reader
         reader.job = None
         job.note_versions()
@@ -309,7 +309,7 @@ class Fetcher:
             self._loop.given(reader.node.number, newest)
 
     def _failed(self, reader: NodeReader, error: RedisError) -> None:
-        """Have a node rest that can't be asked."""
+        """Let a node that can't be asked rest."""
         if self._loop is None:
             reader.close()
             raise error
@@ -327,7 +327,7 @@ class Fetcher:
             self._report_after_ms = moment_ms + REPORT_MS
             self._loop.changed(reason)
 
-    # What goes on beside the loop
+    # What runs beside the loop
 
     def _answered(self, job: Job) -> None:
         assert self._loop is not None
@@ -336,11 +336,11 @@ class Fetcher:
         self._loop.freed(job.reader)
 
     def next_expiry_ms(self) -> int | None:
-        """Return when (monotonic) something is to be done, though nobody says so: a node is silent, or has rested."""
+        """Return when (monotonic) something is to be done without an event: a node is silent, or has rested."""
         return min((ms for reader in self.readers.all() if (ms := reader.next_due_ms()) is not None), default=None)
 
     def expire(self, moment_ms: int) -> None:
-        """Connect where that is due, take over connections, and wait no more for nodes that are silent."""
+        """Connect if that is due, take over connections, and stop waiting for nodes that are silent."""
         assert self._loop is not None
         assert self._late is not None
         for reader in self.readers.all():

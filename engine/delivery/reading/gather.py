@@ -1,6 +1,6 @@
-"""Several nodes are asked at once: their jobs go on as answers come, until all are over, or patience is.
+"""Several nodes are asked at once: their jobs continue as answers arrive, until all are over, or time is up.
 
-Those that are late go on beside the loop.
+Late jobs continue beside the loop.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def gather(jobs: Sequence[Job], patience_ms: int | None) -> list[Job]:
 
 
 def _is_over_in_time(job: Job, patience_ms: int | None) -> bool:
-    """Step one job until it is over; return False where patience is over before. Nearly all that a lone server does."""
+    """Step one job until it is over; return False if time is up before. For a lone server that is nearly all."""
     if job.step():
         return True
     reader, is_sending = job.reader, False
@@ -60,7 +60,7 @@ def _is_over_in_time(job: Job, patience_ms: int | None) -> bool:
             is_sending = wants != select.POLLIN
             poller.modify(_descriptor(job), wants)
         wait_ms = (reader.read_timeout_ms if patience_ms is None else patience_ms) + job.heard_ms - monotonic_ms()
-        # What goes on coming is not waited for: it is here.
+        # What keeps arriving is not waited for: it is here.
         if poller.poll(max(0, wait_ms)):
             if job.step():
                 return True
@@ -93,14 +93,14 @@ def _wants(job: Job) -> int:
 
 
 class Late:
-    """Jobs that go on beside a loop; ``over`` is told of those that come to their end."""
+    """Jobs that continue beside a loop; ``over`` receives those that end."""
 
     def __init__(self, sockets: Sockets, over: Callable[[Job], None]) -> None:
         self._sockets = sockets
         self._over = over
 
     def watch(self, job: Job) -> None:
-        """Have this job go on whenever its node answers."""
+        """Let this job continue whenever its node answers."""
         descriptor = _descriptor(job)
         self._sockets.watch(descriptor, _wants(job), lambda: self._go_on(job, descriptor))
 
@@ -112,7 +112,7 @@ class Late:
             self._sockets.change(descriptor, _wants(job))
 
     def abandon(self, reader: NodeReader) -> None:
-        """Wait no more for what a node was asked."""
+        """Stop waiting for a node's answers."""
         if reader.job is not None:
             self._sockets.forget(_descriptor(reader.job))
             reader.job.give_up()

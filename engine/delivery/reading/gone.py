@@ -1,8 +1,8 @@
-"""Whether a key that is found gone, though no event said so, was taken away for certain.  (pure)
+"""Whether a key that is found gone, though no event said so, was certainly removed.  (pure)
 
 It was deleted before it was read, or unheard. But a cache that forgets must not empty the store: a server that evicts
 may have evicted it, one that came back empty has lost it, and a keyspace that was flushed holds none of what waits. So
-few count at a time; the others are left to the comparison with the destination, which has a limit and asks.
+only a few count at a time; the others are left to the comparison with the destination, which has a limit and asks.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class FoundGone:
         self._count = 0
 
     def is_taken_away(self, count: int, age_ms: int, replies: Sequence[object], now_us: int) -> bool:
-        """Tell whether so many keys, whose changes are ``age_ms`` old at most, were taken away by somebody or by time.
+        """Tell whether this many keys, whose changes are at most ``age_ms`` old, were deleted or expired.
 
         ``replies`` are to `QUESTIONS`, ``now_us`` is the server's time.
         """

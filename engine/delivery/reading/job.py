@@ -1,4 +1,4 @@
-"""Keys that one node is asked for: what is sent and what its answers mean, a step at a time.
+"""Keys that one node is asked for: what is sent, and what its answers mean, step by step.
 
 The event tells the likely type, so most keys cost one command and no question. A key of another type answers
 ``WRONGTYPE``, is asked for its type, and read again. Every question names one key: in a cluster a slot that is being
@@ -6,7 +6,7 @@ moved answers for each key by itself.
 
 ``TIME`` goes first in each pipeline, and a connection's commands run in order: a value was read after the moment that
 is its version, never before it. In a cluster the node's configuration epoch is part of the version; it is asked for
-last, and where it is not what it was before, the pipeline is asked again.
+last, and if it has changed, the pipeline is asked again.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ Key = tuple[bytes, str]
 
 @dataclass(slots=True)
 class Wish:
-    """What is to be known of keys, besides their values.
+    """What is to be known about keys, besides their values.
 
-    With ``explained``: whether keys that are gone after other events than these were taken away; changes are ``age_ms``
-    old at most. No more is read once the bodies, from all nodes together, are longer than ``chars_left``. ``fields``
-    are wanted of an entry of a stream, all where there are none.
+    With ``explained``: whether keys that are gone after other events than these were removed; changes are at most
+    ``age_ms`` old. Reading stops once the bodies, from all nodes together, are longer than ``chars_left``. ``fields``
+    are wanted of an entry of a stream, all if there are none.
     """
 
     include_expiry: bool = False
@@ -82,8 +82,8 @@ class Job:
     ``values`` are those of the first keys, None for a key that is to be asked for elsewhere (``redirects``: its index,
     and the version that its slot's owner was asked at). ``error`` says why there are no more.
 
-    ``indexes`` are the caller's. With ``asked_versions``, the node is asked for keys that it does not own yet, by their
-    owner's leave: their versions are those of their owner. With ``first`` its first pipeline was sent already.
+    ``indexes`` are the caller's. With ``asked_versions``, the node is asked for keys that it does not own yet, with
+    their owner's leave: their versions are those of their owner. With ``first`` its first pipeline was already sent.
     """
 
     def __init__(
@@ -113,11 +113,11 @@ class Job:
         self._wish = wish
         self._slot_versions = slot_versions if slots and not asked_versions else None
         self._least: Sequence[int] = ()
-        """By key: the least epoch that its version counts; nothing where the node's will do."""
+        """By key: the least epoch that its version counts; nothing if the node's own suffices."""
         if self._slot_versions is not None:
             self._least = self._slot_versions.least(slots, reader.node.id)
         self._epoch = 0
-        """What the node's was."""
+        """The node's epoch before."""
         self._asked_versions = asked_versions
         self._is_redirected = False
         self._asking = Asking(reader, first)
@@ -139,7 +139,7 @@ class Job:
         return self.is_over
 
     def give_up(self) -> None:
-        """End it: the node is silent for too long."""
+        """End it: the node has been silent for too long."""
         self._steps.close()
         timeout_s = self.reader.read_timeout_ms / 1_000
         self.error = lost(self.reader.address, TimeoutError("timed out"), timeout_s, "see redis.read_timeout_ms")
@@ -204,12 +204,12 @@ class Job:
             if expires_at_ms != _NOT_HERE:
                 value.expires_at_ms = expires_at_ms
             elif not value.error:
-                # It came, or went, between the two.
+                # It appeared, or vanished, between the two.
                 value.error, value.passes = LATER_WORDS[0], True
         return fetched
 
     def _expiries(self, names: list[bytes]) -> Generator[None, None, list[int]]:
-        """Return when each key expires; servers before Redis 7 are asked how long it still has."""
+        """Return when each key expires; servers before Redis 7 are asked for the remaining time."""
         reader = self.reader
         for question in dict.fromkeys((reader.expiry_question, EXPIRES_IN)):
             replies, _ = yield from self._ask(names, [question] * len(names))
@@ -225,7 +225,7 @@ class Job:
         raise refusal(reader.address, "report when keys expire", str(replies[0]))
 
     def _settle(self, fetched: list[Fetched], again: list[tuple[int, str]]) -> Generator[None, None, None]:
-        """Ask on for those that the first round left open, until none is left, or the rounds are over."""
+        """Keep asking for those that the first round left open, until none is left, or the rounds are over."""
         for _ in range(ROUNDS_MAX - 1):
             pending, again = again, []
             names, kinds = [fetched[index].key for index, _ in pending], [kind for _, kind in pending]
@@ -239,7 +239,7 @@ class Job:
                     before.retyped = before.retyped or answer == TYPE
                     continue
                 if kind == EXISTS:
-                    # That it was empty is what the round before saw: that round's version is the one to tell.
+                    # The previous round saw that it was empty: that round's version counts.
                     answer.version = before.version
                 answer.retyped = before.retyped
                 fetched[index] = answer
@@ -251,7 +251,7 @@ class Job:
     def _explain(
         self, keys: Sequence[Key], values: Sequence[Fetched], explained: Container[str]
     ) -> Generator[None, None, None]:
-        """Mark keys that are gone as taken away, where they were for certain."""
+        """Mark keys that are gone as removed, if they certainly were."""
         gone = [
             value
             for (_, event), value in zip(keys, values, strict=False)
@@ -312,7 +312,7 @@ class Job:
         return self.version
 
     def note_versions(self) -> None:
-        """Take in what was given out for which slots, once it is over: for those whose owner this node is."""
+        """At the end, note what was given out for which slots: for those that this node owns."""
         if self._slot_versions is None:
             return
         elsewhere = {place for place, redirect, _ in self.redirects if redirect is LATER or redirect.is_moved}

@@ -1,8 +1,8 @@
-"""One node as an invoker reads it: its connection, how much it is asked at once, the order of what it says.
+"""One node as an invoker reads it: its connection, how much it is asked at once, the order of its answers.
 
 **Bounds.** A pipeline whose replies grow past ``REPLY_BYTES_MAX`` is given up and read again in halves, down to the one
 key that can't be read at all; the halved size is kept, and doubles again while replies are small. A server, or a proxy,
-has bounds of its own, and ends a connection whose replies are past them: then the same is done.
+has its own bounds, and ends a connection whose replies exceed them: then the same is done.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ log = get_logger(__name__)
 
 KEYS_MAX = 500
 REPLY_BYTES_MAX = 64 * 1024 * 1024
-"""Replies of one pipeline. More than 6 MB of JSON fits no invocation, and RESP is at most twice as long."""
+"""Replies of one pipeline. No invocation holds more than 6 MB of JSON, and RESP is at most twice as long."""
 
 ROLE, HELLO = pack("ROLE"), pack("HELLO")
-"""What tells a server's role: the second takes no right but that of every connection, and 6 µs more."""
+"""What reports a server's role: the second needs no special right, but takes 6 µs more."""
 
 CLOSES_MAX = 3
-"""So often in a row a connection ends while one key is read alone; then it is the key, not the connection."""
+"""If connections end this often in a row while one key is read alone, the key is the cause, not the connection."""
 PIPELINES_A_DOUBLING = 100
-"""Pipelines that a size is kept for which had to be found by closes: each of those costs a connection."""
+"""How many pipelines keep a size that had to be found by closed connections, each of which is costly."""
 LIMITS = "client-output-buffer-limit normal, maxmemory-clients, or the limit of a proxy"
 
 
 class NodeReader:
-    """A connection to one node, which it makes, and makes again, by itself; one job at a time.
+    """A connection to one node, which it makes, and renews, by itself; one job at a time.
 
-    It is connected in a thread, which calls ``on_end`` then: `look` takes the connection over. Where that is not to be
-    waited for, `connect` does it at once.
+    It is connected in a thread, which calls ``on_end`` then: `look` takes the connection over. `connect` does it at
+    once, for a caller that waits.
     """
 
     is_called_for = True
-    """Whether it is connected to before it is asked: not a database that no key was in yet."""
+    """Whether to connect before it is asked: not for a database that no key was in yet."""
 
     def __init__(
         self,
@@ -70,15 +70,15 @@ class NodeReader:
         self.node = node
         self.is_cluster = is_cluster
         self.counts_on_role = counts_on_role and not is_cluster
-        """Whether it has to be a primary, or the replica that is captured: in a cluster others send on who ask them."""
+        """Whether it has to be a primary, or the replica that is captured: in a cluster other nodes redirect."""
         self.versions = versions or Versions()
         self.connection: ReadConnection | None = None
         self.job: Job | None = None
         """What it is being asked."""
         self.epoch: int | None = None
-        """The node's configuration epoch in a cluster, None where it is not known yet."""
+        """The node's configuration epoch in a cluster, None if it is not known yet."""
         self.time_us = 0
-        """What the node's clock last told."""
+        """The node's clock as last reported."""
         self.keys_now = self._keys_max = keys_max
         self.reply_bytes_max = reply_bytes_max
         self.expiry_question = EXPIRES_AT
@@ -86,7 +86,7 @@ class NodeReader:
         self.failures = self.refusals = 0
         """How often in a row it could not be asked, and how often it did not answer for some of the keys."""
         self.due_ms = self.used_ms = 0
-        """When (monotonic) it is connected to again, and when it last answered."""
+        """When (monotonic) to connect to it again, and when it last answered."""
         self._role_question = HELLO
         self._name = name
         self._database = database
@@ -97,7 +97,7 @@ class NodeReader:
         self._attempt: Connecting[ReadConnection] | None = None
         self._poller: select.poll | None = None
         self._doubles_after = 0
-        """Pipelines until a larger one is tried again."""
+        """How many pipelines until a larger one is retried."""
         self._closes = (b"", 0)
         """Which key alone was last read when a connection ended, and how often in a row."""
 
@@ -105,7 +105,7 @@ class NodeReader:
     def last_question(self) -> bytes:
         """Return what each pipeline ends with, b"" for nothing: the role of a server that has to be a primary.
 
-        One that resigned may have answered all before with what it had then.
+        One that has stepped down may have answered everything before with old values.
         """
         return self._role_question if self.counts_on_role and not self.node.reads_at else b""
 
@@ -115,7 +115,7 @@ class NodeReader:
         return self.address.host
 
     def next_due_ms(self) -> int | None:
-        """Return when (monotonic) something is to be done for it, though nobody says so; None where nothing is."""
+        """Return when (monotonic) something is to be done for it without an event; None if nothing is."""
         if self.job is not None:
             return self.job.heard_ms + self.read_timeout_ms
         if self.connection is not None:
@@ -123,7 +123,7 @@ class NodeReader:
         return None if self._attempt is not None or not self.is_called_for else self.due_ms
 
     def is_used_up(self, moment_ms: int) -> bool:
-        """Tell whether its connection has to be made anew: authentication by IAM has an end."""
+        """Tell whether its connection has to be renewed: authentication by IAM expires."""
         return self.is_ready() and 0 < self.connection.renewal_ms <= moment_ms  # type: ignore[union-attr]
 
     # Its connection
@@ -133,7 +133,7 @@ class NodeReader:
         return self.connection is not None and self.job is None
 
     def is_steady(self, keys: int) -> bool:
-        """Tell whether it may be asked for so many keys at once, as a lone server that has refused nothing lately."""
+        """Tell whether it may be asked for this many keys in one go: a lone server that has refused nothing lately."""
         is_cut = keys > self.keys_now or self.keys_now < self._keys_max or self._doubles_after or self._closes[1]
         return self.connection is not None and self.job is None and not (self.is_cluster or is_cut)
 
@@ -151,7 +151,7 @@ class NodeReader:
             self.connection, self.address = connection, connection.address
 
     def look(self, moment_ms: int) -> bool:
-        """Connect where that is due, or due again; return True where that has just come to its end.
+        """Connect if that is due; return True if that has just ended.
 
         Raises `RedisError`.
         """
@@ -184,9 +184,9 @@ class NodeReader:
         return connection
 
     def drop_if_closed(self, idle_ms: int) -> None:
-        """Forget a connection that the server closed while it was idle (its ``timeout``): no failure, just old.
+        """Forget a connection that the server closed while it was idle (its ``timeout``): not a failure, just age.
 
-        One that has answered within ``idle_ms`` is taken for open.
+        One that has answered within ``idle_ms`` is assumed to be open.
         """
         if self.connection is None or self.job is not None or monotonic_ms() - self.used_ms < idle_ms:
             return
@@ -196,19 +196,19 @@ class NodeReader:
             self.close()
 
     def answered(self, *, is_refused: bool = False) -> None:
-        """Take in that it has answered; ``is_refused`` where not for all of the keys."""
+        """Note that it has answered; ``is_refused`` if not for all of the keys."""
         self.failures = 0
         self.refusals = self.refusals + 1 if is_refused else 0
         self.used_ms = monotonic_ms()
 
     def failed(self, moment_ms: int, wait_ms: int) -> None:
-        """Take in that it can't be asked; connect again after a while."""
+        """Note that it can't be asked; connect again after a while."""
         self.close()
         self.failures += 1
         self.due_ms = moment_ms + wait_ms
 
     def poller(self) -> select.poll:
-        """Return what waits for this connection alone."""
+        """Return what waits for this connection only."""
         if self._poller is None:
             assert self.connection is not None
             self._poller = select.poll()
@@ -226,7 +226,7 @@ class NodeReader:
     # What it is asked
 
     def take_time(self, told: Sequence[str]) -> int:
-        """Take in what the node's clock told (its reply to ``TIME``); return it (µs)."""
+        """Note the node's clock (its reply to ``TIME``); return it (µs)."""
         seconds, microseconds = told
         self.time_us = int(seconds) * 1_000_000 + int(microseconds)
         return self.time_us
@@ -247,7 +247,7 @@ class NodeReader:
         return version
 
     def grow(self, keys: Sequence[Key]) -> None:
-        """Take in that a pipeline of these went well."""
+        """Note that a pipeline of these succeeded."""
         assert self.connection is not None
         if self._closes[1] and any(key == self._closes[0] for key, _ in keys):
             self._closes = (b"", 0)
@@ -257,7 +257,7 @@ class NodeReader:
             self.keys_now = min(self._keys_max, self.keys_now * 2)
 
     def too_large(self, keys: Sequence[Key]) -> list[Fetched]:
-        """Take in that the replies to these grew past their bound; return the one key that can't be read at all."""
+        """Note that the replies to these grew past their bound; return the one key that can't be read at all."""
         self._halve(keys)
         if len(keys) > 1:
             return []
@@ -265,9 +265,9 @@ class NodeReader:
         return [Fetched(keys[0][0], "none", None, "", self.versions.newest, error=error)]
 
     def closed(self, keys: Sequence[Key], error: RedisClosed) -> list[Fetched]:
-        """Take in that the connection ended while these were read; return one key that ends each connection.
+        """Note that the connection ended while these were read; return one key that ends each connection.
 
-        Raises `RedisClosed` while that may be by chance.
+        Raises `RedisClosed` while that may be a coincidence.
         """
         self._halve(keys)
         self._doubles_after = PIPELINES_A_DOUBLING

@@ -18,7 +18,7 @@ TYPE = "?"
 """The question for a key's type."""
 
 EXISTS = "exists"
-"""The question whether a stream that has no entries is there: unlike all else, a stream may be empty."""
+"""The question whether a stream without entries exists: unlike other types, a stream may be empty."""
 
 TIME = b"*1\r\n$4\r\nTIME\r\n"
 
@@ -29,9 +29,9 @@ EXPIRES_IN = "expires-in"
 """The question in how many milliseconds a key expires, for older servers."""
 ERROR_CHARS_MAX = 200
 MANY = 4
-"""From so many keys on it is less work to do for all at once what can be, than for each."""
+"""From this many keys on, it is less work to do what is possible for all at once than for each."""
 
-# Each as (what stands before the key, with a place for its length; what stands after it).
+# Each as (the part before the key, with a place for its length; the part after it).
 _COMMANDS: dict[str, tuple[bytes, bytes]] = {
     "hash": (b"*2\r\n$7\r\nHGETALL\r\n$%d\r\n", b"\r\n"),
     "string": (b"*2\r\n$3\r\nGET\r\n$%d\r\n", b"\r\n"),
@@ -66,11 +66,11 @@ _KIND_OF_MODULE_TYPE = {"ReJSON-RL": "json"}
 
 
 class Fetched(msgspec.Struct, gc=False):
-    """What a key holds: ``body`` is None and ``type`` ``none`` where it is gone; ``error`` where it can't be read.
+    """What a key holds: ``body`` is None and ``type`` ``none`` if it is gone; ``error`` if it can't be read.
 
-    ``passes`` where what keeps it from being read is the server's to change: a limit, a right, a refusal.
-    ``expires_at_ms`` is Unix time by the server's clock; 0 where the key does not expire, or was not asked.
-    ``is_taken_away`` of a key that is gone: the server evicts none, so somebody has deleted it, or its time had come.
+    ``passes`` if the obstacle can change at the server: a limit, a right, a refusal. ``expires_at_ms`` is Unix time by
+    the server's clock; 0 if the key does not expire, or this was not asked. ``is_taken_away`` of a key that is gone:
+    the server does not evict, so the key was deleted or has expired.
     """
 
     key: bytes
@@ -99,10 +99,10 @@ KIND_OF_EVENT = _KindOfEvent(
 
 
 def ask(keys: Sequence[bytes], kinds: Sequence[str]) -> bytes:
-    """Return the packed commands that ask for each key what its kind wants to know."""
+    """Return the packed commands that ask for each key what its kind requires."""
     if len(keys) < MANY or len(asked := set(kinds)) > 1 or ENTRY in asked:
         return b"".join([_command(key, kind) for key, kind in zip(keys, kinds, strict=True)])
-    # What stands between two keys is made once for each length of a key, and not for each key.
+    # The part between two keys is made once for each length of a key, not for each key.
     head, tail = _COMMANDS[asked.pop()]
     heads = {size: head % size for size in set(map(len, keys))}
     if len(heads) > 1:
@@ -120,7 +120,7 @@ def _command(key: bytes, kind: str) -> bytes:
 
 
 def _keep(replies: Iterable[Any], fields: Container[str]) -> None:
-    """Take out of each entry that was read all fields but these."""
+    """Remove from each entry all fields except these."""
     for reply in replies:
         if reply.__class__ is list and reply:
             flat = reply[0][1]
@@ -131,7 +131,7 @@ def _keep(replies: Iterable[Any], fields: Container[str]) -> None:
 def expiries_of(replies: Sequence[Any], kind: str, now_ms: int) -> list[int] | None:
     """Return when each key expires: Unix ms, 0 for never, for keys that are gone, and for those that can't be read.
 
-    None where the server does not know the question. ``kind`` is what was asked, ``now_ms`` the server's time
+    None if the server does not know the question. ``kind`` is what was asked, ``now_ms`` the server's time
     before it.
     """
     if any(reply.__class__ is hiredis.ReplyError and "unknown command" in str(reply).lower() for reply in replies):
@@ -150,7 +150,7 @@ def interpret_all(
 ) -> tuple[list[Fetched], list[tuple[int, str]]]:
     """Return a value for each reply, and for those that are still open (index, kind of question to ask next).
 
-    ``fields`` are wanted of an entry of a stream, all where there are none.
+    ``fields`` are wanted of an entry of a stream, all if there are none.
     """
     if fields:
         _keep(replies, fields)
@@ -161,7 +161,7 @@ def interpret_all(
     append = fetched.append
     again: list[tuple[int, str]] = []
     for key, kind, reply in zip(keys, kinds, replies, strict=True):
-        # Hashes are most of what there is: in line, they cost half.
+        # Most values are hashes: handled inline, they cost half.
         if reply.__class__ is dict and reply and kind == "hash":
             try:
                 append(Fetched(key, kind, dumps(reply, None, SORTED).decode(), "", version))
@@ -179,7 +179,7 @@ def interpret_all(
 def _all_hashes(
     keys: Sequence[bytes], kinds: Sequence[str], replies: Sequence[Any], version: int
 ) -> list[Fetched] | None:
-    """Return the values where all are hashes of text; None where one is not: it costs half of a look at each."""
+    """Return the values if all are hashes of text; None if one is not: this costs half of looking at each."""
     if set(map(type, replies)) != {dict} or set(kinds) != {"hash"} or not all(replies):
         return None
     try:
@@ -211,7 +211,7 @@ def interpret(key: bytes, kind: str, reply: Any, version: int) -> Fetched | str:
 
 
 def _entry(key: bytes, reply: Any, version: int) -> Fetched:
-    """Return an entry's fields as a hash's; one that is not there any more can't be delivered, ever."""
+    """Return an entry's fields as a hash's; one that no longer exists can never be delivered."""
     if not reply:
         return Fetched(key, "none", None, "", version, error="the entry was deleted or trimmed before it was delivered")
     try:
@@ -227,7 +227,7 @@ def _gone(key: bytes, version: int) -> Fetched:
 
 
 def _unknown(key: bytes, kind: str, what: str, version: int) -> Fetched:
-    """Return that the server's answer is none to this question: delivering it would be a guess."""
+    """Return that the server's answer does not fit this question: delivering it would be a guess."""
     known = kind if kind in _VALUE_KINDS else "unknown"
     error = f"the server's answer is not that of a {kind}: {what}"
     return Fetched(key, known, None, "", version, error=error[:ERROR_CHARS_MAX])
@@ -245,7 +245,7 @@ def _typed(key: bytes, name: str, version: int) -> Fetched | str:
 def _refused(key: bytes, kind: str, text: str, version: int) -> Fetched | str:
     if kind == ENTRY:
         return Fetched(key, ENTRY, None, "", version, error=text[:ERROR_CHARS_MAX], passes=True)
-    # RedisJSON has words of its own for WRONGTYPE.
+    # RedisJSON has its own words for WRONGTYPE.
     if text.startswith("WRONGTYPE") or (kind == "json" and "wrong Redis type" in text):
         return TYPE
     known = kind if kind in _VALUE_KINDS else "unknown"

@@ -1,7 +1,7 @@
 """The usual read in one go: a few keys of one server, each of the type that its event implies.
 
-What else the replies may say is a `Job`'s to judge, which takes over where this stops. A batch of one key, as light
-load makes them, would pay for all that a job may have to do.
+Anything else in the replies is left to a `Job`, which takes over where this stops. A batch of one key, as light load
+makes them, would otherwise pay for everything that a job may have to do.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ KEYS_MAX = 50
 
 
 def is_for_one_go(reader: NodeReader, keys: Sequence[Key], wish: Wish, idle_ms: int) -> bool:
-    """Tell whether these keys of a lone server may be read so; it may have been idle for ``idle_ms``."""
+    """Tell whether these keys of a lone server may be read in this way; it may have been idle for ``idle_ms``."""
     if len(keys) > KEYS_MAX or wish.include_expiry:
         return False
     reader.drop_if_closed(idle_ms)
@@ -64,7 +64,7 @@ def read_quickly(
     values = _plain(names, kinds, replies, wish.fields)
     if not values or (wish.explained is not None and _has_gone_unexplained(keys, values, wish.explained)):
         return [], First(replies)
-    # Not before: no version is given out for nothing.
+    # Not before, so that no version is given out in vain.
     version = reader.version_at(reader.take_time(replies[0]), 0)
     for value in values:
         value.version = version

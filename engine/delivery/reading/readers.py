@@ -1,6 +1,6 @@
-"""Who is asked for which key: a reader a node, and a table of whose each slot is.
+"""Which node is asked for which key: one reader per node, and a table of the slots' owners.
 
-Of a server of which several databases are captured, each has a reader of its own: a connection stays where it is.
+If several databases of a server are captured, each has its own reader: a connection stays in its database.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ UNKNOWN = -1
 
 
 class Readers:
-    """The readers of one topology; ``floors`` has, by node id, what versions have to be above."""
+    """The readers of one topology; ``floors`` has, by node id, what versions have to exceed."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Readers:
         self._make = make
         self._databases = databases
         self._of_database: dict[int, NodeReader] = {}
-        """Where there are several."""
+        """If there are several."""
         self._versions = {node_id: Versions(floor) for node_id, floor in floors.items()}
         self._all: dict[str, NodeReader] = {}
         """By the address that is connected to."""
@@ -48,7 +48,7 @@ class Readers:
         self.slot_versions = SlotVersions()
         self.is_cluster = False
         self.lone: NodeReader | None = None
-        """The only one, where there is no cluster."""
+        """The only one, if there is no cluster."""
         self.use(topology)
 
     def all(self) -> list[NodeReader]:
@@ -56,7 +56,7 @@ class Readers:
         return list(self._all.values())
 
     def use(self, topology: Topology) -> list[NodeReader]:
-        """Read from these nodes from now on; return the readers of which nothing is left."""
+        """Read from these nodes from now on; return the readers that are no longer used."""
         before, self._all, self._at = self._all, {}, {}
         self.is_cluster = topology.is_cluster
         self._owners = [None] * SLOTS
@@ -97,7 +97,7 @@ class Readers:
         return versions
 
     def named(self, address: str) -> NodeReader:
-        """Return the reader of the node that others name so, a new one where nobody has named it before."""
+        """Return the reader of the node that others call by this name, a new one for a new name."""
         reader = self._at.get(address)
         if reader is None:
             node = Node(UNKNOWN, address, address, ())
@@ -106,12 +106,12 @@ class Readers:
         return reader
 
     def moved(self, slot: int, reader: NodeReader) -> None:
-        """Take in that a slot is this node's from now on."""
+        """Note that a slot belongs to this node from now on."""
         self._owners[slot] = reader
 
     def follow(self, job: Job, node_addresses: Iterable[str]) -> tuple[list[Group], list[int], bool]:
-        """Return whom to ask for the keys that a job was sent on with, the indexes of those that are to be asked for
-        later, and whether slots have moved.
+        """Return which readers to ask for the keys that a job was redirected with, the indexes of those that are to be
+        asked for later, and whether slots have moved.
         """
         found: dict[tuple[NodeReader, bool], tuple[list[int], list[int], list[int]]] = {}
         later: list[int] = []
@@ -132,7 +132,7 @@ class Readers:
         return groups, later, any(is_moved for _, is_moved in found)
 
     def group(self, keys: Sequence[Key]) -> tuple[list[Group], list[int]]:
-        """Return who is asked for which of these keys, and the indexes of those that nobody has."""
+        """Return which reader is asked for which of these keys, and the indexes of those without an owner."""
         if self.lone is not None:
             return [(self.lone, range(len(keys)), (), ())], []
         if self._databases.are_several:

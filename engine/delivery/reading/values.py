@@ -10,8 +10,8 @@ stream     array of ``[entry id, [[field, value], …]]``
 json       the document's text, as the module gives it
 ========== =====================================================================================
 
-A score is a JSON number, or one of the strings ``inf``, ``-inf``, ``nan``. Redis strings are bytes: where any string of
-a value is not UTF-8, *all* of its strings (not the entry ids) are base64, and the record's ``body_encoding`` says so.
+A score is a JSON number, or one of the strings ``inf``, ``-inf``, ``nan``. Redis strings are bytes: if any string of a
+value is not UTF-8, *all* of its strings (not the entry ids) are base64, and the record's ``body_encoding`` says so.
 
 Sorting costs a hash of two fields 0.02 µs of 0.13, and is what makes the text of a hash that was written in another
 order the same text.
@@ -108,7 +108,7 @@ def _score(score: float) -> float | str:
 
 
 _PLAIN: dict[str, Callable[[Any, _Text], Any]] = {"string": _string, "hash": _hash, "list": _list}
-"""Types whose reply is what orjson wants, as long as all of it is UTF-8: no Python touches their members."""
+"""Types whose reply orjson takes as it is, if all of it is UTF-8: no Python code touches their members."""
 
 _SHAPES: dict[str, Callable[[Any, _Text], Any] | None] = {
     **dict.fromkeys(_PLAIN),

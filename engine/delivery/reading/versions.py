@@ -3,11 +3,11 @@
 A version is the node's ``TIME`` in microseconds, plus `EPOCH_US` for each configuration epoch of the node. Whoever
 takes over a slot of a cluster has a higher epoch than all owners before it, so a key's versions never go back when its
 slot moves, or its node fails over, as long as the nodes' clocks differ by less than `EPOCH_US`. And every engine that
-asks the same node reckons the same, whatever it has seen before. Without epochs there is the clock alone.
+asks the same node computes the same, whatever it has seen before. Without epochs there is the clock alone.
 
-Two things go past that. A node's clock that stands still, or is set back, is carried on: versions go on from the
-highest one as fast as time does, so two engines that see the same jump keep their order. And a slot's new owner whose
-version would be below what was given out for the slot before (the clocks differ by more) goes ahead of it.
+There are two exceptions. If a node's clock stands still, or is set back, versions continue from the highest one at the
+speed of time, so two engines that see the same jump keep their order. And a slot's new owner whose version would be
+below what was given out for the slot before (the clocks differ by more) goes ahead of it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from engine.routing.nodes import SLOTS
 
 EPOCH_US = 10_000_000
-"""What an epoch adds: by as much the clocks of a cluster's nodes may differ."""
+"""What an epoch adds: the clocks of a cluster's nodes may differ by this much."""
 
 
 class Versions:
@@ -27,7 +27,7 @@ class Versions:
         self.newest = floor
         """The highest that was given out."""
         self._ahead = 0
-        """By how much versions are ahead of what the node tells."""
+        """By how much versions are ahead of what the node reports."""
         self.lag_us = 0
         """How far a node was behind what was given out for its keys by another."""
 
@@ -46,9 +46,9 @@ class Versions:
 
 
 class SlotVersions:
-    """What versions of a cluster's slots have to be above, whichever nodes they came from.
+    """What versions of a cluster's slots have to exceed, whichever nodes they came from.
 
-    Whoever takes a slot over has a higher epoch than its former owner, but for a node that has not heard of that one's
+    Whoever takes a slot over has a higher epoch than its former owner, except a node that has not heard of that one's
     newest. Versions of such a slot count an epoch that is higher all the same (``least``), until its owner's is.
     """
 
@@ -62,7 +62,7 @@ class SlotVersions:
         self._least: dict[int, int] = {}
 
     def least(self, slots: Sequence[int], node_id: str) -> Sequence[int]:
-        """Return the least epoch that this node's versions of each slot count; nothing where its own will do."""
+        """Return the least epoch that this node's versions of each slot count; nothing if its own suffices."""
         by, least = self._by, self._least
         givers = set(map(by.__getitem__, slots))
         givers.discard(None)
@@ -75,7 +75,7 @@ class SlotVersions:
         ]
 
     def floor(self, slots: Sequence[int], least: Sequence[int], epoch: int) -> int:
-        """Return what versions of a node with this epoch have to be above, for what was given out for these slots."""
+        """Return what versions of a node with this epoch have to exceed, given what these slots had before."""
         if not least:
             return max(map(self._newest.__getitem__, slots), default=0)
         return max(self._newest[slot] - raised_us(epoch, one) for slot, one in zip(slots, least, strict=True))

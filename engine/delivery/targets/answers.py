@@ -17,9 +17,9 @@ from engine.text import counted, shown
 REASON_CHARS_MAX = 500
 ITEM_REASONS_MAX = 3
 ITEM_REASON_CHARS_MAX = 140
-"""Three of them fit into a reason."""
+"""A reason has room for three of them."""
 RETRY_AFTER_S_MAX = 300
-"""A longer wish than this is a mistake; retrying goes on with a backoff of its own anyway."""
+"""A longer request than this is a mistake; retries have their own backoff anyway."""
 
 ACCEPTED = Outcome()
 
@@ -41,14 +41,14 @@ OF_THE_TARGET = {
     "DestinationUnavailable": Failure.SERVICE,
     FENCE_WANTED: Failure.REFUSED,
 }
-"""Errors that functions raise by contract (`lambdas/contract.py`): they say nothing of the records."""
+"""Errors that functions raise by contract (`lambdas/contract.py`): they say nothing about the records."""
 
 # What runtimes put into the answer of a function that raised.
 _ERROR_KEYS = frozenset({"errorMessage", "errorType", "stackTrace", "requestId", "trace", "cause"})
 _TIMED_OUT = re.compile(rb"Task timed out after [\d.]+ seconds\s*$")
 _BARE_TEXT_BYTES_MAX = 200
 REQUEST_TIMEOUT = 408
-"""A gateway's word for a request that it did not get whole, or that took too long: it does not say which."""
+"""A gateway's status for a request that arrived incomplete, or that took too long: it does not say which."""
 
 _NOT_STARTED = frozenset(
     {
@@ -74,7 +74,7 @@ _NOT_STARTED = frozenset(
 )
 """Lambda's own errors, as ``Invoke`` documents them, after which no function has run.
 
-Whatever else a 5xx is, it may be a gateway's, which gave up on a function that goes on.
+Any other 5xx may come from a gateway that gave up on a function that is still running.
 """
 
 _TYPE_OF_ERROR = re.compile(r"[*A-Za-z_][\w.$:]{0,99}", re.ASCII)
@@ -85,7 +85,7 @@ _QUOTES_US = "InvalidRequestContentException"
 """The service's error that quotes the payload."""
 
 _PLATFORM = ("Runtime.", "Extension.", "Sandbox.")
-"""How the names of errors begin that Lambda itself, not the handler, tells of."""
+"""The beginnings of names of errors that Lambda itself reports, not the handler."""
 
 _PROCESS_LIVES = frozenset(
     {
@@ -153,7 +153,7 @@ def _named_failures(answer: Any) -> Outcome:
 
 
 def _reasons_of(failures: Iterable[dict[str, Any]]) -> str:
-    """Return why records failed, where the function says so: each reason once, the commonest first."""
+    """Return why records failed, if the function says so: each reason once, the commonest first."""
     reasons = Counter(reason for one in failures if isinstance(reason := one.get("reason"), str) and reason)
     told = [f"{reason[:ITEM_REASON_CHARS_MAX]} ({number}×)" for reason, number in reasons.most_common(ITEM_REASONS_MAX)]
     more = ["…"] if len(reasons) > ITEM_REASONS_MAX else []
@@ -180,7 +180,7 @@ def function_error(body: bytes) -> Outcome:
 
 
 def _quotes_nothing(kind: str) -> bool:
-    """Tell whether an error of this type says nothing of records: Lambda's own, and those that our contract has."""
+    """Tell whether an error of this type says nothing about records: Lambda's own, and those in our contract."""
     return kind in OF_THE_TARGET or (kind.startswith(_PLATFORM) and kind not in _QUOTING)
 
 
@@ -190,7 +190,7 @@ def _name_of(kind: str) -> str:
 
 
 def _has_ended(kind: str) -> bool:
-    """Tell whether the function's process ended in the middle of something, which may yet take effect.
+    """Tell whether the function's process ended in the middle of something that may still take effect.
 
     What a handler raises has a name; an error without one is not known to be the handler's.
     """
@@ -207,7 +207,7 @@ def refuses_older_versions(body: bytes) -> bool:
 
 
 def _any_answer(body: bytes) -> Outcome:
-    """Return the outcome for a function that may answer what it likes, if it did not fail."""
+    """Return the outcome for a function whose answer does not matter, if it did not fail."""
     # Lambda marks a function's error in a header. Its local emulator does not: there it shows in the body alone.
     if b'"errorType"' not in body:
         return function_error(body) if _is_emulators_timeout(body) else ACCEPTED
@@ -237,7 +237,7 @@ def _refused(status: int, headers: Mapping[str, str], body: bytes, function: str
     if status >= 500 or status == REQUEST_TIMEOUT or kind in _NOT_STARTED:
         return Outcome(Failure.SERVICE, (), short(text), _retry_after_ms(headers), kind not in _NOT_STARTED)
     if status == 409:
-        # Created, updated, or its snapshot made: nothing that is to be mended, and nothing that has run.
+        # Being created, updated or snapshotted: nothing to fix, and nothing has run.
         return Outcome(Failure.SERVICE, (), with_hint(text, NOT_READY_HINT), _retry_after_ms(headers))
     if kind == "ResourceNotFoundException":
         text = f"no function {function}: {text}"
@@ -273,11 +273,11 @@ def _bad(reason: str, brief: str = "") -> Outcome:
 
 
 def with_hint(text: str, hint: str) -> str:
-    """Return both, at most `REASON_CHARS_MAX` long; it is the text that gives way."""
+    """Return both, at most `REASON_CHARS_MAX` long; the text is shortened."""
     return f"{short(text, REASON_CHARS_MAX - len(hint) - 3)} ({hint})"
 
 
 def short(text: str, chars_max: int = REASON_CHARS_MAX) -> str:
-    """Return a text in one line that prints, and is at most so long."""
+    """Return a text as one printable line of at most this length."""
     line = shown(" ".join(text[: 4 * REASON_CHARS_MAX].split()))
     return line if len(line) <= chars_max else line[: chars_max - 1] + "…"

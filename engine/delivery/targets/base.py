@@ -1,4 +1,4 @@
-"""What a target is: somewhere that batches go."""
+"""What a target is: a place where batches go."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from engine.observe.logs import get_logger
 log = get_logger(__name__)
 
 Ended = Callable[[Batch, Outcome], None]
-"""Takes in what became of a batch; called in the loop."""
+"""Receives a batch's outcome; called in the loop."""
 
 
 class Target(Protocol):
-    """Takes payloads, tells what became of them."""
+    """Takes payloads, and returns their outcomes."""
 
     def invoke(self, payload: bytes) -> Outcome:
         """Deliver one payload and wait; every expected failure is an outcome. Several threads may call it at once."""
@@ -27,7 +27,7 @@ class Target(Protocol):
         ...
 
     def close(self) -> None:
-        """Give back connections."""
+        """Close connections."""
         ...
 
 
@@ -39,16 +39,16 @@ class OnTheLoop(Protocol):
         ...
 
     def close(self) -> None:
-        """Close idle connections, and each other one as what it is for ends."""
+        """Close idle connections, and the others as their requests end."""
         ...
 
 
 def invoked(invoke: Callable[[], Outcome]) -> Outcome:
-    """Return what became of a payload that is delivered in a thread, whatever happens."""
+    """Return the outcome of a payload that is delivered in a thread, whatever happens."""
     try:
         return invoke()
     except Exception as error:
-        # A target promises not to raise. If one does, its batch must still come back, or its keys would stay in
-        # flight for ever.
+        # A target promises not to raise. If one does, its batch must still come back, or its keys would stay in flight
+        # forever.
         log.exception("target_raised")
         return Outcome(Failure.SERVICE, reason=f"{type(error).__name__}: {error}"[:500], is_lost=True)

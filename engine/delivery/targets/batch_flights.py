@@ -26,7 +26,7 @@ from engine.observe.logs import get_logger
 log = get_logger(__name__)
 
 ANSWER_BYTES_MAX = 4 * 1024 * 1024
-"""A call's records have an entry each, of some hundred bytes."""
+"""A call has an entry per record, of some hundred bytes."""
 
 _TYPICAL = Part("0", "key", "", b"{}")
 _WAY_HINT = way_hint(WHERE)
@@ -55,18 +55,18 @@ class BatchFlights:
         return Way(template.access, template.service, template.path, template.headers, timeout_s)
 
     def start(self, batch: Batch) -> None:
-        """Begin with a batch; ``ended`` is called once, in the loop, with what became of it."""
+        """Begin with a batch; ``ended`` is called once, in the loop, with its outcome."""
         try:
             sending = self._target.sending(batch.payload)
         except Exception as error:
-            # What can't be cut into records must come back all the same.
+            # What can't be split into records must still be returned.
             log.exception("payload_not_understood", place=self._target.place.arn)
             self._ended(batch, Outcome(Failure.SERVICE, reason=_of_a_bug(error)))
             return
         self._next(batch, sending)
 
     def close(self) -> None:
-        """Close idle connections, and each other one as its call ends."""
+        """Close idle connections, and the others as their calls end."""
         self.requests.close()
 
     def _next(self, batch: Batch, sending: Sending) -> None:
@@ -82,7 +82,7 @@ class BatchFlights:
             try:
                 self._heard(sending, call, what)
             except Exception as error:
-                # An answer that nobody foresaw must not end the loop, nor keep its keys in flight for ever.
+                # An unforeseen answer must not end the loop, nor keep its keys in flight forever.
                 log.exception("answer_not_understood", place=self._target.place.arn)
                 sending.failed(Meaning(Failure.SERVICE, _of_a_bug(error), "", True))
             self._next(batch, sending)
@@ -121,7 +121,7 @@ def error_of(answer: Answer) -> tuple[str, str]:
     """Return code and message of an error of the service, as botocore reads them."""
     told = _parsed(answer.body)
     told = told if isinstance(told, dict) else {}
-    # SQS says the codes of its older protocol beside, by which they are documented.
+    # SQS also gives the codes of its older protocol, by which they are documented.
     code = answer.headers.get("x-amzn-query-error").partition(";")[0] or str(told.get("__type") or "")
     code = code or answer.headers.get("x-amzn-ErrorType") or f"HTTP {answer.status}"
     message = told.get("message") or told.get("Message") or ""

@@ -1,8 +1,8 @@
 """Records that go to a service of AWS's one by one, in calls of many: what streams and queues share.
 
-Each record is a message of its own, the same JSON that a function gets in its batch. Which of them a call has not taken
-comes back by identifier, and those alone are sent again. A call that nobody answered may take effect after all, but
-not for long: it is given no more time than an invocation's deadline, and then its connection is closed.
+Each record is a message of its own, the same JSON that a function gets in its batch. A call returns the identifiers of
+those that it did not accept, and only those are sent again. A call without an answer may take effect after all, but not
+for long: it gets no more time than an invocation's deadline, and then its connection is closed.
 """
 
 from __future__ import annotations
@@ -84,9 +84,9 @@ def parts_of(payload: bytes) -> list[Part]:
         data = bytes(raw)
         one = _decode_named(data)
         identity = f"{one.version}-{one.captured_at_ms}-{one.event}"
-        # Several events of one read may be equal in all else.
+        # Several events of one read may be equal in everything else.
         identity += f"-{one.ordinal}" if one.ordinal else ""
-        # Keys of one name in two databases are two keys.
+        # Keys of the same name in two databases are two keys.
         identity = f"{one.db}:{identity}" if one.db else identity
         parts.append(Part(one.record_id, one.id, identity, data, one.traceparent))
     return parts
@@ -103,8 +103,8 @@ class Refusal(msgspec.Struct, frozen=True):
 class Sending:
     """One payload on its way: which records the next call takes, and what became of those before.  (pure)
 
-    What a call's limits do not let it take is refused at once. After a call that failed as a whole there is no other:
-    what is left comes again with what that held.
+    What exceeds a call's limits is refused at once. After a call that failed as a whole there is no other: the rest is
+    delivered again together with what that call held.
     """
 
     def __init__(self, target: BatchTarget, payload: bytes, until_ms: int) -> None:
@@ -122,7 +122,7 @@ class Sending:
         self._has_failed = False
 
     def next_call(self, moment_ms: int) -> list[Part] | None:
-        """Return the records of the next call; None where there is none."""
+        """Return the records of the next call; None if there is none."""
         if self._has_failed:
             return None
         self._taken += len(self._call)
@@ -135,11 +135,11 @@ class Sending:
         return self._call
 
     def answered(self, refusals: Sequence[Refusal]) -> None:
-        """Take in which records of the call were not taken."""
+        """Note which records of the call were not accepted."""
         self._refusals += refusals
 
     def failed(self, meaning: Meaning) -> None:
-        """Take in that the call failed as a whole."""
+        """Note that the call failed as a whole."""
         self._is_lost = meaning.is_lost
         self._fail(meaning.failure, with_hint(meaning.reason, meaning.hint))
 
@@ -148,12 +148,12 @@ class Sending:
         self._refusals += [Refusal(part.record_id, failure, reason) for part in self._fitting[self._taken :]]
 
     def outcome(self) -> Outcome:
-        """Return what became of all of it."""
+        """Return the outcome of the whole payload."""
         return _outcome_of(self._refusals, len(self._parts), self._is_lost)
 
 
 class Meaning(NamedTuple):
-    """What a call's error is, in words, its remedy, and whether the call may have an effect yet."""
+    """What a call's error means, in words, its remedy, and whether the call may still have an effect."""
 
     failure: Failure
     reason: str
@@ -165,8 +165,8 @@ class BatchTarget(ABC):
     """A stream or a queue, by one operation of its service, as boto3 names it (``method``).
 
     A lane's calls are on its loop (`engine.delivery.targets.batch_flights`). The blocking call here is for proxies that
-    are spoken to over TLS themselves, and the look before a start: boto3's client sends it, made at the first use, so
-    after the fork.
+    are themselves reached over TLS, and for the check before a start: boto3's client sends it, created at the first
+    use, hence after the fork.
     """
 
     method: str
@@ -193,11 +193,11 @@ class BatchTarget(ABC):
 
     @abstractmethod
     def refusals_of(self, call: Sequence[Part], answer: Mapping[str, Any]) -> list[Refusal]:
-        """Return which records the call has not taken; raise `AnswerBrokeOff` where the answer does not name all."""
+        """Return which records the call did not accept; raise `AnswerBrokeOff` if the answer does not name all."""
 
     @abstractmethod
     def look(self, client: Any) -> None:
-        """Ask whether the place is there; raises botocore's errors."""
+        """Ask whether the place exists; raises botocore's errors."""
 
     @property
     def timeout_ms(self) -> int:
@@ -205,11 +205,11 @@ class BatchTarget(ABC):
         return min(self.delivery.invoke_timeout_ms, self.delivery.deadline_ms)
 
     def now_ms(self) -> int:
-        """Return Unix time: nobody on the other side knows of deadlines."""
+        """Return Unix time: the other side does not know deadlines."""
         return now_ms()
 
     def sending(self, payload: bytes) -> Sending:
-        """Return the way of a payload, which begins now."""
+        """Return the progress of a payload, which begins now."""
         return Sending(self, payload, monotonic_ms() + self.delivery.deadline_ms)
 
     def invoke(self, payload: bytes) -> Outcome:
@@ -236,7 +236,7 @@ class BatchTarget(ABC):
         return None
 
     def close(self) -> None:
-        """Give back connections; the next call makes new ones."""
+        """Close connections; the next call makes new ones."""
         with self._lock:
             if self._client is not None:
                 self._client.close()
@@ -274,7 +274,7 @@ class BatchTarget(ABC):
         return Meaning(failure, short(str(error)), hint, may_be_lost(error))
 
     def refused(self, code: str, message: str, status: int) -> Meaning:
-        """Return what it is that the service refuses a call with this code."""
+        """Return what a refusal with this code means."""
         hint = f"check the ARN, and whether the {self.place.kind} exists"
         if "AccessDenied" in code:
             hint = f"grant {self.rights} on it to the engine's role or user"
@@ -306,7 +306,7 @@ _WORST = (
 
 
 def _outcome_of(refusals: Sequence[Refusal], records: int, is_lost: bool) -> Outcome:
-    """Return the outcome of all calls: the worst failure, and whom it concerns."""
+    """Return the outcome of all calls: the worst failure, and the records that it concerns."""
     if not refusals:
         return ACCEPTED
     worst = min(refusals, key=lambda one: _WORST.index(one.failure))

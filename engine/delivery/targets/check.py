@@ -1,4 +1,4 @@
-"""Before the start: is each function there, and may it be invoked?"""
+"""Before the start: does each function exist, and may it be invoked?"""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from engine.errors import Problem
 
 _CHECK_TIMEOUT_MS_MAX = 10_000
 _PASSING = frozenset({REQUEST_TIMEOUT, 409, 429})
-"""Answers, besides 5xx, that another time are others: too slow, created or updated just now, throttled."""
+"""Answers, besides 5xx, that may change: too slow, just created or updated, throttled."""
 
 
 def check_functions(
     functions: Iterable[tuple[str, str]], aws: AwsSettings, delivery: DeliverySettings
 ) -> list[Problem]:
-    """Ask for each (place, function) whether it is there and may be invoked, without running it.
+    """Ask for each (place, function) whether it exists and may be invoked, without running it.
 
-    A function is asked for once, however many places name it; an endpoint that can't be reached is not tried again.
+    A function is asked for once, however many places name it; an endpoint that can't be reached is not retried.
     """
     check = _Check(aws, delivery)
     found = [(place, check.problem_with(function)) for place, function in functions]
@@ -34,7 +34,7 @@ def check_functions(
 
 
 class _Check:
-    """Asks by boto3's client: this is no hot path. Its problems have no place yet."""
+    """Asks with boto3's client: this is not a hot path. Its problems have no place yet."""
 
     def __init__(self, aws: AwsSettings, delivery: DeliverySettings) -> None:
         self._aws = aws
@@ -59,7 +59,7 @@ class _Check:
         try:
             if region not in self._clients:
                 self._clients[region] = make_client(aws_session(), region, self._aws, **self._timeouts)
-            # Needs the right to invoke, as the invocation itself does, and runs nothing.
+            # Needs the right to invoke, like the invocation itself, and runs nothing.
             self._clients[region].invoke(FunctionName=function, InvocationType="DryRun")
         except ClientError as error:
             return _refusal(function, self._clients[region], error)

@@ -1,4 +1,4 @@
-"""Invocations on the invoker's own loop: what becomes of each request to Lambda."""
+"""Invocations on the invoker's own loop: the outcome of each request to Lambda."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _WAY_HINT = way_hint(WHERE)
 
 
 class Flights:
-    """The invocations of one function by one lane; at most ``connections_max`` at once are the caller's to see to."""
+    """The invocations of one function by one lane; the caller keeps them to ``connections_max`` at once."""
 
     def __init__(self, target: LambdaTarget, sockets: Sockets, aside: Aside, ended: Ended) -> None:
         self._target = target
@@ -42,12 +42,12 @@ class Flights:
         return Way(access, SERVICE, path, {"Content-Type": CONTENT_TYPE}, timeout_s)
 
     def start(self, batch: Batch) -> None:
-        """Begin an invocation; ``ended`` is called once, in the loop, with what became of it."""
+        """Begin an invocation; ``ended`` is called once, in the loop, with its outcome."""
         headers = context_headers(batch.traceparent) if batch.traceparent else {}
         self.requests.start(lambda: batch.payload, lambda what: self._over(batch, what), headers)
 
     def close(self) -> None:
-        """Close idle connections, and each other one as its invocation ends."""
+        """Close idle connections, and the others as their invocations end."""
         self.requests.close()
 
     def _over(self, batch: Batch, what: Answer | NoAnswer) -> None:
@@ -64,7 +64,7 @@ class Flights:
         try:
             return self._target.outcome_of(answer.status, answer.headers, answer.body)
         except Exception as error:
-            # An answer that nobody foresaw must not end the loop, nor keep its keys in flight for ever.
+            # An unforeseen answer must not end the loop, nor keep its keys in flight forever.
             log.exception("answer_not_understood", function=self._target.function)
             return Outcome(Failure.BAD_ANSWER, reason=f"{type(error).__name__}: {error}"[:500], is_lost=True)
 

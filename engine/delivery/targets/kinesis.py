@@ -1,4 +1,4 @@
-"""A Kinesis data stream: a record a changed key, its partition key the Redis key, so that one key has one order."""
+"""A Kinesis data stream: one record per changed key; the Redis key is its partition key, so each key is ordered."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PARTITION_KEY_CHARS_MAX = 256
 
 
 class KinesisTarget(BatchTarget):
-    """One stream, by ``PutRecords``. Limits: 500 records and 5 MiB a call, 1 MiB a record with its partition key."""
+    """One stream, by ``PutRecords``. Limits: 500 records and 5 MiB per call, 1 MiB per record and partition key."""
 
     method = "put_records"
     call_records_max = 500
@@ -32,10 +32,10 @@ class KinesisTarget(BatchTarget):
         return {"StreamARN": self.place.arn, "Records": records}
 
     def refusals_of(self, call: Sequence[Part], answer: Mapping[str, Any]) -> list[Refusal]:
-        """Return the records that were not put: the answers are in their order."""
+        """Return the records that were not put: the answers are in the same order."""
         answers = answer.get("Records") or []
         if len(answers) != len(call):
-            # botocore takes an answer that broke off for an empty one.
+            # botocore takes an answer that was cut off for an empty one.
             raise AnswerBrokeOff
         return [
             Refusal(part.record_id, failure_of(code), f"{code}: {one.get('ErrorMessage', '')}")
@@ -49,6 +49,6 @@ class KinesisTarget(BatchTarget):
 
 
 def partition_key(key: str) -> str:
-    """Return a key's partition key: itself where it fits and is not empty, else its digest."""
+    """Return a key's partition key: the key itself if it fits and is not empty, else its digest."""
     fits = 0 < len(key) <= PARTITION_KEY_CHARS_MAX
     return key if fits else hashlib.sha256(key.encode()).hexdigest()

@@ -1,8 +1,8 @@
 """AWS Lambda, invoked synchronously: what an answer means, and one blocking call.
 
 An invoker's invocations are on its loop (`engine.delivery.targets.flights`). The blocking call here is for the question
-before a start, and for proxies that are spoken to over TLS themselves: botocore's own session sends it. Left out of
-boto3's ``client.invoke`` is what turns a dictionary into a request and back. No retries here: the engine retries.
+before a start, and for proxies that are themselves reached over TLS: botocore's own session sends it. It skips the part
+of boto3's ``client.invoke`` that turns a dictionary into a request and back. No retries here: the engine retries.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from engine.tracing.mark import TRACEPARENT
 log = get_logger(__name__)
 
 ANSWER_BYTES_MAX = 6 * 1024 * 1024 + 64 * 1024
-"""Lambda's own limit of 6 MB for an answer, and room."""
+"""Lambda's own limit of 6 MB for an answer, with some room."""
 
 USUAL_BYTES_MAX = 1_024
 CONTENT_TYPE = "application/json"
@@ -60,7 +60,7 @@ class LambdaTarget:
         self._route = route
         self._is_remarked = False
         self._usual: bytes | None = None
-        """What a function last said that accepted everything: most say the same each time."""
+        """The last answer of a function that accepted everything: most give the same one each time."""
         self.aws = aws
         self.delivery = delivery
         self._report_item_failures = report_item_failures
@@ -78,7 +78,7 @@ class LambdaTarget:
         return self.ask(payload, traceparent)[0]
 
     def ask(self, payload: bytes, traceparent: str = "") -> tuple[Outcome, bytes]:
-        """Invoke with one payload; return what became of it, and what the function answered, b"" where it did not."""
+        """Invoke with one payload; return what became of it, and what the function answered, b"" if it did not."""
         try:
             status, headers, body = self._ready().send(payload, context_headers(traceparent) if traceparent else {})
         except EXPECTED as error:
@@ -93,7 +93,7 @@ class LambdaTarget:
             return Outcome(Failure.BAD_ANSWER, reason=f"the answer is longer than {ANSWER_BYTES_MAX} bytes")
         size = headers.get("Content-Length")
         if size and size != str(len(body)):
-            # Half an answer may look like a whole one: no body at all would mean that all went well.
+            # Half an answer may look like a complete one: no body at all would mean success.
             reason = f"the answer was cut off after {len(body)} of {size} bytes"
             has_returned = status == 200 and not headers.get("X-Amz-Function-Error")
             return Outcome(Failure.CONNECTION, reason=reason, is_lost=not has_returned)
@@ -108,7 +108,7 @@ class LambdaTarget:
         return outcome
 
     def not_sent(self, error: Exception) -> Outcome:
-        """Return what it means that there is no answer."""
+        """Return what the lack of an answer means."""
         if isinstance(error, SILENCE):
             limit_ms = self.delivery.invoke_timeout_ms
             reason = f"no answer within delivery.invoke_timeout_ms = {limit_ms}"
@@ -125,7 +125,7 @@ class LambdaTarget:
             return self._sender
 
     def close(self) -> None:
-        """Give back connections; the next `invoke` makes new ones."""
+        """Close connections; the next `invoke` makes new ones."""
         with self._lock:
             if self._sender is not None:
                 self._sender.close()
@@ -145,7 +145,7 @@ class _Sender:
     def send(self, payload: bytes, headers: Mapping[str, str]) -> tuple[int, Mapping[str, str], bytes]:
         """Send one invocation; return status, headers, and at most a byte more of the body than it may have."""
         request = AWSRequest("POST", self._url, data=payload, headers={**_HEADERS, **headers}, stream_output=True)
-        # Frozen: key, secret and token of one moment, though another thread may be renewing them.
+        # Frozen: key, secret and token as of one moment, though another thread may be renewing them.
         SigV4Auth(self._credentials.get_frozen_credentials(), SERVICE, self._region).add_auth(request)
         response = self._session.send(request.prepare())
         body: bytes = response.raw.read(ANSWER_BYTES_MAX + 1)

@@ -28,7 +28,7 @@ def make_target(route: RouteSettings, aws: AwsSettings, delivery: DeliverySettin
 
 
 def flights_of(target: Target, sockets: Sockets, aside: Aside, ended: Ended) -> OnTheLoop:
-    """Return what delivers to a target on the loop that these sockets are polled by."""
+    """Return what delivers to a target on the loop that polls these sockets."""
     if isinstance(target, BatchTarget):
         from engine.delivery.targets.batch_flights import BatchFlights
 
@@ -38,7 +38,7 @@ def flights_of(target: Target, sockets: Sockets, aside: Aside, ended: Ended) -> 
 
 
 def check_places(places: list[tuple[str, TargetArn]], aws: AwsSettings, delivery: DeliverySettings) -> list[Problem]:
-    """Ask for each (place in the settings, stream or queue) whether it is there and may be written."""
+    """Ask for each (place in the settings, stream or queue) whether it exists and may be written."""
     problems: list[Problem] = []
     for place, arn in places:
         target = _batch_target(arn, aws, delivery, 1)
@@ -49,7 +49,7 @@ def check_places(places: list[tuple[str, TargetArn]], aws: AwsSettings, delivery
 
 
 def _batch_target(place: TargetArn, aws: AwsSettings, delivery: DeliverySettings, threads: int) -> BatchTarget:
-    # boto3's models of the services are large: they are read where a route needs them.
+    # boto3's models of the services are large: they are loaded only if a route needs them.
     if place.service == "kinesis":
         from engine.delivery.targets.kinesis import KinesisTarget
 

@@ -1,8 +1,8 @@
 """An empty batch asks a function whether it could write: before the start, not after the first change.
 
-A function that was set up wrongly raises ``SetupError`` (see ``lambdas/contract.py``), which no retry can mend. Any
-other failure passes, and lets the engine start: a throttle, an outage, a database in failover; and a function of the
-user's own may not know what to do with nothing.
+A function that was set up wrongly raises ``SetupError`` (see ``lambdas/contract.py``), which no retry can fix. Any
+other failure passes, and lets the engine start: a throttle, an outage, a database in failover. A user's own function
+may not know what to do with an empty batch.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from engine.model import Failure
 
 EMPTY_BATCH = b'{"records":[]}'
 TIMEOUT_MS = 5_000
-"""A function that thinks about nothing for longer does not hold up the start."""
+"""A function that takes longer for an empty batch does not hold up the start."""
 
 
 @dataclass(slots=True)
 class Probe:
-    """What functions said of themselves: what keeps one from working, and which keep older values out by themselves.
+    """What functions said about themselves: what keeps one from working, and which keep older values out by themselves.
 
     One that did not answer has promised nothing.
     """

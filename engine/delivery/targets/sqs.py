@@ -1,4 +1,4 @@
-"""An SQS queue: a message a changed key. In a FIFO queue its group is the Redis key, so that one key has one order."""
+"""An SQS queue: one message per changed key. In a FIFO queue its group is the Redis key, so each key is ordered."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _GROUP = re.compile(r"[A-Za-z0-9!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]{1,128}")
 
 _STRING = "String"
 _NOT_IN_MESSAGES = str.maketrans({"\ufffe": "\\ufffe", "\uffff": "\\uffff"})
-"""The two characters of JSON that a message may not hold."""
+"""The two characters of JSON that a message must not hold."""
 
 
 class SqsTarget(BatchTarget):
-    """One queue, by ``SendMessageBatch``. Limits: 10 messages and 256 KiB a call, which every queue takes."""
+    """One queue, by ``SendMessageBatch``. Limits: 10 messages and 256 KiB per call, which every queue accepts."""
 
     method = "send_message_batch"
     call_records_max = CALL_MESSAGES_MAX
@@ -51,11 +51,11 @@ class SqsTarget(BatchTarget):
         return {"QueueUrl": self._url(endpoint), "Entries": entries}
 
     def refusals_of(self, call: Sequence[Part], answer: Mapping[str, Any]) -> list[Refusal]:
-        """Return the messages that were not sent: answers name them by their place."""
+        """Return the messages that were not sent: answers name them by position."""
         failed = {str(one["Id"]): one for one in answer.get("Failed") or []}
         taken = {str(one["Id"]) for one in answer.get("Successful") or []}
         if len(failed) + len(taken) != len(call):
-            # botocore takes an answer that broke off for an empty one.
+            # botocore takes an answer that was cut off for an empty one.
             raise AnswerBrokeOff
         return [_refusal(call[int(index)], one) for index, one in failed.items()]
 
@@ -90,5 +90,5 @@ def group_of(key: str) -> str:
 
 
 def identity_of(part: Part) -> str:
-    """Return what a message is known by for five minutes: the same value, sent again, is dropped by the queue."""
+    """Return a message's deduplication id: for five minutes the queue drops the same value when it is sent again."""
     return hashlib.sha256(f"{part.identity}-{part.key}".encode()).hexdigest()

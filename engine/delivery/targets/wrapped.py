@@ -1,7 +1,7 @@
 """Answers that name failed records, but not where they are read: in a text, or in a web handler's form.  (pure)
 
-An event source mapping of AWS takes these for success, and the records are gone without a word. Whoever wrote such an
-answer meant what it says, so it is read as meant, and remarked.
+An event source mapping of AWS takes these for success, and the records are silently lost. Whoever wrote such an answer
+meant what it says, so it is read as meant, with a remark.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _REMEDY = "return the object itself"
 
 
 class Meant(NamedTuple):
-    """An answer as it was meant; ``remark`` is what is wrong with its form, "" where nothing is.
+    """An answer as it was meant; ``remark`` is what is wrong with its form, "" if nothing is.
 
-    ``is_unreadable`` where it names failed records in some way that nobody can read.
+    ``is_unreadable`` if it names failed records in an unreadable way.
     """
 
     answer: Any
