@@ -83,6 +83,7 @@ class FakeKeeper:
 
     def __init__(self) -> None:
         self.taken: list[Topology] = []
+        self.streams: dict[str, object] = {}
 
     def take_topology(self, topology: Topology, feeds: Feeds) -> None:
         self.taken.append(topology)
