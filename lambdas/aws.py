@@ -12,7 +12,7 @@ from botocore.exceptions import ResponseStreamingError
 
 
 def refuse_half_answers(client: Any) -> Any:
-    """Have the client raise `ResponseStreamingError` where an answer is shorter than it says; return the client."""
+    """Have the client raise `ResponseStreamingError` if an answer is shorter than it says; return the client."""
     client.meta.events.register(f"before-parse.{client.meta.service_model.service_id.hyphenize()}", _refuse)
     return client
 

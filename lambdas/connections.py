@@ -19,7 +19,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 Answer = tuple[int, dict[str, str], bytes]
-"""Status, headers (their names in small letters) and body."""
+"""Status, headers (their names in lower case) and body."""
 
 _PORTS = {"http": 80, "https": 443}
 HEAD_BYTES_MAX = 65_536
@@ -145,7 +145,7 @@ class Connections:
 
 
 def _ask_for_tunnel(sock: socket.socket, place: str, headers: Mapping[str, str]) -> None:
-    """Have a proxy connect to a place; raise OSError where it does not."""
+    """Have a proxy connect to a place; raise OSError if it does not."""
     lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
     sock.sendall(f"CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n{lines}\r\n".encode())
     data = b""
@@ -160,7 +160,7 @@ def _ask_for_tunnel(sock: socket.socket, place: str, headers: Mapping[str, str])
 
 
 def _read_answer(sock: socket.socket, until: float) -> Answer:
-    """Return an answer that is whole; raise OSError where it is not, or not in time (monotonic s)."""
+    """Return an answer that is whole; raise OSError if it is not, or not in time (monotonic s)."""
     data = b""
     while (end := data.find(b"\r\n\r\n")) < 0:
         if len(data) > HEAD_BYTES_MAX:

@@ -78,7 +78,7 @@ class Record(NamedTuple):
     id_encoding: str = ""
     body_encoding: str = ""
     expires_at_ms: int = 0
-    """Unix time; 0 where the key does not expire, or nobody asked."""
+    """Unix time; 0 if the key does not expire, or nobody asked."""
     ordinal: int = 0
     """Of the events of one read, which this is: they are equal in version and body."""
 
@@ -106,7 +106,7 @@ def is_batch(event: Any) -> bool:
 def records_of(event: dict[str, Any]) -> tuple[list[Record], list[tuple[str, str]]]:
     """Return a batch's records, and the (record_id, reason) of those that are malformed.
 
-    Raises `ContractError` where a record has no identifier: nothing could be reported of it.
+    Raises `ContractError` if a record has no identifier: nothing could be reported of it.
     """
     raw = event["records"]
     if not isinstance(raw, list):
@@ -125,7 +125,7 @@ def records_of(event: dict[str, Any]) -> tuple[list[Record], list[tuple[str, str
 
 
 def deadline_of(event: dict[str, Any]) -> Deadline:
-    """Return a batch's deadline; raise `ContractError` where it is no time: to write without it would be unsafe."""
+    """Return a batch's deadline; raise `ContractError` if it is no time: to write without it would be unsafe."""
     unix_ms = event.get("deadline_ms", 0)
     if not isinstance(unix_ms, int) or isinstance(unix_ms, bool) or unix_ms < 0:
         raise ContractError("deadline_ms is not a Unix time in whole milliseconds")
@@ -141,7 +141,7 @@ def check_fence(event: dict[str, Any], *, refuses_older_versions: bool) -> None:
 
 
 def single(event: Any) -> Record:
-    """Return the record of the original's payload; raise `ContractError` where it is not one."""
+    """Return the record of the original's payload; raise `ContractError` if it is not one."""
     if not isinstance(event, dict):
         raise ContractError("the event is neither a batch nor a record")
     return _record("", event)

@@ -8,7 +8,7 @@ from lambdas.contract import SetupError
 
 
 def required(environ: Mapping[str, str], name: str, what: str) -> str:
-    """Return a variable's text; raise `SetupError` where it is empty or missing."""
+    """Return a variable's text; raise `SetupError` if it is empty or missing."""
     text = environ.get(name, "")
     if not text:
         raise SetupError(f"{name} is not set: name {what}")
@@ -32,6 +32,6 @@ def number(environ: Mapping[str, str], name: str, default: int, low: int, high: 
 
 
 def check_order(low_name: str, low: int, high_name: str, high: int) -> None:
-    """Raise `SetupError` where the lower bound is above the upper one."""
+    """Raise `SetupError` if the lower bound is above the upper one."""
     if low > high:
         raise SetupError(f"{low_name} is larger than {high_name}")

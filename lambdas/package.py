@@ -55,7 +55,7 @@ def requirements_of(name: str) -> list[str]:
 def package(name: str, out: Path, extra: Iterable[Path] = ()) -> Path:
     """Write one function's zip and return where; ``extra`` files go into its root.
 
-    Raises OSError, and `subprocess.CalledProcessError` where its requirements can't be installed.
+    Raises OSError, and `subprocess.CalledProcessError` if its requirements can't be installed.
     """
     target = out / f"{name.replace('/', '-')}.zip"
     out.mkdir(parents=True, exist_ok=True)

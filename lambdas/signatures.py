@@ -31,7 +31,7 @@ def is_of_the_signature(code: str) -> bool:
 
 
 def skew_s(headers: Mapping[str, str], now_s: float) -> float:
-    """Return what the service's clock is ahead of ours, by its answer; 0 where they agree. ``now_s`` is Unix time."""
+    """Return what the service's clock is ahead of ours, by its answer; 0 if they agree. ``now_s`` is Unix time."""
     try:
         skew = parsedate_to_datetime(headers.get("date", "")).timestamp() - now_s
     except (ValueError, TypeError):

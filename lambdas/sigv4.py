@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Key, secret and token (None where there is none) of one moment."""
+    """Key, secret and token (None if there is none) of one moment."""
 
     access_key: str
     secret_key: str
@@ -29,7 +29,7 @@ class Signer:
         self._key: tuple[str, str, bytes] = ("", "", b"")
 
     def sign(self, headers: dict[str, str], host: str, body: bytes, credentials: Credentials, unix_s: float) -> None:
-        """Add the signature's headers to these, which are all signed; their names are in small letters."""
+        """Add the signature's headers to these, which are all signed; their names are in lower case."""
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(unix_s))
         day = stamp[:8]
         headers["x-amz-date"] = stamp

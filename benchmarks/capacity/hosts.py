@@ -58,7 +58,7 @@ def effective(law: Usl | None, count: int) -> float:
 
 
 def cheapest(work: Work, known: Calibration, hosts: Sequence[Host]) -> Fleet | None:
-    """Return the cheapest fleet that does the work; None where there is none.
+    """Return the cheapest fleet that does the work; None if there is none.
 
     Of those that cost the same it is the one whose patterns cost Redis least, then the one of the fewest hosts.
     """

@@ -114,7 +114,7 @@ class Deployment(msgspec.Struct, frozen=True):
 
 
 class Impossible(ValueError):
-    """What is wanted can't be had; the message says which part refuses, and what could be changed."""
+    """What is wanted can't be obtained; the message says which part refuses, and what could be changed."""
 
 
 def deploy(wish: Wish, known: Calibration, prices: Prices) -> Deployment:
@@ -233,7 +233,7 @@ def records_max(value_bytes: float) -> float:
 def _lag(
     wish: Wish, known: Calibration, function: LambdaPrices, delivered: float, slots: int
 ) -> tuple[float, float] | None:
-    """Return the records an invocation and the lag (ms) with so many slots; None where it is more than is wanted.
+    """Return the records an invocation and the lag (ms) with so many slots; None if it is more than is wanted.
 
     While slots are free each change is sent alone. Else a slot's next batch is what came while all were busy: in a
     steady state b = D·(f + b·i)/S; a change waits for the next slot that frees, one every T/S on average. A window

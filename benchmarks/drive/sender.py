@@ -46,7 +46,7 @@ def run_sender(
     where: Where, mix: Mix, plan: Plan, places: Offsets, file: Path, out: Connection, theirs: Connection
 ) -> None:
     """Send the plan's changes at these places from the moment that is told; write (late, answered) to ``file``."""
-    # A copy of the other end in this process would keep the pipe open for ever.
+    # A copy of the other end in this process would keep the pipe open forever.
     theirs.close()
     die_with_parent()
     try:

@@ -77,7 +77,7 @@ def _shares(found: Measured, runs: Sequence[FullLoad]) -> list[float]:
 
 
 def _fitted(shares: Mapping[int, float]) -> Usl | None:
-    """Return the law through one alone and these counts, each with its share; None where they are too few."""
+    """Return the law through one alone and these counts, each with its share; None if they are too few."""
     try:
         return fit([(1, 1.0), *((count, count * share) for count, share in shares.items())])
     except Unidentifiable:
@@ -283,7 +283,7 @@ def series_of(found: Measured) -> Series:
     """Return what is drawn."""
     halves = [_middle(found.halves)] if found.halves else []
     trials = [_middle(found.light), *halves, *found.saturation.trials]
-    # Of a rate that was tried again the try that was better: the other one is why it was. Two digits of it: the search
+    # Of a rate that was retried the try that was better: the other one is why it was. Two digits of it: the search
     # may have come by one that is here.
     by_rate = {float(f"{one.wanted_per_s:.2g}"): one for one in sorted(trials, key=lambda one: -one.lag.p99_ms)}
     return Series(

@@ -33,7 +33,7 @@ class Baseline(msgspec.Struct, frozen=True):
 
 
 def ratios_of(results: Results) -> list[Figure]:
-    """Return the results' ratios; raise `ResultsError` where there are none, or too few runs of them."""
+    """Return the results' ratios; raise `ResultsError` if there are none, or too few runs of them."""
     found = [ratio for one in results.figures if (ratio := in_yardsticks(one)) is not None]
     is_ratio = [one for one in results.figures if one.name in RATIOS or one.unit == "y"]
     found += [msgspec.structs.replace(one, note="") for one in is_ratio]

@@ -36,7 +36,7 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 def in_redis(where: Where, plan: Plan, since_ns: int = 0) -> dict[int, int]:
-    """Return key's number → its value's number, of every key that the plan names; 0 where it is gone.
+    """Return key's number → its value's number, of every key that the plan names; 0 if it is gone.
 
     Keys whose value was due before (monotonic ns) are left out: what this run did to them left them as they were.
     """
@@ -81,7 +81,7 @@ def in_table(client: Any, table: str, since_ns: int = 0) -> dict[int, int]:
 
 
 def in_item(client: Any, table: str, key: int) -> int:
-    """Return the number of one key's value, 0 where there is no item."""
+    """Return the number of one key's value, 0 if there is no item."""
     name = key_name(key).decode()
     answer = client.get_item(TableName=table, Key={"id": {"S": name}}, ConsistentRead=True)
     return _number_and_due(answer["Item"])[0] if "Item" in answer else 0

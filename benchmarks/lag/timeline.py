@@ -62,14 +62,14 @@ def bursts_of(arrivals: Arrivals, seconds: float) -> Iterator[Window]:
 
 
 def left_at_s(moments: Sequence[Moment], limit_ms: float) -> float | None:
-    """Return when the p99 of the lag first left the limit, None where it never did."""
+    """Return when the p99 of the lag first left the limit, None if it never did."""
     return next((one.at_s for one in moments if one.p99_ms > limit_ms), None)
 
 
 def recoveries(moments: Sequence[Moment], windows: Sequence[Window], limit_ms: float) -> list[float]:
     """Return for each window how many seconds after its disturbance the last change arrived that was over the limit.
 
-    0 where none was, or all of them had arrived before the disturbance ended.
+    0 if none was, or all of them had arrived before the disturbance ended.
     """
     found = []
     for window in windows:

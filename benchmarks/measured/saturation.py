@@ -48,7 +48,7 @@ def check(search: Search) -> None:
 
 
 class Saturation(msgspec.Struct, frozen=True):
-    """What was found: ``rate_per_s`` is the highest that held, 0 where none did; all ``trials`` in order."""
+    """What was found: ``rate_per_s`` is the highest that held, 0 if none did; all ``trials`` in order."""
 
     rate_per_s: float
     limited_by: str

@@ -28,7 +28,7 @@ WARM_UP_PART = 0.2
 """Memory is looked at after this part of the run: pools and caches fill first."""
 FLOOD, FLOOD_S = 4, 3.0
 LEG_S = 30.0
-"""A soak is many loads of this length, each judged whole, so that no log of it grows for ever."""
+"""A soak is many loads of this length, each judged whole, so that no log of it grows forever."""
 SLOPE_SAMPLES_MAX = 1_000
 FLAT_PER_HOUR = 0.05
 """A slope of less than this part of the memory an hour is flat."""

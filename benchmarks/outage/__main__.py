@@ -26,7 +26,7 @@ QUICK_MINUTES = 0.5
 @click.option("--keys", type=click.IntRange(1_000, KEYS_MAX), help="Distinct keys.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Of the keys that are written.")
 def main(minutes: float, quick: bool, rate: float, keys: int | None, seed: int) -> None:
-    """Run, report, and exit: 0 where the engine kept its word, 1 where not."""
+    """Run, report, and exit: 0 if the engine kept its word, 1 where not."""
     plan = Plan(minutes * 60, rate=rate, keys=keys or Plan(0).keys, seed=seed)
     if quick:
         plan = Plan(QUICK_MINUTES * 60, before_s=5, after_s=5, rate=rate, keys=keys or 100_000, seed=seed)

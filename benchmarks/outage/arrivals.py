@@ -64,7 +64,7 @@ class Judge:
     def compare(self, truth: Iterable[int]) -> tuple[int, list[tuple[int, int, int]]]:
         """Return how many keys' newest arrival is not what Redis holds, and the first few as (key, Redis's, ours).
 
-        ``truth`` is the value's number of each key, in the order of keys; 0 where there is no such key.
+        ``truth`` is the value's number of each key, in the order of keys; 0 if there is no such key.
         """
         wrong = [
             (key, wanted, got)

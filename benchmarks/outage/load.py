@@ -112,7 +112,7 @@ def _tick(port: int, rate: float, keys: int, stopping: Any, out: Connection) -> 
 
 
 def read_load(port: int, keys: int) -> Iterator[int]:
-    """Yield the number of each key's value in Redis, in the order of keys; 0 where there is none."""
+    """Yield the number of each key's value in Redis, in the order of keys; 0 if there is none."""
     sock, reader = connect(port), hiredis.Reader()
     sock.settimeout(60.0)
     for first in range(0, keys, READ_PIPELINE):

@@ -35,7 +35,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class Result(msgspec.Struct):
-    """What was seen, and what is wrong with it; ``problems`` is empty where the engine kept its word."""
+    """What was seen, and what is wrong with it; ``problems`` is empty if the engine kept its word."""
 
     plan: Plan
     samples: list[Sample]
@@ -205,7 +205,7 @@ def live_lags(one: Scene, due: array[int], answered: array[int]) -> list[float |
 
 
 def lag_of(number: int, came: list[tuple[int, int]], due_ns: int) -> float | None:
-    """Return ms until a value of this number or a newer one first came; None where none did."""
+    """Return ms until a value of this number or a newer one first came; None if none did."""
     moments = [moment_ns for value, moment_ns in came if value >= number]
     return (min(moments) - due_ns) / 1e6 if moments else None
 

@@ -26,7 +26,7 @@ class Sample(msgspec.Struct):
 
     ``memory_mib`` is the engine's whole: proportional shares, so that what processes share counts once.
     ``distinct_keys`` are those in Redis; ``ring_bytes`` what is in the rings and not released.
-    ``live_ms_p50`` and ``live_ms_p99`` are the healthy route's lag in that second; None where nothing was written.
+    ``live_ms_p50`` and ``live_ms_p99`` are the healthy route's lag in that second; None if nothing was written.
     """
 
     at_s: float

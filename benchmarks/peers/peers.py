@@ -114,7 +114,7 @@ def installed() -> tuple[list[Peer], list[str]]:
 
 
 def tree(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """Return a process and all that it has started; nothing where it has ended."""
+    """Return a process and all that it has started; nothing if it has ended."""
     try:
         root = psutil.Process(process.pid)
         return [root, *root.children(recursive=True)]

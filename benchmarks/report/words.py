@@ -81,7 +81,7 @@ def title_of(name: str) -> str:
 
 
 def swing_of(results: Results) -> float | None:
-    """Return how far the machine's own speed went up and down, as a factor; None where it was not measured."""
+    """Return how far the machine's own speed went up and down, as a factor; None if it was not measured."""
     yardstick = results.figure("yardstick_us")
     if yardstick is None or len(yardstick.runs) < 2:
         return None

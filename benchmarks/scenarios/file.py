@@ -86,7 +86,7 @@ def read_scenario(name: str) -> Scenario:
 
 
 def check_outage(scenario: Scenario, seconds: float) -> None:
-    """Raise `ScenarioError` where the outage does not lie within so many seconds."""
+    """Raise `ScenarioError` if the outage does not lie within so many seconds."""
     outage = scenario.outage
     if outage is None:
         return

@@ -71,7 +71,7 @@ def windows_of(scenario: Scenario, seconds: float) -> list[Window]:
 
 
 def ramp_of(scenario: Scenario, seconds: float, trial: Trial) -> str:
-    """Return the rate at which a ramp's lag left the limit; nothing where the rate does not grow."""
+    """Return the rate at which a ramp's lag left the limit; nothing if the rate does not grow."""
     arrivals, limit_ms = scenario.arrivals, scenario.search.limit_ms
     if arrivals.kind != "ramp" or not trial.moments:
         return ""
@@ -83,7 +83,7 @@ def ramp_of(scenario: Scenario, seconds: float, trial: Trial) -> str:
 
 
 def recovery_of(scenario: Scenario, seconds: float, trial: Trial) -> str:
-    """Return how long it took to work off what was disturbed; nothing where nothing was."""
+    """Return how long it took to work off what was disturbed; nothing if nothing was."""
     if not trial.moments:
         return ""
     windows, limit_ms = windows_of(scenario, seconds), scenario.search.limit_ms

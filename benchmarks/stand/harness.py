@@ -73,7 +73,7 @@ class Figure(msgspec.Struct):
 
     @property
     def met(self) -> str:
-        """Return yes or no, or nothing where there is no goal."""
+        """Return yes or no, or nothing if there is no goal."""
         if not self.goal or self.value is None:
             return ""
         relation, _, bound = self.goal.partition(" ")
@@ -108,7 +108,7 @@ def _rounded(values: Sequence[float]) -> list[float]:
 
 
 def in_yardsticks(figure_: Figure) -> Figure | None:
-    """Return a time as so many yardsticks, which the machine's speed moves alike; None where there were none."""
+    """Return a time as so many yardsticks, which the machine's speed moves alike; None if there were none."""
     if not figure_.yardsticks or len(figure_.yardsticks) != len(figure_.runs):
         return None
     runs = [run / by for run, by in zip(figure_.runs, figure_.yardsticks, strict=True)]

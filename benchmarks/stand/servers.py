@@ -39,7 +39,7 @@ class ServerError(BenchmarkError):
 class Server:
     """A server to run on.
 
-    ``pid`` is 0 where the process is not ours to look at. ``environment`` is what the engine finds it by, credentials
+    ``pid`` is 0 if the process is not ours to look at. ``environment`` is what the engine finds it by, credentials
     included; ``keys`` the patterns of the keys that a route may take, which are others' too on a server of others.
     """
 
@@ -133,7 +133,7 @@ def _look_around(connection: RespConnection, redis: RedisSettings, *, is_shared:
 
 
 def _flags(connection: RespConnection) -> str | None:
-    """Return the notification flags as they are, or None where the server does not tell."""
+    """Return the notification flags as they are, or None if the server does not tell."""
     reply = connection.call("CONFIG", "GET", "notify-keyspace-events")
     return None if isinstance(reply, hiredis.ReplyError) or len(reply) < 2 else str(reply[1])
 

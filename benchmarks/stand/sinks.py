@@ -42,7 +42,7 @@ class Table:
         return check.in_table(self.client, self.name, since_ns)
 
     def number(self, key: int) -> int:
-        """Return the number of one key's value, 0 where there is no item."""
+        """Return the number of one key's value, 0 if there is no item."""
         return check.in_item(self.client, self.name, key)
 
 
@@ -66,7 +66,7 @@ class Sink:
 
     @property
     def is_probed(self) -> bool:
-        """Tell whether the function's own notes can't be had."""
+        """Tell whether the function's own notes can't be obtained."""
         return bool(self.aws_function)
 
     def function(self, folder: Path) -> FunctionSpec:

@@ -26,7 +26,7 @@ class Lifeline:
         return self._descriptor
 
     def wait(self, limit_s: float | None = None) -> bool:
-        """Heed what is said for so long, None for ever; return True as soon as the supervisor is gone."""
+        """Heed what is said for so long, None forever; return True as soon as the supervisor is gone."""
         while select.select([self._descriptor], [], [], limit_s)[0]:
             if self.heed():
                 return True
@@ -35,7 +35,7 @@ class Lifeline:
         return self.is_over
 
     def heed(self) -> bool:
-        """Do what was said; return True where the supervisor is gone."""
+        """Do what was said; return True if the supervisor is gone."""
         data = b""
         with contextlib.suppress(OSError):
             data = os.read(self._descriptor, _READ_BYTES)

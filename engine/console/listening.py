@@ -65,7 +65,7 @@ def _remove_left(path: Path) -> None:
 
 
 def tls(settings: ConsoleSettings) -> ssl.SSLContext | None:
-    """Return the context of the settings' certificate, None for none; raise EngineError where it is of no use."""
+    """Return the context of the settings' certificate, None for none; raise EngineError if it is of no use."""
     if not settings.tls_cert_file:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -43,7 +43,7 @@ def exposition(
 ) -> tuple[bytes, str]:
     """Return all metrics and their content type, in the format that the ``Accept`` header asks for.
 
-    ``status`` is None where no engine runs; ``ring_bytes`` is the size of one ring; ``spans`` as `SpanCounts` says.
+    ``status`` is None if no engine runs; ``ring_bytes`` is the size of one ring; ``spans`` as `SpanCounts` says.
     """
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Snapshot(status, tuple(usages), ring_bytes, spans))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 RETRY_S = 5.0
-"""How soon a port that was in use is tried again."""
+"""How soon a port that was in use is retried."""
 
 
 def run_console(
@@ -75,7 +75,7 @@ def _answer(settings: Settings, rows: Sequence[StatusRow], lifeline: Lifeline, s
 def _listen(
     make: Callable[[], tuple[socket.socket, ssl.SSLContext | None]], lifeline: Lifeline
 ) -> tuple[socket.socket, ssl.SSLContext | None] | None:
-    """Return what listens, tried for as long as it takes; None where the supervisor is gone before."""
+    """Return what listens, tried for as long as it takes; None if the supervisor is gone before."""
     said = ""
     while True:
         try:

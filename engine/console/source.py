@@ -41,7 +41,7 @@ class Source:
         self._usages: tuple[Usage, ...] = ()
 
     def status(self) -> Mapping[str, Any] | None:
-        """Return the status, None where no engine runs, or none that writes it."""
+        """Return the status, None if no engine runs, or none that writes it."""
         now_ms = self._now_ms()
         if not 0 <= now_ms - self._read_ms < FRESH_MS:
             self._read_ms = now_ms

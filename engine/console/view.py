@@ -22,7 +22,7 @@ HISTORY = ("minutes", "timeline")
 
 
 def live_view(status: Mapping[str, Any] | None, usages: Iterable[Usage], now_ms: int) -> dict[str, Any]:
-    """Return what is shown now (Unix time), by the page's own words; ``status`` is None where no engine runs."""
+    """Return what is shown now (Unix time), by the page's own words; ``status`` is None if no engine runs."""
     if status is None:
         return {"at_ms": now_ms, "running": False, "health": _health(nobody("no engine runs here"))}
     status = shown_all({key: status[key] for key in (*LIVE, "children", "scan", "settled_until_ms") if key in status})

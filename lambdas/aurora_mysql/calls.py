@@ -19,8 +19,8 @@ T = TypeVar("T")
 class Caller:
     """Runs statements on the container's connection.
 
-    Raises `SetupError` where no statement can succeed, `DestinationUnavailable` where none can now, `GivenUp` where
-    time or attempts are used up, and `ServerError` where the server refuses what is in the statement.
+    Raises `SetupError` if no statement can succeed, `DestinationUnavailable` where none can now, `GivenUp` where
+    time or attempts are used up, and `ServerError` if the server refuses what is in the statement.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The container's connection: made when it is needed, kept, and made anew when it is broken or was idle for long."""
+"""The container's connection: made when it is needed, kept, and made again when it is broken or was idle for long."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def _write(records: Sequence[Record], time_left: TimeLeft) -> dict[str, str]:
 def write(settings: Settings, writer: Writer, records: Sequence[Record], time_left: TimeLeft) -> dict[str, str]:
     """Write the newest record of each row; return record_id → reason of those that were not written.
 
-    A table that is set up wrongly fails its own records. Raises `SetupError` where that is every table of the batch.
+    A table that is set up wrongly fails its own records. Raises `SetupError` if that is every table of the batch.
     """
     failed: dict[str, str] = {}
     ids: dict[tuple[str, bytes | int], list[str]] = {}

@@ -35,7 +35,7 @@ _ESCAPES = {"n": "\n", "r": "\r", "0": "\0"}
 _ADDABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 TableFacts = tuple[Mapping[str, Column], Sequence[frozenset[str]]]
-"""A table's columns by name, and the columns of each of its unique indexes; all names in small letters."""
+"""A table's columns by name, and the columns of each of its unique indexes; all names in lower case."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Layout:
         return statements.delete(self.mapping)
 
     def why_not_added(self, field: str) -> str:
-        """Return why a field that the mapping does not name can't have a column of its own; "" where it can."""
+        """Return why a field that the mapping does not name can't have a column of its own; "" if it can."""
         if not _ADDABLE.fullmatch(field):
             return "its name cannot become a column's name: up to 64 of A-Z, a-z, 0-9 and _"
         if field.casefold() in self.taken:

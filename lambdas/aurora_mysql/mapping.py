@@ -111,7 +111,7 @@ class _Object:
         return value
 
     def pop(self, name: str) -> Any:
-        """Return a member of any type and strike it off; None where it is not there."""
+        """Return a member of any type and strike it off; None if it is not there."""
         return self._raw.pop(name, None)
 
     def name(self, name: str, default: str | None = None) -> str:

@@ -28,7 +28,7 @@ class RecordRefused(ValueError):
 class Change(NamedTuple):
     """A record that a mapping takes, read: ``identity`` and ``key`` (an SQL literal) are its row's.
 
-    ``fields`` is the hash, None where the key is gone or of another type.
+    ``fields`` is the hash, None if the key is gone or of another type.
     """
 
     record: Record

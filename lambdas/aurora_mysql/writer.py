@@ -30,7 +30,7 @@ class Writer:
     def write(self, mapping: TableMapping, changes: Sequence[Change], time_left: TimeLeft) -> dict[Identity, str]:
         """Write the changes of one table, each of another row; return identity → reason of those that were not.
 
-        Raises `SetupError` where no change of this table can be written.
+        Raises `SetupError` if no change of this table can be written.
         """
         try:
             return self._write(mapping, changes, time_left)

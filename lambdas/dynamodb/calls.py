@@ -89,7 +89,7 @@ class Writer(Protocol):
     """Writes until each write has been made or has failed with a reason."""
 
     def write(self, writes: Sequence[Write], time_left: TimeLeft) -> dict[str, str]:
-        """Write all; return key → reason of those that were not. Raises `SetupError` where no write can succeed."""
+        """Write all; return key → reason of those that were not. Raises `SetupError` if no write can succeed."""
 
     def check(self) -> None:
         """See whether the table is there and may be written; raise `SetupError` where not."""
@@ -112,7 +112,7 @@ class Caller:
         self._repeats = Repeats(settings, sleep, rng)
 
     def _call(self, operation: str, body: bytes, time_left: TimeLeft) -> dict[str, Any]:
-        """Return the answer to one call, signed anew where DynamoDB does not take the signature.
+        """Return the answer to one call, signed again where DynamoDB does not take the signature.
 
         Raises `DestinationUnavailable` where it takes none: that says nothing of what is in the call.
         """
@@ -129,7 +129,7 @@ class Caller:
         raise DestinationUnavailable(f"DynamoDB rejects the function's signature: {reason}")
 
     def _raise_if_set_up_wrongly(self, error: CallRefused, right: str) -> None:
-        """Raise `SetupError` where the table, or the right to it, is missing."""
+        """Raise `SetupError` if the table, or the right to it, is missing."""
         self._check_set_up(error.code, error.message, right)
 
     def _check_set_up(self, code: str, message: str, right: str) -> None:

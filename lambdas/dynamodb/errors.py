@@ -17,7 +17,7 @@ class NoAnswer(Exception):
     """There is no answer, or only a part of one.
 
     ``is_lost`` where the call may have reached DynamoDB, and take its effect even now; ``sent_ms`` is when its first
-    byte was sent (Unix time), 0 where nobody knows.
+    byte was sent (Unix time), 0 if nobody knows.
     """
 
     def __init__(self, reason: str, *, is_lost: bool, sent_ms: int = 0) -> None:

@@ -102,7 +102,7 @@ def write(settings: Settings, writer: Writer, records: Sequence[Record], time_le
 
 
 def _item(key: str, record: Record, settings: Settings, now_ms: int) -> Item | None:
-    """Return what the table is to hold of the key; None where nothing."""
+    """Return what the table is to hold of the key; None if nothing."""
     if settings.is_versioned:
         return versioned_item_of(key, record, settings, now_ms)
     return None if record.body is None else item_of(key, record, settings)

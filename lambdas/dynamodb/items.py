@@ -43,7 +43,7 @@ def table_key(record: Record, *, with_database: bool = False) -> str:
 
 
 def item_of(key: str, record: Record, settings: Settings) -> Item:
-    """Return the item of a record that has a body; raise `ItemError` where there can be none."""
+    """Return the item of a record that has a body; raise `ItemError` if there can be none."""
     assert record.body is not None
     item: Item = {settings.key_attribute: {"S": key}}
     for name in settings.extra_attributes:
@@ -69,7 +69,7 @@ def item_of(key: str, record: Record, settings: Settings) -> Item:
 def versioned_item_of(key: str, record: Record, settings: Settings, now_ms: int) -> Item:
     """Return the item with its version, or the tombstone of a key that is gone. ``now_ms`` is Unix time.
 
-    Without a tombstone, an older value that comes late would bring the key back. Raises `ItemError` where there can be
+    Without a tombstone, an older value that comes late would bring the key back. Raises `ItemError` if there can be
     no item.
     """
     if record.version < 1:
@@ -88,7 +88,7 @@ def versioned_item_of(key: str, record: Record, settings: Settings, now_ms: int)
 
 
 def checked_size(item: Item) -> int:
-    """Return an item's size in bytes as DynamoDB counts it; raise `ItemError` where it is too large."""
+    """Return an item's size in bytes as DynamoDB counts it; raise `ItemError` if it is too large."""
     size = 0
     try:
         for name, value in item.items():

@@ -48,7 +48,7 @@ class PutWriter(Caller):
     def write(self, writes: Sequence[Write], time_left: TimeLeft) -> dict[str, str]:
         """Write all; return key → reason of those that were not. A newer version in the table is a success.
 
-        Raises `SetupError` where no write can succeed. No call is under way any more when this ends.
+        Raises `SetupError` if no write can succeed. No call is under way any more when this ends.
         """
         queue = deque(writes)
         threads = min(self._settings.concurrency, len(writes))

@@ -36,7 +36,7 @@ class Digits(str):
 
 
 def number_of(text: str) -> AttributeValue | None:
-    """Return the Number that gives back exactly this text, None where none does."""
+    """Return the Number that gives back exactly this text, None if none does."""
     if not text or len(text) > DIGITS_MAX + _ZEROS_MAX + 3 or not _NUMBER.fullmatch(text):
         return None
     whole, _, fraction = text.lstrip("-").partition(".")
@@ -108,7 +108,7 @@ def pairs_of(value: Any, encoding: str, plain: int) -> AttributeValue:
 
 
 def size_of(value: AttributeValue) -> int:
-    """Return a value's size in bytes as DynamoDB counts it; raise UnicodeEncodeError where it is no Unicode."""
+    """Return a value's size in bytes as DynamoDB counts it; raise UnicodeEncodeError if it is no Unicode."""
     kind: str
     content: Any
     ((kind, content),) = value.items()

@@ -75,7 +75,7 @@ class VersionedWriter(Caller):
     def write(self, writes: Sequence[Write], time_left: TimeLeft) -> dict[str, str]:
         """Write all; return key → reason of those that were not. A newer version in the table is a success.
 
-        Raises `SetupError` where no write can succeed. No call is under way any more when this ends.
+        Raises `SetupError` if no write can succeed. No call is under way any more when this ends.
         """
         queue = deque(chunks(writes))
         threads = min(self._settings.concurrency, len(queue))

@@ -38,7 +38,7 @@ class BatchWriter(Caller):
         """Write all; return key → reason of those that were not.
 
         What DynamoDB leaves unprocessed is driven again with exponential backoff and full jitter, until
-        ``attempts_max``, the deadline or the end of the invocation's time. Raises `SetupError` where no write can
+        ``attempts_max``, the deadline or the end of the invocation's time. Raises `SetupError` if no write can
         succeed.
         """
         run = _Run(time_left)

@@ -46,7 +46,7 @@ _UNUSABLE = (EndpointProviderError, NoCredentialsError, ParamValidationError)
 
 
 def why_again(error: ClientError | BotoCoreError) -> str:
-    """Return why a failed call is to be made again; "" where that would not help."""
+    """Return why a failed call is to be made again; "" if that would not help."""
     if isinstance(error, BotoCoreError):
         return "" if isinstance(error, _UNUSABLE) else f"S3 did not answer: {error}"
     code, message = code_and_message(error)
@@ -65,7 +65,7 @@ def code_and_message(error: ClientError | BotoCoreError) -> tuple[str, str]:
 
 
 def raise_if_set_up_wrongly(error: ClientError | BotoCoreError, settings: Settings, region: str) -> None:
-    """Raise `SetupError` where the bucket, the key of its encryption, or the right to one of them, is missing."""
+    """Raise `SetupError` if the bucket, the key of its encryption, or the right to one of them, is missing."""
     code, message = code_and_message(error)
     bucket, key = settings.bucket, settings.kms_key_id
     if isinstance(error, BotoCoreError):

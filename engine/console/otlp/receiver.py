@@ -17,7 +17,7 @@ log = get_logger(__name__)
 
 
 def url_of(endpoint: str, signal: str) -> str | None:
-    """Return where a signal goes, None where the SDK's own variables and default say it."""
+    """Return where a signal goes, None if the SDK's own variables and default say it."""
     return f"{endpoint.rstrip('/')}/v1/{signal}" if endpoint else None
 
 

@@ -16,7 +16,7 @@ processor = ChangedKeys()
 
 
 def count_cart(record: dict[str, Any]) -> None:
-    """Take in one changed cart: a hash of products and quantities; None where it is gone."""
+    """Take in one changed cart: a hash of products and quantities; None if it is gone."""
     if record["body"] is None:
         logger.info("cart gone", key=record["id"])
         return
