@@ -52,6 +52,8 @@ class Rig:
         )
         self.invoker = Invoker(spec, self.link)  # type: ignore[arg-type]
         self.invoker._reads.is_open = lambda: False  # type: ignore[method-assign]
+        # There is no server: when the next attempt to connect is due would be in each wait.
+        self.invoker._sockets.next_expiry_ms = lambda: None  # type: ignore[method-assign]
 
     def reload(self, *routes: RouteSettings) -> None:
         self.table = RouteTable.build(routes, self.table)
