@@ -61,7 +61,7 @@ def test_a_pong_moves_the_watermark(server: ValkeyServer) -> None:
 @pytest.mark.parametrize(
     ("command", "reason"),
     [
-        (["CONFIG", "SET", "notify-keyspace-events", ""], "taken away"),
+        (["CONFIG", "SET", "notify-keyspace-events", ""], "were removed"),
         (["CONFIG", "SET", "notify-keyspace-events", "KEA"], "were changed"),
         (["FLUSHALL"], "flushed"),
         (["SWAPDB", "0", "1"], "swapped"),
