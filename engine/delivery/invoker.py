@@ -26,6 +26,7 @@ from engine.delivery.lanes.hands import Home, LaneKit
 from engine.delivery.lanes.lanes import Lanes
 from engine.delivery.lanes.retry import Backoff
 from engine.delivery.lanes.settle import Frame
+from engine.delivery.names import NamesOfDelivered
 from engine.delivery.reading.fetch import Fetcher, ReadLoop
 from engine.delivery.reads import Reads
 from engine.delivery.relief import Relief, empty_out
@@ -75,7 +76,8 @@ class InvokerSpec:
     ``given`` has of a predecessor. Before ``fence_ms`` (monotonic) an invocation of the engine that ran
     before this one may still write. Keys are read from the nodes of ``topology``. ``entry_fields`` are wanted of
     entries of streams, none for all. While changes keep coming, they are taken up every ``gather_ms``. Where changes
-    are traced, their ``spans`` go there, with the keys' names if ``names_keys``.
+    are traced, their ``spans`` go there, with the keys' names if ``names_keys``. ``names_folder`` is where scans
+    keep the names of keys, "" for other sources.
     """
 
     index: int
@@ -98,6 +100,7 @@ class InvokerSpec:
     gather_ms: float = 0.0
     spans: socket.socket | None = None
     names_keys: bool = False
+    names_folder: str = ""
 
 
 def run_invoker(spec: InvokerSpec, link: ChildLink) -> int:
@@ -176,6 +179,7 @@ class Invoker:
             delivery.payload_bytes_max,
             spec.given.set if spec.given is not None else lambda _node, _version: None,
             spec.entry_fields,
+            NamesOfDelivered(spec.names_folder) if spec.names_folder else None,
         )
         if self._kit.tracing is not None and spec.topology.is_cluster:
             self._kit.tracing.node_of = self._reads.node_of

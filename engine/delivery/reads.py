@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from engine.clock import monotonic_ms, now_ms
 from engine.delivery.lanes.route_lane import RouteLane
 from engine.delivery.lanes.work import Batch
+from engine.delivery.names import NamesOfDelivered
 from engine.delivery.reading.fetch import Fetcher, Hold, Read, ReadLoop
 from engine.delivery.reading.job import Job, Wish
 from engine.delivery.reading.node_reader import NodeReader
@@ -51,8 +52,10 @@ class Reads:
         body_chars_max: int,
         given: Callable[[int, int], None] = lambda _node, _version: None,
         entry_fields: frozenset[str] = frozenset(),
+        names: NamesOfDelivered | None = None,
     ) -> None:
         self._link = link
+        self._names = names
         self._lanes = lanes
         self._body_chars_max = body_chars_max
         self._entry_fields = entry_fields
@@ -77,6 +80,9 @@ class Reads:
             read = self._fetcher.read([(key, cause.event) for key, cause in batch.entries], wish)
             self._link.row.set(Counter.VERSION, self._fetcher.version)
             values = read.values if read.is_whole() else self._put_off(lane, batch, read)  # type: ignore[assignment]
+        if values and self._names is not None and lane.deletes and not self._names.keep(batch.entries, values):
+            lane.put_off(batch, monotonic_ms(), AWAY_MS)
+            return False
         if values:
             lane.send(batch, values, monotonic_ms(), now_ms())
         return bool(values)

@@ -101,7 +101,7 @@ def subscribe(duty: Duty, link: ChildLink) -> int:
         missed=duty.missed,
         heard=duty.heard,
         streams=duty.streams,
-        names_folder=str(Path(settings.delivery.backlog_folder, "names")),
+        names_folder=_names_folder(settings),
         gather_ms=gather_ms_of(settings.delivery, len(duty.nodes))[0],
         traced_per_million=settings.otlp.traced_changes_per_million,
     )
@@ -134,8 +134,13 @@ def invoke(duty: Duty, link: ChildLink) -> int:
         gather_ms=gather_ms_of(settings.delivery, len(duty.nodes))[1],
         spans=duty.spans.writer if duty.spans is not None else None,
         names_keys=settings.log.keys,
+        names_folder=_names_folder(settings) if settings.capture.source == "scan" else "",
     )
     return run_invoker(spec, link)
+
+
+def _names_folder(settings: Settings) -> str:
+    return str(Path(settings.delivery.backlog_folder, "names"))
 
 
 REAL = Mains(subscribe, invoke)

@@ -141,3 +141,26 @@ def test_a_connection_that_breaks_begins_a_pass_anew(tmp_path: Path) -> None:
         write(path.client, 3_000, "again")
         wait_for(lambda: all(holds(path, f"key:{number}", "again") for number in (0, 1_500, 2_999)), "after a restart")
         assert path.stop() == 0
+
+
+def test_a_key_that_is_back_for_a_moment_is_deleted_in_the_end(tmp_path: Path) -> None:
+    """Found gone, written again before that is read, delivered, and deleted before the next pass looks."""
+    with scanned(tmp_path) as path:
+        write(path.client, 200)
+        path.start()
+        wait_for(lambda: len(path.last()) == 200, "all keys")
+        invokers, subscriber = [path.child(f"invoker {number}/2") for number in (1, 2)], path.child("subscriber 1/1")
+        for invoker in invokers:
+            invoker.send_signal(signal.SIGSTOP)
+        path.client.delete("key:1")
+        passes = path.totals()["repairs"]
+        wait_for(lambda: path.totals()["repairs"] > passes + 2, "a pass that does not find it, and another")
+        subscriber.send_signal(signal.SIGSTOP)
+        path.client.hset("key:1", "value", "back")
+        for invoker in invokers:
+            invoker.send_signal(signal.SIGCONT)
+        wait_for(lambda: holds(path, "key:1", "back"), "what it held for a moment")
+        path.client.delete("key:1")
+        subscriber.send_signal(signal.SIGCONT)
+        wait_for(lambda: holds(path, "key:1", None), "its deletion")
+        assert path.stop() == 0

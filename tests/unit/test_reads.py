@@ -10,16 +10,19 @@ from typing import Any
 import msgspec
 import pytest
 
+from engine.config import RouteSettings
 from engine.delivery import reads
 from engine.delivery.dispatch import Burial
 from engine.delivery.lanes.route_lane import RouteLane
 from engine.delivery.lanes.settle import Ledger
 from engine.delivery.lanes.work import Batch
+from engine.delivery.names import NamesOfDelivered
 from engine.delivery.reading.fetch import Hold, Read, ReadLoop, Wish
 from engine.delivery.reading.job import Job, Key
 from engine.delivery.reading.questions import Fetched
 from engine.delivery.reads import AWAY_MS, Reads
 from engine.delivery.sockets import Sockets
+from engine.digests.names import Names, path_of
 from engine.model import Failure, Outcome, Run
 from engine.ring.counters import Board, StatusRow
 from tests.lane_bench import DELIVERY, ROUTE, UNIX_MS, Hands, lane_kit
@@ -87,8 +90,14 @@ class Link:
 class Bench:
     """A lane, its reads, and what it gave to its hands; time is what a test says."""
 
-    def __init__(self, kit: Any, patch: pytest.MonkeyPatch) -> None:
-        self.lane = RouteLane(ROUTE, kit)
+    def __init__(
+        self,
+        kit: Any,
+        patch: pytest.MonkeyPatch,
+        route: RouteSettings = ROUTE,
+        names: NamesOfDelivered | None = None,
+    ) -> None:
+        self.lane = RouteLane(route, kit)
         self.ledger = Ledger()
         self.fetcher = FakeFetcher()
         self.now_ms = 0
@@ -102,7 +111,8 @@ class Bench:
             return self.fetcher
 
         link: Any = Link(Board(1).row(0))
-        self.reads = Reads(make, link, Sockets(), lambda: None, lambda _: 1, lambda: [self.lane], 1 << 20)
+        lanes = [self.lane]
+        self.reads = Reads(make, link, Sockets(), lambda: None, lambda _: 1, lambda: lanes, 1 << 20, names=names)
 
     def mark(self, *keys: bytes, event: str = "hset") -> None:
         self._end += 10
@@ -297,3 +307,22 @@ def test_a_probe_asks_with_keys_that_can_be_read(bench: Bench) -> None:
     probe = bench.lane.keys.take_probe(later_ms, 10)
     assert probe is not None
     assert [key for key, _ in probe.entries] == [b"a"]
+
+
+def test_nothing_is_delivered_before_its_name_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where names say what was deleted, a value waits until the disk has its key's; nothing of it is lost."""
+    folder = tmp_path / "names"
+    folder.write_bytes(b"in the way")
+    route = msgspec.structs.replace(ROUTE, events=("hset", "del"))
+    with lane_kit(tmp_path, monkeypatch) as kit:
+        bench = Bench(kit, monkeypatch, route, NamesOfDelivered(str(folder)))
+        bench.mark(b"a", b"b")
+        assert not bench.deliver()
+        assert not bench.sent()
+        folder.unlink()
+        bench.now_ms += AWAY_MS
+        assert bench.deliver()
+        assert bench.sent() == [{b"a": '"1"', b"b": '"1"'}]
+        names = Names(path_of(str(folder)))
+        assert names.after(None, 9) == [b"a", b"b"]
+        names.close()

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.capture.sources.scan import names as names_module
 from engine.capture.sources.scan.departed import is_held
-from engine.capture.sources.scan.names import Names, NamesBroken, path_of
 from engine.capture.sources.scan.pace import SHARE, Pace
 from engine.capture.sources.scan.seen import Seen
+from engine.digests import names as names_module
+from engine.digests.names import Names, NamesBroken, path_of
 from engine.errors import ConfigError
 from engine.routing.nodes import NODES_MAX
 from engine.settings.file import load_settings
@@ -119,6 +119,23 @@ def test_what_is_held_stays(tmp_path: Path) -> None:
     names.forget(1)
     assert names.after(None, 9) == [b"a"]
     names.close()
+
+
+def test_names_of_keys_that_are_delivered_stay(tmp_path: Path) -> None:
+    """An invoker that delivers a value keeps its name: where a pass did not find it, and where it was forgotten."""
+    names, invoker = Names(tmp_path / "names.sqlite"), Names(tmp_path / "names.sqlite", None)
+    names.found([b"a", b"b", b"c"])
+    names.note_gone([b"a", b"b"], 1)
+    invoker.keep([b"a", b"c"])
+    names.forget(1)
+    assert names.after(None, 9) == [b"a", b"c"]
+    invoker.keep([b"%d" % number for number in range(700)] + [b"a", b"c"])
+    assert names.count() == 702
+    names.note_gone([b"a"], 2)
+    Names(tmp_path / "names.sqlite", None).close()
+    assert names.count_gone(2) == 1
+    names.close()
+    invoker.close()
 
 
 def test_damaged_names_are_moved_aside(tmp_path: Path) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from engine.capture.feed.subscription import Subscription
 from engine.capture.own_keys import is_own
 from engine.capture.shared import Shared
-from engine.capture.sources.scan.names import Names, NamesBroken, path_of
 from engine.capture.sources.scan.sweep import Sweep
 from engine.clock import now_ms
+from engine.digests.names import Names, NamesBroken, path_of
 from engine.model import RouteMask
 from engine.observe.logs import get_logger
 from engine.routing.absence import follows_evictions, wants_absence

@@ -24,11 +24,11 @@ from engine.capture.feed.subscription import Subscription
 from engine.capture.own_keys import is_own
 from engine.capture.shared import Shared
 from engine.capture.sources.scan.departed import Departed
-from engine.capture.sources.scan.names import NamesBroken
 from engine.capture.sources.scan.pace import Pace
 from engine.capture.sources.scan.sweep import Sweep
 from engine.capture.waiting import BEAT_MS_MAX
 from engine.clock import now_ms
+from engine.digests.names import NamesBroken
 from engine.errors import RedisError, RedisUnreachable
 from engine.model import FORCED, NOTHING_HEARD, THE_BEGINNING_MS, Missed
 from engine.observe.logs import get_logger

@@ -10,9 +10,9 @@ from typing import Any
 
 from engine.capture.feed.scan import Questions, Scan
 from engine.capture.feed.subscription import Subscription
-from engine.capture.sources.scan.names import Names
 from engine.capture.sources.scan.seen import Seen
 from engine.capture.watch.sight import unix_ms_of
+from engine.digests.names import Names
 from engine.model import THE_BEGINNING_MS, Missed
 from engine.redis.address import parse_url
 from engine.redis.connection import PRIMARY, is_replica, pack

@@ -1,7 +1,7 @@
-"""The names of keys that were found, on disk: a key whose name is here, but which is no longer found, was deleted.
+"""The names of keys that a scan found, on disk: a key whose name is here, but which is no longer found, was deleted.
 
-A name is durable before its key is marked dirty, so whatever a destination may hold is known here. It is removed once
-its deletion is settled, unless its key was found again meanwhile.
+A name is durable before its key is marked dirty, and again before a value of it is delivered, so whatever a destination
+may hold is known here. It is removed once its deletion is settled, unless its key was found again meanwhile.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ CREATE TABLE IF NOT EXISTS names (key BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS gone (key BLOB PRIMARY KEY, pass INTEGER NOT NULL) WITHOUT ROWID;
 """
 _CACHE_KIB = 16_384
+_ASKED_AT_ONCE = 500
 
 
 class NamesBroken(EngineError):
@@ -34,12 +35,12 @@ def path_of(folder: str) -> Path:
 
 
 class Names:
-    """One feed's hold of the names that all feeds share, in all processes. ``node`` is the number of its node.
+    """One hold of the names that all processes share. ``node`` is the number of a feed's node, None for an invoker.
 
     Raises `NamesBroken` for any failure of the disk; a damaged file is moved aside, and reported.
     """
 
-    def __init__(self, path: Path, node: int = 0) -> None:
+    def __init__(self, path: Path, node: int | None = 0) -> None:
         self.path = path
         self._node = node
         self._connection = self._open()
@@ -69,8 +70,9 @@ class Names:
             connection.execute("PRAGMA synchronous=FULL")
             connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
             connection.executescript(_TABLES)
-            # What a predecessor found gone, and what is not known to be settled.
-            connection.execute("DELETE FROM gone WHERE pass % ? = ?", (NODES_MAX, self._node))
+            if self._node is not None:
+                # What a predecessor found gone, and what is not known to be settled.
+                connection.execute("DELETE FROM gone WHERE pass % ? = ?", (NODES_MAX, self._node))
         except BaseException:
             connection.close()
             raise
@@ -85,6 +87,18 @@ class Names:
         self._write("INSERT OR IGNORE INTO names VALUES (?)", rows)
         if self._number("SELECT EXISTS (SELECT 1 FROM gone)"):
             self._write("DELETE FROM gone WHERE key = ?", rows)
+
+    def keep(self, keys: Sequence[bytes]) -> None:
+        """Know these from now on, whatever a pass did not find: their values are about to be delivered.
+
+        Durable when it returns. Most are known already, and then nothing is written.
+        """
+        known, gone = 0, self._number("SELECT EXISTS (SELECT 1 FROM gone)")
+        for first in range(0, 0 if gone else len(keys), _ASKED_AT_ONCE):
+            some = keys[first : first + _ASKED_AT_ONCE]
+            known += self._number(f"SELECT COUNT(*) FROM names WHERE key IN ({','.join('?' * len(some))})", tuple(some))
+        if known < len(keys):
+            self.found(keys)
 
     def after(self, key: bytes | None, count: int) -> list[bytes]:
         """Return the next names after this one, in their order; None for the first."""
