@@ -153,7 +153,7 @@ def chosen(routes: Iterable[RouteSettings], name: str | None) -> list[RouteSetti
     found = [route for route in known if route.name == name]
     if not found:
         names = ", ".join(route.name for route in known) or "none"
-        raise ConfigError([Problem("--route", f"no route is named {name!r}", f"the routes are {names}")])
+        raise ConfigError([Problem("--route", f"no route is named {name!r}", f"routes: {names}")])
     if not found[0].destination:
         raise ConfigError([Problem(f"route {name!r}", "names no destination", hint)])
     return found

@@ -284,7 +284,7 @@ def test_many_keys(pair: Pair) -> None:
     [
         ('[[routes]]\nname = "bare"\nfunction = "f"\n', [], "routes: none names a destination"),
         ('[[routes]]\nname = "bare"\nfunction = "f"\n', ["--route", "bare"], "route 'bare': names no destination"),
-        (PEOPLE, ["--route", "nobody"], "--route: no route is named 'nobody' (there is people)"),
+        (PEOPLE, ["--route", "nobody"], "--route: no route is named 'nobody' (routes: people)"),
         (PEOPLE.replace("dynamodb://", "s3://"), [], "destination: 's3://engine-sandbox' is not a destination"),
     ],
 )

@@ -63,7 +63,7 @@ def test_replicas_that_come_and_go(tmp_path: Path, replicated: Watched) -> None:
         other.kill()
         write_some(path, primary, "third")
         wait_for(lambda: is_read(primary), "the primary is read")
-        wait_for(lambda: "no replica is well" in path.log(), "that is told")
+        wait_for(lambda: "no replica is healthy" in path.log(), "that is told")
         read.server.start()
         wait_for(lambda: is_read(read), "a replica is read again")
         wait_for(lambda: clients(primary) == set(), "the primary is left alone")

@@ -91,7 +91,7 @@ def test_a_child_that_does_not_confirm_is_replaced(start: Start, name: str) -> N
     set_nodes(engine.folder, "a b c")
     (engine.folder / "moved 0").touch()
     until_in_force(engine, 2)
-    assert "did not take the new nodes in time" in engine.errors.read_text()
+    assert "it did not confirm the new nodes in time" in engine.errors.read_text()
     title = {"invoker 0": "invoker 1/1", "subscriber 1": "subscriber 2/2"}[name]
     engine.until(lambda: engine.child(title)["restarts"] == 1 and engine.child(title)["state"] == "ready", "replaced")
     if name.startswith("subscriber"):
