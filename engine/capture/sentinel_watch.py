@@ -8,16 +8,13 @@ but announces it only when the replicas follow it too; and no message can be mis
 
 from __future__ import annotations
 
-from functools import partial
-
 import hiredis
 
-from engine.capture.feed.exchange import Exchange
+from engine.capture.feed.exchange import Reach
 from engine.config import RedisSettings
 from engine.errors import RedisError, RedisUnreachable
 from engine.observe.logs import get_logger
 from engine.redis.address import Address, mapped, parse_url
-from engine.redis.connecting import Connecting
 from engine.redis.connection import RespConnection, open_sentinel, pack
 from engine.redis.sentinel import CONNECT_MS_MAX, place_in, question_of
 
@@ -38,8 +35,7 @@ class SentinelWatch:
         self._address = parse_url(redis.url)
         self._question = pack(*question_of(self._address))
         self._turn = shard
-        self._attempt: Connecting[RespConnection] | None = None
-        self._exchange: Exchange | None = None
+        self._reach = Reach()
         self._due_ms = 0
         self._failures = 0
         self._named = ""
@@ -61,11 +57,11 @@ class SentinelWatch:
 
     def _ask(self, moment_ms: int) -> str:
         """Return the primary that the Sentinel names, "" before its answer; raise `RedisError`."""
-        if self._exchange is None:
-            self._connect(moment_ms)
-        exchange = self._exchange
-        if exchange is None:
+        if not self._reach.is_begun and moment_ms < self._due_ms:
             return ""
+        if not self._reach.is_open(self._connect, min(self._redis.read_timeout_ms, CONNECT_MS_MAX)):
+            return ""
+        exchange = self._reach.exchange
         if not exchange.is_asking:
             if moment_ms >= self._due_ms:
                 self._due_ms = moment_ms + ASK_MS
@@ -79,17 +75,9 @@ class SentinelWatch:
         self._failures = 0
         return mapped(self._redis.node_addresses, place_in(replies[0]))
 
-    def _connect(self, moment_ms: int) -> None:
-        if self._attempt is None and moment_ms >= self._due_ms:
-            self._attempt = Connecting(partial(open_sentinel, self._redis, self._sentinel()))
-        connection = self._attempt.poll() if self._attempt is not None else None
-        if connection is not None:
-            self._attempt, self._due_ms = None, moment_ms
-            self._exchange = Exchange(connection, min(self._redis.read_timeout_ms, CONNECT_MS_MAX))
-
-    def _sentinel(self) -> Address:
+    def _connect(self) -> RespConnection:
         host, port = self._address.sentinels[self._turn % len(self._address.sentinels)]
-        return Address(host, port, 0, self._address.tls)
+        return open_sentinel(self._redis, Address(host, port, 0, self._address.tls))
 
     def _lost(self, moment_ms: int) -> None:
         """Turn to the next Sentinel, at once until all have failed; then at growing intervals."""
@@ -110,18 +98,16 @@ class SentinelWatch:
 
     def wait_ms(self, moment_ms: int) -> int:
         """Return how long until something is due that no readable socket announces."""
-        if self._attempt is not None:
+        if self._reach.is_connecting:
             return CONNECT_LOOK_MS
-        if self._exchange is not None and self._exchange.is_asking:
+        if self._reach.sockets():
             return ASK_MS
         return max(1, self._due_ms - moment_ms)
 
     def sockets(self) -> list[RespConnection]:
         """Return the connections that something may come from."""
-        return [self._exchange.connection] if self._exchange is not None and self._exchange.is_asking else []
+        return self._reach.sockets()
 
     def close(self) -> None:
         """Close the connection."""
-        if self._exchange is not None:
-            self._exchange.connection.close()
-        self._attempt = self._exchange = None
+        self._reach.close()

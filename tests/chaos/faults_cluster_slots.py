@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from redis.crc import key_slot
@@ -114,8 +114,16 @@ def half_moved(run: Run) -> str:
     """Keys of one slot are on two nodes: ASK sends readers to and fro; new ones are made on the target."""
     source, target = some_primary(run), run.cluster.nodes[0]
     slots = busy_slots(run, source)[:10]
+    stay_half_moved(run, source, target, slots)
+    return f"{len(slots)} slots {source.address} → {target.address}, half moved for 3 s"
+
+
+def stay_half_moved(run: Run, source: Node, target: Node, slots: Sequence[int], keys_first: int = 0) -> None:
+    """Move slots, which for three seconds are on both nodes; so many keys of each go ``keys_first``."""
     for slot in slots:
         moves.begin(slot, source, target)
+        if keys_first:
+            moves.move_some_keys(slot, source, target, at_once=keys_first)
     run.sleep(3.0)
     others = [node for node in run.cluster.primaries() if node not in (source, target)]
     for slot in slots:
@@ -123,7 +131,6 @@ def half_moved(run: Run) -> str:
         run.sleep(0.1)
         moves.end(slot, source, target, others)
     well_again(run)
-    return f"{len(slots)} slots {source.address} → {target.address}, half moved for 3 s"
 
 
 @cluster_fault("slots: a migration is given up")

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from tests.chaos.faults_cluster import TWO_SLICES, fail_over, failed_over, killed_children, some_primary, well_again
+from tests.chaos.faults_cluster import TWO_SLICES, children_killed, fail_over, failed_over, some_primary, well_again
 from tests.chaos.faults_cluster_slots import MIGRATES_SLOTS, moved
 from tests.chaos.faults_process import restarted
 from tests.chaos.faults_scans import SILENT, UNCHANGED
@@ -143,14 +143,7 @@ def empty(run: Run) -> str:
     return f"{primary.address} came back with {left} of {held} keys, and nothing was deleted" if held > left else ""
 
 
-@cluster_fault("scan in a cluster: children killed during a failover")
-def children_killed(run: Run) -> str:
-    primary = some_primary(run)
-    run.cluster.kill(primary)
-    ended = killed_children(run, ("subscriber", "invoker"))
-    run.cluster.wait_until_replaced(primary)
-    ended += killed_children(run, ("subscriber",))
-    return f"{primary.address} killed, and {', '.join(ended)}"
+cluster_fault("scan in a cluster: children killed during a failover")(children_killed)
 
 
 @cluster_fault("scan in a cluster: a failover while the engine is down")

@@ -8,8 +8,9 @@ from typing import Any
 from redis.crc import key_slot
 
 from engine.routing.nodes import as_ranges
+from tests.chaos import faults_cluster
 from tests.chaos.faults_cluster import TWO_SLICES, fail_over, failed_over, killed_children, some_primary, well_again
-from tests.chaos.faults_cluster_slots import MIGRATES_SLOTS, there_and_back
+from tests.chaos.faults_cluster_slots import MIGRATES_SLOTS, stay_half_moved, there_and_back
 from tests.chaos.faults_process import kill_child, restarted
 from tests.chaos.faults_streams import CAPTURE, GROUP, undone
 from tests.chaos.registry import fault
@@ -105,44 +106,13 @@ def to_and_fro(run: Run) -> str:
     return f"{first}; {second}"
 
 
-@cluster_streams_fault("CLUSTER FAILOVER TAKEOVER", **LOSES)
-def taken_over(run: Run) -> str:
-    return failed_over(run, some_primary(run), "CLUSTER FAILOVER TAKEOVER")
-
-
-@cluster_streams_fault("a primary is halted, replaced, and goes on", **LOSES)
-def halted(run: Run) -> str:
-    primary = some_primary(run)
-    evidence = failed_over(run, primary, "stop")
-    run.sleep(run.rng.uniform(0.0, 2.0))
-    run.cluster.cont(primary)
-    well_again(run)
-    return f"{evidence}, and goes on"
-
-
-@cluster_streams_fault("a primary is cut off, and replaced", partitions=True, **LOSES)
-def cut_off(run: Run) -> str:
-    primary = some_primary(run)
-    (replica,) = run.cluster.replicas_of(primary)
-    run.cluster.partition(primary)
-    run.wait(lambda: replica.known()[replica.id].is_primary, "the replica takes over", 60.0)
-    run.sleep(run.rng.uniform(0.5, 3.0))
-    run.cluster.heal()
-    well_again(run)
-    return f"{primary.address} cut off, {replica.address} took over"
-
-
-@cluster_streams_fault("a primary and the engine's side of the network cut off together", partitions=True, **LOSES)
-def minority(run: Run) -> str:
-    """Entries are read and delivered at the old primary that are lost with it, and so are their keys' values."""
-    primary = some_primary(run)
-    (replica,) = run.cluster.replicas_of(primary)
-    run.cluster.partition(primary, clients=False)
-    run.wait(lambda: replica.known()[replica.id].is_primary, "the replica takes over", 60.0)
-    run.sleep(run.rng.uniform(0.5, 2.0))
-    run.cluster.heal()
-    well_again(run)
-    return f"{primary.address} cut off from its peers alone, {replica.address} took over"
+cluster_streams_fault("CLUSTER FAILOVER TAKEOVER", **LOSES)(faults_cluster.taken_over)
+cluster_streams_fault("a primary is halted, replaced, and goes on", **LOSES)(faults_cluster.halted)
+cluster_streams_fault("a primary is cut off, and replaced", partitions=True, **LOSES)(faults_cluster.cut_off)
+# Entries are read and delivered at the old primary that are lost with it, and so are their keys' values.
+cluster_streams_fault("a primary and the engine's side of the network cut off together", partitions=True, **LOSES)(
+    faults_cluster.minority
+)
 
 
 @cluster_streams_fault("a subscriber is killed during a failover", **LOSES)
@@ -179,17 +149,7 @@ def half_moved(run: Run) -> str:
     """First the stream is at one node and its keys are at the other; whoever writes both is told to try again."""
     source, target = some_primary(run), run.cluster.nodes[0]
     names = streams_at(run, source)
-    slots = [key_slot(name.encode()) for name in names]
-    for slot in slots:
-        moves.begin(slot, source, target)
-        moves.move_some_keys(slot, source, target, at_once=3)
-    run.sleep(3.0)
-    others = [node for node in run.cluster.primaries() if node not in (source, target)]
-    for slot in slots:
-        moves.move_keys(slot, source, target)
-        run.sleep(0.1)
-        moves.end(slot, source, target, others)
-    well_again(run)
+    stay_half_moved(run, source, target, [key_slot(name.encode()) for name in names], keys_first=3)
     return f"{len(names)} streams {source.address} → {target.address}, half moved for 3 s"
 
 

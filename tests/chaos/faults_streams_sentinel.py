@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from tests.chaos import faults_sentinel
 from tests.chaos.faults_process import kill_child, restarted
 from tests.chaos.faults_sentinel import failed_over
 from tests.chaos.faults_sentinel import outdated_writer as stays_behind
@@ -28,14 +29,15 @@ def pending_at(node: Node) -> int:
     return sum(int(group["pending"]) for group in node.client.xinfo_groups(STREAM) if group["name"] == GROUP.encode())
 
 
-@sentinel_streams_fault("the primary is killed and comes back")
-def killed(run: Run) -> str:
-    before = run.watched.primary()
-    evidence = failed_over(run, "kill")
-    run.sleep(run.rng.uniform(0.5, 2.0))
-    run.watched.restart(before)
-    run.healed()
-    return f"{evidence}, and started again"
+sentinel_streams_fault("the primary is killed and comes back")(faults_sentinel.killed)
+
+
+def engine_killed_after(run: Run, strike: Callable[[Run], str]) -> str:
+    """Strike, kill the engine, and start it a moment later; return the evidence of both."""
+    evidence, before = strike(run), run.engine.pid
+    run.engine.kill_all()
+    run.sleep(run.rng.uniform(0.0, 1.0))
+    return f"{evidence}; {restarted(run.engine, before)}"
 
 
 @sentinel_streams_fault("the primary is killed while entries are unacknowledged")
@@ -47,15 +49,9 @@ def killed_with_pending(run: Run) -> str:
     return f"{pending} entries unacknowledged; {evidence}"
 
 
-@sentinel_streams_fault("SENTINEL FAILOVER", deletes=0.03)
-def told(run: Run) -> str:
-    return failed_over(run, "SENTINEL FAILOVER")
-
-
-@sentinel_streams_fault("the writer stays where it was")
-def outdated_writer(run: Run) -> str:
-    """Entries and values of the old primary are read, delivered and lost: what the new one has is right."""
-    return stays_behind(run)
+sentinel_streams_fault("SENTINEL FAILOVER", deletes=0.03)(faults_sentinel.told)
+# Entries and values of the old primary are read, delivered and lost: what the new one has is right.
+sentinel_streams_fault("the writer stays where it was")(faults_sentinel.outdated_writer)
 
 
 @sentinel_streams_fault("the writer stays where it was, and a subscriber is killed")
@@ -68,19 +64,10 @@ def outdated_writer_and_subscriber(run: Run) -> str:
 @sentinel_streams_fault("the writer stays where it was, and the engine is killed")
 def outdated_writer_and_engine(run: Run) -> str:
     """The checkpoint has to say of which server's history it is."""
-    evidence, before = stays_behind(run), run.engine.pid
-    run.engine.kill_all()
-    run.sleep(run.rng.uniform(0.0, 1.0))
-    return f"{evidence}; {restarted(run.engine, before)}"
+    return engine_killed_after(run, stays_behind)
 
 
-@sentinel_streams_fault("the primary is halted, replaced, and goes on")
-def halted(run: Run) -> str:
-    before = run.watched.primary()
-    evidence = failed_over(run, "stop")
-    before.cont()
-    run.wait(lambda: before in run.watched.replicas(), "the old primary follows", 60.0)
-    return f"{evidence}, and goes on"
+sentinel_streams_fault("the primary is halted, replaced, and goes on")(faults_sentinel.halted)
 
 
 @sentinel_streams_fault("a subscriber is killed during a failover")
@@ -113,10 +100,7 @@ def loses_and_subscriber(run: Run) -> str:
 @sentinel_streams_fault("a failover that loses a second, and the engine is killed")
 def loses_and_engine(run: Run) -> str:
     """The checkpoint has to say of which history it is."""
-    evidence, before = lost_by_failover(run), run.engine.pid
-    run.engine.kill_all()
-    run.sleep(run.rng.uniform(0.0, 1.0))
-    return f"{evidence}; {restarted(run.engine, before)}"
+    return engine_killed_after(run, lost_by_failover)
 
 
 def lost_by_failover(run: Run) -> str:
